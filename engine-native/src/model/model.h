@@ -1,0 +1,133 @@
+// A loaded model: the one interface between the runtime (who schedules) and the graphs (what is computed).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+#include "device/device.h"
+#include "ops/ops.h"
+
+namespace hearth::model {
+
+struct LoadOptions {
+  std::string path;               // Hugging Face folder or .gguf; empty with `shape`
+  std::string shape;              // random weights of a named shape ("llama-2-7b"); empty with `path`
+  std::string precision = "auto"; // auto keeps what the file has; f32 f16 bf16 w4a16 w4a8 w4a32 w8a8 none
+  int group = 0;                  // quantising while loading: 32, 64, 128; 0 = 128
+  std::string kv = "auto";        // f32 f16 bf16 int8
+  int head_bits = 0;              // 0 = default for the precision, 4, 8, 16
+  int context = 0;                // 0 = the model's own
+  int max_sequences = 0;          // 0 = by device
+  int64_t kv_tokens = 0;          // 0 = what fits
+  int64_t memory_limit_bytes = 0; // 0 = none
+  int step_tokens = 0;            // rows of one step at most; 0 = by profile
+  uint32_t seed = 0;              // of random weights
+};
+
+// Sampling defaults of generation_config.json; absent = OpenAI's neutral defaults.
+struct SamplingDefaults {
+  std::optional<float> temperature, top_p, min_p, repetition_penalty;
+  std::optional<int> top_k;
+};
+
+struct VisionInfo {
+  std::string family;              // "llava", "vila", "qwen2.5-vl", "qwen3-vl"
+  std::string placeholder;         // text of the image token in rendered prompts
+  int placeholder_id = -1;
+  std::optional<int> tokens_per_image;  // nullopt: depends on the image's size
+};
+
+struct ModelInfo {
+  std::string name, architecture, precision, kv;
+  int64_t parameters = 0;
+  int vocabulary = 0;              // rows of the head; ids above the tokenizer's are never sampled
+  int context = 0;
+  int max_sequences = 0;
+  int step_tokens = 0;             // rows of one step at most
+  int kv_blocks = 0;
+  int position_axes = 1;
+  int hidden_width = 0;
+  std::vector<int32_t> end_tokens; // generation_config.json's list, else config.json's
+  std::optional<int32_t> bos_token;
+  SamplingDefaults sampling;
+  std::optional<VisionInfo> vision;
+  std::string fingerprint;         // of build, configuration and weights
+};
+
+struct MemoryLine { std::string what; int64_t bytes; };
+
+// One sequence's share of a step. Rows are [start, start + count) of the sequence.
+struct SequenceRows {
+  int slot = 0;                          // 0 .. max_sequences-1, stable while the sequence lives
+  int start = 0;                         // tokens already in the KV pool
+  int count = 0;
+  std::span<const int32_t> blocks;       // block ids covering start + count tokens
+  std::span<const int32_t> ids;          // [count], by source
+  std::span<const int32_t> source;       // [count] ops::TokenSource; empty = all literal
+  std::span<const int32_t> positions;    // [position_axes * count]; empty = start, start+1, ...
+};
+
+struct StepInput {
+  std::span<const SequenceRows> sequences;
+  std::span<const int32_t> logit_rows;   // rows (of the whole step) whose logits are wanted, ascending
+};
+
+// An image's embedding rows for the language model, kept in the model's image arena until released.
+struct ImageRows {
+  int first_row = 0;   // ids of TokenSource::image rows are first_row, first_row + 1, ...
+  int count = 0;
+  std::vector<int32_t> positions;  // [3 * count] offsets of multimodal rope (axis-major); empty = sequential
+  int position_span = 0;           // how far the position advances over the image; 0 = count
+};
+
+struct ImagePixels { int width = 0, height = 0; std::span<const uint8_t> rgb; };
+
+// How many tokens an image takes and what surrounds it, known before any pixel is processed.
+struct ImageLayout {
+  int rows = 0;                       // embedding rows
+  std::vector<int32_t> before, after; // literal ids around the rows; the placeholder itself is replaced
+};
+
+class Model {
+ public:
+  // Reads, plans, allocates, packs. `progress(stage, done, total)` may be called from any thread.
+  using Progress = void (*)(void* context, const char* stage, double done, double total);
+  static Result<std::unique_ptr<Model>> load(const LoadOptions&, device::Device&, Progress progress = nullptr,
+                                             void* context = nullptr);
+  virtual ~Model() = default;
+
+  virtual const ModelInfo& info() const = 0;
+  virtual const std::vector<MemoryLine>& memory() const = 0;  // the plan, line by line
+  virtual device::Device& device() = 0;
+
+  // Enqueues one step. Logits of logit_rows are in logits() when the stream gets there. Inputs are copied before it
+  // returns. No allocation.
+  virtual Status forward(const StepInput&) = 0;
+  virtual float* logits() = 0;            // device, [max_logit_rows, vocabulary]
+  virtual int max_logit_rows() const = 0;
+  virtual int32_t* sampled() = 0;         // device, [max_sequences]: what TokenSource::sampled reads
+  // Final hidden states (after the last norm) of the last step's logit_rows, for embeddings; f32 [n, hidden_width] in
+  // device memory. Only valid when the step was run with want_hidden.
+  virtual Status forward_hidden(const StepInput&) = 0;
+  virtual float* hidden() = 0;
+
+  // Copies a KV block (copy on write, host tier). Host side: bytes of one block over all layers.
+  virtual size_t kv_block_bytes() const = 0;
+  virtual Status read_kv_block(int block, void* host) = 0;
+  virtual Status write_kv_block(int block, const void* host) = 0;
+
+  // Vision. encode_image preprocesses on the calling thread (any thread), then runs the tower on the stream (the
+  // step's thread must call encode).
+  virtual Result<ImageLayout> image_layout(int width, int height) const = 0;
+  struct PreparedImage { virtual ~PreparedImage() = default; };
+  virtual Result<std::unique_ptr<PreparedImage>> prepare_image(const ImagePixels&) const = 0;
+  virtual Result<ImageRows> encode_image(const PreparedImage&) = 0;
+  virtual void release_image(const ImageRows&) = 0;
+};
+
+}  // namespace hearth::model

@@ -1,0 +1,33 @@
+// Which implementations this build has, in order of preference. registry.cpp is the one file that names kernels.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+#include "ops/ops.h"
+
+namespace hearth::ops {
+
+template <class Spec, class Params>
+using Implementations = std::span<const Implementation<Spec, Params>* const>;
+
+Implementations<EmbedSpec, EmbedParams> embed_implementations(device::DeviceKind);
+Implementations<NormSpec, NormParams> norm_implementations(device::DeviceKind);
+std::span<const LinearImplementation* const> linear_implementations(device::DeviceKind);
+Implementations<GateSpec, GateParams> gate_implementations(device::DeviceKind);
+Implementations<AddSpec, AddParams> add_implementations(device::DeviceKind);
+Implementations<GatherSpec, GatherParams> gather_implementations(device::DeviceKind);
+Implementations<AttentionSpec, AttentionParams> attention_implementations(device::DeviceKind);
+Implementations<VisionAttentionSpec, VisionAttentionParams> vision_attention_implementations(device::DeviceKind);
+Implementations<SampleSpec, SampleParams> sample_implementations(device::DeviceKind);
+
+// One line of what was asked for, chosen and refused. HEARTH_KERNELS=trace prints each as it is made; doctor lists all.
+struct Choice {
+  std::string op, spec, chosen;
+  std::vector<std::pair<std::string, std::string>> refused;  // implementation, reason
+};
+const std::vector<Choice>& choices();
+
+}  // namespace hearth::ops
