@@ -60,7 +60,8 @@ enum hearth_record_type {
   HEARTH_RECORD_PROMPT = 2,    /* one prompt token's log-probability (echo, scoring) */
   HEARTH_RECORD_EMBEDDING = 3, /* `values` floats */
   HEARTH_RECORD_FINISHED = 4,  /* last record; text = text still held back; json in `bytes`, see below */
-  HEARTH_RECORD_NOTICE = 5     /* progress of a job or a load; text = JSON, request = job */
+  HEARTH_RECORD_NOTICE = 5,    /* progress of a job or a load; text = JSON, request = job */
+  HEARTH_RECORD_ACCEPTED = 6   /* the prompt was tokenized, fits and is queued; index = its tokens. Before all others. */
 };
 
 enum hearth_finish_reason {
@@ -154,7 +155,8 @@ HEARTH_API int32_t hearth_model_close(hearth_engine *engine, uint32_t model, cha
 
 /* {"name","architecture","parameters","vocabulary","context","max_sequences","precision","kv","device",
    "vision":null|{"family","placeholder","tokens_per_image"},"bos","eos":[ids],"sampling":{defaults of
-   generation_config.json},"chat_template":string|null,"memory":[{"what","bytes"}],"fingerprint"} */
+   generation_config.json},"chat_template":string|null,"memory":[{"what","bytes"}],"fingerprint",
+   "special_tokens":{"bos_token":text,"eos_token","unk_token","pad_token",...: those the model has}} */
 HEARTH_API int32_t hearth_model_info(hearth_engine *engine, uint32_t model, char *json, uint32_t capacity,
                                      uint32_t *needed, char *error, uint32_t error_size);
 

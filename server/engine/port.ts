@@ -32,6 +32,13 @@ export interface EmbeddingEvent {
   values: Float32Array;
 }
 
+/** The prompt was tokenized, fits the context and waits for its turn: from here on nothing but the engine's death or
+    a cancel ends the request early. Comes before every other event, when it comes at all. */
+export interface AcceptedEvent {
+  type: 'accepted';
+  promptTokens: number;
+}
+
 export type FinishReason = 'stop' | 'length' | 'cancelled' | 'done';
 
 export interface FinishedEvent {
@@ -56,14 +63,28 @@ export interface RequestUsage {
 }
 
 /** A request ends with exactly one FinishedEvent, or its iterator throws an EngineError. */
-export type EngineEvent = TokenEvent | PromptTokenEvent | EmbeddingEvent | FinishedEvent;
+export type EngineEvent = AcceptedEvent | TokenEvent | PromptTokenEvent | EmbeddingEvent | FinishedEvent;
 
 export type EngineErrorCode =
-  | 'invalid' | 'not_found' | 'unsupported' | 'out_of_memory' | 'corrupt' | 'io' | 'device'
-  | 'cancelled' | 'busy' | 'closed' | 'internal' | 'context_length_exceeded';
+  | 'invalid'
+  | 'not_found'
+  | 'unsupported'
+  | 'out_of_memory'
+  | 'corrupt'
+  | 'io'
+  | 'device'
+  | 'cancelled'
+  | 'busy'
+  | 'closed'
+  | 'internal'
+  | 'context_length_exceeded';
 
 export class EngineError extends Error {
-  constructor(readonly code: EngineErrorCode, message: string, readonly detail: Record<string, unknown> = {}) {
+  constructor(
+    readonly code: EngineErrorCode,
+    message: string,
+    readonly detail: Record<string, unknown> = {},
+  ) {
     super(message);
     this.name = 'EngineError';
   }
@@ -215,7 +236,12 @@ export interface Engine {
   unloadModel(name: string): Promise<void>;
   /** Models ready to serve. */
   models(): ModelInfo[];
-  tokenize(model: string, text: string, literal: EngineRequest['literal'], addSpecialTokens: boolean): Promise<Int32Array>;
+  tokenize(
+    model: string,
+    text: string,
+    literal: EngineRequest['literal'],
+    addSpecialTokens: boolean,
+  ): Promise<Int32Array>;
   detokenize(model: string, ids: Int32Array, skipSpecialTokens: boolean): Promise<string>;
   /** A long job: quantize, convert, evaluate, verify. Aborting the signal interrupts it cleanly. */
   job(job: Record<string, unknown>, onProgress?: (progress: Progress) => void, signal?: AbortSignal): Promise<unknown>;

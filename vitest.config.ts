@@ -1,0 +1,11 @@
+import { defineConfig } from 'vitest/config';
+
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts', 'server/**/*.test.ts'],
+    // These need a browser, a proxy, a GPU or minutes: they have commands of their own.
+    exclude: ['node_modules/**', 'test/browser/**', 'test/proxy/**', 'test/load/**', 'test/bench/**'],
+    testTimeout: 20_000,
+    maxWorkers: 2,
+  },
+});
