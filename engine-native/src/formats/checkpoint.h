@@ -1,0 +1,91 @@
+// A checkpoint as people have it: a folder or a file, read through one interface whatever its format. Model files are
+// untrusted input: every count, offset and product is checked in 64 bits against the file's size before it is used.
+#pragma once
+
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/dtype.h"
+#include "core/status.h"
+#include "ops/ops.h"
+
+namespace hearth::formats {
+
+// A tensor where it lies in the mapped file. `data` stays valid while the checkpoint is open; it may be unaligned.
+struct TensorView {
+  std::string name;
+  DType type = DType::f32;
+  std::vector<int64_t> shape;
+  std::span<const std::byte> data;
+  std::string file;  // for messages
+  int64_t elements() const;
+};
+
+// A linear read into the canonical host form (ops::HostLinear), with whatever storage that took.
+struct LinearData {
+  ops::HostLinear host;
+  std::vector<std::byte> owned;   // data when it had to be converted; else it points into the mapping
+  std::vector<float> scales;
+  std::vector<uint8_t> zeros;
+  std::vector<float> bias;        // [out], empty without
+  std::vector<int32_t> input_order;  // act-order: column i of the canonical form reads input feature input_order[i]; empty = identity
+  float static_scale = 0;         // W8A8 static activation scale
+};
+
+// What is known of a linear without reading its weights: enough to bind a kernel and plan memory.
+struct LinearHeader {
+  int in = 0, out = 0;
+  ops::WeightFormat format = ops::WeightFormat::f16;
+  int group = 0;
+  bool symmetric = false;
+  bool bias = false;
+  bool act_order = false;
+  float static_scale = 0;
+  std::string layout;  // not empty: already packed in this layout by `hearth convert`
+};
+
+class Checkpoint {
+ public:
+  // A Hugging Face folder (safetensors, sharded or not; pytorch .pt of llm-awq), a VILA folder, a .gguf file.
+  static Result<std::unique_ptr<Checkpoint>> open(const std::string& path);
+  virtual ~Checkpoint() = default;
+
+  // config.json in Hugging Face terms (GGUF metadata is translated into the same keys).
+  virtual const nlohmann::json& config() const = 0;
+  // generation_config.json, or an empty object.
+  virtual const nlohmann::json& generation_config() const = 0;
+  virtual const std::string& path() const = 0;
+  // "float", "awq-gemm", "awq-gemv-fast", "llm-awq-v2", "gptq", "compressed-tensors", "gguf", "hearth" for messages.
+  virtual std::string_view format() const = 0;
+
+  // Plain tensors by their Hugging Face name (GGUF names are translated). find: nullptr when absent.
+  virtual const TensorView* find(std::string_view name) const = 0;
+  virtual std::vector<std::string> names() const = 0;
+  // Name of the config file's and tensor's problem in every error.
+  Result<const TensorView*> require(std::string_view name, std::span<const int64_t> shape) const;
+  // Any float tensor as f32 values.
+  Result<std::vector<float>> floats(std::string_view name, std::span<const int64_t> shape) const;
+
+  // A linear by its module name ("model.layers.0.self_attn.q_proj"), in whichever quantised or dense form it is stored.
+  virtual Result<LinearHeader> linear_header(std::string_view module) const = 0;
+  virtual Result<LinearData> linear(std::string_view module) const = 0;
+  virtual bool has_linear(std::string_view module) const = 0;
+
+  // Pages behind a tensor that has been packed may be dropped from memory (unified memory, CPUs).
+  virtual void forget(std::string_view module) const { (void)module; }
+};
+
+// Rows of several linears with the same input, one after the other (q, k, v; gate, up). They must agree in format.
+Result<LinearData> concatenate(std::span<LinearData> parts, const std::string& name);
+// Dense weights rounded to nearest into groups: w4 asymmetric (scale = max(max-min, 1e-5)/15) or symmetric, and w8 per row.
+Result<LinearData> quantize_w4(const ops::HostLinear& dense, int group, bool symmetric);
+Result<LinearData> quantize_w8(const ops::HostLinear& dense);
+// Canonical form back to f32 [out, in]: the reference for every check.
+std::vector<float> dequantize(const ops::HostLinear& linear);
+
+}  // namespace hearth::formats
