@@ -1,0 +1,19 @@
+// The CUDA implementations this build holds, most specific first. Every span is empty when it was built without CUDA.
+// Included by ops/registry.cpp and by the GPU tests, by nothing else.
+#pragma once
+
+#include "ops/registry.h"
+
+namespace hearth::kernels::cuda {
+
+ops::Implementations<ops::EmbedSpec, ops::EmbedParams> embed_implementations();
+ops::Implementations<ops::NormSpec, ops::NormParams> norm_implementations();
+std::span<const ops::LinearImplementation* const> linear_implementations();
+ops::Implementations<ops::GateSpec, ops::GateParams> gate_implementations();
+ops::Implementations<ops::AddSpec, ops::AddParams> add_implementations();
+ops::Implementations<ops::GatherSpec, ops::GatherParams> gather_implementations();
+ops::Implementations<ops::AttentionSpec, ops::AttentionParams> attention_implementations();
+ops::Implementations<ops::VisionAttentionSpec, ops::VisionAttentionParams> vision_attention_implementations();
+ops::Implementations<ops::SampleSpec, ops::SampleParams> sample_implementations();
+
+}  // namespace hearth::kernels::cuda

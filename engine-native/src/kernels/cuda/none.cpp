@@ -1,0 +1,16 @@
+// Built without CUDA: no implementations. (Built with it, kernels.cpp takes this file's place.)
+#include "kernels/cuda/cuda_kernels.h"
+
+namespace hearth::kernels::cuda {
+
+ops::Implementations<ops::EmbedSpec, ops::EmbedParams> embed_implementations() { return {}; }
+ops::Implementations<ops::NormSpec, ops::NormParams> norm_implementations() { return {}; }
+std::span<const ops::LinearImplementation* const> linear_implementations() { return {}; }
+ops::Implementations<ops::GateSpec, ops::GateParams> gate_implementations() { return {}; }
+ops::Implementations<ops::AddSpec, ops::AddParams> add_implementations() { return {}; }
+ops::Implementations<ops::GatherSpec, ops::GatherParams> gather_implementations() { return {}; }
+ops::Implementations<ops::AttentionSpec, ops::AttentionParams> attention_implementations() { return {}; }
+ops::Implementations<ops::VisionAttentionSpec, ops::VisionAttentionParams> vision_attention_implementations() { return {}; }
+ops::Implementations<ops::SampleSpec, ops::SampleParams> sample_implementations() { return {}; }
+
+}  // namespace hearth::kernels::cuda
