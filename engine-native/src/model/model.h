@@ -91,6 +91,8 @@ struct ImagePixels { int width = 0, height = 0; std::span<const uint8_t> rgb; };
 struct ImageLayout {
   int rows = 0;                       // embedding rows
   std::vector<int32_t> before, after; // literal ids around the rows; the placeholder itself is replaced
+  std::vector<int32_t> positions;     // as ImageRows::positions: known early, since a cached image is never encoded
+  int position_span = 0;              // as ImageRows::position_span
 };
 
 class Model {
@@ -106,7 +108,8 @@ class Model {
   virtual device::Device& device() = 0;
 
   // Enqueues one step. Logits of logit_rows are in logits() when the stream gets there. Inputs are copied before it
-  // returns. No allocation.
+  // returns. No allocation. On devices that run ahead of the host, the step after may be enqueued while this one still
+  // waits in the stream: at most two are in flight, so staging buffers come in pairs.
   virtual Status forward(const StepInput&) = 0;
   virtual float* logits() = 0;            // device, [max_logit_rows, vocabulary]
   virtual int max_logit_rows() const = 0;
