@@ -19,6 +19,8 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const { return size_; }
+  // Pins the calling thread to worker 0's core; for the one thread that will run steps for ever.
+  void pin_caller() const;
 
   // Calls body(worker, size()) once on every worker and returns when all are done. Not reentrant.
   template <class Body>

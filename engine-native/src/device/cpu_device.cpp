@@ -1,0 +1,153 @@
+// The CPU as a device: ops run at once on a pool of pinned workers; weights and KV live in huge-page arenas.
+#include <sched.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <mutex>
+#include <set>
+#include <unordered_map>
+
+#include "core/huge_pages.h"
+#include "device/cpu_features.h"
+#include "device/cpu_stream.h"
+#include "device/device.h"
+
+namespace hearth::device {
+namespace {
+
+// One worker a physical core: a second hyper-thread shares the core's vector units and only adds barrier time.
+int physical_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  std::set<std::string> siblings;
+  int cores = 0;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &set)) continue;
+    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+    std::string list;
+    if (!std::getline(file, list)) list = std::to_string(cpu);
+    if (siblings.insert(list).second) ++cores;
+  }
+  return cores > 0 ? cores : 1;
+}
+
+int64_t read_integer(const char* path) {
+  std::ifstream file(path);
+  int64_t value = -1;
+  return file >> value ? value : -1;
+}
+
+int64_t meminfo_bytes(const std::string& key) {
+  std::ifstream file("/proc/meminfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind(key + ":", 0) == 0) return std::strtoll(line.c_str() + key.size() + 1, nullptr, 10) * 1024;
+  }
+  return -1;
+}
+
+// A container's limit, which /proc/meminfo does not know.
+int64_t cgroup_free_bytes() {
+  const int64_t limit = read_integer("/sys/fs/cgroup/memory.max"), used = read_integer("/sys/fs/cgroup/memory.current");
+  return limit > 0 && used >= 0 ? limit - used : -1;
+}
+
+int64_t last_level_cache_bytes() {
+  std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index3/size");
+  std::string text;
+  return std::getline(file, text) ? std::strtoll(text.c_str(), nullptr, 10) * 1024 : 0;
+}
+
+DeviceInfo describe_cpu(int threads, const CpuFeatures& features) {
+  DeviceInfo info;
+  info.kind = DeviceKind::cpu;
+  info.name = cpu_name();
+  info.threads = threads;
+  info.cpu = features;
+  info.profile.name = "cpu";
+  info.profile.multiprocessors = threads;
+  info.profile.l2_bytes = last_level_cache_bytes();
+  info.profile.memory_bytes = meminfo_bytes("MemTotal");
+  info.profile.unified_memory = true;
+  info.profile.step_tokens = 256;
+  return info;
+}
+
+class CpuDevice final : public Device {
+ public:
+  CpuDevice(int threads, const CpuFeatures& features)
+      : pool_(threads), stream_(pool_), info_(describe_cpu(threads, features)) {}
+  ~CpuDevice() override {
+    for (const auto& [pointer, block] : blocks_) unmap_pages(pointer, block.bytes, block.huge);
+  }
+
+  const DeviceInfo& info() const override { return info_; }
+  Stream& stream() override { return stream_; }
+
+  Result<void*> allocate(size_t bytes, MemoryKind kind, const char* what) override {
+    if (bytes == 0) bytes = 1;
+    // A huge page for every small tensor would waste most of it.
+    const bool huge = bytes >= huge_page_bytes && kind != MemoryKind::staging;
+    void* pointer = map_pages(bytes, huge);
+    if (pointer == nullptr) {
+      return out_of_memory("cannot map " + std::to_string(bytes) + " bytes for " + what);
+    }
+    std::lock_guard lock(mutex_);
+    blocks_[pointer] = {bytes, huge};
+    return pointer;
+  }
+
+  void release(void* pointer) override {
+    std::lock_guard lock(mutex_);
+    const auto found = blocks_.find(pointer);
+    if (found == blocks_.end()) return;
+    unmap_pages(pointer, found->second.bytes, found->second.huge);
+    blocks_.erase(found);
+  }
+
+  Result<size_t> available_bytes() override {
+    int64_t free = meminfo_bytes("MemAvailable");
+    const int64_t limit = cgroup_free_bytes();
+    if (limit >= 0 && (free < 0 || limit < free)) free = limit;
+    if (free < 0) return io_error("/proc/meminfo has no MemAvailable");
+    return static_cast<size_t>(free);
+  }
+
+  Status upload(void* to, const void* from, size_t bytes) override { return copy(to, from, bytes); }
+  Status download(void* to, const void* from, size_t bytes) override { return copy(to, from, bytes); }
+  Status copy(void* to, const void* from, size_t bytes) override {
+    if (bytes > 0) std::memmove(to, from, bytes);
+    return Status::ok();
+  }
+  Status fill_zero(void* to, size_t bytes) override {
+    if (bytes > 0) std::memset(to, 0, bytes);
+    return Status::ok();
+  }
+
+  bool host_visible() const override { return true; }
+  Result<uint32_t> mark() override { return uint32_t{0}; }
+  Status wait(uint32_t) override { return Status::ok(); }
+
+ private:
+  struct Block { size_t bytes; bool huge; };
+  ThreadPool pool_;
+  CpuStream stream_;
+  DeviceInfo info_;
+  std::mutex mutex_;  // models load on other threads than the step's
+  std::unordered_map<void*, Block> blocks_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Device>> open_cpu_device(int threads) {
+  constexpr int threads_max = 1024;
+  if (threads < 0 || threads > threads_max) {
+    return invalid("threads must be 0 (one per core) to " + std::to_string(threads_max) + ", not " + std::to_string(threads));
+  }
+  const char* cap = std::getenv("HEARTH_CPU_MAX");
+  HEARTH_ASSIGN(const CpuFeatures features, cap_cpu_features(detect_cpu_features(), cap == nullptr ? "" : cap));
+  return std::unique_ptr<Device>(std::make_unique<CpuDevice>(threads == 0 ? physical_cores() : threads, features));
+}
+
+}  // namespace hearth::device

@@ -1,0 +1,64 @@
+// The one file that names kernels. Lists are in order of preference; the last entry takes any shape.
+#include "ops/registry.h"
+
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cuda/cuda_kernels.h"
+
+namespace hearth::ops {
+namespace {
+
+namespace cpu = kernels::cpu;
+namespace cuda = kernels::cuda;
+using device::DeviceKind;
+
+constexpr const LinearImplementation* cpu_linear[] = {&cpu::reference::linear};
+constexpr const Implementation<EmbedSpec, EmbedParams>* cpu_embed[] = {&cpu::reference::embed};
+constexpr const Implementation<NormSpec, NormParams>* cpu_norm[] = {&cpu::reference::norm};
+constexpr const Implementation<GateSpec, GateParams>* cpu_gate[] = {&cpu::reference::gate};
+constexpr const Implementation<AddSpec, AddParams>* cpu_add[] = {&cpu::reference::add};
+constexpr const Implementation<GatherSpec, GatherParams>* cpu_gather[] = {&cpu::reference::gather};
+constexpr const Implementation<AttentionSpec, AttentionParams>* cpu_attention[] = {&cpu::reference::attention};
+constexpr const Implementation<VisionAttentionSpec, VisionAttentionParams>* cpu_vision_attention[] = {
+    &cpu::reference::vision_attention};
+constexpr const Implementation<SampleSpec, SampleParams>* cpu_sample[] = {&cpu::reference::sample};
+
+}  // namespace
+
+Implementations<EmbedSpec, EmbedParams> embed_implementations(DeviceKind kind) {
+  if (kind == DeviceKind::cuda) return cuda::embed_implementations();
+  return cpu_embed;
+}
+Implementations<NormSpec, NormParams> norm_implementations(DeviceKind kind) {
+  if (kind == DeviceKind::cuda) return cuda::norm_implementations();
+  return cpu_norm;
+}
+std::span<const LinearImplementation* const> linear_implementations(DeviceKind kind) {
+  if (kind == DeviceKind::cuda) return cuda::linear_implementations();
+  return cpu_linear;
+}
+Implementations<GateSpec, GateParams> gate_implementations(DeviceKind kind) {
+  if (kind == DeviceKind::cuda) return cuda::gate_implementations();
+  return cpu_gate;
+}
+Implementations<AddSpec, AddParams> add_implementations(DeviceKind kind) {
+  if (kind == DeviceKind::cuda) return cuda::add_implementations();
+  return cpu_add;
+}
+Implementations<GatherSpec, GatherParams> gather_implementations(DeviceKind kind) {
+  if (kind == DeviceKind::cuda) return cuda::gather_implementations();
+  return cpu_gather;
+}
+Implementations<AttentionSpec, AttentionParams> attention_implementations(DeviceKind kind) {
+  if (kind == DeviceKind::cuda) return cuda::attention_implementations();
+  return cpu_attention;
+}
+Implementations<VisionAttentionSpec, VisionAttentionParams> vision_attention_implementations(DeviceKind kind) {
+  if (kind == DeviceKind::cuda) return cuda::vision_attention_implementations();
+  return cpu_vision_attention;
+}
+Implementations<SampleSpec, SampleParams> sample_implementations(DeviceKind kind) {
+  if (kind == DeviceKind::cuda) return cuda::sample_implementations();
+  return cpu_sample;
+}
+
+}  // namespace hearth::ops
