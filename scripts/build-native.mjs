@@ -7,8 +7,13 @@ import { fail, stageDone } from './lib/terminal.mjs';
 
 let options;
 try {
-  options = parseArgs({ options: { cuda: { type: 'string', default: 'auto' }, tests: { type: 'boolean', default: false },
-    folder: { type: 'string', default: 'build' } } }).values;
+  options = parseArgs({
+    options: {
+      cuda: { type: 'string', default: 'auto' },
+      tests: { type: 'boolean', default: false },
+      folder: { type: 'string', default: 'build' },
+    },
+  }).values;
 } catch (error) {
   fail(error.message);
 }
@@ -16,6 +21,13 @@ const startedAt = performance.now();
 const packages = ensureSystemPackages({ tests: options.tests });
 if (packages.missing) fail(packages.missing);
 const folder = join(native, options.folder);
-const { built, error } = await buildNative({ ...options, folder, targets: options.tests ? [] : ['hearth', 'hearth-bench'] });
+const { built, error } = await buildNative({
+  ...options,
+  folder,
+  targets: options.tests ? [] : ['hearth', 'hearth-bench'],
+});
 if (error) fail(`the engine did not build:\n${error}`, 1);
-stageDone(`${relative(root, join(folder, 'libhearth.so'))} ${built ? 'built' : 'is up to date'} (CUDA: ${options.cuda})`, startedAt);
+stageDone(
+  `${relative(root, join(folder, 'libhearth.so'))} ${built ? 'built' : 'is up to date'} (CUDA: ${options.cuda})`,
+  startedAt,
+);

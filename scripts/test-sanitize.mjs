@@ -10,7 +10,12 @@ import { fail, green, red } from './lib/terminal.mjs';
 
 const folder = join(native, 'build-sanitize');
 await prepare({ targets: ['hearth'] });
-const { error } = await buildNative({ tests: true, cuda: 'off', folder, extra: ['-DHEARTH_SANITIZE=address,undefined', '-DHEARTH_BENCH=OFF'] });
+const { error } = await buildNative({
+  tests: true,
+  cuda: 'off',
+  folder,
+  extra: ['-DHEARTH_SANITIZE=address,undefined', '-DHEARTH_BENCH=OFF'],
+});
 if (error) fail(`the sanitized engine did not build:\n${error}`, 1);
 
 const runtime = (name) => spawnSync('c++', [`-print-file-name=${name}`], { encoding: 'utf8' }).stdout.trim();
@@ -28,8 +33,18 @@ const underNode = {
 };
 
 const parts = [
-  ['native tests', 'ctest', ['--test-dir', folder, '--output-on-failure', '--timeout', '1800', '-j', String(availableParallelism())], environment],
-  ['ABI under the HTTP tests', process.execPath, [join(root, 'node_modules/vitest/vitest.mjs'), 'run', 'test/abi', 'test/http'], underNode],
+  [
+    'native tests',
+    'ctest',
+    ['--test-dir', folder, '--output-on-failure', '--timeout', '1800', '-j', String(availableParallelism())],
+    environment,
+  ],
+  [
+    'ABI under the HTTP tests',
+    process.execPath,
+    [join(root, 'node_modules/vitest/vitest.mjs'), 'run', 'test/abi', 'test/http'],
+    underNode,
+  ],
 ];
 let failed = 0;
 for (const [title, command, args, env] of parts) {

@@ -12,7 +12,11 @@ const parts = [
   ['import arrows and file rules (scripts/tidy.mjs)', process.execPath, ['scripts/tidy.mjs']],
   ['lint (biome)', bin('biome'), ['ci', '--error-on-warnings', '.']],
   ['types (tsc)', bin('tsc'), ['--noEmit']],
-  ['native tests (ctest)', 'ctest', ['--test-dir', buildFolder, '--output-on-failure', '--timeout', '600', '-j', String(availableParallelism())]],
+  [
+    'native tests (ctest)',
+    'ctest',
+    ['--test-dir', buildFolder, '--output-on-failure', '--timeout', '600', '-j', String(availableParallelism())],
+  ],
   ['server tests (vitest)', bin('vitest'), ['run']],
 ];
 

@@ -19,7 +19,20 @@ const nativeArrows = {
   vision: ['core', 'device', 'formats', 'kv', 'model', 'ops'],
   model: ['core', 'device', 'formats', 'kv', 'ops', 'vision'],
   quantize: ['core', 'device', 'formats', 'model', 'ops', 'tokenizer'],
-  runtime: ['core', 'device', 'formats', 'grammar', 'kv', 'model', 'ops', 'quantize', 'sampling', 'scheduler', 'tokenizer', 'vision'],
+  runtime: [
+    'core',
+    'device',
+    'formats',
+    'grammar',
+    'kv',
+    'model',
+    'ops',
+    'quantize',
+    'sampling',
+    'scheduler',
+    'tokenizer',
+    'vision',
+  ],
   capi: ['core', 'runtime'],
 };
 // The exceptions, each with its reason.
@@ -54,13 +67,18 @@ function checkNative() {
     const name = relative(source, path);
     const folder = name.split('/')[0];
     const allowed = nativeArrows[folder];
-    if (!allowed) { breach(name, 1, `folder src/${folder} is not in scripts/tidy.mjs's arrows`); continue; }
-    readFileSync(path, 'utf8').split('\n').forEach((text, index) => {
-      const target = text.match(/^\s*#\s*include\s+"([a-z_]+)\//)?.[1];
-      if (!target || target === folder || !(target in nativeArrows) || allowed.includes(target)) return;
-      if (nativeExceptions.has(`${name} → ${target}`)) return;
-      breach(`engine-native/src/${name}`, index + 1, `src/${folder} may not include src/${target}`);
-    });
+    if (!allowed) {
+      breach(name, 1, `folder src/${folder} is not in scripts/tidy.mjs's arrows`);
+      continue;
+    }
+    readFileSync(path, 'utf8')
+      .split('\n')
+      .forEach((text, index) => {
+        const target = text.match(/^\s*#\s*include\s+"([a-z_]+)\//)?.[1];
+        if (!target || target === folder || !(target in nativeArrows) || allowed.includes(target)) return;
+        if (nativeExceptions.has(`${name} → ${target}`)) return;
+        breach(`engine-native/src/${name}`, index + 1, `src/${folder} may not include src/${target}`);
+      });
   }
 }
 
@@ -77,7 +95,8 @@ function checkServer() {
     const name = relative(source, path);
     if (name.startsWith('web/')) continue;
     for (const { target, line } of importsOf(readFileSync(path, 'utf8'))) {
-      if (target === 'koffi' && name !== 'engine/native/abi.ts') breach(`server/${name}`, line, 'only engine/native/abi.ts imports koffi');
+      if (target === 'koffi' && name !== 'engine/native/abi.ts')
+        breach(`server/${name}`, line, 'only engine/native/abi.ts imports koffi');
       const allowed = serverArrows[name.split('/')[0]];
       if (!allowed || !target.startsWith('.')) continue;
       const to = relative(source, resolve(dirname(path), target)).replace(/\.(ts|js)$/, '');

@@ -10,21 +10,21 @@ export const root = fileURLToPath(new URL('../..', import.meta.url));
 export const native = join(root, 'engine-native');
 export const buildFolder = join(native, 'build');
 
-/** Hash of names, sizes and times of everything the build reads: a changed file changes it, reading none of them. */
-function sourcesStamp(settings) {
-  const hash = createHash('sha256').update(JSON.stringify(settings)).update(native);
-  const visit = (folder) => {
-    for (const entry of readdirSync(folder, { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1))) {
-      if (entry.name.startsWith('build')) continue;
-      const path = join(folder, entry.name);
+/** Hash of names, sizes and times of everything a build reads: a changed file changes it, reading none of them. */
+export function sourcesStamp(folder, settings = {}) {
+  const hash = createHash('sha256').update(JSON.stringify(settings)).update(folder);
+  const visit = (inner) => {
+    for (const entry of readdirSync(inner, { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1))) {
+      if (/^(build.*|dist)$/.test(entry.name)) continue;
+      const path = join(inner, entry.name);
       if (entry.isDirectory()) visit(path);
       else {
         const { size, mtimeMs } = statSync(path);
-        hash.update(`${relative(native, path)}\0${size}\0${mtimeMs}\n`);
+        hash.update(`${relative(folder, path)}\0${size}\0${mtimeMs}\n`);
       }
     }
   };
-  visit(native);
+  visit(folder);
   return hash.digest('hex');
 }
 
@@ -41,8 +41,14 @@ function run(command, args, log) {
     };
     child.stdout.on('data', progress);
     child.stderr.on('data', progress);
-    child.on('error', (error) => { log.text += error.message; resolve(1); });
-    child.on('close', (code) => { if (process.stdout.isTTY) process.stdout.write('\r\u001b[K'); resolve(code ?? 1); });
+    child.on('error', (error) => {
+      log.text += error.message;
+      resolve(1);
+    });
+    child.on('close', (code) => {
+      if (process.stdout.isTTY) process.stdout.write('\r\u001b[K');
+      resolve(code ?? 1);
+    });
   });
 }
 
@@ -57,12 +63,19 @@ function reason(text) {
  * Configures and builds. `targets` empty builds everything, tests included.
  * @returns {Promise<{built: boolean, error?: string}>} built false: nothing had changed.
  */
-export async function buildNative({ targets = [], tests = false, cuda = process.env.HEARTH_CUDA ?? 'auto', folder = buildFolder, extra = [] }) {
+export async function buildNative({
+  targets = [],
+  tests = false,
+  cuda = process.env.HEARTH_CUDA ?? 'auto',
+  folder = buildFolder,
+  extra = [],
+}) {
   const settings = { targets, tests, cuda, extra, node: process.arch };
   const stampFile = join(folder, `.hearth-stamp-${tests ? 'tests' : 'product'}`);
-  const stamp = sourcesStamp(settings);
+  const stamp = sourcesStamp(native, settings);
   const library = join(folder, 'libhearth.so');
-  if (existsSync(library) && existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp) return { built: false };
+  if (existsSync(library) && existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp)
+    return { built: false };
 
   // A build folder that was copied or moved with its clone names the old place; CMake refuses it, so start afresh.
   const cache = join(folder, 'CMakeCache.txt');
@@ -72,13 +85,22 @@ export async function buildNative({ targets = [], tests = false, cuda = process.
   mkdirSync(folder, { recursive: true });
   const log = { text: '' };
   const generator = existsSync(cache) || !hasNinja() ? [] : ['-G', 'Ninja'];
-  const configure = ['-S', native, '-B', folder, ...generator, `-DHEARTH_CUDA=${cuda}`, `-DHEARTH_TESTS=${tests ? 'ON' : 'OFF'}`, ...extra];
+  const configure = [
+    '-S',
+    native,
+    '-B',
+    folder,
+    ...generator,
+    `-DHEARTH_CUDA=${cuda}`,
+    `-DHEARTH_TESTS=${tests ? 'ON' : 'OFF'}`,
+    ...extra,
+  ];
   if (await run('cmake', configure, log)) return { built: false, error: reason(log.text) };
   const target = targets.length ? ['--target', ...targets] : [];
   if (await run('cmake', ['--build', folder, '--parallel', String(jobs()), ...target], log)) {
     return { built: false, error: reason(log.text) };
   }
-  writeFileSync(stampFile, sourcesStamp(settings));
+  writeFileSync(stampFile, sourcesStamp(native, settings));
   return { built: true };
 }
 

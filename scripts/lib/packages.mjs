@@ -4,25 +4,66 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 
-const onPath = (program) => (process.env.PATH ?? '').split(delimiter).some((folder) => existsSync(join(folder, program)));
+const onPath = (program) =>
+  (process.env.PATH ?? '').split(delimiter).some((folder) => existsSync(join(folder, program)));
 const includeFolders = ['/usr/include', '/usr/local/include', '/opt/homebrew/include'];
-const header = (name) => [...includeFolders, ...(process.env.CPLUS_INCLUDE_PATH ?? '').split(delimiter)]
-  .some((folder) => folder && existsSync(join(folder, name)));
+const header = (name) =>
+  [...includeFolders, ...(process.env.CPLUS_INCLUDE_PATH ?? '').split(delimiter)].some(
+    (folder) => folder && existsSync(join(folder, name)),
+  );
 
 /** What the build needs, how to see that it is there, and its package by package manager. */
 const needs = [
-  { what: 'a C++20 compiler', there: () => onPath('c++') || onPath('g++') || onPath('clang++'),
-    apt: 'g++', dnf: 'gcc-c++', pacman: 'gcc', brew: 'llvm' },
+  {
+    what: 'a C++20 compiler',
+    there: () => onPath('c++') || onPath('g++') || onPath('clang++'),
+    apt: 'g++',
+    dnf: 'gcc-c++',
+    pacman: 'gcc',
+    brew: 'llvm',
+  },
   { what: 'CMake', there: () => onPath('cmake'), apt: 'cmake', dnf: 'cmake', pacman: 'cmake', brew: 'cmake' },
-  { what: 'make or ninja', there: () => onPath('ninja') || onPath('make'),
-    apt: 'ninja-build', dnf: 'ninja-build', pacman: 'ninja', brew: 'ninja' },
-  { what: 'nlohmann-json', there: () => header('nlohmann/json.hpp'),
-    apt: 'nlohmann-json3-dev', dnf: 'json-devel', pacman: 'nlohmann-json', brew: 'nlohmann-json' },
-  { what: 'PCRE2', there: () => header('pcre2.h'), apt: 'libpcre2-dev', dnf: 'pcre2-devel', pacman: 'pcre2', brew: 'pcre2' },
-  { what: 'utf8proc', there: () => header('utf8proc.h'),
-    apt: 'libutf8proc-dev', dnf: 'utf8proc-devel', pacman: 'libutf8proc', brew: 'utf8proc' },
-  { what: 'GoogleTest', tests: true, there: () => header('gtest/gtest.h'),
-    apt: 'libgtest-dev', dnf: 'gtest-devel', pacman: 'gtest', brew: 'googletest' },
+  {
+    what: 'make or ninja',
+    there: () => onPath('ninja') || onPath('make'),
+    apt: 'ninja-build',
+    dnf: 'ninja-build',
+    pacman: 'ninja',
+    brew: 'ninja',
+  },
+  {
+    what: 'nlohmann-json',
+    there: () => header('nlohmann/json.hpp'),
+    apt: 'nlohmann-json3-dev',
+    dnf: 'json-devel',
+    pacman: 'nlohmann-json',
+    brew: 'nlohmann-json',
+  },
+  {
+    what: 'PCRE2',
+    there: () => header('pcre2.h'),
+    apt: 'libpcre2-dev',
+    dnf: 'pcre2-devel',
+    pacman: 'pcre2',
+    brew: 'pcre2',
+  },
+  {
+    what: 'utf8proc',
+    there: () => header('utf8proc.h'),
+    apt: 'libutf8proc-dev',
+    dnf: 'utf8proc-devel',
+    pacman: 'libutf8proc',
+    brew: 'utf8proc',
+  },
+  {
+    what: 'GoogleTest',
+    tests: true,
+    there: () => header('gtest/gtest.h'),
+    apt: 'libgtest-dev',
+    dnf: 'gtest-devel',
+    pacman: 'gtest',
+    brew: 'googletest',
+  },
 ];
 
 const installers = {
@@ -38,7 +79,13 @@ function packageManager() {
 }
 
 const mayInstall = (manager) => manager === 'apt' && process.getuid?.() === 0 && /debian|ubuntu/i.test(osRelease());
-const osRelease = () => { try { return readFileSync('/etc/os-release', 'utf8'); } catch { return ''; } };
+const osRelease = () => {
+  try {
+    return readFileSync('/etc/os-release', 'utf8');
+  } catch {
+    return '';
+  }
+};
 
 /**
  * Makes sure that everything the build (and, with `tests`, the native tests) needs is there.

@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { buildNative, root } from './build.mjs';
+import { buildNative, root, sourcesStamp } from './build.mjs';
 import { ensureSystemPackages } from './packages.mjs';
 import { fail, stageDone } from './terminal.mjs';
 
@@ -21,7 +21,10 @@ function installNpmPackages() {
   const stamp = createHash('sha256').update(readFileSync(lock)).update(process.version).digest('hex');
   if (existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp) return;
   const startedAt = performance.now();
-  const run = spawnSync('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] });
+  const run = spawnSync('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], {
+    cwd: root,
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
   if (run.status !== 0) fail('npm could not install the packages of package-lock.json; its own message stands above.');
   writeFileSync(stampFile, stamp);
   stageDone('npm packages installed', startedAt);
@@ -34,11 +37,29 @@ function installSystemPackages(tests) {
   if (result.installed.length) stageDone(`system packages installed: ${result.installed.join(' ')}`, startedAt);
 }
 
+/** The page people see, built by Vite into server/web/dist. */
+function buildPage() {
+  const folder = join(root, 'server', 'web');
+  const stampFile = join(folder, 'dist', '.hearth-stamp');
+  const stamp = sourcesStamp(folder);
+  if (existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stamp) return;
+  const startedAt = performance.now();
+  const vite = join(root, 'node_modules', 'vite', 'bin', 'vite.js');
+  const run = spawnSync(process.execPath, [vite, 'build', folder, '--logLevel', 'error'], {
+    cwd: root,
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
+  if (run.status !== 0) fail('the page (server/web) did not build; its own message stands above.', 1);
+  writeFileSync(stampFile, stamp);
+  stageDone('page built', startedAt);
+}
+
 /** Prepares the tree; prints a line for each thing it had to do, and ends the process when it cannot. */
 export async function prepare({ tests = false, targets = [] } = {}) {
   checkNode();
   installSystemPackages(tests);
   installNpmPackages();
+  buildPage();
   const startedAt = performance.now();
   const { built, error } = await buildNative({ tests, targets });
   if (error) fail(`the engine did not build:\n${error}`, 1);

@@ -1,0 +1,28 @@
+// Conversations in IndexedDB: they hold pictures, for which localStorage is too small. Everything stays in this browser.
+import type { Conversation } from './tree';
+
+const open = (): Promise<IDBDatabase> =>
+  new Promise((resolve, reject) => {
+    const request = indexedDB.open('hearth', 1);
+    request.onupgradeneeded = () => request.result.createObjectStore('conversations', { keyPath: 'id' });
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+
+let database: Promise<IDBDatabase> | null = null;
+
+async function run<T>(mode: IDBTransactionMode, body: (store: IDBObjectStore) => IDBRequest<T>): Promise<T> {
+  database ??= open();
+  const store = (await database).transaction('conversations', mode).objectStore('conversations');
+  return new Promise((resolve, reject) => {
+    const request = body(store);
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}
+
+export const loadConversations = (): Promise<Conversation[]> =>
+  run('readonly', (store) => store.getAll() as IDBRequest<Conversation[]>);
+export const saveConversation = (conversation: Conversation): Promise<unknown> =>
+  run('readwrite', (store) => store.put(conversation));
+export const deleteConversation = (id: string): Promise<unknown> => run('readwrite', (store) => store.delete(id));

@@ -1,0 +1,170 @@
+// Where a message is written: text, pictures from anywhere, send and stop.
+import { signal } from '@preact/signals';
+import { useEffect, useRef } from 'preact/hooks';
+import { currentModel } from '../api/models';
+import { openId, send, stop, streaming } from '../state/conversations';
+import { isPicture, readPicture } from '../state/pictures';
+import type { Picture, Piece } from '../state/tree';
+import { IconButton } from './icons';
+
+export const draft = signal('');
+export const pictures = signal<Picture[]>([]);
+export const notice = signal('');
+
+/** Adds files to the message being written; what is no picture is said, not dropped in silence. */
+export async function addFiles(files: Iterable<File>): Promise<void> {
+  notice.value = '';
+  for (const file of files) {
+    if (!isPicture(file)) {
+      notice.value = `${file.name} is not a picture.`;
+      continue;
+    }
+    try {
+      pictures.value = [...pictures.value, await readPicture(file)];
+    } catch (error) {
+      notice.value = (error as Error).message;
+    }
+  }
+}
+
+export function focusComposer(): void {
+  document.getElementById('composer')?.focus();
+}
+
+function submit(): void {
+  const text = draft.value.trim();
+  if (streaming.value || (!text && pictures.value.length === 0)) return;
+  if (pictures.value.length > 0 && currentModel()?.vision === false) {
+    notice.value = 'This model cannot see pictures. Choose one that can, or remove them.';
+    return;
+  }
+  const pieces: Piece[] = pictures.value.map((picture) => ({ picture }));
+  if (text) pieces.push({ text });
+  draft.value = '';
+  pictures.value = [];
+  notice.value = '';
+  send(pieces);
+}
+
+export function Composer() {
+  const area = useRef<HTMLTextAreaElement>(null);
+  useEffect(() => {
+    const element = area.current;
+    if (!element) return;
+    element.style.height = 'auto';
+    element.style.height = `${Math.min(element.scrollHeight, 240)}px`;
+  }, [draft.value]);
+  useEffect(() => {
+    if (matchMedia('(pointer: fine)').matches) focusComposer();
+  }, [openId.value]);
+  return (
+    <form
+      class="composer"
+      onSubmit={(event) => {
+        event.preventDefault();
+        submit();
+      }}
+    >
+      {notice.value && (
+        <p class="notice" role="alert">
+          {notice.value}
+        </p>
+      )}
+      <Previews />
+      <label class="hidden" for="composer">
+        Message
+      </label>
+      <textarea
+        id="composer"
+        ref={area}
+        rows={1}
+        value={draft.value}
+        placeholder="Ask, or drop pictures here"
+        onInput={(event) => (draft.value = event.currentTarget.value)}
+        onPaste={(event) => {
+          const files = [...(event.clipboardData?.files ?? [])];
+          if (files.length > 0) {
+            event.preventDefault();
+            addFiles(files);
+          }
+        }}
+        onKeyDown={(event) => {
+          if (event.key === 'Enter' && !event.shiftKey && !event.isComposing && matchMedia('(pointer: fine)').matches) {
+            event.preventDefault();
+            submit();
+          }
+        }}
+      />
+      <div class="row">
+        <FileButton label="Add pictures" icon="picture" />
+        <FileButton label="Take a picture" icon="camera" capture />
+        <span class="hint">Enter sends, Shift+Enter makes a line</span>
+        {streaming.value ? (
+          <IconButton class="send" icon="stop" label="Stop" onClick={stop} />
+        ) : (
+          <IconButton
+            class="send"
+            icon="send"
+            label="Send"
+            disabled={!draft.value.trim() && pictures.value.length === 0}
+            onClick={submit}
+          />
+        )}
+      </div>
+    </form>
+  );
+}
+
+function FileButton({
+  label,
+  icon,
+  capture = false,
+}: {
+  label: string;
+  icon: 'picture' | 'camera';
+  capture?: boolean;
+}) {
+  const input = useRef<HTMLInputElement>(null);
+  return (
+    <>
+      <input
+        ref={input}
+        type="file"
+        accept="image/*,.avif,.tif,.tiff,.bmp"
+        multiple={!capture}
+        capture={capture ? 'environment' : undefined}
+        hidden
+        aria-label={label}
+        onChange={(event) => {
+          addFiles(event.currentTarget.files ?? []);
+          event.currentTarget.value = '';
+          focusComposer();
+        }}
+      />
+      <IconButton
+        icon={icon}
+        label={label}
+        class={capture ? 'touch-only' : ''}
+        onClick={() => input.current?.click()}
+      />
+    </>
+  );
+}
+
+function Previews() {
+  if (pictures.value.length === 0) return null;
+  return (
+    <ul class="previews" aria-label="Pictures to send">
+      {pictures.value.map((picture, index) => (
+        <li key={picture.url.slice(-40) + index}>
+          <img src={picture.url} alt={picture.name} />
+          <IconButton
+            icon="close"
+            label={`Remove ${picture.name}`}
+            onClick={() => (pictures.value = pictures.value.filter((other) => other !== picture))}
+          />
+        </li>
+      ))}
+    </ul>
+  );
+}

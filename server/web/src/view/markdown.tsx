@@ -1,0 +1,137 @@
+// Streamed Markdown: cut into blocks, each rendered once and kept while its source stays the same, so that a long answer
+// costs only its last block per frame. Everything is sanitised before it reaches the page.
+import DOMPurify from 'dompurify';
+import { marked, type Token } from 'marked';
+import { memo } from 'preact/compat';
+import { useEffect, useRef } from 'preact/hooks';
+
+marked.use({
+  gfm: true,
+  breaks: true,
+  extensions: [
+    mathExtension('mathBlock', 'block', /^\$\$([\s\S]+?)\$\$|^\\\[([\s\S]+?)\\\]/),
+    mathExtension('mathInline', 'inline', /^\$(?!\s)((?:[^$\n\\]|\\.)+?)(?<!\s)\$(?!\d)|^\\\((.+?)\\\)/),
+  ],
+});
+
+/** `$…$`, `$$…$$`, `\(…\)` and `\[…\]` become placeholders that enhance() turns into MathML. */
+function mathExtension(name: string, level: 'block' | 'inline', rule: RegExp) {
+  return {
+    name,
+    level,
+    start: (source: string) => source.search(/\$|\\\(|\\\[/),
+    tokenizer(source: string) {
+      const match = rule.exec(source);
+      return match ? { type: name, raw: match[0], text: (match[1] ?? match[2] ?? '').trim() } : undefined;
+    },
+    renderer: (token: { text?: string }) => `<span class="math ${level}">${escapeHtml(token.text ?? '')}</span>`,
+  };
+}
+
+const escapeHtml = (text: string): string =>
+  text.replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c] ?? c);
+
+DOMPurify.addHook('afterSanitizeAttributes', (node) => {
+  if (node.tagName === 'A') {
+    node.setAttribute('target', '_blank');
+    node.setAttribute('rel', 'noopener noreferrer');
+  }
+});
+
+// No pictures from elsewhere: an answer must not make the browser call another machine.
+const clean = (html: string): string =>
+  DOMPurify.sanitize(html, {
+    FORBID_TAGS: ['img', 'style', 'form', 'input', 'iframe', 'svg', 'video', 'audio'],
+    FORBID_ATTR: ['style', 'srcset'],
+  });
+
+const Block = memo(
+  function Block({ source, live }: { source: string; live: boolean }) {
+    const element = useRef<HTMLDivElement>(null);
+    useEffect(() => {
+      if (!live && element.current) enhance(element.current);
+    }, [source, live]);
+    // Sanitised by DOMPurify: clean() above.
+    return (
+      <div
+        class="block"
+        ref={element}
+        dangerouslySetInnerHTML={{ __html: clean(marked.parse(source, { async: false })) }}
+      />
+    );
+  },
+  (before, after) => before.source === after.source && before.live === after.live,
+);
+
+/** Renders Markdown; `live` marks text that is still growing. */
+export function Markdown({ text, live }: { text: string; live: boolean }) {
+  const tokens = marked.lexer(text).filter((token: Token) => token.type !== 'space');
+  return (
+    <div class="markdown">
+      {tokens.map((token, index) => (
+        <Block key={index} source={token.raw} live={live && index === tokens.length - 1} />
+      ))}
+    </div>
+  );
+}
+
+async function enhance(element: HTMLElement): Promise<void> {
+  const code = element.querySelector<HTMLElement>('pre > code');
+  if (code && !element.querySelector('.code-head')) await dressCode(code);
+  for (const table of element.querySelectorAll('table')) wrapTable(table);
+  const maths = element.querySelectorAll<HTMLElement>('.math');
+  if (maths.length > 0) {
+    const { default: katex } = await import('katex');
+    for (const math of maths) {
+      if (math.querySelector('math')) continue;
+      const displayMode = math.classList.contains('block');
+      math.innerHTML = katex.renderToString(math.textContent ?? '', {
+        output: 'mathml',
+        throwOnError: false,
+        displayMode,
+      });
+    }
+  }
+}
+
+function wrapTable(table: HTMLTableElement): void {
+  if (table.parentElement?.classList.contains('table-scroll')) return;
+  const scroll = document.createElement('div');
+  scroll.className = 'table-scroll';
+  scroll.tabIndex = 0;
+  table.replaceWith(scroll);
+  scroll.append(table);
+}
+
+async function dressCode(code: HTMLElement): Promise<void> {
+  const language = [...code.classList].find((name) => name.startsWith('language-'))?.slice(9) ?? '';
+  const head = document.createElement('div');
+  head.className = 'code-head';
+  const label = document.createElement('span');
+  label.textContent = language || 'text';
+  const copy = document.createElement('button');
+  copy.type = 'button';
+  copy.textContent = 'Copy';
+  copy.addEventListener('click', async () => {
+    await copyText(code.textContent ?? '');
+    copy.textContent = 'Copied';
+    setTimeout(() => (copy.textContent = 'Copy'), 1500);
+  });
+  head.append(label, copy);
+  code.parentElement?.before(head);
+  code.parentElement?.setAttribute('tabindex', '0');
+  const { highlight } = await import('./highlight');
+  const html = highlight(code.textContent ?? '', language);
+  if (html !== null) code.innerHTML = html;
+}
+
+/** The clipboard needs a secure page; on plain HTTP in a LAN the old way still works. */
+export async function copyText(text: string): Promise<void> {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const area = document.createElement('textarea');
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  document.execCommand('copy');
+  area.remove();
+}

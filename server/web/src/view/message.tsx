@@ -1,0 +1,183 @@
+// One message: its pictures, its text, how fast it came, and what can be done with it.
+import { useState } from 'preact/hooks';
+import { conversation, retry, send, showBranch, streaming } from '../state/conversations';
+import { type AnswerStats, type Message, type Picture, picturesOf, siblings, textOf } from '../state/tree';
+import { IconButton } from './icons';
+import { copyText, Markdown } from './markdown';
+import { openPicture } from './viewer';
+
+const endings: Record<string, string> = {
+  length: 'Ended at the token limit.',
+  stopped: 'Stopped.',
+  content_filter: 'Ended by a filter.',
+};
+
+export function MessageView({ message }: { message: Message }) {
+  const [editing, setEditing] = useState(false);
+  const live = streaming.value?.message === message.id;
+  return (
+    <article class={`message ${message.role}`} aria-label={message.role === 'user' ? 'You' : 'Answer'} aria-busy={live}>
+      {message.role === 'user' ? (
+        editing ? (
+          <Editor message={message} close={() => setEditing(false)} />
+        ) : (
+          <UserBody message={message} />
+        )
+      ) : (
+        <AnswerBody message={message} live={live} />
+      )}
+      {!editing && !live && <Actions message={message} edit={() => setEditing(true)} />}
+    </article>
+  );
+}
+
+function UserBody({ message }: { message: Message }) {
+  const many = picturesOf(message).length;
+  let index = 0;
+  return (
+    <div class="bubble">
+      {message.pieces.map((piece, key) =>
+        'text' in piece ? (
+          piece.text && (
+            <p key={key} class="plain">
+              {piece.text}
+            </p>
+          )
+        ) : (
+          <Thumbnail key={key} picture={piece.picture} label={many > 1 ? `Picture ${++index}` : 'Picture'} />
+        ),
+      )}
+    </div>
+  );
+}
+
+function Thumbnail({ picture, label }: { picture: Picture; label: string }) {
+  return (
+    <button
+      type="button"
+      class="thumbnail"
+      onClick={() => openPicture(picture)}
+      aria-label={`${label}: ${picture.name}. Show larger`}
+    >
+      <img src={picture.url} alt={`${label}: ${picture.name}`} />
+    </button>
+  );
+}
+
+function AnswerBody({ message, live }: { message: Message; live: boolean }) {
+  const text = textOf(message);
+  return (
+    <div class="answer">
+      {message.reasoning && (
+        <details class="reasoning" open={live && !text}>
+          <summary>{live && !text ? 'Thinking…' : 'Thoughts'}</summary>
+          <Markdown text={message.reasoning} live={live} />
+        </details>
+      )}
+      {live && !text && !message.reasoning && (
+        <span class="waiting" role="status" aria-label="Waiting for the first token" />
+      )}
+      <Markdown text={text} live={live} />
+      {message.error && (
+        <p class="error" role="alert">
+          {message.error}
+        </p>
+      )}
+      {message.finish && endings[message.finish] && <p class="ending">{endings[message.finish]}</p>}
+    </div>
+  );
+}
+
+function Editor({ message, close }: { message: Message; close: () => void }) {
+  const [text, setText] = useState(textOf(message));
+  const submit = () => {
+    close();
+    const pictures = picturesOf(message).map((picture) => ({ picture }));
+    send([...pictures, { text: text.trim() }], message.parent);
+  };
+  return (
+    <div class="editor">
+      <label class="hidden" for={`edit-${message.id}`}>
+        Edit your message
+      </label>
+      <textarea
+        id={`edit-${message.id}`}
+        value={text}
+        rows={Math.min(12, text.split('\n').length + 1)}
+        onInput={(event) => setText(event.currentTarget.value)}
+        ref={(element) => element?.focus()}
+        onKeyDown={(event) => event.key === 'Escape' && close()}
+      />
+      <div class="row end">
+        <button type="button" class="button" onClick={close}>
+          Cancel
+        </button>
+        <button
+          type="button"
+          class="button primary"
+          disabled={!text.trim() || streaming.value !== null}
+          onClick={submit}
+        >
+          Send as a new branch
+        </button>
+      </div>
+    </div>
+  );
+}
+
+function Actions({ message, edit }: { message: Message; edit: () => void }) {
+  const [copied, setCopied] = useState(false);
+  const busy = streaming.value !== null;
+  const copy = async () => {
+    await copyText(textOf(message));
+    setCopied(true);
+    setTimeout(() => setCopied(false), 1500);
+  };
+  return (
+    <div class="actions">
+      <Branches message={message} />
+      <IconButton icon={copied ? 'check' : 'copy'} label={copied ? 'Copied' : 'Copy'} onClick={copy} />
+      {message.role === 'user' && <IconButton icon="edit" label="Edit and branch" disabled={busy} onClick={edit} />}
+      {message.role === 'assistant' && (
+        <IconButton icon="retry" label="Try again" disabled={busy} onClick={() => retry(message)} />
+      )}
+      {message.stats && <Stats stats={message.stats} />}
+    </div>
+  );
+}
+
+function Branches({ message }: { message: Message }) {
+  const open = conversation.value;
+  const all = open ? siblings(open, message) : [];
+  if (all.length < 2) return null;
+  const index = all.findIndex((other) => other.id === message.id);
+  return (
+    <span class="branches">
+      <IconButton icon="left" label="Previous version" disabled={index === 0} onClick={() => showBranch(message, -1)} />
+      <span>
+        <span class="hidden">Version </span>
+        {index + 1}/{all.length}
+      </span>
+      <IconButton
+        icon="right"
+        label="Next version"
+        disabled={index === all.length - 1}
+        onClick={() => showBranch(message, 1)}
+      />
+    </span>
+  );
+}
+
+function Stats({ stats }: { stats: AnswerStats }) {
+  const parts = [
+    stats.tokensPerSecond > 0
+      ? `${stats.tokensPerSecond < 20 ? stats.tokensPerSecond.toFixed(1) : Math.round(stats.tokensPerSecond).toLocaleString('en')} tokens/s`
+      : '',
+    `first token ${stats.firstTokenMs < 1000 ? `${Math.round(stats.firstTokenMs)} ms` : `${(stats.firstTokenMs / 1000).toFixed(1)} s`}`,
+    stats.promptTokens > 0
+      ? `${stats.promptTokens.toLocaleString('en')} in${stats.cachedTokens > 0 ? ` (${stats.cachedTokens.toLocaleString('en')} cached)` : ''}`
+      : '',
+    `${stats.completionTokens.toLocaleString('en')} out`,
+  ];
+  return <span class="stats">{parts.filter(Boolean).join(' · ')}</span>;
+}
