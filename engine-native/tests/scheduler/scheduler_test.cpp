@@ -1,0 +1,271 @@
+#include "scheduler/scheduler.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
+#include <random>
+
+using namespace hearth;
+using scheduler::Limits;
+using scheduler::Place;
+using scheduler::Scheduler;
+using scheduler::Sequence;
+using scheduler::Share;
+
+namespace {
+
+Sequence sequence(uint32_t id, int prompt, uint64_t salt = 0) {
+  Sequence s;
+  s.id = id;
+  s.arrival = id;
+  s.keys.reserve(4096);
+  for (int i = 0; i < prompt; ++i) s.keys.push_back(kv::key_of_token(static_cast<int>(salt * 7919 + i)));
+  return s;
+}
+
+// Gives every drawing share one token; returns rows planned.
+int run_step(Scheduler& scheduler) {
+  int rows = 0;
+  auto plan = scheduler.plan();
+  for (const Share& share : plan) rows += share.count;
+  for (const Share& share : plan) {
+    kv::ContentKey key = 1000 + share.sequence->keys.size();
+    if (share.draws) scheduler.resolve(*share.sequence, std::span(&key, 1));
+    else scheduler.publish(*share.sequence);
+  }
+  return rows;
+}
+
+const Share* share_of(std::span<const Share> plan, const Sequence& s) {
+  for (const Share& share : plan)
+    if (share.sequence == &s) return &share;
+  return nullptr;
+}
+
+}  // namespace
+
+TEST(Scheduler, DecodesComeFirstAndPrefillGetsTheRest) {
+  kv::BlockPool pool(64, true);
+  Scheduler scheduler({4, 32, 8}, pool, 16);
+  Sequence a = sequence(1, 8, 1), b = sequence(2, 100, 2);
+  scheduler.add(a);
+  run_step(scheduler);
+  EXPECT_EQ(a.length(), 9);
+  scheduler.add(b);
+  auto plan = scheduler.plan();
+  ASSERT_EQ(plan.size(), 2u);
+  EXPECT_EQ(plan[0].sequence, &a);
+  EXPECT_EQ(plan[0].count, 1);
+  EXPECT_EQ(plan[1].count, 31);
+  EXPECT_FALSE(plan[1].draws);
+  EXPECT_TRUE(a.pending);
+}
+
+TEST(Scheduler, ShortPromptsAreNotHeldUpByLongOnes) {
+  kv::BlockPool pool(256, true);
+  Scheduler scheduler({8, 64, 8}, pool, 16);
+  Sequence longest = sequence(1, 2000, 1), little = sequence(2, 10, 2), other = sequence(3, 500, 3);
+  scheduler.add(longest);
+  scheduler.add(little);
+  scheduler.add(other);
+  auto plan = scheduler.plan();
+  EXPECT_EQ(share_of(plan, little)->count, 10);
+  EXPECT_EQ(share_of(plan, other)->count, 27);
+  EXPECT_EQ(share_of(plan, longest)->count, 27);
+}
+
+TEST(Scheduler, PriorityGoesBeforeFairness) {
+  kv::BlockPool pool(256, true);
+  Scheduler scheduler({8, 64, 8}, pool, 16);
+  Sequence low = sequence(1, 50, 1), high = sequence(2, 60, 2);
+  high.priority = 5;
+  scheduler.add(low);
+  scheduler.add(high);
+  auto plan = scheduler.plan();
+  EXPECT_EQ(share_of(plan, high)->count, 60);
+  EXPECT_EQ(share_of(plan, low)->count, 4);
+}
+
+TEST(Scheduler, AdmissionIsByBlocksAndTheHeadIsNotOvertaken) {
+  kv::BlockPool pool(10, true);
+  Scheduler scheduler({8, 64, 8}, pool, 16);
+  Sequence a = sequence(1, 100, 1), big = sequence(2, 100, 2), tiny = sequence(3, 4, 3);
+  for (Sequence* s : {&a, &big, &tiny}) scheduler.add(*s);
+  scheduler.plan();
+  EXPECT_EQ(a.place, Place::running);
+  EXPECT_EQ(big.place, Place::waiting);
+  EXPECT_EQ(tiny.place, Place::waiting);
+  scheduler.remove(a);
+  EXPECT_EQ(pool.available(), 10);
+  scheduler.plan();
+  EXPECT_EQ(big.place, Place::running);
+}
+
+TEST(Scheduler, OutOfBlocksPreemptsTheYoungestAndRecomputesIt) {
+  kv::BlockPool pool(4, true);
+  Scheduler scheduler({4, 64, 8}, pool, 16);
+  Sequence a = sequence(1, 15, 1), b = sequence(2, 15, 2);
+  scheduler.add(a);
+  scheduler.add(b);
+  int guard = 0;
+  while (scheduler.preemptions() == 0 && ++guard < 200) run_step(scheduler);
+  ASSERT_EQ(scheduler.preemptions(), 1u);
+  EXPECT_EQ(b.place, Place::waiting);
+  EXPECT_EQ(b.computed, 0);
+  int known = b.length();
+  EXPECT_EQ(a.place, Place::running);
+  scheduler.remove(a);
+  scheduler.plan();
+  EXPECT_EQ(b.place, Place::running);
+  EXPECT_EQ(b.computed, known);  // its whole text again, in one step
+  scheduler.remove(b);
+  EXPECT_EQ(pool.available(), 4);
+}
+
+TEST(Scheduler, PrefixHitsAreSkippedButOneTokenIsAlwaysComputed) {
+  kv::BlockPool pool(64, true);
+  Scheduler scheduler({4, 64, 8}, pool, 16);
+  Sequence a = sequence(1, 32, 1);
+  scheduler.add(a);
+  run_step(scheduler);
+  Sequence b = sequence(2, 32, 1);
+  scheduler.add(b);
+  auto plan = scheduler.plan();
+  EXPECT_EQ(b.cached, 16);
+  EXPECT_EQ(share_of(plan, b)->start, 16);
+  EXPECT_EQ(share_of(plan, b)->count, 16);
+  EXPECT_TRUE(share_of(plan, b)->draws);
+  EXPECT_EQ(a.blocks[0], b.blocks[0]);
+}
+
+TEST(Scheduler, WantedLogitsLimitTheChunkAndForbidReuse) {
+  kv::BlockPool pool(64, true);
+  Scheduler scheduler({4, 64, 10}, pool, 16);
+  Sequence a = sequence(1, 32, 1);
+  scheduler.add(a);
+  run_step(scheduler);
+  scheduler.remove(a);
+  Sequence scored = sequence(2, 32, 1);
+  scored.logits_end = 31;
+  scored.draws = false;
+  scheduler.add(scored);
+  auto plan = scheduler.plan();
+  EXPECT_EQ(scored.cached, 0);
+  EXPECT_EQ(share_of(plan, scored)->count, 10);
+  int rows = 10;
+  while (scored.computed < 32) rows += run_step(scheduler);
+  EXPECT_EQ(rows, 32);
+}
+
+TEST(Scheduler, HiddenAndLogitStepsAlternate) {
+  kv::BlockPool pool(64, true);
+  Scheduler scheduler({4, 8, 8}, pool, 16);
+  Sequence text = sequence(1, 40, 1), embedding = sequence(2, 40, 2);
+  embedding.hidden = true;
+  embedding.draws = false;
+  embedding.logits_begin = 39;
+  embedding.logits_end = 40;
+  scheduler.add(text);
+  scheduler.add(embedding);
+  int hidden = 0, logits = 0;
+  for (int i = 0; i < 8; ++i) {
+    auto plan = scheduler.plan();
+    for (const Share& share : plan) EXPECT_EQ(share.sequence->hidden, scheduler.plan_is_hidden());
+    (scheduler.plan_is_hidden() ? hidden : logits) += static_cast<int>(plan.size());
+  }
+  EXPECT_EQ(hidden, 4);
+  EXPECT_EQ(logits, 4);
+}
+
+TEST(Scheduler, RowsBehindAnUnreadyImageWait) {
+  kv::BlockPool pool(64, true);
+  Scheduler scheduler({4, 64, 8}, pool, 16);
+  Sequence s = sequence(1, 40, 1);
+  s.ready = 7;
+  scheduler.add(s);
+  EXPECT_EQ(share_of(scheduler.plan(), s)->count, 7);
+  EXPECT_TRUE(scheduler.plan().empty());
+  s.ready = INT_MAX;
+  EXPECT_EQ(share_of(scheduler.plan(), s)->count, 33);
+}
+
+TEST(Scheduler, DraftsTakeLeftOverRowsAndResolveCountsThem) {
+  kv::BlockPool pool(64, true);
+  Scheduler scheduler({4, 64, 8}, pool, 16);
+  Sequence s = sequence(1, 14, 1);
+  scheduler.add(s);
+  run_step(scheduler);
+  s.drafts = 5;
+  auto plan = scheduler.plan();
+  ASSERT_EQ(plan.size(), 1u);
+  EXPECT_EQ(plan[0].count, 6);
+  EXPECT_EQ(plan[0].drafts, 5);
+  EXPECT_EQ(s.blocks.size(), 2u);
+  kv::ContentKey drawn[] = {1, 2, 3};  // two drafts accepted
+  scheduler.resolve(s, drawn);
+  EXPECT_EQ(s.length(), 18);
+  EXPECT_EQ(s.computed, 17);
+  EXPECT_EQ(s.published, 1);
+}
+
+// Random arrivals, lengths, cancels and preemptions: no step over its limits, every sequence ends, every block returns,
+// and rows of a sequence are computed in order without a hole.
+TEST(Scheduler, RandomLoadKeepsEveryInvariant) {
+  for (unsigned seed = 1; seed <= 200; ++seed) {
+    std::mt19937 random(seed);
+    int blocks = 8 + random() % 40;
+    kv::BlockPool pool(blocks, random() % 4 != 0);
+    Limits limits{1 + static_cast<int>(random() % 8), 8 + static_cast<int>(random() % 60), 8};
+    Scheduler scheduler(limits, pool, 64);
+    struct Live { Sequence s; int goal; };
+    std::map<uint32_t, std::unique_ptr<Live>> live;
+    uint32_t next = 1;
+    int to_come = 20, steps = 0;
+    while ((to_come > 0 || !live.empty()) && ++steps < 20000) {
+      if (to_come > 0 && random() % 3 == 0) {
+        int room = blocks * kv::block_tokens;
+        int prompt = 1 + random() % (room / 2), made = 1 + random() % (room - prompt);
+        auto one = std::make_unique<Live>(Live{sequence(next, prompt, random() % 3), prompt + std::min(made, 40)});
+        one->s.priority = static_cast<int>(random() % 2);
+        scheduler.add(one->s);
+        live[next++] = std::move(one);
+        --to_come;
+      }
+      if (random() % 17 == 0) scheduler.preempt_youngest();
+      if (!live.empty() && random() % 23 == 0) {
+        auto at = std::next(live.begin(), random() % live.size());
+        scheduler.remove(at->second->s);
+        live.erase(at);
+      }
+      auto plan = scheduler.plan();
+      int rows = 0, drawing = 0;
+      std::vector<uint32_t> done;
+      for (const Share& share : plan) {
+        Sequence& s = *share.sequence;
+        rows += share.count;
+        drawing += share.draws;
+        ASSERT_GT(share.count, 0);
+        ASSERT_EQ(s.computed, share.start + share.count);
+        ASSERT_GE(static_cast<int>(s.blocks.size()) * kv::block_tokens, s.computed);
+        ASSERT_EQ(share.draws, s.computed == s.length() - 1 && s.pending);
+      }
+      ASSERT_LE(rows, limits.step_tokens);
+      ASSERT_LE(drawing, limits.max_logit_rows);
+      ASSERT_TRUE(!plan.empty() || live.empty() || scheduler.preemptions() > 0) << "seed " << seed;
+      for (const Share& share : plan) {
+        kv::ContentKey key = random() % 5;
+        if (share.draws) scheduler.resolve(*share.sequence, std::span(&key, 1));
+        else scheduler.publish(*share.sequence);
+        if (share.sequence->length() >= live[share.sequence->id]->goal) done.push_back(share.sequence->id);
+      }
+      for (uint32_t id : done) {
+        scheduler.remove(live[id]->s);
+        live.erase(id);
+      }
+    }
+    ASSERT_TRUE(live.empty()) << "seed " << seed;
+    ASSERT_EQ(pool.available(), blocks) << "seed " << seed;
+    ASSERT_TRUE(scheduler.idle());
+  }
+}
