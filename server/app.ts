@@ -1,0 +1,136 @@
+// buildApp: the HTTP server without a process around it. No environment, no signals, no listening.
+
+import { randomUUID } from 'node:crypto';
+import type { Socket } from 'node:net';
+import Fastify, { type FastifyBaseLogger, type FastifyError, type FastifyInstance } from 'fastify';
+import { ApiError, errors } from './errors.ts';
+import { chatCompletions } from './http/chat-completions.ts';
+import type { AppContext, HttpSettings } from './http/context.ts';
+import { isOurFault, toApiError } from './http/engine-errors.ts';
+import { health } from './http/health.ts';
+import type { Lifecycle } from './http/lifecycle.ts';
+import { Metrics } from './http/metrics.ts';
+import { models } from './http/models.ts';
+import { refuseOtherMethods } from './http/routes.ts';
+import { ClientGone } from './http/scope.ts';
+import { KeepAlive } from './http/sse.ts';
+import type { Render } from './chat/prompt.ts';
+import { EngineError } from './engine/port.ts';
+
+export interface AppDependencies {
+  lifecycle: Lifecycle;
+  settings: HttpSettings;
+  render: Render;
+  logger?: FastifyBaseLogger;
+  tls?: { cert: string; key: string };
+}
+
+/** Time in which a whole request must have arrived; answers may take as long as they like. */
+const requestArrivalMsMax = 300_000;
+/** Longer than a proxy keeps its idle connections (nginx: 60 s), or it would meet closed ones. */
+const keepAliveMs = 75_000;
+
+export async function buildApp(dependencies: AppDependencies): Promise<FastifyInstance> {
+  const { settings, lifecycle, logger, tls } = dependencies;
+  const app = Fastify({
+    ...(logger ? { loggerInstance: logger } : { logger: false }),
+    ...(tls ? { https: tls } : {}),
+    bodyLimit: settings.bodyLimitMb * 1024 * 1024,
+    trustProxy: settings.trustProxy,
+    requestTimeout: requestArrivalMsMax,
+    connectionTimeout: 0,
+    keepAliveTimeout: keepAliveMs,
+    disableRequestLogging: true,
+    forceCloseConnections: 'idle',
+    exposeHeadRoutes: true,
+    return503OnClosing: false,
+    genReqId: (request) => requestId(request.headers['x-request-id']),
+    clientErrorHandler,
+  }) as unknown as FastifyInstance;
+  const metrics = new Metrics(() => lifecycle.engineForStats());
+  const keepAlive = new KeepAlive(settings.keepAliveSeconds * 1000);
+  const context: AppContext = { ...dependencies, metrics, keepAlive };
+  app.decorate('definitions', []);
+  app.addHook('onClose', () => keepAlive.close());
+  app.addHook('onRequest', async (request, reply) => {
+    reply.header('x-request-id', request.id);
+  });
+  logRequests(app);
+  handleErrors(app, metrics, settings.bodyLimitMb * 1024 * 1024);
+  await app.register(
+    async (scope) => {
+      health(scope, context);
+      models(scope, context);
+      chatCompletions(scope, context);
+      refuseOtherMethods(scope);
+    },
+    { prefix: settings.basePath },
+  );
+  return app;
+}
+
+/** A client's id is echoed when it is short and printable. */
+function requestId(given: string | string[] | undefined): string {
+  return typeof given === 'string' && /^[\x21-\x7e]{1,128}$/.test(given) ? given : randomUUID();
+}
+
+/** One line a request: never a prompt, never a body. */
+function logRequests(app: FastifyInstance): void {
+  app.addHook('onResponse', async (request, reply) => {
+    const { method, id } = request;
+    const line = { id, method, url: request.url.split('?')[0], status: reply.statusCode, ms: Math.round(reply.elapsedTime) };
+    if (request.url.startsWith('/health') || request.url === '/metrics') request.log.debug(line, 'request');
+    else request.log.info(line, 'request');
+  });
+}
+
+function handleErrors(app: FastifyInstance, metrics: Metrics, bodyBytesMax: number): void {
+  app.setErrorHandler((error: FastifyError | ApiError, request, reply) => {
+    if (error instanceof ClientGone) {
+      reply.hijack();
+      reply.raw.destroy();
+      return;
+    }
+    const known = fromFastify(error, bodyBytesMax) ?? toApiError(error);
+    if (isOurFault(error) && known.status >= 500) request.log.error({ err: error }, 'a request failed');
+    metrics.refused(known.status, known.code);
+    return reply.status(known.status).headers(known.headers).send(known.toWire());
+  });
+  app.setNotFoundHandler((request) => {
+    throw errors.unknownUrl(request.method, request.url.split('?')[0]!);
+  });
+}
+
+/** Fastify's own errors in the words of the catalogue. */
+function fromFastify(error: FastifyError | ApiError, bodyBytesMax: number): ApiError | null {
+  if (error instanceof ApiError || error instanceof EngineError) return null;
+  switch (error.code) {
+    case 'FST_ERR_CTP_BODY_TOO_LARGE':
+      return errors.tooLarge(bodyBytesMax);
+    case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
+      return errors.unsupportedMediaType();
+    case 'FST_ERR_CTP_EMPTY_JSON_BODY':
+      return errors.invalid('The body is empty; it must be JSON.');
+    case 'FST_ERR_BAD_URL':
+    case 'FST_ERR_MAX_PARAM_LENGTH':
+      return errors.notFound('The URL cannot be read.', 'unknown_url');
+    default: {
+      const status = error.statusCode ?? 500;
+      if (status >= 500 || status < 400) return null;
+      return errors.invalid('The body is not valid JSON.');
+    }
+  }
+}
+
+/** What never became a request: broken HTTP, headers over the limit. */
+function clientErrorHandler(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy();
+  const known =
+    error.code === 'HPE_HEADER_OVERFLOW' ? errors.headersTooLarge() : errors.invalid('The request is not valid HTTP.');
+  const body = JSON.stringify(known.toWire());
+  const reason = known.status === 431 ? 'Request Header Fields Too Large' : 'Bad Request';
+  socket.end(
+    `HTTP/1.1 ${known.status} ${reason}\r\nContent-Type: application/json\r\n` +
+      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\nx-request-id: ${randomUUID()}\r\n\r\n${body}`,
+  );
+}

@@ -1,0 +1,122 @@
+// What chat completions, responses and messages have in common: from a conversation to requests, from tokens to
+// deltas. The three routes differ only in the wire on either side.
+
+import { randomUUID } from 'node:crypto';
+import { PlainParser, type OutputDelta, type OutputParser } from '../chat/output.ts';
+import { buildPrompt, type PromptInput } from '../chat/prompt.ts';
+import { TemplateError } from '../chat/templates.ts';
+import type { EngineRequest, ModelInfo, RequestUsage, TokenEvent } from '../engine/port.ts';
+import { errors } from '../errors.ts';
+import { choiceSeed } from '../openai/common.ts';
+import type { AppContext } from './context.ts';
+import { admit, type Generation, readGeneration } from './generation.ts';
+import type { RequestScope } from './scope.ts';
+
+export interface ChatTask {
+  model: ModelInfo;
+  prompt: PromptInput;
+  /** Sampling, limits and stops, in the engine's words. */
+  engine: Omit<Partial<EngineRequest>, 'model' | 'kind' | 'text' | 'literal'>;
+  choices: number;
+}
+
+export interface ChatRun {
+  generations: Generation[];
+  parserOf: () => OutputParser;
+}
+
+/** Renders the prompt and has the engine accept it. Whatever is wrong with the request is thrown from here. */
+export async function startChat(context: AppContext, task: ChatTask, scope: RequestScope): Promise<ChatRun> {
+  const { model } = task;
+  const prompt = await renderPrompt(context, model, task.prompt);
+  scope.throwIfAborted();
+  const base: EngineRequest = { ...task.engine, model: model.name, kind: 'generate', ...prompt };
+  const generations = await admit(context.lifecycle.engine(), perChoice(base, task.choices), scope, context.metrics);
+  return { generations, parserOf: () => new PlainParser() };
+}
+
+export async function renderPrompt(context: AppContext, model: ModelInfo, input: PromptInput) {
+  try {
+    return await buildPrompt(input, { ...model, imagePlaceholder: model.vision?.placeholder ?? null }, context.render);
+  } catch (error) {
+    if (!(error instanceof TemplateError)) throw error;
+    throw errors.invalid(`The model's chat template refused the messages: ${error.message}`, 'messages');
+  }
+}
+
+/** One request a choice, with seeds of their own: equal seeds would give n equal answers. */
+export function perChoice(base: EngineRequest, choices: number): EngineRequest[] {
+  if (choices === 1) return [base];
+  const seed = base.sampling?.seed ?? Math.floor(Math.random() * 2 ** 32);
+  return Array.from({ length: choices }, (_, choice) => ({
+    ...base,
+    sampling: { ...base.sampling, seed: choiceSeed(seed, choice) },
+  }));
+}
+
+export interface ChoiceSink {
+  /** `token` is null for what was held back until the end. */
+  delta(delta: OutputDelta): void;
+  token?(event: TokenEvent): void;
+}
+
+export interface ChoiceOutcome {
+  finishReason: 'stop' | 'length' | 'tool_calls';
+  /** The stop string or token that ended the text, when one did. */
+  stop: string | number | null;
+  usage: RequestUsage;
+  reasoningTokens: number;
+}
+
+/** Reads one choice to its end, giving deltas as they become certain. */
+export async function runChoice(
+  generation: Generation,
+  parser: OutputParser,
+  scope: RequestScope,
+  sink: ChoiceSink,
+): Promise<ChoiceOutcome> {
+  let reasoningTokens = 0;
+  let calls = 0;
+  const deltas: OutputDelta[] = [];
+  const flush = () => {
+    for (const delta of deltas) {
+      if (delta.type === 'call') calls++;
+      sink.delta(delta);
+    }
+    deltas.length = 0;
+  };
+  const finished = await readGeneration(generation, scope, {
+    token(event) {
+      sink.token?.(event);
+      if (parser.reasoning) reasoningTokens++;
+      if (event.text === '') return;
+      parser.push(event.text, deltas);
+      flush();
+    },
+  });
+  if (finished.text !== '') parser.push(finished.text, deltas);
+  parser.finish(deltas);
+  flush();
+  const natural = finished.reason === 'length' ? 'length' : 'stop';
+  return {
+    finishReason: calls > 0 && natural === 'stop' ? 'tool_calls' : natural,
+    stop: finished.stop,
+    usage: finished.usage,
+    reasoningTokens,
+  };
+}
+
+/** The prompt is counted once, the answers together. */
+export function sumUsage(outcomes: readonly ChoiceOutcome[]) {
+  const sum = (read: (outcome: ChoiceOutcome) => number) => outcomes.reduce((total, one) => total + read(one), 0);
+  const first = outcomes[0]!.usage;
+  return {
+    promptTokens: first.promptTokens,
+    cachedTokens: first.cachedTokens,
+    completionTokens: sum(({ usage }) => usage.completionTokens),
+    reasoningTokens: sum(({ reasoningTokens }) => reasoningTokens),
+  };
+}
+
+export const newId = (prefix: string) => `${prefix}${randomUUID().replaceAll('-', '')}`;
+export const nowSeconds = () => Math.floor(Date.now() / 1000);

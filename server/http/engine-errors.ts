@@ -1,0 +1,38 @@
+// What an engine's refusal means to a client.
+
+import { EngineError } from '../engine/port.ts';
+import { ApiError, errors } from '../errors.ts';
+import { ClientGone } from './scope.ts';
+
+const number = (value: unknown) => (typeof value === 'number' ? value : 0);
+
+export function toApiError(error: unknown): ApiError {
+  if (error instanceof ApiError) return error;
+  if (!(error instanceof EngineError)) return errors.internal();
+  switch (error.code) {
+    case 'invalid':
+      return errors.invalid(error.message);
+    case 'unsupported':
+      return errors.invalid(error.message, null, 'unsupported_value');
+    case 'not_found':
+      return errors.notFound(error.message, 'model_not_found', 'model');
+    case 'context_length_exceeded': {
+      const { prompt_tokens, context, requested } = error.detail;
+      return errors.contextLength(number(prompt_tokens), number(context), number(requested));
+    }
+    case 'busy':
+      return errors.queueFull(1);
+    case 'cancelled':
+    case 'closed':
+      return errors.shuttingDown();
+    case 'device':
+      return errors.engineDead();
+    default:
+      return errors.internal();
+  }
+}
+
+/** Whether an error is ours to log: everything that became a 500, and a dead engine. */
+export function isOurFault(error: unknown): boolean {
+  return !(error instanceof ClientGone) && toApiError(error).status >= 500 && !(error instanceof ApiError);
+}

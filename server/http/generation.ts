@@ -1,0 +1,85 @@
+// Requests to the engine: submitted together, admitted together, read to their end.
+
+import type { Engine, EngineEvent, EngineRequest, FinishedEvent, PromptTokenEvent, TokenEvent } from '../engine/port.ts';
+import type { GenerationClock, Metrics } from './metrics.ts';
+import type { RequestScope } from './scope.ts';
+
+/** How long an engine may take to say that it accepted a request before the answer's head goes out anyway. */
+const acceptanceMsMax = 10_000;
+
+export interface Generation {
+  /** The events, of which the first may have been read already. */
+  events: AsyncIterator<EngineEvent>;
+  first: Promise<IteratorResult<EngineEvent>>;
+  clock: GenerationClock;
+}
+
+/**
+ * Submits requests that belong together; all of them or none. Resolves when the engine has accepted every one, so
+ * that what it refuses can still be answered with a plain status. Throws EngineError, ApiError or ClientGone.
+ */
+export async function admit(
+  engine: Engine,
+  requests: readonly EngineRequest[],
+  scope: RequestScope,
+  metrics: Metrics,
+): Promise<Generation[]> {
+  const generations: Generation[] = [];
+  try {
+    for (const request of requests) {
+      scope.throwIfAborted();
+      const stream = await engine.submit(request);
+      scope.onAbort(() => stream.cancel());
+      const events = stream[Symbol.asyncIterator]();
+      const first = events.next();
+      first.catch(() => {}); // Awaited below or when the events are read; never unhandled in between.
+      generations.push({ events, first, clock: metrics.observe(request.model) });
+    }
+    await Promise.all(generations.map(({ first }) => acceptance(first)));
+    scope.throwIfAborted();
+    return generations;
+  } catch (error) {
+    for (const { events } of generations) void events.return?.();
+    throw error;
+  }
+}
+
+async function acceptance(first: Promise<IteratorResult<EngineEvent>>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, acceptanceMsMax);
+  });
+  try {
+    await Promise.race([first, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+export interface EventSink {
+  token(event: TokenEvent): void;
+  prompt?(event: PromptTokenEvent): void;
+  embedding?(values: Float32Array): void;
+}
+
+/** Reads one generation to its end. Throws when it fails, or the scope's reason when it was cancelled. */
+export async function readGeneration(generation: Generation, scope: RequestScope, sink: EventSink): Promise<FinishedEvent> {
+  const { events, clock } = generation;
+  for (let result = await generation.first; !result.done; result = await events.next()) {
+    const event = result.value;
+    if (event.type === 'token') {
+      clock.token();
+      sink.token(event);
+    } else if (event.type === 'finished') {
+      clock.finished(event.reason, event.usage);
+      scope.throwIfAborted();
+      return event;
+    } else if (event.type === 'prompt') {
+      sink.prompt?.(event);
+    } else if (event.type === 'embedding') {
+      sink.embedding?.(event.values);
+    }
+  }
+  scope.throwIfAborted();
+  throw new Error('the engine ended a request without a finish');
+}

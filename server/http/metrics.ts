@@ -1,0 +1,138 @@
+// Prometheus metrics under vLLM's names, so that the dashboards people have work here.
+
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { Engine, FinishReason, RequestUsage } from '../engine/port.ts';
+
+const seconds = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640];
+const interTokenSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5];
+const counts = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000];
+const labelNames = ['model_name'] as const;
+
+export class Metrics {
+  readonly registry = new Registry();
+  readonly #success = new Counter({
+    name: 'vllm:request_success_total',
+    help: 'Finished requests by reason.',
+    labelNames: ['model_name', 'finished_reason'],
+    registers: [this.registry],
+  });
+  readonly #cancelled = new Counter({
+    name: 'hearth:requests_cancelled_total',
+    help: 'Requests that were cancelled: the client left, read too slowly, or the server stopped.',
+    labelNames,
+    registers: [this.registry],
+  });
+  readonly #refused = new Counter({
+    name: 'hearth:requests_refused_total',
+    help: 'Requests answered with an error, by status and code.',
+    labelNames: ['status', 'code'],
+    registers: [this.registry],
+  });
+  readonly #firstToken = this.#histogram('vllm:time_to_first_token_seconds', 'Time to the first token.', seconds);
+  readonly #interToken = this.#histogram('vllm:inter_token_latency_seconds', 'Time between tokens.', interTokenSeconds);
+  readonly #endToEnd = this.#histogram('vllm:e2e_request_latency_seconds', 'Time of whole requests.', seconds);
+  readonly #queue = this.#histogram('vllm:request_queue_time_seconds', 'Time in the queue.', seconds);
+  readonly #prefill = this.#histogram('vllm:request_prefill_time_seconds', 'Time of prefill.', seconds);
+  readonly #decode = this.#histogram('vllm:request_decode_time_seconds', 'Time of decode.', seconds);
+  readonly #promptTokens = this.#histogram('vllm:request_prompt_tokens', 'Tokens of prompts.', counts);
+  readonly #newTokens = this.#histogram('vllm:request_generation_tokens', 'Tokens of answers.', counts);
+
+  constructor(stats: () => Engine | null) {
+    collectDefaultMetrics({ register: this.registry, eventLoopMonitoringPrecision: 10 });
+    this.#addEngineGauges(stats);
+  }
+
+  #histogram(name: string, help: string, buckets: number[]) {
+    return new Histogram({ name, help, buckets, labelNames, registers: [this.registry] });
+  }
+
+  /** Counts what the engine counts; read when the page is asked for. */
+  #addEngineGauges(stats: () => Engine | null): void {
+    const add = (name: string, help: string, read: (model: ReturnType<Engine['stats']>['models'][number]) => number) => {
+      const gauge = new Gauge({
+        name,
+        help,
+        labelNames,
+        registers: [this.registry],
+        collect: () => {
+          gauge.reset();
+          for (const model of stats()?.stats().models ?? []) gauge.set({ model_name: model.model }, read(model));
+        },
+      });
+    };
+    add('vllm:num_requests_running', 'Requests in the running batch.', (model) => model.running);
+    add('vllm:num_requests_waiting', 'Requests in the queue.', (model) => model.waiting);
+    add('vllm:kv_cache_usage_perc', 'Share of KV blocks in use, 0 to 1.', (model) =>
+      model.kvBlocksTotal ? model.kvBlocksUsed / model.kvBlocksTotal : 0,
+    );
+    add('vllm:num_preemptions_total', 'Requests that were preempted.', (model) => model.preemptions);
+    add('vllm:prompt_tokens_total', 'Prompt tokens processed.', (model) => model.promptTokens);
+    add('vllm:generation_tokens_total', 'Tokens generated.', (model) => model.generationTokens);
+    add('vllm:prefix_cache_queries_total', 'Prompt tokens looked up in the prefix cache.', (m) => m.prefixQueryTokens);
+    add('vllm:prefix_cache_hits_total', 'Prompt tokens found in the prefix cache.', (model) => model.prefixHitTokens);
+    add('vllm:mm_cache_queries_total', 'Images looked up in the embedding cache.', (model) => model.imageQueries);
+    add('vllm:mm_cache_hits_total', 'Images found in the embedding cache.', (model) => model.imageHits);
+    add('hearth:kv_blocks_cached', 'Free KV blocks that still hold a prefix.', (model) => model.kvBlocksCached);
+    add('hearth:steps_total', 'Engine steps.', (model) => model.steps);
+    const memory = new Gauge({
+      name: 'hearth:memory_bytes',
+      help: 'Memory by use.',
+      labelNames: ['what'],
+      registers: [this.registry],
+      collect: () => {
+        memory.reset();
+        for (const { what, bytes } of stats()?.stats().memory ?? []) memory.set({ what }, bytes);
+      },
+    });
+  }
+
+  /** A clock for one generation; its methods are called on the hot path. */
+  observe(model: string): GenerationClock {
+    const labels = { model_name: model };
+    return new GenerationClock(this.#firstToken.labels(labels), this.#interToken.labels(labels), (clock, reason, usage) => {
+      this.#finished(model, clock, reason, usage);
+    });
+  }
+
+  refused(status: number, code: string | null): void {
+    this.#refused.inc({ status: String(status), code: code ?? '' });
+  }
+
+  #finished(model: string, elapsedSeconds: number, reason: FinishReason, usage: RequestUsage): void {
+    const labels = { model_name: model };
+    if (reason === 'cancelled') this.#cancelled.inc(labels);
+    else this.#success.inc({ model_name: model, finished_reason: reason });
+    this.#endToEnd.observe(labels, elapsedSeconds);
+    this.#queue.observe(labels, usage.queueMs / 1000);
+    this.#prefill.observe(labels, usage.prefillMs / 1000);
+    this.#decode.observe(labels, usage.decodeMs / 1000);
+    this.#promptTokens.observe(labels, usage.promptTokens);
+    this.#newTokens.observe(labels, usage.completionTokens);
+  }
+}
+
+interface Observer {
+  observe(value: number): void;
+}
+
+export class GenerationClock {
+  readonly #start = performance.now();
+  #last = 0;
+
+  constructor(
+    readonly firstToken: Observer,
+    readonly interToken: Observer,
+    readonly onFinished: (elapsedSeconds: number, reason: FinishReason, usage: RequestUsage) => void,
+  ) {}
+
+  token(): void {
+    const now = performance.now();
+    if (this.#last === 0) this.firstToken.observe((now - this.#start) / 1000);
+    else this.interToken.observe((now - this.#last) / 1000);
+    this.#last = now;
+  }
+
+  finished(reason: FinishReason, usage: RequestUsage): void {
+    this.onFinished((performance.now() - this.#start) / 1000, reason, usage);
+  }
+}

@@ -1,0 +1,52 @@
+// How routes are added: one definition gives the handler, the 405 for other methods and the OpenAPI entry.
+
+import type { FastifyInstance, FastifyReply, FastifyRequest, HTTPMethods } from 'fastify';
+import type { z } from 'zod';
+import { errors } from '../errors.ts';
+
+export interface RouteDefinition {
+  method: 'GET' | 'POST';
+  url: string;
+  summary: string;
+  body?: z.ZodType;
+  response?: z.ZodType;
+  /** The answer is an event stream when the body says stream: true. */
+  streams?: boolean;
+  /** The answer's type when it is not JSON. */
+  responseType?: string;
+  /** Answers without a key. */
+  open?: boolean;
+  handler: (request: FastifyRequest, reply: FastifyReply) => unknown;
+}
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    definition?: RouteDefinition;
+  }
+  interface FastifyInstance {
+    definitions: RouteDefinition[];
+  }
+}
+
+export function addRoute(app: FastifyInstance, definition: RouteDefinition): void {
+  const { method, url, handler } = definition;
+  app.definitions.push(definition);
+  app.route({ method, url, handler, config: { definition } });
+}
+
+const methods: HTTPMethods[] = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'];
+
+/** Answers every other method on a known path with 405. Called once all routes are known. */
+export function refuseOtherMethods(app: FastifyInstance): void {
+  const allowed = new Map<string, string[]>();
+  for (const { method, url } of app.definitions) allowed.set(url, [...(allowed.get(url) ?? []), method]);
+  for (const [url, used] of allowed) {
+    app.route({
+      method: methods.filter((method) => !used.includes(method as string)),
+      url,
+      // The body does not matter and is not read.
+      onRequest: (request, _reply, next) => next(errors.methodNotAllowed(request.method, used.join(', '))),
+      handler: () => undefined,
+    });
+  }
+}

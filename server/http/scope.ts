@@ -1,0 +1,54 @@
+// The life of one request: ends when its answer does, when its client leaves, or when the server stops.
+
+import type { FastifyReply } from 'fastify';
+import type { ApiError } from '../errors.ts';
+import type { Abortable, Lifecycle } from './lifecycle.ts';
+
+/** Thrown inside a route whose client has gone: there is nobody to tell. */
+export class ClientGone extends Error {
+  constructor() {
+    super('the client closed the connection');
+    this.name = 'ClientGone';
+  }
+}
+
+export class RequestScope implements Abortable {
+  readonly #lifecycle: Lifecycle;
+  readonly #cancels: Array<() => void> = [];
+  #reason: ApiError | ClientGone | null = null;
+
+  constructor(lifecycle: Lifecycle, reply: FastifyReply) {
+    this.#lifecycle = lifecycle;
+    lifecycle.track(this);
+    reply.raw.once('close', () => {
+      if (!reply.raw.writableFinished) this.abort(null);
+      lifecycle.untrack(this);
+    });
+  }
+
+  /** Why the request was ended, or null while it lives. */
+  get reason(): ApiError | ClientGone | null {
+    return this.#reason;
+  }
+
+  abort(error: ApiError | null): void {
+    if (this.#reason) return;
+    this.#reason = error ?? new ClientGone();
+    for (const cancel of this.#cancels) cancel();
+  }
+
+  /** Called when the request ends early; at once when it already has. */
+  onAbort(cancel: () => void): void {
+    if (this.#reason) cancel();
+    else this.#cancels.push(cancel);
+  }
+
+  throwIfAborted(): void {
+    if (this.#reason) throw this.#reason;
+  }
+
+  /** For requests without a reply of their own (WebSocket turns). */
+  release(): void {
+    this.#lifecycle.untrack(this);
+  }
+}

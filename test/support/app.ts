@@ -1,0 +1,49 @@
+// An app over a scripted engine, ready to serve.
+
+import type { FastifyInstance } from 'fastify';
+import { TemplateRenderer } from '../../server/chat/templates.ts';
+import { settingsSchema, type Settings } from '../../server/config.ts';
+import { buildApp } from '../../server/app.ts';
+import { Lifecycle } from '../../server/http/lifecycle.ts';
+import { ScriptedEngine, type ScriptedOptions } from './scripted-engine.ts';
+
+export interface TestApp {
+  app: FastifyInstance;
+  engine: ScriptedEngine;
+  lifecycle: Lifecycle;
+  /** http://127.0.0.1:port, once `listen` was asked for. */
+  url: string;
+  close(): Promise<void>;
+}
+
+export async function testApp(
+  options: ScriptedOptions & { settings?: Partial<Settings>; listen?: boolean; loading?: boolean } = {},
+): Promise<TestApp> {
+  const engine = new ScriptedEngine(options);
+  const renderer = new TemplateRenderer({ timeoutMs: 2000 });
+  const lifecycle = new Lifecycle();
+  if (!options.loading) lifecycle.ready(engine, engine.models()[0]!.name);
+  const settings = { ...settingsSchema.parse({}), ...options.settings };
+  const app = await buildApp({ lifecycle, settings, render: (source, variables) => renderer.render(source, variables) });
+  await app.ready();
+  const url = options.listen ? await app.listen({ host: '127.0.0.1', port: 0 }) : '';
+  const close = async () => {
+    await engine.close();
+    await app.close();
+    await renderer.close();
+  };
+  return { app, engine, lifecycle, url, close };
+}
+
+export const chatBody = (extra: Record<string, unknown> = {}) => ({
+  model: 'default',
+  messages: [{ role: 'user', content: 'Hi' }],
+  ...extra,
+});
+
+/** The `data:` payloads of an event stream's text. */
+export const dataLines = (text: string) =>
+  text
+    .split('\n\n')
+    .filter((block) => block.startsWith('data: '))
+    .map((block) => block.slice(6));
