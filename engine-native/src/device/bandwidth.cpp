@@ -13,10 +13,10 @@ namespace {
 
 typedef uint64_t Vector __attribute__((vector_size(32), aligned(32)));
 constexpr size_t line_bytes = 64;
-constexpr int streams_max = 8;
 
 // Reads `streams` equal parts of [from, from + bytes) side by side; the sum keeps the loads alive.
-uint64_t read_streams(const uint8_t* from, size_t bytes, int streams) {
+template <int streams>
+uint64_t read_streams(const uint8_t* from, size_t bytes) {
   const size_t part = bytes / streams / line_bytes * line_bytes;
   Vector sum[2] = {};
   for (size_t at = 0; at < part; at += line_bytes) {
@@ -30,6 +30,10 @@ uint64_t read_streams(const uint8_t* from, size_t bytes, int streams) {
   }
   return sum[0][0] ^ sum[0][1] ^ sum[0][2] ^ sum[0][3] ^ sum[1][0] ^ sum[1][1] ^ sum[1][2] ^ sum[1][3];
 }
+
+using Reader = uint64_t (*)(const uint8_t*, size_t);
+constexpr struct { int streams; Reader read; } readers[] = {
+    {1, read_streams<1>}, {2, read_streams<2>}, {4, read_streams<4>}, {8, read_streams<8>}};
 
 double median(std::vector<double> v) {
   std::nth_element(v.begin(), v.begin() + v.size() / 2, v.end());
@@ -48,12 +52,12 @@ Result<Bandwidth> measure_cpu_read_bandwidth(Device& device, size_t bytes, doubl
   pool.parallel([&](int worker, int) { std::memset(memory + worker * share, worker + 1, share); });
   Bandwidth best{0, 0, share * pool.size()};
   std::atomic<uint64_t> sink{0};
-  for (int streams = 1; streams <= streams_max; streams *= 2) {
+  for (const auto& [streams, read] : readers) {
     std::vector<double> rates;
     const auto begin = std::chrono::steady_clock::now();
     auto last = begin;
     while (rates.size() < 3 || std::chrono::duration<double>(last - begin).count() < seconds / 4) {
-      pool.parallel([&](int worker, int) { sink += read_streams(memory + worker * share, share, streams); });
+      pool.parallel([&, read = read](int worker, int) { sink += read(memory + worker * share, share); });
       const auto now = std::chrono::steady_clock::now();
       rates.push_back(best.bytes / std::chrono::duration<double>(now - last).count() * 1e-9);
       last = now;

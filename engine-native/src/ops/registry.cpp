@@ -11,7 +11,12 @@ namespace cpu = kernels::cpu;
 namespace cuda = kernels::cuda;
 using device::DeviceKind;
 
-constexpr const LinearImplementation* cpu_linear[] = {&cpu::reference::linear};
+constexpr const LinearImplementation* cpu_linear[] = {
+#if defined(__x86_64__)
+    &cpu::avx_vnni::linear_w4_int8, &cpu::avx_vnni::linear_w8_int8,
+    &cpu::avx2::linear_w4_int8,     &cpu::avx2::linear_w8_int8,
+#endif
+    &cpu::reference::linear};
 constexpr const Implementation<EmbedSpec, EmbedParams>* cpu_embed[] = {&cpu::reference::embed};
 constexpr const Implementation<NormSpec, NormParams>* cpu_norm[] = {&cpu::reference::norm};
 constexpr const Implementation<GateSpec, GateParams>* cpu_gate[] = {&cpu::reference::gate};

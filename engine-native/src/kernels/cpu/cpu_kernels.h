@@ -21,4 +21,13 @@ extern const Kernel<ops::VisionAttentionSpec, ops::VisionAttentionParams> vision
 extern const Kernel<ops::SampleSpec, ops::SampleParams> sample;
 }  // namespace reference
 
+#if defined(__x86_64__)
+namespace avx2 {
+extern const ops::LinearImplementation linear_w4_int8, linear_w8_int8;
+}  // namespace avx2
+namespace avx_vnni {
+extern const ops::LinearImplementation linear_w4_int8, linear_w8_int8;
+}  // namespace avx_vnni
+#endif
+
 }  // namespace hearth::kernels::cpu

@@ -1,0 +1,211 @@
+// Int8 linears on AVX2: 4-bit or 8-bit weights against int8 activations, 16 outputs in two vectors.
+// Compiled twice: as it is, and with AVX-VNNI's vpdpbusd (HEARTH_AVX_VNNI).
+#pragma once
+
+#include "kernels/cpu/simd/linear.h"
+
+namespace hearth::kernels::cpu::HEARTH_ISA {
+
+// Read ahead of the stream by this much: about what DRAM delivers in its own latency. Blocks are contiguous.
+constexpr int prefetch_bytes = 1536;
+
+HEARTH_INLINE __m256i broadcast4(const int8_t* p) {
+  int32_t four;
+  std::memcpy(&four, p, 4);
+  return _mm256_set1_epi32(four);
+}
+
+// Sums of products u8 x s8. Without VNNI the sums are int16 pairs: eight steps of 4-bit weights reach at most
+// 8 * 2 * 15 * 127 = 30480, which fits; fold() turns them into int32 every 32 inputs.
+struct Sum {
+#if defined(HEARTH_AVX_VNNI)
+  HEARTH_INLINE __m256i add(__m256i sum, __m256i w, __m256i a) { return _mm256_dpbusd_avx_epi32(sum, w, a); }
+  HEARTH_INLINE __m256i fold(__m256i total, __m256i sum) { return _mm256_add_epi32(total, sum); }
+#else
+  HEARTH_INLINE __m256i add(__m256i sum, __m256i w, __m256i a) { return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, a)); }
+  HEARTH_INLINE __m256i fold(__m256i total, __m256i sum) {
+    return _mm256_add_epi32(total, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+  }
+#endif
+};
+
+// 32 inputs of R rows against 16 outputs.
+template <int R>
+HEARTH_INLINE void dot32(const uint8_t* quants, const int8_t* q, int64_t stride, __m256i (&dot)[R][2]) {
+  const __m256i low = _mm256_set1_epi8(15);
+  __m256i sum[R][2];
+  for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
+#pragma GCC unroll 4
+  for (int chunk = 0; chunk < 4; ++chunk) {
+    const __m256i w0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(quants + chunk * 64));
+    const __m256i w1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(quants + chunk * 64 + 32));
+    _mm_prefetch(reinterpret_cast<const char*>(quants + chunk * 64 + prefetch_bytes), _MM_HINT_T0);
+    const __m256i l0 = _mm256_and_si256(w0, low), l1 = _mm256_and_si256(w1, low);
+    const __m256i h0 = _mm256_and_si256(_mm256_srli_epi16(w0, 4), low), h1 = _mm256_and_si256(_mm256_srli_epi16(w1, 4), low);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const __m256i first = broadcast4(q + r * stride + chunk * 8), second = broadcast4(q + r * stride + chunk * 8 + 4);
+      sum[r][0] = Sum::add(sum[r][0], l0, first);
+      sum[r][1] = Sum::add(sum[r][1], l1, first);
+      sum[r][0] = Sum::add(sum[r][0], h0, second);
+      sum[r][1] = Sum::add(sum[r][1], h1, second);
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    dot[r][0] = Sum::fold(dot[r][0], sum[r][0]);
+    dot[r][1] = Sum::fold(dot[r][1], sum[r][1]);
+  }
+}
+
+template <int subgroups, bool symmetric>
+struct W4Int8 {
+  static constexpr int rows_max = 4;
+  int in;
+  W4Layout layout;
+
+  explicit W4Int8(const ops::LinearSpec& s) : in(s.in), layout(w4_layout(s.in, s.group, s.symmetric)) {}
+  size_t block_bytes() const { return layout.bytes; }
+
+  void tile(const uint8_t* block, const Operands& o, int rows, float* out) const {
+    if (rows == 4) rows_tile<4>(block, o, out);
+    else if (rows == 3) rows_tile<3>(block, o, out);
+    else if (rows == 2) rows_tile<2>(block, o, out);
+    else rows_tile<1>(block, o, out);
+  }
+
+  template <int R>
+  __attribute__((noinline)) void rows_tile(const uint8_t* block, const Operands& o, float* out) const {
+    const auto* scales = reinterpret_cast<const __m128i*>(block + layout.scales);
+    const auto* zeros = reinterpret_cast<const __m128i*>(block + layout.zeros);
+    const uint8_t* quants = block + layout.quants;
+    const int8_t* q = o.q;
+    const int groups = in / (32 * subgroups);
+    __m256 total[R][2];
+    for (int r = 0; r < R; ++r) total[r][0] = total[r][1] = _mm256_setzero_ps();
+    for (int g = 0; g < groups; ++g) {
+      __m256i dot[R][2];
+      for (int r = 0; r < R; ++r) dot[r][0] = dot[r][1] = _mm256_setzero_si256();
+      for (int sub = 0; sub < subgroups; ++sub, quants += 256, q += 32) dot32<R>(quants, q, o.q_stride, dot);
+      const __m256 s0 = _mm256_cvtph_ps(_mm_loadu_si128(scales + 2 * g)), s1 = _mm256_cvtph_ps(_mm_loadu_si128(scales + 2 * g + 1));
+      __m256i z0, z1;
+      if constexpr (!symmetric) {
+        const __m128i z = _mm_loadu_si128(zeros + g);
+        z0 = _mm256_cvtepu8_epi32(z);
+        z1 = _mm256_cvtepu8_epi32(_mm_srli_si128(z, 8));
+      }
+      for (int r = 0; r < R; ++r) {
+        const __m256i sum = _mm256_set1_epi32(o.sum[r * o.group_stride + g]);
+        const __m256 scale = _mm256_set1_ps(o.scale[r * o.group_stride + g]);
+        // |sum| <= 128 * 127 fits in 16 bits, so vpmaddwd multiplies it by the zero point in one step.
+        const __m256i c0 = symmetric ? sum : _mm256_madd_epi16(z0, sum), c1 = symmetric ? sum : _mm256_madd_epi16(z1, sum);
+        total[r][0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(dot[r][0], c0)), _mm256_mul_ps(s0, scale), total[r][0]);
+        total[r][1] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(dot[r][1], c1)), _mm256_mul_ps(s1, scale), total[r][1]);
+      }
+    }
+    const __m256 f0 = _mm256_loadu_ps(reinterpret_cast<const float*>(block)), f1 = _mm256_loadu_ps(reinterpret_cast<const float*>(block) + 8);
+    for (int r = 0; r < R; ++r) {
+      _mm256_storeu_ps(out + r * block_rows, _mm256_mul_ps(total[r][0], f0));
+      _mm256_storeu_ps(out + r * block_rows + 8, _mm256_mul_ps(total[r][1], f1));
+    }
+  }
+};
+
+// 8-bit weights. With VNNI: activations + 128 as the unsigned side, corrected by the sums of the weights. Without:
+// weights + 128 = 16 h + l as two 4-bit halves, so that int16 sums hold for 32 inputs, corrected by the row's sum.
+struct W8Int8 {
+  static constexpr int rows_max = 4;
+  int in;
+  W8Layout layout;
+
+  explicit W8Int8(const ops::LinearSpec& s) : in(s.in), layout(w8_layout(s.in)) {}
+  size_t block_bytes() const { return layout.bytes; }
+
+  void tile(const uint8_t* block, const Operands& o, int rows, float* out) const {
+    if (rows == 4) rows_tile<4>(block, o, out);
+    else if (rows == 3) rows_tile<3>(block, o, out);
+    else if (rows == 2) rows_tile<2>(block, o, out);
+    else rows_tile<1>(block, o, out);
+  }
+
+#if defined(HEARTH_AVX_VNNI)
+  template <int R>
+  __attribute__((noinline)) void rows_tile(const uint8_t* block, const Operands& o, float* out) const {
+    const uint8_t* quants = block + layout.quants;
+    const __m256i flip = _mm256_set1_epi8(-128);
+    __m256i dot[R][2];
+    for (int r = 0; r < R; ++r) dot[r][0] = dot[r][1] = _mm256_setzero_si256();
+    for (int i = 0; i < in; i += 4, quants += 64) {
+      const __m256i w0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(quants));
+      const __m256i w1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(quants + 32));
+      _mm_prefetch(reinterpret_cast<const char*>(quants + prefetch_bytes), _MM_HINT_T0);
+      for (int r = 0; r < R; ++r) {
+        const __m256i a = _mm256_xor_si256(broadcast4(o.q + r * o.q_stride + i), flip);
+        dot[r][0] = _mm256_dpbusd_avx_epi32(dot[r][0], a, w0);
+        dot[r][1] = _mm256_dpbusd_avx_epi32(dot[r][1], a, w1);
+      }
+    }
+    const auto* sums = reinterpret_cast<const __m256i*>(block + layout.sums);
+    for (int r = 0; r < R; ++r) {
+      for (int h = 0; h < 2; ++h) dot[r][h] = _mm256_sub_epi32(dot[r][h], _mm256_slli_epi32(_mm256_loadu_si256(sums + h), 7));
+    }
+    scale_out<R>(block, o, dot, out);
+  }
+#else
+  // 4 * steps inputs into two int16 sums each, folded into int32 at the end; steps <= 8.
+  template <int R>
+  HEARTH_INLINE void dot_steps(const uint8_t* quants, const int8_t* q, int64_t stride, int steps, __m256i (&dot)[R][2]) {
+    const __m256i low = _mm256_set1_epi8(15), flip = _mm256_set1_epi8(-128);
+    for (int h = 0; h < 2; ++h) {
+      __m256i fine[R], coarse[R];
+      for (int r = 0; r < R; ++r) fine[r] = coarse[r] = _mm256_setzero_si256();
+      for (int step = 0; step < steps; ++step) {
+        const __m256i w = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(quants + step * 64 + h * 32)), flip);
+        const __m256i l = _mm256_and_si256(w, low), c = _mm256_and_si256(_mm256_srli_epi16(w, 4), low);
+        for (int r = 0; r < R; ++r) {
+          const __m256i a = broadcast4(q + r * stride + step * 4);
+          fine[r] = _mm256_add_epi16(fine[r], _mm256_maddubs_epi16(l, a));
+          coarse[r] = _mm256_add_epi16(coarse[r], _mm256_maddubs_epi16(c, a));
+        }
+      }
+      const __m256i one = _mm256_set1_epi16(1), sixteen = _mm256_set1_epi16(16);
+      for (int r = 0; r < R; ++r) {
+        dot[r][h] = _mm256_add_epi32(dot[r][h], _mm256_add_epi32(_mm256_madd_epi16(fine[r], one), _mm256_madd_epi16(coarse[r], sixteen)));
+      }
+    }
+  }
+
+  template <int R>
+  __attribute__((noinline)) void rows_tile(const uint8_t* block, const Operands& o, float* out) const {
+    const uint8_t* quants = block + layout.quants;
+    __m256i dot[R][2];
+    for (int r = 0; r < R; ++r) dot[r][0] = dot[r][1] = _mm256_setzero_si256();
+    const int steps = (in + 3) / 4;
+    for (int step = 0; step < steps; step += 8) {
+      for (int line = 0; line < 8; ++line) {
+        _mm_prefetch(reinterpret_cast<const char*>(quants + (step + line) * 64 + prefetch_bytes), _MM_HINT_T0);
+      }
+      if (step + 8 <= steps) dot_steps<R>(quants + step * 64, o.q + step * 4, o.q_stride, 8, dot);
+      else dot_steps<R>(quants + step * 64, o.q + step * 4, o.q_stride, steps - step, dot);
+    }
+    for (int r = 0; r < R; ++r) {
+      const __m256i offset = _mm256_set1_epi32(o.sum[r * o.group_stride] * 128);
+      for (int h = 0; h < 2; ++h) dot[r][h] = _mm256_sub_epi32(dot[r][h], offset);
+    }
+    scale_out<R>(block, o, dot, out);
+  }
+#endif
+
+  template <int R>
+  HEARTH_INLINE void scale_out(const uint8_t* block, const Operands& o, const __m256i (&dot)[R][2], float* out) {
+    const auto* scales = reinterpret_cast<const float*>(block);
+    for (int r = 0; r < R; ++r) {
+      const __m256 a = _mm256_set1_ps(o.scale[r * o.group_stride]);
+      for (int h = 0; h < 2; ++h) {
+        const __m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(dot[r][h]), _mm256_mul_ps(a, _mm256_loadu_ps(scales + 8 * h)));
+        _mm256_storeu_ps(out + r * block_rows + 8 * h, v);
+      }
+    }
+  }
+};
+
+}  // namespace hearth::kernels::cpu::HEARTH_ISA

@@ -1,0 +1,10 @@
+#define HEARTH_AVX_VNNI 1
+#include "kernels/cpu/avx2/int8.h"
+
+#define HEARTH_INT8_NAME "cpu/avx-vnni"
+namespace hearth::kernels::cpu::HEARTH_ISA {
+namespace {
+const char* int8_missing(const ops::DeviceInfo& info) { return info.cpu.avx_vnni ? nullptr : "needs AVX-VNNI"; }
+}  // namespace
+}  // namespace hearth::kernels::cpu::HEARTH_ISA
+#include "kernels/cpu/simd/int8_linears.inl"

@@ -1,0 +1,218 @@
+// The frame around every blocked linear: normed and quantised rows in, bias, activation, gate and residual out.
+// A kernel supplies tile(): some rows against one block of 16 outputs.
+//
+// One parallel region a linear. A single row is prepared by every worker for itself (cheaper than a barrier); more rows
+// are shared out, with one barrier. Then each worker streams its own contiguous run of blocks, so a result never
+// depends on the number of threads.
+#pragma once
+
+#include "device/cpu_stream.h"
+#include "kernels/cpu/layouts.h"
+#include "kernels/cpu/simd/rows.h"
+
+namespace hearth::kernels::cpu::HEARTH_ISA {
+
+// Activations of a step as a kernel reads them. Exact ones in x, int8 ones in q with scale and sum of each group (or of
+// the row). For group sums, `sum` is sum(q) times 8 when the weights are symmetric: their zero point.
+struct Operands {
+  const float* x = nullptr; int64_t x_stride = 0;
+  const int8_t* q = nullptr; int64_t q_stride = 0;
+  const float* scale = nullptr; const int32_t* sum = nullptr; int64_t group_stride = 0;
+};
+
+HEARTH_INLINE Operands from_row(const Operands& all, int row) {
+  Operands o = all;
+  if (o.x != nullptr) o.x += row * o.x_stride;
+  if (o.q != nullptr) o.q += row * o.q_stride, o.scale += row * o.group_stride, o.sum += row * o.group_stride;
+  return o;
+}
+
+// Offsets of the operands in the workspace.
+struct Scratch {
+  size_t scale = 0, sum = 0, x = 0, bytes = 0;
+  int64_t q_stride = 0, group_stride = 0;
+  bool copies_x = false;  // exact rows that need norm or widening
+
+  Scratch(const ops::LinearSpec& s, int rows) {
+    const size_t r = static_cast<size_t>(rows);
+    if (s.activations == ops::ActivationFormat::exact) {
+      copies_x = s.norm != ops::NormKind::none || s.x_type != DType::f32;
+      bytes = copies_x ? aligned(r * s.in * 4) : 0;
+      return;
+    }
+    // Rows of a whole number of lines, plus one line so that equal strides do not meet in the same cache set.
+    q_stride = (s.in + 63) / 64 * 64 + 64;
+    group_stride = s.activations == ops::ActivationFormat::int8_group ? s.in / s.group : 1;
+    scale = aligned(r * q_stride);
+    sum = scale + aligned(r * group_stride * 4);
+    x = sum + aligned(r * group_stride * 4);
+    bytes = x + aligned(r * s.in * 4);
+  }
+};
+
+// Rows the workspace has room for: one a worker at least, for the unshared preparation.
+HEARTH_INLINE int scratch_rows(int rows, int workers) { return rows > workers ? rows : workers; }
+
+inline size_t linear_workspace(const ops::LinearSpec& spec, int max_rows, const ops::DeviceInfo& info) {
+  return Scratch(spec, scratch_rows(max_rows, info.threads)).bytes;
+}
+
+HEARTH_INLINE void prepare_row(const ops::LinearSpec& s, const ops::LinearParams& p, const Scratch& at, uint8_t* base, int from,
+                               int to) {
+  float* wide = reinterpret_cast<float*>(base + at.x) + static_cast<int64_t>(to) * s.in;
+  const float* x = nullptr;
+  if (s.x_type == DType::f32) {
+    x = static_cast<const float*>(p.x) + from * p.x_stride;
+  } else {
+    with_type(s.x_type, [&](auto* type) {
+      using T = std::remove_pointer_t<decltype(type)>;
+      widen_row(static_cast<const T*>(p.x) + from * p.x_stride, s.in, wide);
+    });
+    x = wide;
+  }
+  if (s.norm != ops::NormKind::none) {
+    norm_row({s.norm, s.norm_epsilon, p.norm_weight, p.norm_bias}, x, s.in, wide);
+    x = wide;
+  }
+  if (s.activations == ops::ActivationFormat::exact) return;
+  int8_t* q = reinterpret_cast<int8_t*>(base) + to * at.q_stride;
+  float* scale = reinterpret_cast<float*>(base + at.scale) + to * at.group_stride;
+  int32_t* sums = reinterpret_cast<int32_t*>(base + at.sum) + to * at.group_stride;
+  if (s.activations == ops::ActivationFormat::int8_row) {
+    const Int8Scale by = s.static_scale > 0 ? Int8Scale{s.static_scale, 1.0f / s.static_scale} : int8_scale(largest_magnitude(x, s.in));
+    scale[0] = by.scale;
+    sums[0] = quantise(x, s.in, (s.in + 63) / 64 * 64, by.inverse, q);
+    return;
+  }
+  const int zero = s.symmetric ? 8 : 1;
+  for (int g = 0; g < s.in / s.group; ++g) {
+    const Int8Scale by = int8_scale(largest_magnitude(x + g * s.group, s.group));
+    scale[g] = by.scale;
+    sums[g] = zero * quantise(x + g * s.group, s.group, s.group, by.inverse, q + g * s.group);
+  }
+}
+
+HEARTH_INLINE Operands operands_at(const ops::LinearSpec& s, const ops::LinearParams& p, const Scratch& at, const uint8_t* base) {
+  Operands o;
+  if (s.activations != ops::ActivationFormat::exact) {
+    o.q = reinterpret_cast<const int8_t*>(base);
+    o.q_stride = at.q_stride;
+    o.scale = reinterpret_cast<const float*>(base + at.scale);
+    o.sum = reinterpret_cast<const int32_t*>(base + at.sum);
+    o.group_stride = at.group_stride;
+  } else if (at.copies_x) {
+    o.x = reinterpret_cast<const float*>(base);
+    o.x_stride = s.in;
+  } else {
+    o.x = static_cast<const float*>(p.x);
+    o.x_stride = p.x_stride;
+  }
+  return o;
+}
+
+// One value of y from its sum (and the up half's), at column n.
+template <class T>
+HEARTH_INLINE void finish(const ops::LinearSpec& s, F v, F up, const float* bias, const float* up_bias, T* y, int valid) {
+  const bool whole = valid >= lanes;
+  if (bias != nullptr) v += whole ? load(bias) : load_some(bias, valid);
+  v = activate(s.activation, v);
+  if (s.gated) {
+    if (up_bias != nullptr) up += whole ? load(up_bias) : load_some(up_bias, valid);
+    v *= up;
+  }
+  if (s.residual) v += whole ? load(y) : load_some(y, valid);
+  if (whole) store(y, v);
+  else store_some(y, v, valid);
+}
+
+// `rows` rows of a tile [rows][16] (and of the up half, right behind it) to columns [column, column + 16) of y.
+HEARTH_INLINE void epilogue(const ops::LinearSpec& s, const ops::LinearParams& p, int row, int rows, int column, const float* tile,
+                            const float* up) {
+  const int width = s.gated ? s.out / 2 : s.out;
+  with_type(s.y_type, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    for (int r = 0; r < rows; ++r) {
+      T* y = static_cast<T*>(p.y) + (row + r) * p.y_stride + column;
+      for (int i = 0; i < block_rows && column + i < width; i += lanes) {
+        const float* bias = s.bias ? p.bias + column + i : nullptr;
+        finish(s, load(tile + r * block_rows + i), s.gated ? load(up + r * block_rows + i) : F{}, bias,
+               s.bias && s.gated ? bias + width : nullptr, y + i, width - column - i);
+      }
+    }
+  });
+}
+
+// Rows whose operands stay in the L2 cache while the worker's weights stream past.
+HEARTH_INLINE int panel_rows(const ops::LinearSpec& s, int tile_rows) {
+  constexpr int cache_bytes = 192 << 10;
+  const int row_bytes = s.activations == ops::ActivationFormat::exact ? 4 * s.in : s.in;
+  const int rows = cache_bytes / row_bytes / tile_rows * tile_rows;
+  return rows > tile_rows ? rows : tile_rows;
+}
+
+// Kernel: static constexpr int rows_max; a constructor from the spec; block_bytes();
+// tile(block, operands of the first row, rows <= rows_max, out[rows][16]).
+template <class Kernel>
+HEARTH_INLINE void stream_blocks(const ops::LinearSpec& s, const ops::LinearParams& p, const Operands& all, Range units) {
+  const Kernel kernel(s);
+  const int per_unit = s.gated ? 2 : 1;
+  alignas(64) float tile[2][Kernel::rows_max * block_rows];
+  const int panel = panel_rows(s, Kernel::rows_max);
+  for (int first = 0; first < p.rows; first += panel) {
+    const int last = first + panel < p.rows ? first + panel : p.rows;
+    for (int unit = units.begin; unit < units.end; ++unit) {
+      const uint8_t* block = static_cast<const uint8_t*>(p.weight) + kernel.block_bytes() * per_unit * unit;
+      for (int row = first; row < last; row += Kernel::rows_max) {
+        const int rows = last - row < Kernel::rows_max ? last - row : Kernel::rows_max;
+        const Operands o = from_row(all, row);
+        kernel.tile(block, o, rows, tile[0]);
+        if (s.gated) kernel.tile(block + kernel.block_bytes(), o, rows, tile[1]);
+        epilogue(s, p, row, rows, unit * block_rows, tile[0], tile[1]);
+      }
+    }
+  }
+}
+
+template <class Kernel>
+HEARTH_INLINE void run_blocked(const ops::LinearSpec& s, const ops::LinearParams& p, ops::Stream& stream) {
+  ThreadPool& pool = device::pool_of(stream);
+  const Scratch at(s, scratch_rows(p.rows, pool.size()));
+  auto* base = static_cast<uint8_t*>(p.workspace);
+  const bool prepared = s.activations == ops::ActivationFormat::exact && !at.copies_x;
+  const int units = block_count(s).units;
+  pool.parallel([&](int worker, int size) {
+    Operands o = operands_at(s, p, at, base);
+    if (p.rows == 1 && !prepared) {
+      prepare_row(s, p, at, base, 0, worker);
+      o = from_row(o, worker);
+    } else if (!prepared) {
+      const Range mine = share(p.rows, worker, size);
+      for (int row = mine.begin; row < mine.end; ++row) prepare_row(s, p, at, base, row, row);
+      pool.barrier();
+    }
+    stream_blocks<Kernel>(s, p, o, share(units, worker, size));
+  });
+}
+
+// What every blocked kernel can do; the rest it asks itself.
+inline const char* blocked_declines(const ops::LinearSpec& s) {
+  if (!is_float(s.x_type) || !is_float(s.y_type)) return "types are f32, f16 or bf16";
+  if (s.residual && s.y_type != DType::f32) return "residual needs f32 output";
+  return nullptr;
+}
+
+inline const char* w4_declines(const ops::LinearSpec& s, ops::ActivationFormat activations) {
+  if (s.weight != ops::WeightFormat::w4) return "for 4-bit weights";
+  if (s.activations != activations) return "for other activations";
+  if (s.group != 32 && s.group != 64 && s.group != 128) return "groups are 32, 64 or 128";
+  if (s.in % s.group != 0) return "the group must divide the width";
+  return blocked_declines(s);
+}
+
+inline const char* w8_declines(const ops::LinearSpec& s, ops::ActivationFormat activations) {
+  if (s.weight != ops::WeightFormat::w8) return "for 8-bit weights";
+  if (s.activations != activations) return "for other activations";
+  return blocked_declines(s);
+}
+
+}  // namespace hearth::kernels::cpu::HEARTH_ISA

@@ -1,0 +1,226 @@
+// Vectors of HEARTH_LANES floats, written once for every instruction set. A folder's CMake rule defines HEARTH_ISA (the
+// namespace, so that no ISA's inline code can be linked into another's) and HEARTH_LANES, and gives the compiler flags.
+// Arithmetic uses GCC's vector types; what they lack (half precision, int8, sums across lanes) is here.
+#pragma once
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "core/dtype.h"
+#include "ops/ops.h"
+
+#if !defined(HEARTH_ISA) || !defined(HEARTH_LANES)
+#error "compiled through kernels/cpu/CMakeLists.txt, which names the instruction set"
+#endif
+
+#define HEARTH_INLINE static inline __attribute__((always_inline))
+
+namespace hearth::kernels::cpu::HEARTH_ISA {
+
+constexpr int lanes = HEARTH_LANES;
+typedef float F __attribute__((vector_size(4 * HEARTH_LANES)));
+typedef int32_t I __attribute__((vector_size(4 * HEARTH_LANES)));
+typedef uint32_t U __attribute__((vector_size(4 * HEARTH_LANES)));
+typedef float LooseF __attribute__((vector_size(4 * HEARTH_LANES), aligned(4), may_alias));
+typedef int32_t LooseI __attribute__((vector_size(4 * HEARTH_LANES), aligned(1), may_alias));
+
+HEARTH_INLINE F splat(float v) { return v - F{}; }
+HEARTH_INLINE I splat(int32_t v) { return v - I{}; }
+HEARTH_INLINE F load(const float* p) { return *reinterpret_cast<const LooseF*>(p); }
+HEARTH_INLINE void store(float* p, F v) { *reinterpret_cast<LooseF*>(p) = v; }
+HEARTH_INLINE I load_i32(const void* p) { return *reinterpret_cast<const LooseI*>(p); }
+HEARTH_INLINE F to_f32(I v) { return __builtin_convertvector(v, F); }
+HEARTH_INLINE F select(I mask, F yes, F no) { return reinterpret_cast<F>((reinterpret_cast<I>(yes) & mask) | (reinterpret_cast<I>(no) & ~mask)); }
+HEARTH_INLINE F maximum(F a, F b) { return a > b ? a : b; }
+HEARTH_INLINE F minimum(F a, F b) { return a < b ? a : b; }
+HEARTH_INLINE F absolute(F v) { return reinterpret_cast<F>(reinterpret_cast<I>(v) & 0x7fffffff); }
+
+#if HEARTH_LANES == 16
+HEARTH_INLINE F load(const Half* p) { return reinterpret_cast<F>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))); }
+HEARTH_INLINE F load(const BFloat16* p) {
+  return reinterpret_cast<F>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+}
+HEARTH_INLINE F load(const int8_t* p) {
+  return reinterpret_cast<F>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))));
+}
+HEARTH_INLINE F load_u8(const uint8_t* p) {
+  return reinterpret_cast<F>(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))));
+}
+HEARTH_INLINE void store(Half* p, F v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+}
+HEARTH_INLINE void store_u16(void* p, U v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(v))); }
+HEARTH_INLINE I round_to_int(F v) { return reinterpret_cast<I>(_mm512_cvtps_epi32(reinterpret_cast<__m512>(v))); }
+HEARTH_INLINE void store(int8_t* p, I v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(v))); }
+HEARTH_INLINE float sum(F v) { return _mm512_reduce_add_ps(reinterpret_cast<__m512>(v)); }
+HEARTH_INLINE int32_t sum(I v) { return _mm512_reduce_add_epi32(reinterpret_cast<__m512i>(v)); }
+HEARTH_INLINE float largest(F v) { return _mm512_reduce_max_ps(reinterpret_cast<__m512>(v)); }
+HEARTH_INLINE bool any(I mask) { return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask)) != 0; }
+#elif HEARTH_LANES == 8
+HEARTH_INLINE F load(const Half* p) { return reinterpret_cast<F>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
+HEARTH_INLINE F load(const BFloat16* p) {
+  return reinterpret_cast<F>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+}
+HEARTH_INLINE F load(const int8_t* p) {
+  return reinterpret_cast<F>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))));
+}
+HEARTH_INLINE F load_u8(const uint8_t* p) {
+  return reinterpret_cast<F>(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))));
+}
+HEARTH_INLINE void store(Half* p, F v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+}
+// Low 16 bits of each lane, which the caller has made fit.
+HEARTH_INLINE void store_u16(void* p, U v) {
+  const __m256i x = reinterpret_cast<__m256i>(v);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
+}
+HEARTH_INLINE I round_to_int(F v) { return reinterpret_cast<I>(_mm256_cvtps_epi32(reinterpret_cast<__m256>(v))); }
+HEARTH_INLINE void store(int8_t* p, I v) {
+  const __m256i x = reinterpret_cast<__m256i>(v);
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
+}
+HEARTH_INLINE float sum(F v) {
+  const __m256 x = reinterpret_cast<__m256>(v);
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+HEARTH_INLINE int32_t sum(I v) {
+  const __m256i x = reinterpret_cast<__m256i>(v);
+  __m128i s = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+  s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
+HEARTH_INLINE float largest(F v) {
+  const __m256 x = reinterpret_cast<__m256>(v);
+  __m128 s = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+HEARTH_INLINE bool any(I mask) { return _mm256_movemask_ps(reinterpret_cast<__m256>(mask)) != 0; }
+#elif HEARTH_LANES == 4
+HEARTH_INLINE F load(const Half* p) { return reinterpret_cast<F>(vcvt_f32_f16(vld1_f16(reinterpret_cast<const __fp16*>(p)))); }
+HEARTH_INLINE F load(const BFloat16* p) { return reinterpret_cast<F>(vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p)), 16)); }
+HEARTH_INLINE F load(const int8_t* p) {
+  int32_t four;
+  std::memcpy(&four, p, 4);
+  const int16x8_t words = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
+  return reinterpret_cast<F>(vcvtq_f32_s32(vmovl_s16(vget_low_s16(words))));
+}
+HEARTH_INLINE F load_u8(const uint8_t* p) {
+  uint32_t four;
+  std::memcpy(&four, p, 4);
+  const uint16x8_t words = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four)));
+  return reinterpret_cast<F>(vcvtq_f32_u32(vmovl_u16(vget_low_u16(words))));
+}
+HEARTH_INLINE void store(Half* p, F v) { vst1_f16(reinterpret_cast<__fp16*>(p), vcvt_f16_f32(reinterpret_cast<float32x4_t>(v))); }
+HEARTH_INLINE void store_u16(void* p, U v) { vst1_u16(static_cast<uint16_t*>(p), vmovn_u32(reinterpret_cast<uint32x4_t>(v))); }
+HEARTH_INLINE I round_to_int(F v) { return reinterpret_cast<I>(vcvtnq_s32_f32(reinterpret_cast<float32x4_t>(v))); }
+HEARTH_INLINE void store(int8_t* p, I v) {
+  const int16x4_t words = vmovn_s32(reinterpret_cast<int32x4_t>(v));
+  const int8x8_t bytes = vmovn_s16(vcombine_s16(words, words));
+  vst1_lane_s32(reinterpret_cast<int32_t*>(p), vreinterpret_s32_s8(bytes), 0);
+}
+HEARTH_INLINE float sum(F v) { return vaddvq_f32(reinterpret_cast<float32x4_t>(v)); }
+HEARTH_INLINE int32_t sum(I v) { return vaddvq_s32(reinterpret_cast<int32x4_t>(v)); }
+HEARTH_INLINE float largest(F v) { return vmaxnmvq_f32(reinterpret_cast<float32x4_t>(v)); }
+HEARTH_INLINE bool any(I mask) { return vmaxvq_u32(reinterpret_cast<uint32x4_t>(mask)) != 0; }
+#endif
+
+// Round to nearest even; NaN stays NaN.
+HEARTH_INLINE void store(BFloat16* p, F v) {
+  const U u = reinterpret_cast<U>(v);
+  const U rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  const U nan = (u >> 16) | 0x40u;
+  const U is_nan = reinterpret_cast<U>((u & 0x7fffffffu) > 0x7f800000u);
+  store_u16(p, (nan & is_nan) | (rounded & ~is_nan));
+}
+
+// e^x with about 1 ulp: 2^n times a polynomial on [-ln2/2, ln2/2] (coefficients of the Taylor series). 0 below -87,
+// also for -inf; NaN is not expected.
+HEARTH_INLINE F exponential(F x) {
+  const F clamped = minimum(maximum(x, splat(-87.0f)), splat(88.0f));
+  const I n = round_to_int(clamped * 1.44269504f);
+  const F nf = to_f32(n);
+  const F r = (clamped - nf * 0.693359375f) + nf * 2.12194440e-4f;
+  F p = r * (1.0f / 5040) + (1.0f / 720);
+  p = p * r + (1.0f / 120);
+  p = p * r + (1.0f / 24);
+  p = p * r + (1.0f / 6);
+  p = p * r + 0.5f;
+  p = p * (r * r) + r + 1.0f;
+  const F scaled = p * reinterpret_cast<F>((n + 127) << 23);
+  return select(x < -87.0f, F{}, scaled);
+}
+
+// Abramowitz and Stegun 7.1.26: |error| <= 1.5e-7.
+HEARTH_INLINE F error_function(F x) {
+  const F a = absolute(x), t = 1.0f / (1.0f + 0.3275911f * a);
+  F p = t * 1.061405429f - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = (p * t + 0.254829592f) * t;
+  const F y = 1.0f - p * exponential(-a * a);
+  return select(x < 0.0f, -y, y);
+}
+
+HEARTH_INLINE F activate(ops::Activation activation, F x) {
+  switch (activation) {
+    case ops::Activation::none: return x;
+    case ops::Activation::silu: return x / (1.0f + exponential(-x));
+    case ops::Activation::gelu_tanh: {
+      // 0.5 (1 + tanh u) = 1 / (1 + e^-2u)
+      const F u = 0.7978845608028654f * (x + 0.044715f * x * x * x);
+      return x / (1.0f + exponential(-2.0f * u));
+    }
+    case ops::Activation::gelu_erf: return 0.5f * x * (1.0f + error_function(x * 0.7071067811865476f));
+    case ops::Activation::quick_gelu: return x / (1.0f + exponential(-1.702f * x));
+    case ops::Activation::relu: return maximum(x, F{});
+  }
+  return x;
+}
+
+// The first `count` (fewer than lanes) elements, the rest zero.
+template <class T>
+HEARTH_INLINE F load_some(const T* p, int count) {
+  T part[lanes] = {};
+  for (int i = 0; i < count; ++i) part[i] = p[i];
+  return load(part);
+}
+template <class T>
+HEARTH_INLINE void store_some(T* p, F v, int count) {
+  T part[lanes];
+  store(part, v);
+  for (int i = 0; i < count; ++i) p[i] = part[i];
+}
+
+// body(T*{}) with the storage type of `type`.
+template <class Body>
+HEARTH_INLINE void with_type(DType type, Body&& body) {
+  if (type == DType::f16) body(static_cast<Half*>(nullptr));
+  else if (type == DType::bf16) body(static_cast<BFloat16*>(nullptr));
+  else body(static_cast<float*>(nullptr));
+}
+
+HEARTH_INLINE bool is_float(DType type) { return type == DType::f32 || type == DType::f16 || type == DType::bf16; }
+HEARTH_INLINE size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+HEARTH_INLINE size_t bytes_of(DType type) { return type == DType::f32 ? 4 : 2; }
+
+struct Range { int begin, end; };
+// Splits [0, count) into `size` near-equal ranges; the worker's.
+HEARTH_INLINE Range share(int count, int worker, int size) {
+  return {static_cast<int>(static_cast<int64_t>(count) * worker / size),
+          static_cast<int>(static_cast<int64_t>(count) * (worker + 1) / size)};
+}
+
+}  // namespace hearth::kernels::cpu::HEARTH_ISA
