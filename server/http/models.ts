@@ -14,6 +14,9 @@ const modelSchema = z.object({
   created: z.int(),
   owned_by: z.string(),
   max_model_len: z.int().meta({ description: 'Longest prompt plus answer in tokens, as vLLM calls it.' }),
+  capabilities: z.object({ vision: z.boolean() }),
+  precision: z.string().meta({ description: 'Arithmetic of the weights, for example w4a16.' }),
+  device: z.string().meta({ description: 'Where it runs.' }),
 });
 
 export function models(app: FastifyInstance, context: AppContext): void {
@@ -24,13 +27,22 @@ export function models(app: FastifyInstance, context: AppContext): void {
     created,
     owned_by: 'hearth',
     max_model_len: model.context,
+    capabilities: { vision: model.vision !== null },
+    precision: model.precision,
+    device: model.device,
   });
   addRoute(app, {
     method: 'GET',
     url: '/v1/models',
     summary: 'Models that can be used now',
     response: z.object({ object: z.literal('list'), data: z.array(modelSchema) }),
-    handler: () => ({ object: 'list', data: context.lifecycle.engine().models().map((model) => toWire(model)) }),
+    handler: () => ({
+      object: 'list',
+      data: context.lifecycle
+        .engine()
+        .models()
+        .map((model) => toWire(model)),
+    }),
   });
   addRoute(app, {
     method: 'GET',

@@ -13,7 +13,7 @@ export interface ModelCard {
 
 interface WireModel {
   id: string;
-  context_length?: number;
+  max_model_len?: number;
   capabilities?: { vision?: boolean };
   precision?: string;
   device?: string;
@@ -31,7 +31,7 @@ export async function refreshModels(): Promise<void> {
     const body = (await (await call('v1/models')).json()) as { data: WireModel[] };
     models.value = body.data.map((model) => ({
       id: model.id,
-      context: model.context_length ?? null,
+      context: model.max_model_len ?? null,
       vision: model.capabilities?.vision ?? false,
       precision: model.precision ?? null,
       device: model.device ?? null,

@@ -6,6 +6,8 @@ import { memo } from 'preact/compat';
 import { useEffect, useRef } from 'preact/hooks';
 
 marked.use({
+  // HTML in an answer is shown as it was written, like all else a model says: it is text, not a page.
+  renderer: { html: ({ text }) => escapeHtml(text) },
   gfm: true,
   breaks: true,
   extensions: [
@@ -19,7 +21,8 @@ function mathExtension(name: string, level: 'block' | 'inline', rule: RegExp) {
   return {
     name,
     level,
-    start: (source: string) => source.search(/\$|\\\(|\\\[/),
+    // A block starts a line: else every dollar would cut a paragraph in two.
+    start: (source: string) => (level === 'block' ? source.search(/(?<=\n)(\$\$|\\\[)/) : source.search(/\$|\\\(/)),
     tokenizer(source: string) {
       const match = rule.exec(source);
       return match ? { type: name, raw: match[0], text: (match[1] ?? match[2] ?? '').trim() } : undefined;
