@@ -7,6 +7,7 @@ import { dirname, join, normalize, sep } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { HUB_URL, listFiles } from '@huggingface/hub';
+import { HubError } from './hub-error.ts';
 
 export interface PullOptions {
   /** "owner/name" on the hub. */
@@ -33,9 +34,6 @@ export interface HubFile {
   /** sha256 of large files; the hub gives none for small ones. */
   sha256: string | null;
 }
-
-/** A failure of the hub or of the download, with what to do about it. */
-export class HubError extends Error {}
 
 /** Files worth having: weights as safetensors (else llm-awq's .pt), configuration, tokenizer, templates, licences. */
 export function selectFiles(files: HubFile[]): HubFile[] {
