@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include "formats/folder.h"
+#include "formats/gguf_checkpoint.h"
 #include "formats/linear_reader.h"
 
 namespace hearth::formats {
@@ -32,7 +33,10 @@ Result<std::unique_ptr<Checkpoint>> Checkpoint::open(const std::string& path) {
   struct stat info {};
   if (::stat(path.c_str(), &info) != 0) return not_found(path + ": no such file or folder");
   if (S_ISDIR(info.st_mode)) return open_folder(path);
-  return unsupported(path + ": not a model folder");
+  if (path.ends_with(".gguf")) return open_gguf(path);
+  const size_t slash = path.rfind('/');
+  if (path.ends_with(".pt")) return open_folder(slash == std::string::npos ? "." : path.substr(0, slash), path);
+  return unsupported(path + ": give a model's folder, a .gguf file, or an llm-awq *-v2.pt beside its config.json");
 }
 
 }  // namespace hearth::formats

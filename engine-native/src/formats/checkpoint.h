@@ -14,6 +14,10 @@
 #include "core/status.h"
 #include "ops/ops.h"
 
+namespace hearth::tokenizer {
+struct GgufVocabulary;
+}
+
 namespace hearth::formats {
 
 // A tensor where it lies in the mapped file. `data` stays valid while the checkpoint is open; it may be unaligned.
@@ -52,6 +56,10 @@ struct LinearHeader {
 class Checkpoint {
  public:
   // A Hugging Face folder (safetensors, sharded or not; pytorch .pt of llm-awq), a VILA folder, a .gguf file.
+  // Names have one spelling, whatever the file's: the language model is `model.*` and `lm_head` also inside LLaVA and
+  // Qwen-VL folders, towers are `vision_tower.*` or `visual.*`, projectors `multi_modal_projector.*` or `mm_projector.*`
+  // (VILA's sub-folders get these prefixes). Lookups by any of the other spellings find the same tensor.
+  // A VILA folder's config() is the root's with `text_config`, `vision_config` and `mm_projector_config` from its parts.
   static Result<std::unique_ptr<Checkpoint>> open(const std::string& path);
   virtual ~Checkpoint() = default;
 
@@ -62,6 +70,13 @@ class Checkpoint {
   virtual const std::string& path() const = 0;
   // "float", "awq-gemm", "awq-gemv-fast", "llm-awq-v2", "gptq", "compressed-tensors", "gguf", "hearth" for messages.
   virtual std::string_view format() const = 0;
+
+  // What a person should hear when the model is loaded: weights held in another form than they are stored in.
+  virtual std::vector<std::string> notes() const { return {}; }
+
+  // The vocabulary of a GGUF file; nullptr elsewhere (a folder's tokenizer has files of its own). A chat template in the
+  // file's metadata is config()["chat_template"].
+  virtual const tokenizer::GgufVocabulary* vocabulary() const { return nullptr; }
 
   // Plain tensors by their Hugging Face name (GGUF names are translated). find: nullptr when absent.
   virtual const TensorView* find(std::string_view name) const = 0;
@@ -85,6 +100,8 @@ Result<LinearData> concatenate(std::span<LinearData> parts, const std::string& n
 // Dense weights rounded to nearest into groups: w4 asymmetric (scale = max(max-min, 1e-5)/15) or symmetric, and w8 per row.
 Result<LinearData> quantize_w4(const ops::HostLinear& dense, int group, bool symmetric);
 Result<LinearData> quantize_w8(const ops::HostLinear& dense);
+// Any linear as dense f16 or bf16 in natural input order, for what no kernel takes (act-order that cannot be gathered).
+LinearData to_dense(const LinearData& linear, ops::WeightFormat format);
 // Canonical form back to f32 [out, in]: the reference for every check.
 std::vector<float> dequantize(const ops::HostLinear& linear);
 

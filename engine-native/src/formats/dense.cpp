@@ -3,17 +3,11 @@
 #include <limits>
 
 #include "formats/linear_reader.h"
+#include "formats/packing.h"
 
 namespace hearth::formats {
 
 namespace {
-
-template <class T>
-T load_at(const std::byte* data, size_t i) {
-  T value;
-  std::memcpy(&value, data + i * sizeof(T), sizeof(T));
-  return value;
-}
 
 std::optional<ops::WeightFormat> dense_format(DType type) {
   switch (type) {
@@ -34,13 +28,13 @@ Result<std::vector<float>> to_floats(const TensorView& view) {
       if (!values.empty()) std::memcpy(values.data(), data, values.size() * sizeof(float));
       break;
     case DType::f16:
-      for (size_t i = 0; i < values.size(); i++) values[i] = to_float(load_at<Half>(data, i));
+      for (size_t i = 0; i < values.size(); i++) values[i] = to_float(load_at<Half>(data, static_cast<int64_t>(i)));
       break;
     case DType::bf16:
-      for (size_t i = 0; i < values.size(); i++) values[i] = to_float(load_at<BFloat16>(data, i));
+      for (size_t i = 0; i < values.size(); i++) values[i] = to_float(load_at<BFloat16>(data, static_cast<int64_t>(i)));
       break;
     case DType::f64:
-      for (size_t i = 0; i < values.size(); i++) values[i] = static_cast<float>(load_at<double>(data, i));
+      for (size_t i = 0; i < values.size(); i++) values[i] = static_cast<float>(load_at<double>(data, static_cast<int64_t>(i)));
       break;
     default: return corrupt(label(view) + " has type " + name_of(view.type) + ", expected a float type");
   }
@@ -130,8 +124,8 @@ LinearHeader w4_header(int64_t in, int64_t out, int64_t group, bool symmetric, b
 
 namespace {
 
-// Groups that no kernel takes (16, 48, ...): the weights as f16.
-void hold_dense(const W4Parts& parts, LinearData& linear) {
+// Groups that no kernel takes (16, 48, ...): the weights as f16, in natural order.
+void hold_dense(const W4Parts& parts, const std::vector<int32_t>& order, LinearData& linear) {
   linear.owned.resize(static_cast<size_t>(parts.in * parts.out) * sizeof(Half));
   Half* to = reinterpret_cast<Half*>(linear.owned.data());
   const auto* from = reinterpret_cast<const uint8_t*>(parts.packed.data());
@@ -141,7 +135,8 @@ void hold_dense(const W4Parts& parts, LinearData& linear) {
       const int64_t at = row * parts.in + k, group = row * groups + k / parts.group;
       const int q = (from[at / 2] >> (at % 2 * 4)) & 15;
       const int zero = parts.symmetric ? 8 : parts.zeros[static_cast<size_t>(group)];
-      to[at] = to_half(static_cast<float>(q - zero) * parts.scales[static_cast<size_t>(group)]);
+      const int64_t column = order.empty() ? k : order[static_cast<size_t>(k)];
+      to[row * parts.in + column] = to_half(static_cast<float>(q - zero) * parts.scales[static_cast<size_t>(group)]);
     }
   }
   linear.host.format = ops::WeightFormat::f16;
@@ -157,15 +152,16 @@ std::vector<T> repeat_each(const std::vector<T>& values, int64_t times) {
 
 }  // namespace
 
-LinearData w4_data(W4Parts parts, std::vector<float> bias) {
+LinearData w4_data(W4Parts parts, std::vector<float> bias, std::vector<int32_t> order) {
   LinearData linear;
   linear.bias = std::move(bias);
   linear.host.in = static_cast<int>(parts.in);
   linear.host.out = static_cast<int>(parts.out);
   const int group = canonical_group(parts.group);
   if (!group) {
-    hold_dense(parts, linear);
+    hold_dense(parts, order, linear);
   } else {
+    linear.input_order = std::move(order);
     const int64_t times = parts.group / group;
     linear.owned = std::move(parts.packed);
     linear.scales = times == 1 ? std::move(parts.scales) : repeat_each(parts.scales, times);

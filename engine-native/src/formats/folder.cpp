@@ -1,11 +1,14 @@
 #include "formats/folder.h"
 
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "formats/awq.h"
 #include "formats/json_text.h"
 #include "formats/linear_reader.h"
 #include "formats/safetensors.h"
+#include "formats/torch_file.h"
 
 namespace hearth::formats {
 
@@ -15,7 +18,7 @@ namespace {
 
 class FolderCheckpoint final : public Checkpoint {
  public:
-  explicit FolderCheckpoint(std::string path) : path_(std::move(path)) {}
+  FolderCheckpoint(std::string path, std::string torch_file) : path_(std::move(path)), torch_file_(std::move(torch_file)) {}
   Status load();
 
   const json& config() const override { return config_; }
@@ -31,8 +34,13 @@ class FolderCheckpoint final : public Checkpoint {
 
  private:
   Status load_configs();
+  Status load_vila();
+  Status load_language_model(const std::string& folder, const json& config);
+  Status choose_reader(const std::string& folder, const json& config);
+  Status check_scheme() const;
 
   std::string path_;
+  std::string torch_file_;  // the .pt named by the caller, or empty
   json config_, generation_config_;
   TensorStore store_;
   std::map<std::string, std::string> metadata_;
@@ -51,10 +59,95 @@ Status FolderCheckpoint::load_configs() {
   return Status::ok();
 }
 
+// llm-awq keeps its 4-bit weights in one `*-v2.pt`; an index beside it may name safetensors that are not there.
+Result<std::string> find_llm_awq_file(const std::string& folder) {
+  std::string found, other;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.ends_with(".pt")) continue;
+    if (!name.ends_with("v2.pt")) {
+      other = name;
+    } else if (!found.empty()) {
+      return invalid(folder + ": both " + found + " and " + name + ": name the one to load");
+    } else {
+      found = name;
+    }
+  }
+  if (found.empty() && !other.empty()) return unsupported(folder + "/" + other + ": only llm-awq's v2 layout (*-v2.pt) is read");
+  return found.empty() ? std::string() : folder + "/" + found;
+}
+
+// The weights of a language model in `folder`: llm-awq's file, or safetensors.
+Status FolderCheckpoint::load_language_model(const std::string& folder, const json& config) {
+  Result<std::string> torch_file = find_llm_awq_file(folder);
+  if (!torch_file_.empty()) torch_file = torch_file_;
+  if (torch_file && !torch_file->empty()) {
+    reader_ = make_gemv_fast_reader(0, "scaled_zeros", "llm-awq-v2");
+    return add_torch_file(store_, *torch_file);
+  }
+  const Status added = add_safetensors_folder(store_, folder, "", &metadata_);
+  if (added.code() == Code::not_found && !torch_file) return torch_file.status();
+  if (added.code() == Code::not_found && file_exists(folder + "/pytorch_model.bin")) {
+    return unsupported(folder + "/pytorch_model.bin: save the model as safetensors to load it here");
+  }
+  HEARTH_TRY(added);
+  return choose_reader(folder, config);
+}
+
+// quantization_config stands in config.json, in the text model's part of it, or in a file of its own (older writers).
+Status FolderCheckpoint::choose_reader(const std::string& folder, const json& config) {
+  const json* text = member(config, "text_config");
+  const json* quantization = member(config, "quantization_config");
+  if (!quantization && text) quantization = member(*text, "quantization_config");
+  if (quantization) {
+    HEARTH_ASSIGN(reader_, make_linear_reader(*quantization, folder + "/config.json"));
+    return Status::ok();
+  }
+  for (const auto& [name, method] : {std::pair{"/quant_config.json", "awq"}, std::pair{"/quantize_config.json", "gptq"}}) {
+    if (!file_exists(folder + name)) continue;
+    HEARTH_ASSIGN(json old, read_json(folder + name));
+    if (!old.is_object()) return corrupt(folder + name + ": not a JSON object");
+    if (string_member(old, "quant_method").empty()) old["quant_method"] = method;
+    HEARTH_ASSIGN(reader_, make_linear_reader(old, folder + name));
+    return Status::ok();
+  }
+  return Status::ok();
+}
+
+// Quantised tensors that no reader was chosen for would otherwise read as missing weights.
+Status FolderCheckpoint::check_scheme() const {
+  if (reader_) return Status::ok();
+  for (const std::string& name : store_.names()) {
+    if (!name.ends_with(".qweight") && !name.ends_with(".weight_packed")) continue;
+    return corrupt(label(*store_.find(name)) + " is quantised, but config.json has no quantization_config");
+  }
+  return Status::ok();
+}
+
+// VILA: a folder for each part, whose prefixes were stripped when it was saved.
+Status FolderCheckpoint::load_vila() {
+  for (const auto& [key, folder] : {std::pair{"text_config", "/llm"}, std::pair{"vision_config", "/vision_tower"},
+                                    std::pair{"mm_projector_config", "/mm_projector"}}) {
+    HEARTH_ASSIGN(config_[key], read_json(path_ + folder + "/config.json"));
+  }
+  HEARTH_TRY(load_language_model(path_ + "/llm", config_["text_config"]));
+  HEARTH_TRY(add_safetensors_folder(store_, path_ + "/vision_tower", "vision_tower.", nullptr));
+  HEARTH_TRY(add_safetensors_folder(store_, path_ + "/mm_projector", "mm_projector.", nullptr));
+  const std::string generation = path_ + "/llm/generation_config.json";
+  if (generation_config_.empty() && file_exists(generation)) {
+    HEARTH_ASSIGN(generation_config_, read_json(generation));
+  }
+  return Status::ok();
+}
+
 Status FolderCheckpoint::load() {
   HEARTH_TRY(load_configs());
-  HEARTH_TRY(add_safetensors_folder(store_, path_, "", &metadata_));
-  if (bool_member(config_, "tie_word_embeddings").value_or(false)) {
+  const bool vila = member(config_, "llm_cfg") && file_exists(path_ + "/llm/config.json");
+  HEARTH_TRY(vila ? load_vila() : load_language_model(path_, config_));
+  HEARTH_TRY(check_scheme());
+  const json* text = member(config_, "text_config");
+  if (bool_member(config_, "tie_word_embeddings").value_or(text && bool_member(*text, "tie_word_embeddings").value_or(false))) {
     store_.alias("model.embed_tokens.weight", "lm_head.weight");  // some writers keep the head's name for the shared table
   }
   return Status::ok();
@@ -80,15 +173,15 @@ Result<LinearData> FolderCheckpoint::linear(std::string_view module) const {
 }
 
 void FolderCheckpoint::forget(std::string_view module) const {
-  for (const char* suffix : {".weight", ".qweight", ".qzeros", ".scales", ".weight_packed", ".weight_scale"}) {
+  for (const char* suffix : {".weight", ".qweight", ".qzeros", ".scaled_zeros", ".scales", ".weight_packed", ".weight_scale"}) {
     if (const TensorView* view = store_.find(std::string(module) + suffix)) store_.forget(view->data);
   }
 }
 
 }  // namespace
 
-Result<std::unique_ptr<Checkpoint>> open_folder(const std::string& path) {
-  auto checkpoint = std::make_unique<FolderCheckpoint>(path);
+Result<std::unique_ptr<Checkpoint>> open_folder(const std::string& path, const std::string& torch_file) {
+  auto checkpoint = std::make_unique<FolderCheckpoint>(path, torch_file);
   HEARTH_TRY(checkpoint->load());
   return std::unique_ptr<Checkpoint>(std::move(checkpoint));
 }

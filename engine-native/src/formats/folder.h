@@ -8,6 +8,7 @@
 
 namespace hearth::formats {
 
-Result<std::unique_ptr<Checkpoint>> open_folder(const std::string& path);
+// `torch_file`: the llm-awq .pt to take the language model from; empty = whatever the folder holds.
+Result<std::unique_ptr<Checkpoint>> open_folder(const std::string& path, const std::string& torch_file = {});
 
 }  // namespace hearth::formats

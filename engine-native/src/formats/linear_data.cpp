@@ -203,4 +203,21 @@ std::vector<float> dequantize(const HostLinear& linear) {
   return values;
 }
 
+LinearData to_dense(const LinearData& linear, WeightFormat format) {
+  const std::vector<float> values = dequantize(linear.host);
+  const int64_t in = linear.host.in;
+  LinearData dense;
+  dense.bias = linear.bias;
+  dense.owned.resize(values.size() * 2);
+  auto* to = reinterpret_cast<uint16_t*>(dense.owned.data());
+  for (int64_t at = 0; at < static_cast<int64_t>(values.size()); at++) {
+    const int64_t column = linear.input_order.empty() ? at % in : linear.input_order[static_cast<size_t>(at % in)];
+    const float value = values[static_cast<size_t>(at)];
+    to[at / in * in + column] = format == WeightFormat::bf16 ? to_bfloat16(value).bits : to_half(value).bits;
+  }
+  dense.host = {.in = linear.host.in, .out = linear.host.out, .format = format == WeightFormat::bf16 ? format : WeightFormat::f16,
+                .group = 0, .symmetric = false, .data = dense.owned.data(), .scales = nullptr, .zeros = nullptr};
+  return dense;
+}
+
 }  // namespace hearth::formats

@@ -51,7 +51,8 @@ struct W4Parts {
 };
 // Header and data of the canonical form for the parts: w4 where a group fits, else dense f16.
 LinearHeader w4_header(int64_t in, int64_t out, int64_t group, bool symmetric, bool bias);
-LinearData w4_data(W4Parts parts, std::vector<float> bias);
+// `order` as LinearData::input_order; a dense result is put back into natural order.
+LinearData w4_data(W4Parts parts, std::vector<float> bias, std::vector<int32_t> order = {});
 // Checks sizes for the canonical form: even `in`, group divides in, both within int.
 Status check_w4_sizes(const std::string& what, int64_t in, int64_t out, int64_t group);
 
