@@ -11,17 +11,24 @@ namespace cpu = kernels::cpu;
 namespace cuda = kernels::cuda;
 using device::DeviceKind;
 
+#if defined(__x86_64__)
+#define HEARTH_X86(op) &cpu::avx2::op,
+#else
+#define HEARTH_X86(op)
+#endif
+
 constexpr const LinearImplementation* cpu_linear[] = {
 #if defined(__x86_64__)
     &cpu::avx_vnni::linear_w4_int8, &cpu::avx_vnni::linear_w8_int8,
     &cpu::avx2::linear_w4_int8,     &cpu::avx2::linear_w8_int8,
+    &cpu::avx2::linear_w4_exact,    &cpu::avx2::linear_w8_exact,    &cpu::avx2::linear_dense,
 #endif
     &cpu::reference::linear};
-constexpr const Implementation<EmbedSpec, EmbedParams>* cpu_embed[] = {&cpu::reference::embed};
-constexpr const Implementation<NormSpec, NormParams>* cpu_norm[] = {&cpu::reference::norm};
-constexpr const Implementation<GateSpec, GateParams>* cpu_gate[] = {&cpu::reference::gate};
-constexpr const Implementation<AddSpec, AddParams>* cpu_add[] = {&cpu::reference::add};
-constexpr const Implementation<GatherSpec, GatherParams>* cpu_gather[] = {&cpu::reference::gather};
+constexpr const Implementation<EmbedSpec, EmbedParams>* cpu_embed[] = {HEARTH_X86(embed) &cpu::reference::embed};
+constexpr const Implementation<NormSpec, NormParams>* cpu_norm[] = {HEARTH_X86(norm) &cpu::reference::norm};
+constexpr const Implementation<GateSpec, GateParams>* cpu_gate[] = {HEARTH_X86(gate) &cpu::reference::gate};
+constexpr const Implementation<AddSpec, AddParams>* cpu_add[] = {HEARTH_X86(add) &cpu::reference::add};
+constexpr const Implementation<GatherSpec, GatherParams>* cpu_gather[] = {HEARTH_X86(gather) &cpu::reference::gather};
 constexpr const Implementation<AttentionSpec, AttentionParams>* cpu_attention[] = {&cpu::reference::attention};
 constexpr const Implementation<VisionAttentionSpec, VisionAttentionParams>* cpu_vision_attention[] = {
     &cpu::reference::vision_attention};

@@ -23,7 +23,12 @@ extern const Kernel<ops::SampleSpec, ops::SampleParams> sample;
 
 #if defined(__x86_64__)
 namespace avx2 {
-extern const ops::LinearImplementation linear_w4_int8, linear_w8_int8;
+extern const Kernel<ops::EmbedSpec, ops::EmbedParams> embed;
+extern const Kernel<ops::NormSpec, ops::NormParams> norm;
+extern const Kernel<ops::GateSpec, ops::GateParams> gate;
+extern const Kernel<ops::AddSpec, ops::AddParams> add;
+extern const Kernel<ops::GatherSpec, ops::GatherParams> gather;
+extern const ops::LinearImplementation linear_w4_int8, linear_w8_int8, linear_w4_exact, linear_w8_exact, linear_dense;
 }  // namespace avx2
 namespace avx_vnni {
 extern const ops::LinearImplementation linear_w4_int8, linear_w8_int8;

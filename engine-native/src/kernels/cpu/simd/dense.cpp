@@ -1,0 +1,112 @@
+// Dense linears, weights as they come: [out, in] in f32, f16 or bf16. Tiles of outputs x rows with the inputs in lanes;
+// both sides are contiguous along the inputs, so nothing is packed and a tied head shares the embedding's memory.
+#include "kernels/cpu/simd/isa.h"
+#include "kernels/cpu/simd/linear.h"
+
+namespace hearth::kernels::cpu::HEARTH_ISA {
+namespace {
+
+constexpr int tile_outs = 4;
+// outputs x rows accumulators, and operands, fit the registers: 16 of AVX2, 32 of AVX-512 and NEON.
+constexpr int tile_rows = HEARTH_LANES == 8 ? 3 : 4;
+
+// tile[r][o] = x[r] . w[o] for O consecutive outputs.
+template <class T, int R, int O>
+HEARTH_INLINE void dot_tile(const T* w, int in, const float* x, int64_t stride, float* tile, int tile_stride) {
+  F total[R][O] = {};
+  int i = 0;
+  for (; i + lanes <= in; i += lanes) {
+    F a[R];
+    for (int r = 0; r < R; ++r) a[r] = load(x + r * stride + i);
+#pragma GCC unroll 4
+    for (int o = 0; o < O; ++o) {
+      const F b = load(w + static_cast<int64_t>(o) * in + i);
+      for (int r = 0; r < R; ++r) total[r][o] += a[r] * b;
+    }
+  }
+  if (i < in) {
+    for (int o = 0; o < O; ++o) {
+      const F b = load_some(w + static_cast<int64_t>(o) * in + i, in - i);
+      for (int r = 0; r < R; ++r) total[r][o] += load_some(x + r * stride + i, in - i) * b;
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int o = 0; o < O; ++o) tile[r * tile_stride + o] = sum(total[r][o]);
+  }
+}
+
+// `rows` x `outs` values, outs <= 16, to tile[rows][16].
+template <class T, int R>
+HEARTH_INLINE void dot_outs(const T* w, int in, int outs, const float* x, int64_t stride, float* tile) {
+  int o = 0;
+  for (; o + tile_outs <= outs; o += tile_outs) {
+    dot_tile<T, R, tile_outs>(w + static_cast<int64_t>(o) * in, in, x, stride, tile + o, block_rows);
+  }
+  for (; o < outs; ++o) dot_tile<T, R, 1>(w + static_cast<int64_t>(o) * in, in, x, stride, tile + o, block_rows);
+}
+
+template <class T>
+__attribute__((noinline)) void dot_block(const T* w, int in, int outs, const float* x, int64_t stride, int rows, float* tile) {
+  if (tile_rows == 4 && rows == 4) dot_outs<T, 4>(w, in, outs, x, stride, tile);
+  else if (rows == 3) dot_outs<T, 3>(w, in, outs, x, stride, tile);
+  else if (rows == 2) dot_outs<T, 2>(w, in, outs, x, stride, tile);
+  else dot_outs<T, 1>(w, in, outs, x, stride, tile);
+}
+
+template <class T>
+void run_outputs(const ops::LinearSpec& s, const ops::LinearParams& p, const Operands& all, Range outs) {
+  const int width = s.gated ? s.out / 2 : s.out;
+  const T* w = static_cast<const T*>(p.weight);
+  alignas(64) float tile[2][tile_rows * block_rows] = {};
+  const int panel = panel_rows(s, tile_rows);
+  for (int first = 0; first < p.rows; first += panel) {
+    const int last = first + panel < p.rows ? first + panel : p.rows;
+    for (int column = outs.begin * block_rows; column < outs.end * block_rows && column < width; column += block_rows) {
+      const int count = width - column < block_rows ? width - column : block_rows;
+      for (int row = first; row < last; row += tile_rows) {
+        const int rows = last - row < tile_rows ? last - row : tile_rows;
+        const float* x = all.x + row * all.x_stride;
+        dot_block(w + static_cast<int64_t>(column) * s.in, s.in, count, x, all.x_stride, rows, tile[0]);
+        if (s.gated) dot_block(w + static_cast<int64_t>(width + column) * s.in, s.in, count, x, all.x_stride, rows, tile[1]);
+        epilogue(s, p, row, rows, column, tile[0], tile[1]);
+      }
+    }
+  }
+}
+
+const char* declines(const ops::LinearSpec& s, const ops::DeviceInfo& info) {
+  if (const char* missing = isa_missing(info)) return missing;
+  if (s.weight == ops::WeightFormat::w4 || s.weight == ops::WeightFormat::w8) return "for dense weights";
+  if (s.activations != ops::ActivationFormat::exact) return "dense weights take exact activations";
+  return blocked_declines(s);
+}
+
+void run(const ops::LinearSpec& s, const ops::LinearParams& p, ops::Stream& stream) {
+  ThreadPool& pool = device::pool_of(stream);
+  const Scratch at(s, scratch_rows(p.rows, pool.size()));
+  auto* base = static_cast<uint8_t*>(p.workspace);
+  const int units = block_count(s).units;
+  pool.parallel([&](int worker, int size) {
+    Operands o = operands_at(s, p, at, base);
+    if (p.rows == 1 && at.copies_x) {
+      prepare_row(s, p, at, base, 0, worker);
+      o = from_row(o, worker);
+    } else if (at.copies_x) {
+      const Range mine = share(p.rows, worker, size);
+      for (int row = mine.begin; row < mine.end; ++row) prepare_row(s, p, at, base, row, row);
+      pool.barrier();
+    }
+    const Range outs = share(units, worker, size);
+    if (s.weight == ops::WeightFormat::f16) run_outputs<Half>(s, p, o, outs);
+    else if (s.weight == ops::WeightFormat::bf16) run_outputs<BFloat16>(s, p, o, outs);
+    else run_outputs<float>(s, p, o, outs);
+  });
+}
+
+}  // namespace
+
+extern const ops::LinearImplementation linear_dense;
+const ops::LinearImplementation linear_dense{
+    {HEARTH_ISA_NAME, declines, run, linear_workspace}, "dense", dense_packed_bytes, dense_pack, 1};
+
+}  // namespace hearth::kernels::cpu::HEARTH_ISA
