@@ -2,24 +2,28 @@
 
 import { randomUUID } from 'node:crypto';
 import type { Socket } from 'node:net';
-import Fastify, { type FastifyBaseLogger, type FastifyError, type FastifyInstance } from 'fastify';
+import Fastify, { type FastifyBaseLogger, type FastifyError, type FastifyInstance, LogController } from 'fastify';
+import type { Render } from './chat/prompt.ts';
+import { EngineError } from './engine/port.ts';
 import { ApiError, errors } from './errors.ts';
+import { guardAccess } from './http/access.ts';
 import { chatCompletions } from './http/chat-completions.ts';
 import type { AppContext, HttpSettings } from './http/context.ts';
 import { isOurFault, toApiError } from './http/engine-errors.ts';
 import { health } from './http/health.ts';
+import type { KeyRing } from './http/keys.ts';
 import type { Lifecycle } from './http/lifecycle.ts';
 import { Metrics } from './http/metrics.ts';
 import { models } from './http/models.ts';
+import { page } from './http/page.ts';
 import { refuseOtherMethods } from './http/routes.ts';
 import { ClientGone } from './http/scope.ts';
 import { KeepAlive } from './http/sse.ts';
-import type { Render } from './chat/prompt.ts';
-import { EngineError } from './engine/port.ts';
 
 export interface AppDependencies {
   lifecycle: Lifecycle;
   settings: HttpSettings;
+  keys: KeyRing;
   render: Render;
   logger?: FastifyBaseLogger;
   tls?: { cert: string; key: string };
@@ -40,7 +44,7 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
     requestTimeout: requestArrivalMsMax,
     connectionTimeout: 0,
     keepAliveTimeout: keepAliveMs,
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true }),
     forceCloseConnections: 'idle',
     exposeHeadRoutes: true,
     return503OnClosing: false,
@@ -56,12 +60,14 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
     reply.header('x-request-id', request.id);
   });
   logRequests(app);
+  await guardAccess(app, settings, dependencies.keys);
   handleErrors(app, metrics, settings.bodyLimitMb * 1024 * 1024);
   await app.register(
     async (scope) => {
       health(scope, context);
       models(scope, context);
       chatCompletions(scope, context);
+      await page(scope);
       refuseOtherMethods(scope);
     },
     { prefix: settings.basePath },
@@ -77,8 +83,13 @@ function requestId(given: string | string[] | undefined): string {
 /** One line a request: never a prompt, never a body. */
 function logRequests(app: FastifyInstance): void {
   app.addHook('onResponse', async (request, reply) => {
-    const { method, id } = request;
-    const line = { id, method, url: request.url.split('?')[0], status: reply.statusCode, ms: Math.round(reply.elapsedTime) };
+    const { method } = request;
+    const line = {
+      method,
+      url: request.url.split('?')[0],
+      status: reply.statusCode,
+      ms: Math.round(reply.elapsedTime),
+    };
     if (request.url.startsWith('/health') || request.url === '/metrics') request.log.debug(line, 'request');
     else request.log.info(line, 'request');
   });

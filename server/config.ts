@@ -27,7 +27,15 @@ function describe<T extends z.ZodType>(schema: T, section: string, help: string,
 const emptyAsAbsent = (value: unknown) => (value === '' || value === null ? undefined : value);
 
 function flag(section: string, help: string, fallback: boolean) {
-  const words: Record<string, boolean> = { true: true, 1: true, yes: true, on: true, false: false, 0: false, no: false };
+  const words: Record<string, boolean> = {
+    true: true,
+    1: true,
+    yes: true,
+    on: true,
+    false: false,
+    0: false,
+    no: false,
+  };
   const schema = z.preprocess((value) => {
     const given = emptyAsAbsent(value);
     return typeof given === 'string' ? (words[given.toLowerCase()] ?? (given === 'off' ? false : given)) : given;
@@ -47,20 +55,28 @@ function text(section: string, help: string, value: string, fallback = '') {
   return describe(z.preprocess(emptyAsAbsent, z.string().max(4096).default(fallback)), section, help, value);
 }
 
-function choice<const T extends readonly [string, ...string[]]>(section: string, help: string, values: T, fallback: T[number]) {
+function choice<const T extends readonly [string, ...string[]]>(
+  section: string,
+  help: string,
+  values: T,
+  fallback: T[number],
+) {
   const schema = z.preprocess(emptyAsAbsent, z.enum(values).default(fallback as never));
   return describe(schema, section, help, values.join('|'));
 }
 
 function list(section: string, help: string, value: string) {
-  const schema = z.preprocess((raw) => {
-    const given = emptyAsAbsent(raw);
-    if (typeof given !== 'string') return given;
-    return given
-      .split(',')
-      .map((item) => item.trim())
-      .filter(Boolean);
-  }, z.array(z.string().max(4096)).max(1000).default([]));
+  const schema = z.preprocess(
+    (raw) => {
+      const given = emptyAsAbsent(raw);
+      if (typeof given !== 'string') return given;
+      return given
+        .split(',')
+        .map((item) => item.trim())
+        .filter(Boolean);
+    },
+    z.array(z.string().max(4096)).max(1000).default([]),
+  );
   return describe(schema, section, help, value);
 }
 
@@ -216,7 +232,8 @@ function readConfigFile(path: string): Record<string, unknown> {
     throw new UsageError(`config file ${path}: ${reason}`);
   }
   if (document === null || document === undefined) return {};
-  if (typeof document !== 'object' || Array.isArray(document)) throw new UsageError(`config file ${path}: not a mapping`);
+  if (typeof document !== 'object' || Array.isArray(document))
+    throw new UsageError(`config file ${path}: not a mapping`);
   const values: Record<string, unknown> = {};
   for (const [key, value] of Object.entries(document)) {
     const name = byFlag.get(key);
@@ -252,11 +269,18 @@ export function settingsHelp(): string {
   for (const name of names) {
     const meta = settingMeta.get(shape[name])!;
     const fallback = settingsSchema.parse({})[name];
-    const shown = isSwitch(name) ? (fallback === true ? `--no-${flagOf(name)}` : `--${flagOf(name)}`) : `--${flagOf(name)} ${meta.value}`;
-    const note = isSwitch(name) || fallback === '' || (Array.isArray(fallback) && !fallback.length) ? '' : ` [${fallback}]`;
+    const shown = isSwitch(name)
+      ? fallback === true
+        ? `--no-${flagOf(name)}`
+        : `--${flagOf(name)}`
+      : `--${flagOf(name)} ${meta.value}`;
+    const note =
+      isSwitch(name) || fallback === '' || (Array.isArray(fallback) && !fallback.length) ? '' : ` [${fallback}]`;
     const help = isSwitch(name) && fallback === true ? `do not: ${meta.help}` : meta.help;
     const lines = sections.get(meta.section) ?? [];
-    lines.push(shown.length > 30 ? `  ${shown}\n${' '.repeat(34)}${help}${note}` : `  ${shown.padEnd(32)}${help}${note}`);
+    lines.push(
+      shown.length > 30 ? `  ${shown}\n${' '.repeat(34)}${help}${note}` : `  ${shown.padEnd(32)}${help}${note}`,
+    );
     sections.set(meta.section, lines);
   }
   const body = [...sections].map(([title, lines]) => `${title}:\n${lines.join('\n')}`).join('\n\n');

@@ -174,7 +174,7 @@ HEARTH_API int32_t hearth_model_info(hearth_engine *engine, uint32_t model, char
  *   "top_k":int (0 = off), "seed":int (uint32) | null, "logit_bias":[[id,bias],...],
  *   "logprobs":bool, "top_logprobs":int 0..20, "prompt_logprobs":bool,
  *   "stop":[string,...], "stop_tokens":[id,...], "include_stop":bool, "skip_special_tokens":bool (default true),
- *   "grammar":null|{"type":"json_schema"|"json_object"|"regex"|"choice"|"tools", ...},
+ *   "grammar":null|{"type":"json_schema"|"json_object"|"regex"|"choice"|"tools", "spec":any},
  *   "priority":int, "speculate":bool, "pooling":"mean"|"last", "normalize":bool, "dimensions":int}
  * Sampling fields that are absent or null take the model's defaults. *request is never 0 and not reused while live.
  * A prompt over the context is a FINISHED record with HEARTH_FINISH_ERROR and status HEARTH_TOO_LONG, since only the

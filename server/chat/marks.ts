@@ -98,7 +98,8 @@ function commonPrefix(text: string, at: number, marked: string): number {
 
 function commonSuffix(text: string, end: number, marked: string): number {
   let length = 0;
-  while (length < marked.length && length < end && same(text[end - length - 1]!, marked[marked.length - length - 1]!)) length++;
+  while (length < marked.length && length < end && same(text[end - length - 1]!, marked[marked.length - length - 1]!))
+    length++;
   return length;
 }
 

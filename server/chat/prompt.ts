@@ -125,7 +125,12 @@ function toTemplateMessage(turn: Turn, marks: Marks, wants: Wants, owner: Templa
   return message;
 }
 
-function toContent(content: Turn['content'], mark: (text: string) => string, wants: Wants, owner: TemplateOwner): unknown {
+function toContent(
+  content: Turn['content'],
+  mark: (text: string) => string,
+  wants: Wants,
+  owner: TemplateOwner,
+): unknown {
   if (content === null) return wants.nullContent ? null : wants.partsOnly ? [] : '';
   if (typeof content === 'string') return wants.partsOnly ? [{ type: 'text', text: mark(content) }] : mark(content);
   const hasImage = content.some((part) => part.type === 'image');

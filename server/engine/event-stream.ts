@@ -1,6 +1,6 @@
 // The queue between an engine that pushes events and the one reader of a request.
 
-import { type EngineError, type EngineEvent, type EngineStream } from './port.ts';
+import type { EngineError, EngineEvent, EngineStream } from './port.ts';
 
 type Waiting = { resolve: (result: IteratorResult<EngineEvent>) => void; reject: (error: unknown) => void };
 

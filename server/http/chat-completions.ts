@@ -18,7 +18,16 @@ import {
 } from '../openai/chat.ts';
 import { defined, toSampling, toUsage } from '../openai/common.ts';
 import { parseBody } from './body.ts';
-import { type ChatRun, type ChatTask, type ChoiceOutcome, newId, nowSeconds, runChoice, startChat, sumUsage } from './chat-core.ts';
+import {
+  type ChatRun,
+  type ChatTask,
+  type ChoiceOutcome,
+  newId,
+  nowSeconds,
+  runChoice,
+  startChat,
+  sumUsage,
+} from './chat-core.ts';
 import type { AppContext } from './context.ts';
 import { addRoute } from './routes.ts';
 import { RequestScope } from './scope.ts';
@@ -112,10 +121,19 @@ function toTurn(message: ChatMessage): Turn {
 async function collect(run: ChatRun, body: ChatRequest, envelope: Envelope, scope: RequestScope) {
   const choices = await Promise.all(run.generations.map((generation) => collectChoice(run, generation, body, scope)));
   const usage = toUsage(sumUsage(choices.map(({ outcome }) => outcome)));
-  return toChatCompletion(envelope, choices.map(({ choice }) => choice), usage);
+  return toChatCompletion(
+    envelope,
+    choices.map(({ choice }) => choice),
+    usage,
+  );
 }
 
-async function collectChoice(run: ChatRun, generation: ChatRun['generations'][number], body: ChatRequest, scope: RequestScope) {
+async function collectChoice(
+  run: ChatRun,
+  generation: ChatRun['generations'][number],
+  body: ChatRequest,
+  scope: RequestScope,
+) {
   const choice: ChatChoice = { content: '', reasoning: '', toolCalls: [], logprobs: null, finishReason: 'stop' };
   const entries: LogprobEntry[] = [];
   const outcome = await runChoice(generation, run.parserOf(), scope, {
@@ -140,7 +158,13 @@ function pushLogprob(entries: LogprobEntry[], event: TokenEvent): void {
 
 // ---- Streamed -------------------------------------------------------------------------------------------------
 
-async function writeChunks(stream: SseStream, run: ChatRun, body: ChatRequest, envelope: Envelope, scope: RequestScope) {
+async function writeChunks(
+  stream: SseStream,
+  run: ChatRun,
+  body: ChatRequest,
+  envelope: Envelope,
+  scope: RequestScope,
+) {
   const { head, tail } = chunkEnvelope(envelope);
   const withUsage = body.stream_options?.include_usage === true;
   const close = withUsage ? `${tail.slice(0, -1)},"usage":null}` : tail;
@@ -217,7 +241,12 @@ function deltaJson(delta: OutputDelta): string {
       return `{"reasoning_content":${text},"reasoning":${text}}`;
     }
     case 'call': {
-      const call = { index: delta.index, id: delta.id, type: 'function', function: { name: delta.name, arguments: '' } };
+      const call = {
+        index: delta.index,
+        id: delta.id,
+        type: 'function',
+        function: { name: delta.name, arguments: '' },
+      };
       return JSON.stringify({ tool_calls: [call] });
     }
     case 'arguments':

@@ -2,7 +2,7 @@
 // deltas. The three routes differ only in the wire on either side.
 
 import { randomUUID } from 'node:crypto';
-import { PlainParser, type OutputDelta, type OutputParser } from '../chat/output.ts';
+import { type OutputDelta, type OutputParser, PlainParser } from '../chat/output.ts';
 import { buildPrompt, type PromptInput } from '../chat/prompt.ts';
 import { TemplateError } from '../chat/templates.ts';
 import type { EngineRequest, ModelInfo, RequestUsage, TokenEvent } from '../engine/port.ts';

@@ -14,7 +14,6 @@ export interface HttpSettings {
   maxChoices: number;
   keepAliveSeconds: number;
   heartbeatSeconds: number;
-  auth: boolean;
   allowedHosts: readonly string[];
   corsOrigins: readonly string[];
 }

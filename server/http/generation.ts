@@ -1,6 +1,13 @@
 // Requests to the engine: submitted together, admitted together, read to their end.
 
-import type { Engine, EngineEvent, EngineRequest, FinishedEvent, PromptTokenEvent, TokenEvent } from '../engine/port.ts';
+import type {
+  Engine,
+  EngineEvent,
+  EngineRequest,
+  FinishedEvent,
+  PromptTokenEvent,
+  TokenEvent,
+} from '../engine/port.ts';
 import type { GenerationClock, Metrics } from './metrics.ts';
 import type { RequestScope } from './scope.ts';
 
@@ -63,7 +70,11 @@ export interface EventSink {
 }
 
 /** Reads one generation to its end. Throws when it fails, or the scope's reason when it was cancelled. */
-export async function readGeneration(generation: Generation, scope: RequestScope, sink: EventSink): Promise<FinishedEvent> {
+export async function readGeneration(
+  generation: Generation,
+  scope: RequestScope,
+  sink: EventSink,
+): Promise<FinishedEvent> {
   const { events, clock } = generation;
   for (let result = await generation.first; !result.done; result = await events.next()) {
     const event = result.value;

@@ -3,7 +3,9 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Engine, FinishReason, RequestUsage } from '../engine/port.ts';
 
-const seconds = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640];
+const seconds = [
+  0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640,
+];
 const interTokenSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5];
 const counts = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000];
 const labelNames = ['model_name'] as const;
@@ -48,7 +50,11 @@ export class Metrics {
 
   /** Counts what the engine counts; read when the page is asked for. */
   #addEngineGauges(stats: () => Engine | null): void {
-    const add = (name: string, help: string, read: (model: ReturnType<Engine['stats']>['models'][number]) => number) => {
+    const add = (
+      name: string,
+      help: string,
+      read: (model: ReturnType<Engine['stats']>['models'][number]) => number,
+    ) => {
       const gauge = new Gauge({
         name,
         help,
@@ -89,9 +95,13 @@ export class Metrics {
   /** A clock for one generation; its methods are called on the hot path. */
   observe(model: string): GenerationClock {
     const labels = { model_name: model };
-    return new GenerationClock(this.#firstToken.labels(labels), this.#interToken.labels(labels), (clock, reason, usage) => {
-      this.#finished(model, clock, reason, usage);
-    });
+    return new GenerationClock(
+      this.#firstToken.labels(labels),
+      this.#interToken.labels(labels),
+      (clock, reason, usage) => {
+        this.#finished(model, clock, reason, usage);
+      },
+    );
   }
 
   refused(status: number, code: string | null): void {

@@ -14,7 +14,9 @@ import {
 import { ignored, optional } from './validation.ts';
 
 const textMax = 64 * 1024 * 1024;
-const nameSchema = z.string().regex(/^[^\s<|\\/>]{1,64}$/, 'must be 1 to 64 characters without spaces, <, |, \\, / or >');
+const nameSchema = z
+  .string()
+  .regex(/^[^\s<|\\/>]{1,64}$/, 'must be 1 to 64 characters without spaces, <, |, \\, / or >');
 const functionNameSchema = z.string().regex(/^[a-zA-Z0-9_.-]{1,64}$/, 'must be 1 to 64 letters, digits, _, . or -');
 
 const textPartSchema = z.strictObject({ type: z.literal('text'), text: z.string().max(textMax) });
@@ -30,11 +32,23 @@ const imagePartSchema = z.strictObject({
 const unionError = { error: 'must be a string or an array of content parts' };
 const textContent = z.union([z.string().max(textMax), z.array(textPartSchema).min(1).max(4096)], unionError);
 const userContent = z.union(
-  [z.string().max(textMax), z.array(z.discriminatedUnion('type', [textPartSchema, imagePartSchema])).min(1).max(4096)],
+  [
+    z.string().max(textMax),
+    z
+      .array(z.discriminatedUnion('type', [textPartSchema, imagePartSchema]))
+      .min(1)
+      .max(4096),
+  ],
   unionError,
 );
 const assistantContent = z.union(
-  [z.string().max(textMax), z.array(z.discriminatedUnion('type', [textPartSchema, refusalPartSchema])).min(1).max(4096)],
+  [
+    z.string().max(textMax),
+    z
+      .array(z.discriminatedUnion('type', [textPartSchema, refusalPartSchema]))
+      .min(1)
+      .max(4096),
+  ],
   unionError,
 );
 
@@ -46,7 +60,8 @@ const toolCallSchema = z.strictObject({
 });
 
 const name = optional(nameSchema);
-const plainMessage = <R extends string>(role: R) => z.strictObject({ role: z.literal(role), content: textContent, name });
+const plainMessage = <R extends string>(role: R) =>
+  z.strictObject({ role: z.literal(role), content: textContent, name });
 
 const assistantMessage = z
   .strictObject({
@@ -224,7 +239,11 @@ export interface ChatChoice {
   finishReason: ChatFinishReason;
 }
 
-export function toChatCompletion(envelope: Envelope, choices: readonly ChatChoice[], usage: ReturnType<typeof toUsage>) {
+export function toChatCompletion(
+  envelope: Envelope,
+  choices: readonly ChatChoice[],
+  usage: ReturnType<typeof toUsage>,
+) {
   return {
     id: envelope.id,
     object: 'chat.completion' as const,

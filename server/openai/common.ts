@@ -21,7 +21,9 @@ export const samplingFields = {
   frequency_penalty: optional(z.number().min(-2).max(2)),
   presence_penalty: optional(z.number().min(-2).max(2)),
   seed: optional(z.int().min(Number.MIN_SAFE_INTEGER).max(Number.MAX_SAFE_INTEGER)),
-  logit_bias: optional(z.record(z.string().regex(/^\d{1,10}$/, 'keys must be token ids'), z.number().min(-100).max(100))),
+  logit_bias: optional(
+    z.record(z.string().regex(/^\d{1,10}$/, 'keys must be token ids'), z.number().min(-100).max(100)),
+  ),
   min_tokens: optional(z.int().min(0).max(int32Max)),
   ignore_eos: optional(z.boolean()),
   stop: optional(

@@ -1,6 +1,6 @@
 // From a JSON body to a typed request, or to the first problems in words. Pure: knows zod, nothing of HTTP.
 
-import { z } from 'zod';
+import type { z } from 'zod';
 
 /** Optional on the wire, where null means absent. */
 export function optional<T extends z.ZodType>(schema: T) {
@@ -85,7 +85,8 @@ function problemOf(error: z.ZodError): Problem {
 
 /** The most telling issue inside a union: that of the branch which got furthest. */
 function deepest(issue: z.core.$ZodIssue): { path: PropertyKey[]; message: string } {
-  if (issue.code !== 'invalid_union' || issue.errors.length === 0) return { path: [...issue.path], message: issue.message };
+  if (issue.code !== 'invalid_union' || issue.errors.length === 0)
+    return { path: [...issue.path], message: issue.message };
   const inner = issue.errors
     .flatMap((branch) => branch.slice(0, 1).map(deepest))
     .sort((a, b) => b.path.length - a.path.length)[0];

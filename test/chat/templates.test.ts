@@ -93,7 +93,8 @@ describe('the 36 cases of llama.cpp', () => {
       if (one.jinja2_error) return expect(prompt(one.chat_template, data)).rejects.toThrow(TemplateError);
       const { text, typed } = await prompt(one.chat_template, data);
       expect(text).toBe(one.jinja2_render ?? one.expected_llama_cpp_jinja);
-      for (const { content } of one.messages) if (text.includes(content.trim())) expect(typed).toContain(content.trim());
+      for (const { content } of one.messages)
+        if (text.includes(content.trim())) expect(typed).toContain(content.trim());
     });
   }
 });
@@ -131,7 +132,9 @@ describe('marks', () => {
 
   it('leave empty and blank texts alone', async () => {
     expect(await typedBy("[{{ messages[0].content }}]{{ 'empty' if not messages[0].content }}", '')).toEqual([]);
-    expect((await prompt('[{{ messages[0].content }}]', { messages: [{ role: 'user', content: ' \n' }] })).text).toBe('[ \n]');
+    expect((await prompt('[{{ messages[0].content }}]', { messages: [{ role: 'user', content: ' \n' }] })).text).toBe(
+      '[ \n]',
+    );
   });
 });
 
@@ -147,7 +150,8 @@ describe('the renderer', () => {
 
   it('survives a template that eats memory', async () => {
     const own = new TemplateRenderer({ timeoutMs: 20_000 });
-    const bomb = "{% set ns = namespace(a='x' * 1000) %}{% for i in range(40) %}{% set ns.a = ns.a + ns.a %}{% endfor %}{{ ns.a }}";
+    const bomb =
+      "{% set ns = namespace(a='x' * 1000) %}{% for i in range(40) %}{% set ns.a = ns.a + ns.a %}{% endfor %}{{ ns.a }}";
     await expect(own.render(bomb, {})).rejects.toThrow(TemplateError);
     expect(await own.render('ok', {})).toBe('ok');
     await own.close();

@@ -21,7 +21,9 @@ describe('POST /v1/chat/completions', () => {
 
   it('streams it', async () => {
     current = await testApp();
-    const response = await supertest(current.app.server).post('/v1/chat/completions').send(chatBody({ stream: true }));
+    const response = await supertest(current.app.server)
+      .post('/v1/chat/completions')
+      .send(chatBody({ stream: true }));
     const events = dataLines(response.text);
     expect(events.at(-1)).toBe('[DONE]');
     const text = events.slice(0, -1).map((event) => JSON.parse(event).choices[0].delta.content ?? '');

@@ -1,9 +1,10 @@
 // An app over a scripted engine, ready to serve.
 
 import type { FastifyInstance } from 'fastify';
-import { TemplateRenderer } from '../../server/chat/templates.ts';
-import { settingsSchema, type Settings } from '../../server/config.ts';
 import { buildApp } from '../../server/app.ts';
+import { TemplateRenderer } from '../../server/chat/templates.ts';
+import { type Settings, settingsSchema } from '../../server/config.ts';
+import { KeyRing } from '../../server/http/keys.ts';
 import { Lifecycle } from '../../server/http/lifecycle.ts';
 import { ScriptedEngine, type ScriptedOptions } from './scripted-engine.ts';
 
@@ -24,7 +25,9 @@ export async function testApp(
   const lifecycle = new Lifecycle();
   if (!options.loading) lifecycle.ready(engine, engine.models()[0]!.name);
   const settings = { ...settingsSchema.parse({}), ...options.settings };
-  const app = await buildApp({ lifecycle, settings, render: (source, variables) => renderer.render(source, variables) });
+  const keys = new KeyRing(settings.apiKey, settings.apiKeyFile);
+  const render = (source: string, variables: Record<string, unknown>) => renderer.render(source, variables);
+  const app = await buildApp({ lifecycle, settings, keys, render });
   await app.ready();
   const url = options.listen ? await app.listen({ host: '127.0.0.1', port: 0 }) : '';
   const close = async () => {

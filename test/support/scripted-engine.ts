@@ -184,7 +184,11 @@ export class ScriptedEngine implements Engine {
   }
 }
 
-function logprobsOf(request: EngineRequest, id: number, text: string): { logprob?: TokenLogprob; top?: TokenLogprob[] } {
+function logprobsOf(
+  request: EngineRequest,
+  id: number,
+  text: string,
+): { logprob?: TokenLogprob; top?: TokenLogprob[] } {
   if (!request.logprobs) return {};
   const logprob = { token: id, logprob: -0.25, bytes: encoder.encode(text) };
   const top = Array.from({ length: request.topLogprobs ?? 0 }, (_, rank) => ({ ...logprob, logprob: -0.25 - rank }));

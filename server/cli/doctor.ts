@@ -1,0 +1,70 @@
+// hearth doctor: what the engine found on this machine, as a table or as it is (--json).
+
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { UsageError } from '../config.ts';
+import { doctor } from '../engine/native/engine.ts';
+
+const library = fileURLToPath(new URL('../../engine-native/build/libhearth.so', import.meta.url));
+
+const help = `hearth doctor [--json] [--device auto|cpu|cuda] [--model PATH | --shape NAME] [--engine-library FILE]
+
+Shows devices, instruction sets and the kernels that were chosen or refused, with reasons; with a model also what
+memory it would take.
+`;
+
+const valued: Record<string, string> = { '--device': 'device', '--model': 'model', '--shape': 'shape' };
+
+export async function runDoctor(argv: string[]): Promise<number> {
+  const options: Record<string, unknown> = {};
+  let json = false;
+  let path = process.env['HEARTH_ENGINE_LIBRARY'] || library;
+  for (let at = 0; at < argv.length; at++) {
+    const argument = argv[at]!;
+    if (argument === '--help' || argument === '-h') {
+      process.stdout.write(help);
+      return 0;
+    }
+    if (argument === '--json') json = true;
+    else if (argument === '--engine-library' && argv[at + 1]) path = argv[++at]!;
+    else if (valued[argument] && argv[at + 1]) options[valued[argument]] = argv[++at];
+    else
+      throw new UsageError(`unknown option '${argument.slice(0, 80)}' or a value is missing; see hearth doctor --help`);
+  }
+  if (!existsSync(path)) throw new UsageError(`${path} is not built: run npm start once`);
+  const report = doctor(path, options);
+  process.stdout.write(json ? `${JSON.stringify(report, null, 2)}\n` : `${table(report).join('\n')}\n`);
+  return 0;
+}
+
+/** Any JSON as indented lines; lists of objects with equal keys as columns. */
+export function table(value: unknown, indent = ''): string[] {
+  if (Array.isArray(value)) {
+    if (value.length > 0 && value.every(isFlat)) return columns(value as Array<Record<string, unknown>>, indent);
+    return value.flatMap((item) => (isScalar(item) ? [`${indent}- ${item}`] : [...table(item, `${indent}  `), '']));
+  }
+  if (typeof value !== 'object' || value === null) return [`${indent}${value}`];
+  const width = Math.max(0, ...Object.keys(value).map((key) => key.length)) + 2;
+  return Object.entries(value).flatMap(([key, item]) => {
+    const title = key.replaceAll('_', ' ');
+    if (isScalar(item)) return [`${indent}${title.padEnd(width)}${item ?? '-'}`];
+    if (Array.isArray(item) && item.every(isScalar))
+      return [`${indent}${title.padEnd(width)}${item.join(', ') || '-'}`];
+    return [`${indent}${title}`, ...table(item, `${indent}  `)];
+  });
+}
+
+const isScalar = (value: unknown) => typeof value !== 'object' || value === null;
+const isFlat = (value: unknown) => typeof value === 'object' && value !== null && Object.values(value).every(isScalar);
+
+function columns(rows: Array<Record<string, unknown>>, indent: string): string[] {
+  const keys = [...new Set(rows.flatMap((row) => Object.keys(row)))];
+  const text = (row: Record<string, unknown>, key: string) => String(row[key] ?? '-');
+  const widths = keys.map((key) => Math.max(key.length, ...rows.map((row) => text(row, key).length)));
+  const line = (cells: string[]) =>
+    `${indent}${cells.map((cell, at) => cell.padEnd(widths[at]!)).join('  ')}`.trimEnd();
+  return [
+    line(keys.map((key) => key.replaceAll('_', ' '))),
+    ...rows.map((row) => line(keys.map((key) => text(row, key)))),
+  ];
+}

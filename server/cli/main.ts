@@ -1,0 +1,98 @@
+// hearth <command>: finds the command and turns its outcome into an exit code.
+
+import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { readSettings, UsageError } from '../config.ts';
+import { HubError } from '../models/hub-error.ts';
+import { isModel, resolveModel } from '../models/local.ts';
+import { runDoctor } from './doctor.ts';
+
+const benchBinary = fileURLToPath(new URL('../../engine-native/build/hearth-bench', import.meta.url));
+
+type Command = { help: string; run: (argv: string[]) => Promise<number> };
+
+const commands: Record<string, Command> = {
+  serve: { help: 'serve a model over the OpenAI API', run: runServe },
+  bench: { help: 'measure the engine (options of hearth-bench)', run: runBench },
+  doctor: { help: 'show devices, instruction sets, kernels and why', run: runDoctor },
+  chat: { help: 'talk with a model in the terminal', ...later(() => import('./chat.ts')) },
+  list: {
+    help: 'show models here and in the catalogue; --fits plans for this device',
+    ...later(() => import('./list.ts')),
+  },
+  pull: { help: 'bring a model from the hub', ...later(() => import('./pull.ts')) },
+  rm: { help: 'delete a pulled model', ...later(() => import('./rm.ts')) },
+};
+
+/** A command in a file of its own, loaded when it is called; it prints its own help. */
+function later(load: () => Promise<{ help: string; run: (argv: string[]) => Promise<number> }>): Pick<Command, 'run'> {
+  return {
+    run: async (argv) => {
+      const command = await load();
+      if (argv.includes('--help') || argv.includes('-h')) {
+        process.stdout.write(`${command.help}\n`);
+        return 0;
+      }
+      return command.run(argv);
+    },
+  };
+}
+
+async function runServe(argv: string[]): Promise<number> {
+  await pullFirst(argv);
+  // Loaded here, so that the other commands start without the server.
+  const { serve } = await import('../main.ts');
+  await serve({ argv, env: process.env, out: process.stdout });
+  return 0;
+}
+
+/** `--model NAME` of the catalogue, not here yet: pulled before the server starts. */
+async function pullFirst(argv: string[]): Promise<void> {
+  const { settings } = readSettings(argv, process.env);
+  if (!settings.model || isModel(settings.model)) return;
+  const { catalogue, pullWithProgress } = await import('./pull.ts');
+  const found = resolveModel(settings.model, catalogue());
+  if (found && 'pull' in found) await pullWithProgress(found.pull.repo, found.pull.name);
+}
+
+function runBench(argv: string[]): Promise<number> {
+  if (!existsSync(benchBinary))
+    throw new UsageError(`${benchBinary} is not built: run npm start once, or cmake --build`);
+  const child = spawn(benchBinary, argv, { stdio: 'inherit' });
+  return new Promise((resolve, reject) => {
+    child.on('error', reject);
+    child.on('exit', (code, signal) => resolve(signal ? 1 : (code ?? 1)));
+  });
+}
+
+function usage(): string {
+  const lines = Object.entries(commands).map(([name, { help }]) => `  ${name.padEnd(10)}${help}`);
+  return `hearth <command> [options]\n\n${lines.join('\n')}\n\nhearth <command> --help shows a command's options.\n`;
+}
+
+async function main(argv: string[]): Promise<number> {
+  const [name, ...rest] = argv;
+  if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
+    process.stdout.write(usage());
+    return name === undefined ? 2 : 0;
+  }
+  const command = Object.hasOwn(commands, name) ? commands[name] : undefined;
+  if (!command) throw new UsageError(`unknown command '${name.slice(0, 80)}'; see hearth --help`);
+  return command.run(rest);
+}
+
+/** parseArgs of node:util names the option itself. */
+function isParseArgsError(error: unknown): boolean {
+  return String((error as { code?: string }).code).startsWith('ERR_PARSE_ARGS');
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (error) {
+  const known = error instanceof UsageError || error instanceof HubError || isParseArgsError(error);
+  process.stderr.write(
+    known ? `hearth: ${(error as Error).message}\n` : `hearth: ${error instanceof Error ? error.stack : error}\n`,
+  );
+  process.exitCode = known ? 2 : 1;
+}

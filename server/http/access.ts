@@ -1,0 +1,86 @@
+// Who may call: API keys, the Host allow-list against DNS rebinding, and CORS.
+
+import { isIP } from 'node:net';
+import { hostname } from 'node:os';
+import cors from '@fastify/cors';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import { errors } from '../errors.ts';
+import type { HttpSettings } from './context.ts';
+import type { KeyOwner, KeyRing } from './keys.ts';
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    keyOwner: KeyOwner | null;
+  }
+}
+
+/** Adds the checks that come before any route, also before the 404 of an unknown one. */
+export async function guardAccess(app: FastifyInstance, settings: HttpSettings, keys: KeyRing): Promise<void> {
+  const allowed = hostAllowList(settings.allowedHosts);
+  app.addHook('onRequest', async (request) => {
+    const host = hostNameOf(request.headers.host);
+    if (host !== null && !isHostAllowed(host, allowed)) {
+      throw errors.forbidden('This Host name is not served here; see --allowed-hosts.');
+    }
+  });
+  if (settings.corsOrigins.length > 0) await allowOrigins(app, settings.corsOrigins);
+  app.decorateRequest('keyOwner', null);
+  app.addHook('onRequest', async (request) => {
+    if (!keys.active || isOpen(request)) return;
+    const key = keyOf(request);
+    request.keyOwner = key === null ? null : keys.identify(key);
+    if (!request.keyOwner) throw errors.unauthorized();
+  });
+}
+
+/** Only routes that were declared open; an unknown URL is not one of them. */
+function isOpen(request: FastifyRequest): boolean {
+  return request.routeOptions.config.definition?.open === true;
+}
+
+/** OpenAI's clients send a bearer token, Anthropic's an x-api-key. */
+function keyOf(request: FastifyRequest): string | null {
+  const bearer = /^Bearer +(\S+)$/i.exec(request.headers.authorization ?? '')?.[1];
+  const header = request.headers['x-api-key'];
+  return bearer ?? (typeof header === 'string' ? header : null);
+}
+
+function hostAllowList(extra: readonly string[]): Set<string> {
+  const own = hostname().toLowerCase();
+  return new Set(['localhost', own, `${own}.local`, ...extra.map((name) => name.toLowerCase())]);
+}
+
+/** The name in a Host header, without port and brackets; null when there is no header. */
+function hostNameOf(header: string | undefined): string | null {
+  if (header === undefined) return null;
+  const match = /^(\[[^\]]*\]|[^:]*)(?::\d*)?$/.exec(header.trim());
+  return match
+    ? match[1]!
+        .replace(/^\[|\]$/g, '')
+        .replace(/\.$/, '')
+        .toLowerCase()
+    : '';
+}
+
+function isHostAllowed(host: string, allowed: ReadonlySet<string>): boolean {
+  if (allowed.has('*') || allowed.has(host) || isIP(host) !== 0) return true;
+  return host.endsWith('.localhost');
+}
+
+async function allowOrigins(app: FastifyInstance, origins: readonly string[]): Promise<void> {
+  await app.register(cors, {
+    origin: origins.includes('*') ? '*' : [...origins],
+    methods: ['GET', 'HEAD', 'POST', 'OPTIONS'],
+    // '*' in Access-Control-Allow-Headers does not cover Authorization.
+    allowedHeaders: [
+      'Authorization',
+      'Content-Type',
+      'X-Api-Key',
+      'X-Request-Id',
+      'OpenAI-Organization',
+      'OpenAI-Project',
+    ],
+    exposedHeaders: ['x-request-id', 'retry-after'],
+    maxAge: 3600,
+  });
+}

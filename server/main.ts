@@ -1,0 +1,213 @@
+// The composition root of `hearth serve`: settings → engine → app → listen → drain on a signal.
+
+import { readFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import type { FastifyInstance } from 'fastify';
+import { buildApp } from './app.ts';
+import { TemplateRenderer } from './chat/templates.ts';
+import { readSettings, type Settings, settingsHelp, UsageError } from './config.ts';
+import { NativeEngine } from './engine/native/engine.ts';
+import { type Engine, EngineError, type ModelInfo } from './engine/port.ts';
+import { KeyRing } from './http/keys.ts';
+import { Lifecycle } from './http/lifecycle.ts';
+import { makeSpeaker, type Speaker } from './log.ts';
+import { localModel, ModelPathError } from './models/local.ts';
+
+/** Files and the name that clients use. */
+interface ServedModel {
+  path: string;
+  name: string;
+}
+
+export interface ServeOptions {
+  argv: readonly string[];
+  env: Record<string, string | undefined>;
+  out: NodeJS.WritableStream & { isTTY?: boolean };
+  /** How an engine is opened; tests bring their own. */
+  openEngine?: (settings: Settings) => Promise<Engine>;
+  /** Resolves when the server should stop. */
+  stop?: Promise<string>;
+}
+
+export const defaultLibrary = fileURLToPath(new URL('../engine-native/build/libhearth.so', import.meta.url));
+
+/** Serves until it is told to stop. Throws UsageError for what the operator got wrong. */
+export async function serve(options: ServeOptions): Promise<void> {
+  const { settings, help } = readSettings(options.argv, options.env);
+  if (help) {
+    options.out.write(`hearth serve [options]\n\n${settingsHelp()}`);
+    return;
+  }
+  const begin = performance.now();
+  const model = settings.shape ? { path: '', name: settings.modelName || settings.shape } : findModel(settings);
+  const keys = openKeys(settings);
+  const speaker = makeSpeaker({ level: settings.logLevel, format: settings.logFormat, out: options.out });
+  const lifecycle = new Lifecycle();
+  const renderer = new TemplateRenderer({ timeoutMs: settings.templateTimeoutMs });
+  const app = await buildApp({
+    lifecycle,
+    settings,
+    keys,
+    render: (source, variables) => renderer.render(source, variables),
+    logger: speaker.logger,
+    ...tlsOf(settings),
+  });
+  const stop = options.stop ?? firstSignal();
+  let engine: Engine | null = null;
+  try {
+    const url = await speaker.stage('listening', (note) => listen(app, settings, note));
+    engine = await openEngine(options, settings, speaker, lifecycle);
+    const info = await load(engine, settings, model, speaker, lifecycle);
+    lifecycle.ready(engine, info.name);
+    speaker.say(`Hearth serves ${info.name} on ${url} (ready in ${Math.round(performance.now() - begin)} ms)`);
+    const signal = await stop;
+    speaker.say(`${signal}: finishing ${lifecycle.active} running requests`);
+    await lifecycle.drain(settings.drainSeconds * 1000);
+  } finally {
+    await app.close();
+    await engine?.close();
+    await renderer.close();
+  }
+}
+
+function findModel(settings: Settings): ServedModel {
+  try {
+    return localModel(settings.model, settings.modelName);
+  } catch (error) {
+    if (error instanceof ModelPathError) throw new UsageError(`--model: ${error.message}`);
+    throw error;
+  }
+}
+
+const isLoopback = (host: string) => /^(localhost|127\.\d+\.\d+\.\d+|::1|\[::1\])$/i.test(host);
+
+function openKeys(settings: Settings): KeyRing {
+  let keys: KeyRing;
+  try {
+    keys = new KeyRing(settings.apiKey, settings.apiKeyFile);
+  } catch (error) {
+    throw new UsageError(
+      `--api-key-file: cannot read ${settings.apiKeyFile}: ${(error as NodeJS.ErrnoException).code}`,
+    );
+  }
+  if (!keys.active && settings.auth && !isLoopback(settings.host)) {
+    throw new UsageError(
+      `listening on ${settings.host} lets others in: set --api-key or --api-key-file, or --no-auth to serve without keys`,
+    );
+  }
+  return keys;
+}
+
+function tlsOf(settings: Settings): { tls?: { cert: string; key: string } } {
+  if (!settings.tlsCert) return {};
+  const read = (path: string, flag: string) => {
+    try {
+      return readFileSync(path, 'utf8');
+    } catch (error) {
+      throw new UsageError(`${flag}: cannot read ${path}: ${(error as NodeJS.ErrnoException).code}`);
+    }
+  };
+  return { tls: { cert: read(settings.tlsCert, '--tls-cert'), key: read(settings.tlsKey, '--tls-key') } };
+}
+
+const listenProblems: Record<string, string> = {
+  EADDRINUSE: 'the port is in use',
+  EACCES: 'no permission to use the port',
+  EADDRNOTAVAIL: 'this machine does not have the address',
+  ENOTFOUND: 'the address is unknown',
+};
+
+async function listen(app: FastifyInstance, settings: Settings, note: (detail: string) => void): Promise<string> {
+  const { host, port } = settings;
+  try {
+    const url = (await app.listen({ host, port })) + settings.basePath;
+    note(url);
+    return url;
+  } catch (error) {
+    const problem = listenProblems[(error as NodeJS.ErrnoException).code ?? ''];
+    if (problem) throw new UsageError(`cannot listen on ${host}:${port}: ${problem}`);
+    throw error;
+  }
+}
+
+async function openEngine(
+  options: ServeOptions,
+  settings: Settings,
+  speaker: Speaker,
+  lifecycle: Lifecycle,
+): Promise<Engine> {
+  lifecycle.loading('opening the engine');
+  const open = options.openEngine ?? openNative;
+  return speaker.stage('engine', async (note) => {
+    const engine = await startOrExplain(open(settings));
+    note(settings.device);
+    return engine;
+  });
+}
+
+const engineLevels: Partial<Record<Settings['logLevel'], 'error' | 'warn' | 'info' | 'debug'>> = {
+  fatal: 'error',
+  silent: 'error',
+  error: 'error',
+  warn: 'warn',
+  debug: 'debug',
+};
+
+function openNative(settings: Settings): Promise<Engine> {
+  return NativeEngine.open(settings.engineLibrary || defaultLibrary, {
+    device: settings.device,
+    threads: settings.threads,
+    queueRequests: settings.queueRequests,
+    queueTokens: settings.queueTokens,
+    profile: settings.profile || null,
+    logLevel: engineLevels[settings.logLevel] ?? 'warn',
+  });
+}
+
+/** What the engine refuses at the start is the operator's to fix: its message, and exit code 2. */
+async function startOrExplain<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    if (error instanceof EngineError && error.code !== 'internal') throw new UsageError(error.message);
+    throw error;
+  }
+}
+
+async function load(
+  engine: Engine,
+  settings: Settings,
+  model: ServedModel,
+  speaker: Speaker,
+  lifecycle: Lifecycle,
+): Promise<ModelInfo> {
+  return speaker.stage('model', async (note) => {
+    const options = {
+      ...(settings.shape ? { shape: settings.shape, seed: settings.seed } : { path: model.path }),
+      name: model.name,
+      precision: settings.precision,
+      group: settings.group,
+      kv: settings.kv,
+      headBits: settings.headBits,
+      context: settings.context,
+      maxSequences: settings.maxSequences,
+      kvTokens: settings.kvTokens,
+      memoryLimitMb: settings.memoryLimitMb,
+      prefillChunk: settings.prefillChunk,
+      prefixCache: settings.prefixCache,
+    };
+    const loading = engine.loadModel(options, ({ stage, done, total }) => {
+      lifecycle.loading(`${stage} ${total > 0 ? Math.round((100 * done) / total) : 0} %`);
+    });
+    const info = await startOrExplain(loading);
+    const gib = info.memory.reduce((sum, { bytes }) => sum + bytes, 0) / 2 ** 30;
+    note(`${info.name}: ${info.architecture}, ${info.precision} on ${info.device}, ${gib.toFixed(2)} GiB`);
+    return info;
+  });
+}
+
+function firstSignal(): Promise<string> {
+  return new Promise((resolve) => {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => resolve(signal));
+  });
+}
