@@ -29,9 +29,9 @@ constexpr const Implementation<NormSpec, NormParams>* cpu_norm[] = {HEARTH_X86(n
 constexpr const Implementation<GateSpec, GateParams>* cpu_gate[] = {HEARTH_X86(gate) &cpu::reference::gate};
 constexpr const Implementation<AddSpec, AddParams>* cpu_add[] = {HEARTH_X86(add) &cpu::reference::add};
 constexpr const Implementation<GatherSpec, GatherParams>* cpu_gather[] = {HEARTH_X86(gather) &cpu::reference::gather};
-constexpr const Implementation<AttentionSpec, AttentionParams>* cpu_attention[] = {&cpu::reference::attention};
+constexpr const Implementation<AttentionSpec, AttentionParams>* cpu_attention[] = {HEARTH_X86(attention) &cpu::reference::attention};
 constexpr const Implementation<VisionAttentionSpec, VisionAttentionParams>* cpu_vision_attention[] = {
-    &cpu::reference::vision_attention};
+    HEARTH_X86(vision_attention) &cpu::reference::vision_attention};
 constexpr const Implementation<SampleSpec, SampleParams>* cpu_sample[] = {&cpu::reference::sample};
 
 }  // namespace

@@ -1,0 +1,155 @@
+// The inside of attention: a tile of queries that share keys and values, over runs of up to 16 tokens.
+// Online softmax over chunks of 64 tokens (Milakov and Gimelshein 2018), sums in f32.
+#pragma once
+
+#include "kernels/cpu/simd/vec.h"
+
+namespace hearth::kernels::cpu::HEARTH_ISA {
+
+constexpr int run_tokens = ops::kv_block_tokens;
+constexpr int chunk_runs = 4;
+constexpr int chunk_tokens = chunk_runs * run_tokens;
+constexpr int tile_queries = 8;
+constexpr int head_dim_max = 256;
+
+// Consecutive tokens in memory: keys and values with `stride` elements from token to token.
+template <class T>
+struct Run {
+  const T* k;
+  const T* v;
+  const float* k_scale;  // int8 only
+  const float* v_scale;
+  int count;
+};
+
+struct Query {
+  const float* q;   // [head_dim], scaled
+  int first, last;  // tokens it sees
+};
+
+struct Tile {
+  int queries, head_dim;
+  int64_t stride;
+  Query query[tile_queries];
+  float best[tile_queries], total[tile_queries], shrink[tile_queries];
+  alignas(64) float score[tile_queries][chunk_tokens];
+  alignas(64) float out[tile_queries][head_dim_max];
+};
+
+HEARTH_INLINE void start(Tile& t) {
+  for (int m = 0; m < t.queries; ++m) {
+    t.best[m] = -INFINITY;
+    t.total[m] = 0;
+    for (int d = 0; d < t.head_dim; d += lanes) store(t.out[m] + d, F{});
+  }
+}
+
+// score[m .. m + M)[at + i] = q . k for the tokens of a run.
+template <int M, class T>
+HEARTH_INLINE void score_run(Tile& t, int m, const Run<T>& run, int at) {
+  for (int i = 0; i < run.count; ++i) {
+    const T* k = run.k + i * t.stride;
+    F dot[M] = {};
+    for (int d = 0; d < t.head_dim; d += lanes) {
+      const F key = load(k + d);
+      for (int j = 0; j < M; ++j) dot[j] += load(t.query[m + j].q + d) * key;
+    }
+    for (int j = 0; j < M; ++j) {
+      float s = sum(dot[j]);
+      if constexpr (sizeof(T) == 1) s *= run.k_scale[i];
+      t.score[m + j][at + i] = s;
+    }
+  }
+}
+
+// Tokens [begin, begin + count) of the chunk: mask, exponentials, and the factor the sums so far shrink by.
+HEARTH_INLINE void soften(Tile& t, int begin, int count) {
+  const int padded = (count + lanes - 1) / lanes * lanes;
+  for (int m = 0; m < t.queries; ++m) {
+    float* score = t.score[m];
+    const Query& q = t.query[m];
+    for (int i = 0; i < count && begin + i < q.first; ++i) score[i] = -INFINITY;
+    for (int i = q.last - begin + 1 > 0 ? q.last - begin + 1 : 0; i < padded; ++i) score[i] = -INFINITY;
+    for (int i = count; i < padded; ++i) score[i] = -INFINITY;
+    F high = load(score);
+    for (int i = lanes; i < padded; i += lanes) high = maximum(high, load(score + i));
+    const float best = largest(high) > t.best[m] ? largest(high) : t.best[m];
+    if (best == -INFINITY) {  // nothing seen yet
+      t.shrink[m] = 1;
+      for (int i = 0; i < padded; i += lanes) store(score + i, F{});
+      continue;
+    }
+    t.shrink[m] = t.best[m] == best ? 1.0f : exponential(splat(t.best[m] - best))[0];
+    t.best[m] = best;
+    F total = {};
+    for (int i = 0; i < padded; i += lanes) {
+      const F e = exponential(load(score + i) - best);
+      store(score + i, e);
+      total += e;
+    }
+    t.total[m] = t.total[m] * t.shrink[m] + sum(total);
+  }
+}
+
+// out[m .. m + M) = out * shrink + score . v over the runs of a chunk, D vectors of the head at a time.
+template <int M, int D, class T>
+HEARTH_INLINE void gather_values(Tile& t, int m, int d, const Run<T>* runs, int count) {
+  F sum[M][D];
+  for (int j = 0; j < M; ++j) {
+    for (int v = 0; v < D; ++v) sum[j][v] = load(t.out[m + j] + d + v * lanes) * t.shrink[m + j];
+  }
+  int at = 0;
+  for (int r = 0; r < count; ++r) {
+    for (int i = 0; i < runs[r].count; ++i, ++at) {
+      F value[D];
+      for (int v = 0; v < D; ++v) value[v] = load(runs[r].v + i * t.stride + d + v * lanes);
+      for (int j = 0; j < M; ++j) {
+        for (int v = 0; v < D; ++v) sum[j][v] += value[v] * t.score[m + j][at];
+      }
+    }
+  }
+  for (int j = 0; j < M; ++j) {
+    for (int v = 0; v < D; ++v) store(t.out[m + j] + d + v * lanes, sum[j][v]);
+  }
+}
+
+template <int M, class T>
+HEARTH_INLINE void gather_all(Tile& t, int m, const Run<T>* runs, int count) {
+  int d = 0;
+  for (; d + 2 * lanes <= t.head_dim; d += 2 * lanes) gather_values<M, 2>(t, m, d, runs, count);
+  if (d < t.head_dim) gather_values<M, 1>(t, m, d, runs, count);
+}
+
+// One chunk: tokens [begin, begin + sum of the runs' counts), at most chunk_tokens.
+template <class T>
+__attribute__((noinline)) void attend_chunk(Tile& t, int begin, const Run<T>* runs, int count) {
+  int tokens = 0;
+  for (int r = 0; r < count; ++r) {
+    int m = 0;
+    for (; m + 4 <= t.queries; m += 4) score_run<4>(t, m, runs[r], tokens);
+    for (; m + 2 <= t.queries; m += 2) score_run<2>(t, m, runs[r], tokens);
+    if (m < t.queries) score_run<1>(t, m, runs[r], tokens);
+    tokens += runs[r].count;
+  }
+  soften(t, begin, tokens);
+  if constexpr (sizeof(T) == 1) {
+    for (int m = 0; m < t.queries; ++m) {
+      int at = 0;
+      for (int r = 0; r < count; ++r) {
+        for (int i = 0; i < runs[r].count; ++i) t.score[m][at++] *= runs[r].v_scale[i];
+      }
+    }
+  }
+  int m = 0;
+  for (; m + 4 <= t.queries; m += 4) gather_all<4>(t, m, runs, count);
+  for (; m + 2 <= t.queries; m += 2) gather_all<2>(t, m, runs, count);
+  if (m < t.queries) gather_all<1>(t, m, runs, count);
+}
+
+template <class O>
+HEARTH_INLINE void finish(const Tile& t, int m, O* out) {
+  const float factor = t.total[m] > 0 ? 1.0f / t.total[m] : 0.0f;
+  for (int d = 0; d < t.head_dim; d += lanes) store(out + d, load(t.out[m] + d) * factor);
+}
+
+}  // namespace hearth::kernels::cpu::HEARTH_ISA

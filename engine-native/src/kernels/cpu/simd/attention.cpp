@@ -1,0 +1,351 @@
+// Attention over the paged KV pool, and vision attention, in vectors.
+//
+// Two phases with one barrier. First q/k norm, rope and the KV write, shared out by (row, head). Then tiles: up to
+// eight queries that share a KV head (its query heads, times rows of a prefill), dealt to the workers in turn, since
+// later rows see more tokens than earlier ones.
+#include "device/cpu_stream.h"
+#include "kernels/cpu/simd/attend.h"
+#include "kernels/cpu/simd/isa.h"
+#include "kernels/cpu/simd/rows.h"
+
+namespace hearth::kernels::cpu::HEARTH_ISA {
+namespace {
+
+using device::DeviceInfo;
+using device::Stream;
+using namespace ops;
+
+const char* attention_declines(const AttentionSpec& s, const DeviceInfo& info) {
+  if (const char* missing = isa_missing(info)) return missing;
+  if (!is_float(s.type)) return "types are f32, f16 or bf16";
+  if (s.head_dim % lanes != 0) return "head_dim is not a multiple of the vector";
+  if (s.head_dim > head_dim_max) return "head_dim is over 256";
+  if (s.kv_heads <= 0 || s.heads % s.kv_heads != 0) return "kv_heads must divide heads";
+  if (s.rope_dims % 2 != 0 || s.rope_dims > s.head_dim) return "rope_dims must be even and at most head_dim";
+  return nullptr;
+}
+
+size_t attention_workspace(const AttentionSpec& s, int max_rows, const DeviceInfo&) {
+  return aligned(4 * static_cast<size_t>(max_rows) * s.heads * s.head_dim);
+}
+
+int axis_of_pair(const AttentionSpec& s, int i) {
+  if (s.position_axes <= 1) return 0;
+  if (s.axis_interleaved) return i % 3 > 0 && i < 3 * s.axis_sections[i % 3] ? i % 3 : 0;
+  if (i < s.axis_sections[0]) return 0;
+  return i < s.axis_sections[0] + s.axis_sections[1] ? 1 : 2;
+}
+
+// Cosines and sines of one row's rope.
+struct Turn {
+  alignas(64) float cosine[head_dim_max / 2], sine[head_dim_max / 2];
+
+  void set(const AttentionSpec& s, const AttentionParams& p, int row) {
+    for (int i = 0; i < s.rope_dims / 2; ++i) {
+      const int64_t at = static_cast<int64_t>(axis_of_pair(s, i)) * p.batch.rows + row;
+      const float angle = static_cast<float>(p.batch.positions[at]) * p.inverse_frequency[i];
+      cosine[i] = std::cos(angle) * p.rope_amplitude;
+      sine[i] = std::sin(angle) * p.rope_amplitude;
+    }
+  }
+
+  void apply(const AttentionSpec& s, float* x) const {
+    const int pairs = s.rope_dims / 2;
+    int i = 0;
+    for (; !s.rope_interleaved && i + lanes <= pairs; i += lanes) {
+      const F a = load(x + i), b = load(x + i + pairs), c = load(cosine + i), n = load(sine + i);
+      store(x + i, a * c - b * n);
+      store(x + i + pairs, b * c + a * n);
+    }
+    for (; i < pairs; ++i) {
+      float& first = x[s.rope_interleaved ? 2 * i : i];
+      float& second = x[s.rope_interleaved ? 2 * i + 1 : i + pairs];
+      const float a = first, b = second;
+      first = a * cosine[i] - b * sine[i];
+      second = b * cosine[i] + a * sine[i];
+    }
+  }
+};
+
+// The rotation of scalar.h: same order of additions.
+HEARTH_INLINE void hadamard(float* x, int head_dim) {
+  const int n = head_dim & -head_dim;
+  const float norm = 1.0f / std::sqrt(static_cast<float>(n));
+  for (int block = 0; block < head_dim; block += n) {
+    float* b = x + block;
+    for (int half = 1; half < n; half *= 2) {
+      for (int i = 0; i < n; i += 2 * half) {
+        int j = i;
+        for (; j + lanes <= i + half; j += lanes) {
+          const F u = load(b + j), v = load(b + j + half);
+          store(b + j, u + v);
+          store(b + j + half, u - v);
+        }
+        for (; j < i + half; ++j) {
+          const float u = b[j], v = b[j + half];
+          b[j] = u + v;
+          b[j + half] = u - v;
+        }
+      }
+    }
+    for (int i = 0; i < n; ++i) b[i] *= norm;
+  }
+}
+
+template <class X>
+HEARTH_INLINE void read_head(const X* from, int head_dim, float* to) {
+  for (int d = 0; d < head_dim; d += lanes) store(to + d, load(from + d));
+}
+
+void prepare_head(const AttentionSpec& s, const Turn& turn, const float* weight, float* x) {
+  if (s.qk_norm) norm_row({NormKind::rms, s.qk_norm_epsilon, weight, nullptr}, x, s.head_dim, x);
+  turn.apply(s, x);
+  if (s.kv == KvFormat::int8) hadamard(x, s.head_dim);
+}
+
+// Token index of (slot, head) in a layer's pool.
+HEARTH_INLINE int64_t pool_row(const AttentionSpec& s, int64_t block, int head, int offset) {
+  return (block * s.kv_heads + head) * kv_block_tokens + offset;
+}
+
+void write_head(const AttentionSpec& s, void* pool, float* scales, int64_t row, const float* x) {
+  const int64_t at = row * s.head_dim;
+  switch (s.kv) {
+    case KvFormat::f32: for (int d = 0; d < s.head_dim; d += lanes) store(static_cast<float*>(pool) + at + d, load(x + d)); break;
+    case KvFormat::f16: for (int d = 0; d < s.head_dim; d += lanes) store(static_cast<Half*>(pool) + at + d, load(x + d)); break;
+    case KvFormat::bf16: for (int d = 0; d < s.head_dim; d += lanes) store(static_cast<BFloat16*>(pool) + at + d, load(x + d)); break;
+    case KvFormat::int8: {
+      const Int8Scale by = int8_scale(largest_magnitude(x, s.head_dim));
+      scales[row] = by.scale;
+      quantise(x, s.head_dim, s.head_dim, by.inverse, static_cast<int8_t*>(pool) + at);
+    }
+  }
+}
+
+// Head `part` of a row: a query to the workspace, or (from `heads` on) a KV head's key and value to the pool.
+template <class X>
+void prepare_part(const AttentionSpec& s, const AttentionParams& p, const Turn& turn, int row, int part, float* queries) {
+  const X* qkv = static_cast<const X*>(p.qkv) + row * p.qkv_stride;
+  const int dim = s.head_dim;
+  if (part < s.heads) {
+    float* q = queries + (static_cast<int64_t>(row) * s.heads + part) * dim;
+    read_head(qkv + static_cast<int64_t>(part) * dim, dim, q);
+    prepare_head(s, turn, p.q_norm, q);
+    for (int d = 0; d < dim; d += lanes) store(q + d, load(q + d) * s.scale);
+    return;
+  }
+  const int32_t slot = p.batch.kv_slot[row];
+  if (slot < 0) return;
+  alignas(64) float x[head_dim_max];
+  const int64_t at = pool_row(s, slot / kv_block_tokens, part - s.heads, slot % kv_block_tokens);
+  read_head(qkv + static_cast<int64_t>(part) * dim, dim, x);
+  prepare_head(s, turn, p.k_norm, x);
+  write_head(s, p.kv.k, p.kv.k_scale, at, x);
+  read_head(qkv + static_cast<int64_t>(part + s.kv_heads) * dim, dim, x);
+  write_head(s, p.kv.v, p.kv.v_scale, at, x);
+}
+
+void prepare(const AttentionSpec& s, const AttentionParams& p, float* queries, Range items) {
+  Turn turn;
+  const int parts = s.heads + s.kv_heads;
+  int current = -1;
+  for (int item = items.begin; item < items.end; ++item) {
+    const int row = item / parts;
+    if (row != current) turn.set(s, p, row);
+    current = row;
+    with_type(s.type, [&](auto* type) {
+      prepare_part<std::remove_pointer_t<decltype(type)>>(s, p, turn, row, item % parts, queries);
+    });
+  }
+}
+
+// How a step's queries are cut into tiles.
+struct Cut {
+  int heads_per_tile, rows_per_tile, splits;  // splits: tiles of one KV head's query heads
+
+  Cut(const AttentionSpec& s, const Batch& b, int workers) {
+    const int group = s.heads / s.kv_heads;
+    heads_per_tile = group < tile_queries ? group : tile_queries;
+    // Few queries (decode) and many workers: smaller tiles, so that everyone has one.
+    while (heads_per_tile > 1 && b.rows * s.kv_heads * ((group + heads_per_tile - 1) / heads_per_tile) < workers) {
+      heads_per_tile = (heads_per_tile + 1) / 2;
+    }
+    rows_per_tile = b.max_rows > 1 && tile_queries / heads_per_tile > 1 ? tile_queries / heads_per_tile : 1;
+    splits = (group + heads_per_tile - 1) / heads_per_tile;
+  }
+};
+
+template <class T>
+void attend(const AttentionSpec& s, const AttentionParams& p, Tile& t, int sequence, int kv_head) {
+  int first = t.query[0].first, last = t.query[0].last;
+  for (int m = 1; m < t.queries; ++m) {
+    if (t.query[m].first < first) first = t.query[m].first;
+    if (t.query[m].last > last) last = t.query[m].last;
+  }
+  t.head_dim = s.head_dim;
+  t.stride = s.head_dim;
+  start(t);
+  const int32_t* table = p.batch.block_table + static_cast<int64_t>(sequence) * p.batch.block_table_stride;
+  for (int begin = first / run_tokens * run_tokens; begin <= last; begin += chunk_tokens) {
+    Run<T> runs[chunk_runs];
+    int count = 0;
+    for (int token = begin; token <= last && count < chunk_runs; token += run_tokens, ++count) {
+      const int64_t row = pool_row(s, table[token / run_tokens], kv_head, 0);
+      const int tokens = last - token + 1 < run_tokens ? last - token + 1 : run_tokens;
+      runs[count] = {static_cast<const T*>(p.kv.k) + row * s.head_dim, static_cast<const T*>(p.kv.v) + row * s.head_dim,
+                     sizeof(T) == 1 ? p.kv.k_scale + row : nullptr, sizeof(T) == 1 ? p.kv.v_scale + row : nullptr, tokens};
+    }
+    attend_chunk(t, begin, runs, count);
+  }
+}
+
+// Rows [row, row + rows) of a sequence, query heads [head, head + heads) of one KV head.
+void run_tile(const AttentionSpec& s, const AttentionParams& p, const float* queries, int sequence, int row, int rows, int head,
+              int heads) {
+  const Batch& b = p.batch;
+  Tile t;
+  t.queries = rows * heads;
+  for (int r = 0; r < rows; ++r) {
+    const int last = b.context[sequence] - (b.row_begin[sequence + 1] - (row + r));
+    const int first = s.window > 0 && last - s.window + 1 > 0 ? last - s.window + 1 : 0;
+    for (int h = 0; h < heads; ++h) {
+      t.query[r * heads + h] = {queries + (static_cast<int64_t>(row + r) * s.heads + head + h) * s.head_dim, first, last};
+    }
+  }
+  const int kv_head = head / (s.heads / s.kv_heads);
+  switch (s.kv) {
+    case KvFormat::f32: attend<float>(s, p, t, sequence, kv_head); break;
+    case KvFormat::f16: attend<Half>(s, p, t, sequence, kv_head); break;
+    case KvFormat::bf16: attend<BFloat16>(s, p, t, sequence, kv_head); break;
+    case KvFormat::int8: attend<int8_t>(s, p, t, sequence, kv_head); break;
+  }
+  with_type(s.type, [&](auto* type) {
+    using X = std::remove_pointer_t<decltype(type)>;
+    for (int m = 0; m < t.queries; ++m) {
+      finish(t, m, static_cast<X*>(p.out) + (row + m / heads) * p.out_stride + static_cast<int64_t>(head + m % heads) * s.head_dim);
+    }
+  });
+}
+
+void run_tiles(const AttentionSpec& s, const AttentionParams& p, const float* queries, int worker, int size) {
+  const Cut cut(s, p.batch, size);
+  const int group = s.heads / s.kv_heads;
+  int item = 0;
+  for (int sequence = 0; sequence < p.batch.sequences; ++sequence) {
+    const int begin = p.batch.row_begin[sequence], end = p.batch.row_begin[sequence + 1];
+    for (int row = begin; row < end; row += cut.rows_per_tile) {
+      const int rows = end - row < cut.rows_per_tile ? end - row : cut.rows_per_tile;
+      for (int kv_head = 0; kv_head < s.kv_heads; ++kv_head) {
+        for (int split = 0; split < cut.splits; ++split, ++item) {
+          if (item % size != worker) continue;
+          const int at = split * cut.heads_per_tile;
+          const int heads = group - at < cut.heads_per_tile ? group - at : cut.heads_per_tile;
+          run_tile(s, p, queries, sequence, row, rows, kv_head * group + at, heads);
+        }
+      }
+    }
+  }
+}
+
+void attention_run(const AttentionSpec& s, const AttentionParams& p, Stream& stream) {
+  auto* queries = static_cast<float*>(p.workspace);
+  ThreadPool& pool = device::pool_of(stream);
+  pool.parallel([&](int worker, int size) {
+    prepare(s, p, queries, share(p.batch.rows * (s.heads + s.kv_heads), worker, size));
+    pool.barrier();
+    run_tiles(s, p, queries, worker, size);
+  });
+}
+
+// ---- Vision ----
+
+const char* vision_declines(const VisionAttentionSpec& s, const DeviceInfo& info) {
+  if (const char* missing = isa_missing(info)) return missing;
+  if (!is_float(s.type)) return "types are f32, f16 or bf16";
+  if (s.head_dim % lanes != 0) return "head_dim is not a multiple of the vector";
+  if (s.head_dim > head_dim_max) return "head_dim is over 256";
+  return nullptr;
+}
+
+// q, k and v as f32 [3][heads][rows][head_dim].
+size_t vision_workspace(const VisionAttentionSpec& s, int max_rows, const DeviceInfo&) {
+  return aligned(4 * 3 * static_cast<size_t>(max_rows) * s.heads * s.head_dim);
+}
+
+template <class X>
+void prepare_vision_row(const VisionAttentionSpec& s, const VisionAttentionParams& p, int row, float* base) {
+  const X* qkv = static_cast<const X*>(p.qkv) + row * p.qkv_stride;
+  const int dim = s.head_dim, half = dim / 2;
+  for (int part = 0; part < 3; ++part) {
+    for (int head = 0; head < s.heads; ++head) {
+      float* to = base + ((static_cast<int64_t>(part) * s.heads + head) * p.rows + row) * dim;
+      read_head(qkv + (static_cast<int64_t>(part) * s.heads + head) * dim, dim, to);
+      if (s.rope && part < 2) {
+        const float* c = p.rope_cos + static_cast<int64_t>(row) * dim;
+        const float* n = p.rope_sin + static_cast<int64_t>(row) * dim;
+        for (int i = 0; i < half; ++i) {
+          const float a = to[i], b = to[i + half];
+          to[i] = a * c[i] - b * n[i];
+          to[i + half] = b * c[i + half] + a * n[i + half];
+        }
+      }
+      if (part == 0) for (int d = 0; d < dim; d += lanes) store(to + d, load(to + d) * s.scale);
+    }
+  }
+}
+
+void vision_tile(const VisionAttentionSpec& s, const VisionAttentionParams& p, const float* base, int row, int rows, int head, int begin,
+                 int end) {
+  const int dim = s.head_dim;
+  const int64_t part = static_cast<int64_t>(s.heads) * p.rows * dim, at = static_cast<int64_t>(head) * p.rows * dim;
+  const float *q = base + at, *k = base + part + at, *v = base + 2 * part + at;
+  Tile t;
+  t.queries = rows;
+  t.head_dim = dim;
+  t.stride = dim;
+  for (int r = 0; r < rows; ++r) t.query[r] = {q + static_cast<int64_t>(row + r) * dim, begin, end - 1};
+  start(t);
+  for (int token = begin; token < end; token += chunk_tokens) {
+    const int count = end - token < chunk_tokens ? end - token : chunk_tokens;
+    const Run<float> run{k + static_cast<int64_t>(token) * dim, v + static_cast<int64_t>(token) * dim, nullptr, nullptr, count};
+    attend_chunk(t, token, &run, 1);
+  }
+  with_type(s.type, [&](auto* type) {
+    using X = std::remove_pointer_t<decltype(type)>;
+    for (int r = 0; r < rows; ++r) {
+      finish(t, r, static_cast<X*>(p.out) + (row + r) * p.out_stride + static_cast<int64_t>(head) * dim);
+    }
+  });
+}
+
+void vision_run(const VisionAttentionSpec& s, const VisionAttentionParams& p, Stream& stream) {
+  auto* base = static_cast<float*>(p.workspace);
+  ThreadPool& pool = device::pool_of(stream);
+  pool.parallel([&](int worker, int size) {
+    const Range mine = share(p.rows, worker, size);
+    with_type(s.type, [&](auto* type) {
+      for (int row = mine.begin; row < mine.end; ++row) prepare_vision_row<std::remove_pointer_t<decltype(type)>>(s, p, row, base);
+    });
+    pool.barrier();
+    int item = 0;
+    for (int head = 0; head < s.heads; ++head) {
+      for (int segment = 0; segment < p.segments; ++segment) {
+        const int begin = p.segment[segment], end = p.segment[segment + 1];
+        for (int row = begin; row < end; row += tile_queries, ++item) {
+          if (item % size != worker) continue;
+          vision_tile(s, p, base, row, end - row < tile_queries ? end - row : tile_queries, head, begin, end);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+
+extern const Kernel<AttentionSpec, AttentionParams> attention;
+extern const Kernel<VisionAttentionSpec, VisionAttentionParams> vision_attention;
+const Kernel<AttentionSpec, AttentionParams> attention{HEARTH_ISA_NAME, attention_declines, attention_run, attention_workspace};
+const Kernel<VisionAttentionSpec, VisionAttentionParams> vision_attention{HEARTH_ISA_NAME, vision_declines, vision_run,
+                                                                          vision_workspace};
+
+}  // namespace hearth::kernels::cpu::HEARTH_ISA
