@@ -41,7 +41,7 @@ struct DeviceInfo {
   int ordinal = 0;
   std::string name;               // as the maker names it
   int compute_capability = 0;     // 90 for sm_90; the profile's when forced (HEARTH_DEVICE_PROFILE)
-  int threads = 1;                // CPU worker threads
+  int threads = 1;                // CPU worker threads; on CUDA the multiprocessors of the hardware, also when a profile is forced
   CpuFeatures cpu;
   DeviceProfile profile;
 };

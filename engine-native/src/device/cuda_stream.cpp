@@ -1,0 +1,92 @@
+#include "device/cuda_functions.h"
+
+namespace hearth::device {
+namespace {
+
+// Native code first (the highest sm of the same major that is not newer), then PTX that the driver compiles.
+// A forced profile of another generation takes PTX first, so that the older generation's instructions are what runs.
+const CudaImage* choose_image(const CudaModule& module, int hardware_sm, int wanted_sm) {
+  const CudaImage *native = nullptr, *ptx = nullptr;
+  for (const CudaImage* image = module.images; image->sm; ++image) {
+    if (image->is_ptx) { if (image->sm <= hardware_sm) ptx = image; continue; }
+    if (image->sm / 10 == hardware_sm / 10 && image->sm <= hardware_sm && (!native || image->sm > native->sm)) native = image;
+  }
+  if (wanted_sm / 10 != hardware_sm / 10 && ptx) return ptx;
+  return native ? native : ptx;
+}
+
+}  // namespace
+
+Status CudaStream::synchronize() {
+  api_->cuCtxSetCurrent(context_);
+  cu::Result code = api_->cuStreamSynchronize(handle_);
+  Status first = status_;
+  status_ = Status::ok();
+  if (!first) return first;
+  return code == cu::success ? Status::ok() : cu::error(code, "a step on the GPU");
+}
+
+cu::Function CudaStream::function(const CudaKernel& kernel, int shared_bytes) {
+  Functions::Entry& entry = functions_->kernels[&kernel];
+  if (!entry.function) {
+    cu::Module& module = functions_->modules[kernel.module];
+    if (!module) {
+      const CudaImage* image = choose_image(*kernel.module, hardware_sm_, info_->compute_capability);
+      if (!image) {
+        fail({Code::device, std::string("this build has no code for sm_") + std::to_string(hardware_sm_) + " (" + kernel.module->name + "): rebuild with --cuda=auto on this machine or --cuda=all"});
+        return nullptr;
+      }
+      if (cu::Result code = api_->cuModuleLoadData(&module, image->data)) { fail(cu::error(code, kernel.module->name)); return nullptr; }
+    }
+    if (cu::Result code = api_->cuModuleGetFunction(&entry.function, module, kernel.name)) { fail(cu::error(code, kernel.name)); return nullptr; }
+    // The same split of L1 and shared memory for every kernel: an SM that must change it cannot overlap two kernels.
+    api_->cuFuncSetAttribute(entry.function, cu::function_shared_carveout, 100);
+  }
+  if (shared_bytes > 48 * 1024 && shared_bytes > entry.shared_bytes) {
+    if (cu::Result code = api_->cuFuncSetAttribute(entry.function, cu::function_max_dynamic_shared, shared_bytes)) { fail(cu::error(code, kernel.name)); return nullptr; }
+    entry.shared_bytes = shared_bytes;
+  }
+  return entry.function;
+}
+
+int CudaStream::occupancy(const CudaKernel& kernel, int threads, int shared_bytes) {
+  api_->cuCtxSetCurrent(context_);
+  cu::Function f = function(kernel, shared_bytes);
+  if (!f) return 0;
+  Functions::Entry& entry = functions_->kernels[&kernel];
+  if (entry.occupancy_shared == shared_bytes && entry.occupancy_threads == threads) return entry.occupancy;
+  int blocks = 0;
+  if (cu::Result code = api_->cuOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, f, threads, shared_bytes)) fail(cu::error(code, kernel.name));
+  entry.occupancy_shared = shared_bytes;
+  entry.occupancy_threads = threads;
+  return entry.occupancy = blocks;
+}
+
+void CudaStream::launch_raw(const CudaKernel& kernel, const LaunchShape& shape, void* params) {
+  if (!status_) return;
+  if (shape.grid_x <= 0 || shape.grid_y <= 0 || shape.grid_z <= 0) return;  // nothing to do
+  api_->cuCtxSetCurrent(context_);
+  cu::Function f = function(kernel, shape.shared_bytes);
+  if (!f) return;
+  cu::LaunchAttribute attribute{};
+  attribute.id = cu::attribute_programmatic_serialization;
+  attribute.value.programmatic_serialization = 1;
+  cu::LaunchConfig config{};
+  config.grid_x = shape.grid_x; config.grid_y = shape.grid_y; config.grid_z = shape.grid_z;
+  config.block_x = shape.threads; config.block_y = config.block_z = 1;
+  config.shared_bytes = shape.shared_bytes;
+  config.stream = handle_;
+  config.attributes = &attribute;
+  config.attribute_count = shape.overlaps && hopper() ? 1 : 0;
+  void* arguments[] = {params};
+  ++launches_;
+  if (cu::Result code = api_->cuLaunchKernelEx(&config, f, arguments, nullptr)) fail(cu::error(code, kernel.name));
+}
+
+void CudaStream::zero(void* device, size_t bytes) {
+  if (!status_ || !bytes) return;
+  api_->cuCtxSetCurrent(context_);
+  if (cu::Result code = api_->cuMemsetD8Async(reinterpret_cast<cu::DevicePtr>(device), 0, bytes, handle_)) fail(cu::error(code, "clearing GPU memory"));
+}
+
+}  // namespace hearth::device

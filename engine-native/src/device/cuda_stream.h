@@ -1,0 +1,71 @@
+// What CUDA kernels get as their Stream: launches of embedded kernels, and the device's constants that choices need.
+#pragma once
+
+#include <span>
+
+#include "device/cuda_api.h"
+#include "device/device.h"
+
+namespace hearth::device {
+
+// One compiled image of a source file. sm 80 with is_ptx = compute_80 PTX, which the driver compiles for newer devices.
+struct CudaImage { int sm; bool is_ptx; const void* data; };
+// A source file's images (the array ends with sm 0) and one kernel in it. Address identifies the kernel: keep it static.
+struct CudaModule { const char* name; const CudaImage* images; };
+struct CudaKernel { const CudaModule* module; const char* name; };
+
+struct LaunchShape {
+  int grid_x = 1, grid_y = 1, grid_z = 1;
+  int threads = 128;
+  int shared_bytes = 0;
+  // The kernel calls griddepcontrol.wait before it touches anything its predecessors in the stream wrote or read.
+  // Every kernel of ours does, so this is on; devices before sm_90 ignore it.
+  bool overlaps = true;
+};
+
+class CudaStream final : public Stream {
+ public:
+  Status synchronize() override;
+
+  // Enqueues one kernel with one parameter struct, by value. Errors stick: later launches do nothing until synchronize.
+  template <class Params>
+  void launch(const CudaKernel& kernel, const LaunchShape& shape, const Params& params) {
+    launch_raw(kernel, shape, const_cast<Params*>(&params));
+  }
+  void zero(void* device, size_t bytes);
+  void fail(Status status) { if (status_) status_ = std::move(status); }
+  const Status& status() const { return status_; }
+
+  const DeviceInfo& info() const { return *info_; }
+  int multiprocessors() const { return multiprocessors_; }  // of the hardware, also when a profile is forced
+  int shared_limit() const { return info_->profile.shared_bytes_per_block; }
+  bool hopper() const { return info_->compute_capability == 90; }
+  // [counter_count] int32 on the device, all zero between kernels: a kernel that counts its blocks sets it back.
+  int32_t* counters() const { return counters_; }
+  static constexpr int counter_count = 1 << 18;
+  const cu::Api& api() const { return *api_; }
+  cu::StreamHandle handle() const { return handle_; }
+  // Resident blocks of the kernel an SM holds; 0 with a sticky error when it cannot be loaded.
+  int occupancy(const CudaKernel& kernel, int threads, int shared_bytes);
+  uint64_t launches() const { return launches_; }
+
+ private:
+  friend class CudaDevice;
+  struct Functions;
+  void launch_raw(const CudaKernel& kernel, const LaunchShape& shape, void* params);
+  cu::Function function(const CudaKernel& kernel, int shared_bytes);
+
+  const cu::Api* api_ = nullptr;
+  const DeviceInfo* info_ = nullptr;
+  Functions* functions_ = nullptr;
+  cu::Context context_ = nullptr;
+  cu::StreamHandle handle_ = nullptr;
+  int32_t* counters_ = nullptr;
+  int multiprocessors_ = 0, hardware_sm_ = 0;
+  uint64_t launches_ = 0;
+  Status status_;
+};
+
+inline CudaStream& cuda(Stream& stream) { return static_cast<CudaStream&>(stream); }
+
+}  // namespace hearth::device

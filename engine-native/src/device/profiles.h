@@ -1,0 +1,20 @@
+// Device profiles: what the datasheets say, as data. A GPU without one gets a profile computed from its properties.
+#pragma once
+
+#include <span>
+
+#include "device/device.h"
+
+namespace hearth::device {
+
+std::span<const DeviceProfile> gpu_profiles();
+// By profile name ("orin-agx"); nullptr when there is none.
+const DeviceProfile* find_profile(const std::string& name);
+// The profile of a GPU from its marketing name, SM version and count; nullptr when unknown.
+const DeviceProfile* match_profile(const std::string& device_name, int sm, int multiprocessors);
+// Dynamic shared memory one block may ask for, by SM version.
+int shared_bytes_per_block(int sm);
+// Registers a thread may have and bytes of registers an SM has are the same from sm_80 on.
+inline constexpr int registers_per_multiprocessor = 65536;
+
+}  // namespace hearth::device

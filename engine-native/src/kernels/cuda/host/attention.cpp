@@ -1,0 +1,184 @@
+// Attention on CUDA. A step of single rows is one kernel (sm80/attention_decode.cuh); anything else is prepared by one
+// kernel and attended to by another, with single-row sequences of a mixed step still going to the decode kernel.
+#include <algorithm>
+#include <string>
+
+#include "kernels/cuda/host/convert.h"
+#include "kernels/cuda/host/implementations.h"
+
+namespace hearth::kernels::cuda {
+
+using device::CudaKernel;
+using device::CudaModule;
+using device::CudaStream;
+using device::DeviceInfo;
+using device::Stream;
+using namespace ops;
+
+extern const CudaModule module_attention, module_attention_decode_f16, module_attention_decode_bf16, module_attention_prefill_f16,
+    module_attention_prefill_bf16;
+
+namespace {
+
+static_assert(static_cast<int>(KvFormat::f16) == 1 && static_cast<int>(KvFormat::bf16) == 2 && static_cast<int>(KvFormat::int8) == 3);
+
+constexpr int head_sizes = 4, decode_sizes = 3;
+constexpr int prefill_dims[head_sizes] = {64, 96, 128, 256}, prefill_warps[head_sizes] = {8, 8, 8, 4}, prefill_tokens[head_sizes] = {64, 64, 64, 32};
+constexpr int decode_dims[decode_sizes] = {64, 128, 256};
+constexpr int decode_warps = 4, decode_heads = 8, split_max = 64;
+
+const CudaKernel prepare_kernel{&module_attention, "attention_prepare_kernel"}, generic_kernel{&module_attention, "attention_generic_kernel"},
+    vision_rope_kernel{&module_attention, "vision_rope_kernel"}, vision_generic_kernel{&module_attention, "vision_generic_kernel"};
+
+#define HEARTH_ATTENTION(phase, d) \
+  {{&module_attention_##phase##_f16, "attention_" #phase "_d" #d "_f16"}, {&module_attention_##phase##_bf16, "attention_" #phase "_d" #d "_bf16"}, \
+   {&module_attention_##phase##_f16, "attention_" #phase "_d" #d "_i8_f16"}, {&module_attention_##phase##_bf16, "attention_" #phase "_d" #d "_i8_bf16"}}
+// [size][type + 2 * int8]
+const CudaKernel decode_kernels[decode_sizes][4] = {HEARTH_ATTENTION(decode, 64), HEARTH_ATTENTION(decode, 128), HEARTH_ATTENTION(decode, 256)};
+const CudaKernel prefill_kernels[head_sizes][4] = {HEARTH_ATTENTION(prefill, 64), HEARTH_ATTENTION(prefill, 96), HEARTH_ATTENTION(prefill, 128), HEARTH_ATTENTION(prefill, 256)};
+#define HEARTH_VISION(d) {{&module_attention_prefill_f16, "attention_vision_d" #d "_f16"}, {&module_attention_prefill_bf16, "attention_vision_d" #d "_bf16"}}
+const CudaKernel vision_kernels[head_sizes][2] = {HEARTH_VISION(64), HEARTH_VISION(96), HEARTH_VISION(128), HEARTH_VISION(256)};
+
+int size_index(const int* sizes, int count, int head_dim) {
+  for (int i = 0; i < count; ++i) if (head_dim <= sizes[i]) return i;
+  return -1;
+}
+int prefill_shared_bytes(int size) {
+  const int pitch = prefill_dims[size] == 96 ? 256 : prefill_dims[size] * 2;
+  return 4 * prefill_tokens[size] * pitch;
+}
+int decode_shared_bytes(int size) {
+  const int d = decode_dims[size];
+  return decode_heads * (d * 2 + 16) + decode_warps * decode_heads * d * 4 + decode_warps * decode_heads * 8;
+}
+
+const char* shape_declines(const AttentionSpec& s, const DeviceInfo& info) {
+  if (!is_cuda(info)) return "not a CUDA device";
+  if (!is_float(s.type)) return "types are f32, f16 or bf16";
+  if (s.kv_heads <= 0 || s.heads % s.kv_heads != 0) return "kv_heads must divide heads";
+  if (s.rope_dims % 2 != 0 || s.rope_dims > s.head_dim) return "rope_dims must be even and at most head_dim";
+  return nullptr;
+}
+const char* mma_declines(const AttentionSpec& s, const DeviceInfo& info) {
+  if (const char* reason = shape_declines(s, info)) return reason;
+  if (!is_narrow(s.type)) return "activations are f16 or bf16";
+  if (s.head_dim % 8 != 0 || s.head_dim > 256) return "head sizes are multiples of 8 up to 256";
+  if (s.kv == KvFormat::int8) return nullptr;
+  const bool same = (s.kv == KvFormat::f16 && s.type == DType::f16) || (s.kv == KvFormat::bf16 && s.type == DType::bf16);
+  return same ? nullptr : "the KV pool must have the activations' type, or int8";
+}
+
+AttentionArgs arguments(const AttentionSpec& s, const AttentionParams& p, CudaStream& stream) {
+  AttentionArgs a{};
+  const Batch& b = p.batch;
+  a.qkv = p.qkv; a.qkv_stride = p.qkv_stride; a.out = p.out; a.out_stride = p.out_stride;
+  a.row_begin = b.row_begin; a.context = b.context; a.block_table = b.block_table; a.positions = b.positions;
+  a.kv_slot = b.kv_slot; a.row_sequence = b.row_sequence;
+  a.k = p.kv.k; a.v = p.kv.v; a.k_scale = p.kv.k_scale; a.v_scale = p.kv.v_scale;
+  a.q_norm = p.q_norm; a.k_norm = p.k_norm; a.inverse_frequency = p.inverse_frequency;
+  a.partial = static_cast<float*>(p.workspace);
+  a.counters = stream.counters();
+  a.scale = s.scale; a.rope_amplitude = p.rope_amplitude; a.qk_norm_epsilon = s.qk_norm_epsilon;
+  a.rows = b.rows; a.sequences = b.sequences; a.block_table_stride = b.block_table_stride; a.max_rows = b.max_rows;
+  a.heads = s.heads; a.kv_heads = s.kv_heads; a.head_dim = s.head_dim; a.window = s.window;
+  a.kv_type = static_cast<int>(s.kv); a.type = static_cast<int>(s.type);
+  a.rope_dims = s.rope_dims; a.rope_interleaved = s.rope_interleaved; a.position_axes = s.position_axes; a.axis_interleaved = s.axis_interleaved;
+  for (int i = 0; i < 3; ++i) a.axis_sections[i] = s.axis_sections[i];
+  a.qk_norm = s.qk_norm;
+  return a;
+}
+
+int head_tiles(const AttentionSpec& s) { return divide_up(s.heads / s.kv_heads, decode_heads); }
+
+// Splits of a context: enough blocks to fill the device, each with work for its four warps.
+int split_count(const AttentionSpec& s, int sequences, int max_context, int multiprocessors) {
+  const int context = s.window > 0 ? std::min(max_context, s.window + kv_block_tokens) : max_context;
+  const int blocks = std::max(1, sequences * s.kv_heads * head_tiles(s));
+  const int wanted = divide_up(multiprocessors * 4, blocks), useful = divide_up(std::max(context, 1), 2 * decode_warps * kv_block_tokens);
+  return std::clamp(std::min(wanted, useful), 1, split_max);
+}
+
+void launch_prepare(const AttentionSpec& s, const AttentionArgs& a, CudaStream& stream) {
+  const int blocks = a.rows >= 4 * stream.multiprocessors() ? 1 : std::min(divide_up(s.heads + 2 * s.kv_heads, 8), 8);
+  stream.launch(prepare_kernel, {a.rows, blocks, 1, 256, 8 * s.head_dim * 4}, a);
+}
+
+void mma_run(const AttentionSpec& s, const AttentionParams& p, Stream& base) {
+  CudaStream& stream = device::cuda(base);
+  AttentionArgs a = arguments(s, p, stream);
+  const int variant = (s.type == DType::bf16 ? 1 : 0) + (s.kv == KvFormat::int8 ? 2 : 0);
+  const bool many = p.batch.max_rows > 1;
+  a.splits = split_count(s, p.batch.sequences, p.batch.max_context, stream.multiprocessors());
+  a.prepared = 1;
+  if (many) {
+    launch_prepare(s, a, stream);
+    const int size = size_index(prefill_dims, head_sizes, s.head_dim), rows = prefill_warps[size] * 16;
+    stream.launch(prefill_kernels[size][variant], {divide_up(p.batch.max_rows, rows), s.heads, p.batch.sequences, prefill_warps[size] * 32, prefill_shared_bytes(size)}, a);
+  }
+  // With one sequence of many rows there is no single row to serve.
+  if (many && p.batch.sequences == 1) return;
+  const int size = size_index(decode_dims, decode_sizes, s.head_dim);
+  stream.launch(decode_kernels[size][variant], {a.splits, s.kv_heads * head_tiles(s), p.batch.sequences, decode_warps * 32, decode_shared_bytes(size)}, a);
+}
+
+// A batch has at most max_rows sequences; splits fall as sequences rise, so the product is bounded by both ends.
+size_t mma_workspace(const AttentionSpec& s, int max_rows, const DeviceInfo& info) {
+  size_t most = 0;
+  for (int sequences = 1; sequences <= max_rows; ++sequences) {
+    const size_t splits = split_count(s, sequences, 1 << 30, info.threads);
+    most = std::max(most, splits * sequences);
+    if (splits == 1) { most = std::max<size_t>(most, max_rows); break; }
+  }
+  return aligned(most * s.heads * (s.head_dim + 2) * sizeof(float));
+}
+
+const char* generic_declines(const AttentionSpec& s, const DeviceInfo& info) {
+  if (const char* reason = shape_declines(s, info)) return reason;
+  return s.head_dim * 4 * 8 <= info.profile.shared_bytes_per_block ? nullptr : "a head does not fit shared memory";
+}
+void generic_run(const AttentionSpec& s, const AttentionParams& p, Stream& base) {
+  CudaStream& stream = device::cuda(base);
+  AttentionArgs a = arguments(s, p, stream);
+  a.prepared = 0;
+  launch_prepare(s, a, stream);
+  stream.launch(generic_kernel, {a.rows, divide_up(s.heads, 4), 1, 128, 8 * s.head_dim * 4}, a);
+}
+
+// ---- Vision ---------------------------------------------------------------------------------------------------------
+
+const char* vision_shape(const VisionAttentionSpec& s, const DeviceInfo& info) {
+  if (!is_cuda(info)) return "not a CUDA device";
+  if (s.rope && s.head_dim % 2 != 0) return "rope needs an even head_dim";
+  return is_float(s.type) ? nullptr : "types are f32, f16 or bf16";
+}
+const char* vision_declines(const VisionAttentionSpec& s, const DeviceInfo& info) {
+  if (const char* reason = vision_shape(s, info)) return reason;
+  if (!is_narrow(s.type)) return "activations are f16 or bf16";
+  return s.head_dim % 8 == 0 && s.head_dim <= 256 ? nullptr : "head sizes are multiples of 8 up to 256";
+}
+VisionArgs vision_arguments(const VisionAttentionSpec& s, const VisionAttentionParams& p) {
+  return {p.qkv, p.qkv_stride, p.out, p.out_stride, p.segment, p.rope_cos, p.rope_sin, s.scale, p.rows, p.segments, p.max_segment,
+          s.heads, s.head_dim, static_cast<int>(s.type), s.rope};
+}
+void vision_run(const VisionAttentionSpec& s, const VisionAttentionParams& p, Stream& base) {
+  CudaStream& stream = device::cuda(base);
+  const VisionArgs a = vision_arguments(s, p);
+  if (s.rope) stream.launch(vision_rope_kernel, {p.rows, 1, 1, 256}, a);
+  const int size = size_index(prefill_dims, head_sizes, s.head_dim), rows = prefill_warps[size] * 16;
+  stream.launch(vision_kernels[size][s.type == DType::bf16], {divide_up(p.max_segment, rows), s.heads, p.segments, prefill_warps[size] * 32, prefill_shared_bytes(size)}, a);
+}
+void vision_generic_run(const VisionAttentionSpec& s, const VisionAttentionParams& p, Stream& base) {
+  CudaStream& stream = device::cuda(base);
+  const VisionArgs a = vision_arguments(s, p);
+  if (s.rope) stream.launch(vision_rope_kernel, {p.rows, 1, 1, 256}, a);
+  stream.launch(vision_generic_kernel, {p.rows, divide_up(s.heads, 4), 1, 128, 8 * s.head_dim * 4}, a);
+}
+
+}  // namespace
+
+const Implementation<AttentionSpec, AttentionParams> attention_mma{"cuda/sm80/mma", mma_declines, mma_run, mma_workspace};
+const Implementation<AttentionSpec, AttentionParams> attention_generic{"cuda/generic", generic_declines, generic_run, nullptr};
+const Implementation<VisionAttentionSpec, VisionAttentionParams> vision_mma{"cuda/sm80/mma", vision_declines, vision_run, nullptr};
+const Implementation<VisionAttentionSpec, VisionAttentionParams> vision_generic{"cuda/generic", vision_shape, vision_generic_run, nullptr};
+
+}  // namespace hearth::kernels::cuda
