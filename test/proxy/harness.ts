@@ -24,12 +24,12 @@ async function freePort(): Promise<number> {
   return typeof address === 'object' && address ? address.port : 0;
 }
 
-export interface Proxy {
+export interface RunningProxy {
   url: string;
   close(): Promise<void>;
 }
 
-async function run(program: string, args: string[], folder: string, port: number): Promise<Proxy> {
+async function run(program: string, args: string[], folder: string, port: number): Promise<RunningProxy> {
   const child: ChildProcess = spawn(program, args, {
     stdio: ['ignore', 'ignore', 'pipe'],
     env: { ...process.env, HOME: folder, XDG_DATA_HOME: folder, XDG_CONFIG_HOME: folder },
@@ -58,7 +58,7 @@ async function run(program: string, args: string[], folder: string, port: number
 }
 
 /** nginx with the recipe of docker/proxy, its ports replaced; `prefix` proxies only that path. */
-export async function nginx(upstreamPort: number, prefix = '/'): Promise<Proxy> {
+export async function nginx(upstreamPort: number, prefix = '/'): Promise<RunningProxy> {
   const folder = mkdtempSync(join(tmpdir(), 'hearth-nginx-'));
   const port = await freePort();
   const site = recipe('nginx.conf')
@@ -80,7 +80,7 @@ ${site}
 }
 
 /** Caddy with the recipe of docker/proxy on plain HTTP. */
-export async function caddy(upstreamPort: number): Promise<Proxy> {
+export async function caddy(upstreamPort: number): Promise<RunningProxy> {
   const folder = mkdtempSync(join(tmpdir(), 'hearth-caddy-'));
   const port = await freePort();
   const site = recipe('Caddyfile')

@@ -3,10 +3,10 @@
 import sharp from 'sharp';
 import { afterEach, describe, expect, it } from 'vitest';
 import { chatBody, type TestApp, testApp } from '../support/app.ts';
-import { caddy, nginx, type Proxy } from './harness.ts';
+import { caddy, nginx, type RunningProxy } from './harness.ts';
 
 let server: TestApp;
-let proxy: Proxy;
+let proxy: RunningProxy;
 afterEach(async () => {
   await proxy.close();
   await server.close();
