@@ -1,0 +1,294 @@
+// Loading: understand the configuration, bind kernels, plan memory, take it, fill it, and record decode graphs.
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+
+#include "model/loaded_model.h"
+#include "model/memory_plan.h"
+#include "model/shapes.h"
+
+namespace hearth::model {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr int64_t logit_budget_bytes = int64_t{64} << 20;
+constexpr int64_t image_arena_bytes = int64_t{256} << 20;
+
+int default_sequences(const device::DeviceInfo& info) {
+  const int64_t gigabytes = info.profile.memory_bytes >> 30;
+  if (info.kind == device::DeviceKind::cpu || gigabytes >= 40) return 256;
+  return gigabytes >= 12 ? 64 : 32;
+}
+
+uint64_t fnv(uint64_t hash, const void* data, size_t size) {
+  const auto* bytes = static_cast<const uint8_t*>(data);
+  for (size_t i = 0; i < size; i++) hash = (hash ^ bytes[i]) * 1099511628211ull;
+  return hash;
+}
+
+uint64_t fnv(uint64_t hash, const std::string& text) { return fnv(hash, text.data(), text.size() + 1); }
+
+// Of the configuration, every tensor's name and shape, and a sample of its bytes.
+std::string fingerprint(const formats::Checkpoint& checkpoint, const std::string& build) {
+  uint64_t hash = fnv(14695981039346656037ull, build);
+  hash = fnv(hash, checkpoint.config().dump());
+  constexpr size_t sample = 64;
+  for (const std::string& name : checkpoint.names()) {
+    hash = fnv(hash, name);
+    const formats::TensorView* view = checkpoint.find(name);
+    if (!view) continue;
+    hash = fnv(hash, view->shape.data(), view->shape.size() * sizeof(int64_t));
+    const size_t size = view->data.size(), take = std::min(sample, size);
+    for (const size_t at : {size_t{0}, (size - take) / 2, size - take}) hash = fnv(hash, view->data.data() + at, take);
+  }
+  char text[20];
+  std::snprintf(text, sizeof(text), "%016llx", static_cast<unsigned long long>(hash));
+  return text;
+}
+
+template <class T>
+Status read_default(const Config& config, const char* key, std::optional<T>& to) {
+  if (!config.has(key)) return Status::ok();
+  if constexpr (std::is_same_v<T, int>) {
+    HEARTH_ASSIGN(to, config.integer(key, 0, 1 << 30));
+  } else {
+    HEARTH_ASSIGN(to, config.number(key));
+  }
+  return Status::ok();
+}
+
+Status read_generation(const formats::Checkpoint& checkpoint, const DecoderSpec& spec, ModelInfo& info) {
+  const Config config(checkpoint.generation_config(), checkpoint.path() + "/generation_config.json");
+  HEARTH_TRY(read_default(config, "temperature", info.sampling.temperature));
+  HEARTH_TRY(read_default(config, "top_p", info.sampling.top_p));
+  HEARTH_TRY(read_default(config, "min_p", info.sampling.min_p));
+  HEARTH_TRY(read_default(config, "top_k", info.sampling.top_k));
+  HEARTH_TRY(read_default(config, "repetition_penalty", info.sampling.repetition_penalty));
+  HEARTH_ASSIGN(info.end_tokens, read_tokens(config, "eos_token_id", spec.vocabulary));
+  if (info.end_tokens.empty()) info.end_tokens = spec.end_tokens;
+  info.bos_token = spec.bos_token;
+  return Status::ok();
+}
+
+std::string base_name(const std::string& path) {
+  const std::filesystem::path name = std::filesystem::path(path).lexically_normal();
+  return name.has_filename() ? name.filename().string() : name.parent_path().filename().string();
+}
+
+}  // namespace
+
+// The stages of Model::load, over one LoadedModel.
+class Loader {
+ public:
+  Loader(const LoadOptions& options, device::Device& device, Model::Progress progress, void* context)
+      : options_(options), device_(device), progress_(progress), context_(context) {}
+
+  Result<std::unique_ptr<Model>> run() {
+    HEARTH_TRY(open());
+    report("plan", 0, 1);
+    HEARTH_TRY(declare());
+    HEARTH_TRY(choose_limits());
+    HEARTH_TRY(plan());
+    report("plan", 1, 1);
+    HEARTH_TRY(fill());
+    report("tune", 0, 1);
+    HEARTH_TRY(model_->capture_graphs());
+    HEARTH_TRY(device_.stream().synchronize());
+    report("ready", 1, 1);
+    return std::unique_ptr<Model>(std::move(model_));
+  }
+
+ private:
+  void report(const char* stage, double done, double total) const {
+    if (progress_) progress_(context_, stage, done, total);
+  }
+
+  Status open();
+  Status declare();
+  Status declare_vision();
+  Status choose_limits();
+  Status choose_context();
+  Status plan();
+  Status fill();
+  Status allocate_images();
+  Status describe();
+
+  const LoadOptions& options_;
+  device::Device& device_;
+  Model::Progress progress_;
+  void* context_;
+  std::unique_ptr<formats::Checkpoint> checkpoint_;
+  std::unique_ptr<LoadedModel> model_;
+  Precision body_, head_;
+  ops::KvFormat kv_ = ops::KvFormat::f16;
+  StepBuffers::Limits step_limits_;
+  KvShape kv_shape_;
+};
+
+Status Loader::open() {
+  if (options_.path.empty() == options_.shape.empty()) return invalid("a model is either a path or a shape");
+  HEARTH_ASSIGN(body_, read_precision(options_.precision, options_.group, device_.info().kind));
+  HEARTH_ASSIGN(head_, read_head_precision(options_.head_bits, body_));
+  if (options_.path.empty()) {
+    HEARTH_ASSIGN(checkpoint_, open_shape(options_.shape, body_, head_, options_.seed));
+  } else {
+    HEARTH_ASSIGN(checkpoint_, formats::Checkpoint::open(options_.path));
+  }
+  HEARTH_ASSIGN(ModelSpec spec, read_model_spec(*checkpoint_));
+  model_ = std::make_unique<LoadedModel>(device_, std::move(spec));
+  return describe();
+}
+
+Status Loader::describe() {
+  const DecoderSpec& spec = model_->spec_.decoder;
+  ModelInfo& info = model_->info_;
+  info.name = options_.path.empty() ? options_.shape : base_name(options_.path);
+  info.architecture = model_->spec_.model_type;
+  info.vocabulary = spec.vocabulary;
+  info.position_axes = spec.position_axes;
+  info.hidden_width = spec.width;
+  return read_generation(*checkpoint_, spec, info);
+}
+
+Status Loader::declare_vision() {
+  const std::optional<VisionSource>& source = model_->spec_.vision;
+  if (!source) return Status::ok();
+  HEARTH_ASSIGN(model_->encoder_, vision::make_encoder(*source, model_->spec_.decoder, device_));
+  model_->vision_weights_ = std::make_unique<WeightPlan>(*checkpoint_, device_);
+  return model_->encoder_->declare(*model_->vision_weights_, body_);
+}
+
+Status Loader::declare() {
+  model_->weights_ = std::make_unique<WeightPlan>(*checkpoint_, device_);
+  const DecoderSpec& spec = model_->spec_.decoder;
+  HEARTH_ASSIGN(kv_, read_kv_format(options_.kv, body_.kind == Precision::Kind::dense && body_.dense == ops::WeightFormat::f32 ? DType::f32
+                                                 : body_.kind == Precision::Kind::as_file ? spec.dtype : DType::f16));
+  if (options_.kv == "auto" && device_.info().kind == device::DeviceKind::cuda) {
+    kv_ = spec.dtype == DType::bf16 ? ops::KvFormat::bf16 : ops::KvFormat::f16;
+  }
+  HEARTH_TRY(model_->decoder_.declare(*model_->weights_, body_, head_, kv_));
+  HEARTH_TRY(declare_vision());
+  ModelInfo& info = model_->info_;
+  info.precision = model_->weights_->held_name();
+  info.kv = name_of(kv_);
+  info.parameters = model_->weights_->parameters() + (model_->vision_weights_ ? model_->vision_weights_->parameters() : 0);
+  if (spec.tied) info.parameters -= int64_t{spec.vocabulary} * spec.width;
+  info.fingerprint = fingerprint(*checkpoint_, "hearth-1/" + info.precision + "/" + info.kv + "/" + std::to_string(options_.head_bits));
+  return Status::ok();
+}
+
+Status Loader::choose_context() {
+  ModelInfo& info = model_->info_;
+  const int longest = model_->spec_.decoder.context;
+  if (options_.context < 0 || options_.kv_tokens < 0 || options_.max_sequences < 0 || options_.step_tokens < 0 || options_.memory_limit_bytes < 0) {
+    return invalid("sizes must not be negative");
+  }
+  if (options_.context > longest) {
+    return invalid("context " + std::to_string(options_.context) + " is over the model's own of " + std::to_string(longest));
+  }
+  info.context = options_.context > 0 ? options_.context : longest;
+  const int64_t pool = (options_.kv_tokens + ops::kv_block_tokens - 1) / ops::kv_block_tokens * ops::kv_block_tokens;
+  if (options_.kv_tokens > 0 && pool < info.context) {
+    if (options_.context > 0) return invalid("kv_tokens " + std::to_string(options_.kv_tokens) + " is less than the context of " + std::to_string(info.context));
+    info.context = static_cast<int>(pool);
+  }
+  return Status::ok();
+}
+
+Status Loader::choose_limits() {
+  HEARTH_TRY(choose_context());
+  constexpr int sequences_max = 4096, rows_max = 65536;
+  ModelInfo& info = model_->info_;
+  const DecoderSpec& spec = model_->spec_.decoder;
+  info.max_sequences = options_.max_sequences > 0 ? options_.max_sequences : default_sequences(device_.info());
+  if (info.max_sequences > sequences_max) return invalid("max_sequences is over " + std::to_string(sequences_max));
+  info.step_tokens = std::max(options_.step_tokens > 0 ? options_.step_tokens : device_.info().profile.step_tokens, info.max_sequences);
+  if (info.step_tokens > rows_max) return invalid("step_tokens is over " + std::to_string(rows_max));
+  DecoderLimits& limits = model_->limits_;
+  limits.rows = info.step_tokens;
+  limits.sequences = info.max_sequences;
+  const auto affordable = static_cast<int>(std::min<int64_t>(rows_max, logit_budget_bytes / 4 / spec.vocabulary));
+  limits.logit_rows = std::min(limits.rows, std::max(limits.sequences, affordable));
+  if (model_->encoder_) {
+    const int64_t row_bytes = int64_t{spec.width} * 4 * (1 + spec.deepstack_layers);
+    const int most = model_->encoder_->max_rows();
+    constexpr int arena_rows = 16384;
+    model_->arena_.capacity = std::max(most, static_cast<int>(std::min<int64_t>(arena_rows, image_arena_bytes / row_bytes)));
+  }
+  return Status::ok();
+}
+
+Status Loader::plan() {
+  const DecoderSpec& spec = model_->spec_.decoder;
+  ModelInfo& info = model_->info_;
+  kv_shape_ = {static_cast<int>(spec.layers.size()), spec.kv_heads, spec.head_dim, kv_};
+  step_limits_ = {model_->limits_.rows, info.max_sequences, model_->limits_.logit_rows, info.context, 0, spec.vocabulary, model_->arena_.capacity};
+  MemoryNeeds needs;
+  needs.weights = model_->weights_->bytes();
+  needs.vision_weights = model_->vision_weights_ ? model_->vision_weights_->bytes() : 0;
+  needs.activations = model_->decoder_.activation_bytes(model_->limits_);
+  needs.workspace = model_->decoder_.workspace_bytes(model_->limits_);
+  needs.logits = model_->decoder_.logit_bytes(model_->limits_);
+  needs.inputs = model_->steps_.bytes(step_limits_);
+  needs.vision = model_->encoder_ ? model_->encoder_->activation_bytes() : 0;
+  needs.image_rows = int64_t{model_->arena_.capacity} * spec.width * 4 * (1 + spec.deepstack_layers);
+  needs.block_bytes = static_cast<int64_t>(kv_shape_.block_bytes());
+  needs.context = info.context;
+  needs.max_sequences = info.max_sequences;
+  needs.dense_weights = info.precision == "f32" || info.precision == "f16" || info.precision == "bf16";
+  needs.int8_kv = kv_ == ops::KvFormat::int8;
+  needs.cpu = device_.info().kind == device::DeviceKind::cpu;
+  HEARTH_ASSIGN(const size_t free, device_.available_bytes());
+  // A twentieth stays free for the driver, the server and the allocator's rounding.
+  int64_t available = static_cast<int64_t>(free - free / 20);
+  if (options_.memory_limit_bytes > 0) available = std::min(available, options_.memory_limit_bytes);
+  HEARTH_ASSIGN(const MemoryPlan plan, plan_memory(needs, available, options_.kv_tokens));
+  model_->memory_ = plan.lines;
+  info.kv_blocks = plan.kv_blocks;
+  step_limits_.blocks = plan.kv_blocks;
+  return Status::ok();
+}
+
+Status Loader::allocate_images() {
+  if (!model_->encoder_) return Status::ok();
+  HEARTH_TRY(model_->encoder_->allocate());
+  const DecoderSpec& spec = model_->spec_.decoder;
+  const size_t bytes = static_cast<size_t>(model_->arena_.capacity) * static_cast<size_t>(spec.width) * 4;
+  for (int i = 0; i <= spec.deepstack_layers; i++) {
+    HEARTH_ASSIGN(void* memory, device_.allocate(bytes, device::MemoryKind::workspace, "image rows"));
+    model_->arena_memory_.push_back(memory);
+    if (i == 0) model_->arena_.rows = static_cast<float*>(memory);
+    else model_->arena_.deepstack.push_back(static_cast<float*>(memory));
+  }
+  model_->image_rows_ = std::make_unique<RowAllocator>(model_->arena_.capacity);
+  const VisionSource& source = *model_->spec_.vision;
+  VisionInfo vision;
+  vision.family = name_of(source.family);
+  vision.placeholder = source.placeholder;
+  vision.placeholder_id = source.image_token;
+  vision.tokens_per_image = model_->encoder_->fixed_rows();
+  model_->info_.vision = vision;
+  return Status::ok();
+}
+
+Status Loader::fill() {
+  const double total = static_cast<double>(model_->weights_->bytes() + (model_->vision_weights_ ? model_->vision_weights_->bytes() : 0));
+  HEARTH_TRY(model_->weights_->load([&](double done, double) { report("weights", done, total); }));
+  if (model_->vision_weights_) {
+    const auto before = static_cast<double>(model_->weights_->bytes());
+    HEARTH_TRY(model_->vision_weights_->load([&](double done, double) { report("weights", before + done, total); }));
+  }
+  HEARTH_TRY(model_->decoder_.allocate(model_->limits_));
+  HEARTH_TRY(model_->steps_.allocate(step_limits_));
+  HEARTH_TRY(allocate_images());
+  return model_->kv_.allocate(kv_shape_, model_->info_.kv_blocks);
+}
+
+Result<std::unique_ptr<Model>> Model::load(const LoadOptions& options, device::Device& device, Progress progress, void* context) {
+  return Loader(options, device, progress, context).run();
+}
+
+}  // namespace hearth::model

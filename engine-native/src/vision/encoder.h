@@ -1,0 +1,62 @@
+// Images in, embedding rows of the language model out: one Encoder a vision family. Preparing (resize, normalise, cut
+// into patches) runs on any thread; encoding runs on the device's stream.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "core/status.h"
+#include "device/device.h"
+#include "model/model_spec.h"
+#include "model/weights.h"
+
+namespace hearth::vision {
+
+struct Pixels {
+  int width = 0, height = 0;
+  std::span<const uint8_t> rgb;  // [height, width, 3]
+};
+
+// What an image of some size becomes.
+struct Layout {
+  int rows = 0;                    // embedding rows
+  std::vector<int32_t> positions;  // [3 * rows] axis-major offsets of multimodal rope; empty = sequential
+  int position_span = 0;           // how far positions advance over the image; 0 = rows
+};
+
+// An image ready for the tower. The tables below the patches are for towers that take any size.
+struct Prepared {
+  int grid_h = 0, grid_w = 0;      // patches
+  std::vector<float> patches;      // [grid_h * grid_w, padded channels * frames * patch * patch] in the tower's order
+  std::vector<float> embeddings;   // [patches, width]: position embeddings for this grid
+  std::vector<float> cos, sin;     // [patches, head_dim]: rope in two dimensions
+  std::vector<int32_t> windows;    // [windows + 1] first row of each attention window
+  std::vector<int32_t> cell_rows;  // [cells] where each merged cell, in reading order, comes out of the tower
+};
+
+class Encoder {
+ public:
+  virtual ~Encoder() = default;
+  // Binds the tower's ops and declares its weights.
+  virtual Status declare(model::WeightPlan& plan, const model::Precision& precision) = 0;
+  // Bytes allocate() takes: activations of one image, workspace, staging.
+  virtual int64_t activation_bytes() const = 0;
+  virtual Status allocate() = 0;
+  // Most rows one image can take.
+  virtual int max_rows() const = 0;
+  // Rows every image takes, where that does not depend on its size.
+  virtual std::optional<int> fixed_rows() const = 0;
+  virtual Result<Layout> layout(int width, int height) const = 0;
+  virtual Result<Prepared> prepare(const Pixels& pixels) const = 0;
+  // Enqueues the tower and projector: rows [layout.rows, width] f32, and each deepstack layer's features of that shape.
+  virtual Status encode(const Prepared& image, float* rows, std::span<float* const> deepstack) = 0;
+};
+
+// The encoder of a family for a decoder of `width`. Errors name the key that is not supported.
+Result<std::unique_ptr<Encoder>> make_encoder(const model::VisionSource& source, const model::DecoderSpec& decoder,
+                                              device::Device& device);
+
+}  // namespace hearth::vision

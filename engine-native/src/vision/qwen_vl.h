@@ -1,0 +1,76 @@
+// Qwen2.5-VL and Qwen3-VL: images at their own size, 2-D rope, patches merged 2x2 into rows of the language model.
+// Qwen2.5-VL attends within windows in most blocks; Qwen3-VL adds learned positions and hands features of several depths
+// to the language model's first layers.
+#pragma once
+
+#include <memory>
+
+#include "vision/encoder.h"
+#include "vision/processor.h"
+#include "vision/transformer.h"
+#include "vision/uploads.h"
+
+namespace hearth::vision {
+
+struct QwenSpec {
+  bool third = false;          // Qwen3-VL
+  BlockSpec blocks;
+  int patch = 0, frames = 0, merge = 2;
+  int window_cells = 0;        // side of an attention window in merged cells (Qwen2.5-VL)
+  std::vector<bool> full;      // block attends over the whole image
+  int position_side = 0;       // Qwen3-VL: the learned positions are position_side^2
+  std::vector<int> deepstack;  // Qwen3-VL: blocks whose output is handed on
+  int width_out = 0;
+  int patches_max = 0;
+  ProcessorSpec processor;
+};
+
+Result<QwenSpec> read_qwen_spec(const model::VisionSource& source, int width_out);
+
+class QwenEncoder final : public Encoder {
+ public:
+  QwenEncoder(QwenSpec spec, device::Device& device)
+      : spec_(std::move(spec)), device_(device), transformer_(spec_.blocks, device), uploads_(device) {}
+  ~QwenEncoder() override;
+
+  Status declare(model::WeightPlan& plan, const model::Precision& body) override;
+  int64_t activation_bytes() const override;
+  Status allocate() override;
+  int max_rows() const override { return spec_.patches_max / 4; }
+  std::optional<int> fixed_rows() const override { return std::nullopt; }
+  Result<Layout> layout(int width, int height) const override;
+  Result<Prepared> prepare(const Pixels& pixels) const override;
+  Status encode(const Prepared& image, float* rows, std::span<float* const> deepstack) override;
+
+ private:
+  // A merger: 2x2 patches to one row. The norm runs over single patches, or over the merged four.
+  struct Merger { model::Linear up, down; const float* norm_weight = nullptr; const float* norm_bias = nullptr; bool over_four = false; };
+  int columns() const { return padded_columns(3 * spec_.frames * spec_.patch * spec_.patch); }
+  int head_dim() const { return spec_.blocks.width / spec_.blocks.heads; }
+  Status declare_patches(model::WeightPlan& plan, const model::Precision& precision);
+  Status declare_merger(model::WeightPlan& plan, const model::Precision& precision, const std::string& name, bool over_four, Merger* merger);
+  Status check(const Prepared& image) const;
+  Status upload(const Prepared& image);
+  void merge(const Merger& merger, int patches, float* rows);
+  size_t table_bytes(int patches) const;
+
+  QwenSpec spec_;
+  device::Device& device_;
+  Transformer transformer_;
+  Uploader uploads_;
+  model::Linear patch_;
+  Merger merger_;
+  std::vector<Merger> deepstack_;
+  ops::BoundNorm norm_;
+  ops::BoundGather reorder_;
+  std::vector<float> position_table_;  // host [side^2, width], the patches' bias added
+
+  std::vector<void*> memory_;
+  float *pixels_ = nullptr, *x_ = nullptr, *cos_ = nullptr, *sin_ = nullptr, *unordered_ = nullptr;
+  void *normed_ = nullptr, *hidden_ = nullptr;
+  int32_t *windows_ = nullptr, *whole_ = nullptr, *cell_rows_ = nullptr;
+  std::vector<int32_t> host_windows_;
+  int32_t host_whole_[2] = {0, 0};
+};
+
+}  // namespace hearth::vision
