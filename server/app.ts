@@ -2,12 +2,19 @@
 
 import { randomUUID } from 'node:crypto';
 import type { Socket } from 'node:net';
-import Fastify, { type FastifyBaseLogger, type FastifyError, type FastifyInstance, LogController } from 'fastify';
+import Fastify, {
+  type FastifyBaseLogger,
+  type FastifyError,
+  type FastifyInstance,
+  type FastifyReply,
+  LogController,
+} from 'fastify';
 import type { Render } from './chat/prompt.ts';
 import { EngineError } from './engine/port.ts';
 import { ApiError, errors } from './errors.ts';
 import { guardAccess } from './http/access.ts';
 import { chatCompletions } from './http/chat-completions.ts';
+import { completions } from './http/completions.ts';
 import type { AppContext, HttpSettings } from './http/context.ts';
 import { isOurFault, toApiError } from './http/engine-errors.ts';
 import { health } from './http/health.ts';
@@ -50,10 +57,13 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
     return503OnClosing: false,
     genReqId: (request) => requestId(request.headers['x-request-id']),
     clientErrorHandler,
+    frameworkErrors: (error, _request, reply) =>
+      send(reply as FastifyReply, fromFastify(error, 0) ?? toApiError(error)),
   }) as unknown as FastifyInstance;
   const metrics = new Metrics(() => lifecycle.engineForStats());
   const keepAlive = new KeepAlive(settings.keepAliveSeconds * 1000);
   const context: AppContext = { ...dependencies, metrics, keepAlive };
+  app.removeContentTypeParser('text/plain');
   app.decorate('definitions', []);
   app.addHook('onClose', () => keepAlive.close());
   app.addHook('onRequest', async (request, reply) => {
@@ -67,6 +77,7 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
       health(scope, context);
       models(scope, context);
       chatCompletions(scope, context);
+      completions(scope, context);
       await page(scope);
       refuseOtherMethods(scope);
     },
@@ -95,6 +106,9 @@ function logRequests(app: FastifyInstance): void {
   });
 }
 
+const send = (reply: FastifyReply, error: ApiError) =>
+  reply.status(error.status).headers(error.headers).send(error.toWire());
+
 function handleErrors(app: FastifyInstance, metrics: Metrics, bodyBytesMax: number): void {
   app.setErrorHandler((error: FastifyError | ApiError, request, reply) => {
     if (error instanceof ClientGone) {
@@ -105,7 +119,7 @@ function handleErrors(app: FastifyInstance, metrics: Metrics, bodyBytesMax: numb
     const known = fromFastify(error, bodyBytesMax) ?? toApiError(error);
     if (isOurFault(error) && known.status >= 500) request.log.error({ err: error }, 'a request failed');
     metrics.refused(known.status, known.code);
-    return reply.status(known.status).headers(known.headers).send(known.toWire());
+    return send(reply, known);
   });
   app.setNotFoundHandler((request) => {
     throw errors.unknownUrl(request.method, request.url.split('?')[0]!);

@@ -22,6 +22,7 @@ import {
   type ChatRun,
   type ChatTask,
   type ChoiceOutcome,
+  checkChoices,
   newId,
   nowSeconds,
   runChoice,
@@ -32,7 +33,7 @@ import type { AppContext } from './context.ts';
 import { addRoute } from './routes.ts';
 import { RequestScope } from './scope.ts';
 import type { SseStream } from './sse.ts';
-import { openStream, streamBody } from './streaming.ts';
+import { openStream, sendWhole, streamBody } from './streaming.ts';
 
 export function chatCompletions(app: FastifyInstance, context: AppContext): void {
   addRoute(app, {
@@ -57,7 +58,7 @@ async function answer(context: AppContext, request: FastifyRequest, reply: Fasti
     model: task.model.name,
     fingerprint: task.model.fingerprint,
   };
-  if (!body.stream) return collect(run, body, envelope, scope);
+  if (!body.stream) return sendWhole(context, request, reply, () => collect(run, body, envelope, scope));
   const stream = openStream(context, reply, scope);
   const fail = (error: object) => stream.data(JSON.stringify(error));
   await streamBody(request, stream, () => writeChunks(stream, run, body, envelope, scope), fail);
@@ -67,6 +68,7 @@ async function answer(context: AppContext, request: FastifyRequest, reply: Fasti
 function toTask(context: AppContext, body: ChatRequest): ChatTask {
   const model = context.lifecycle.model(body.model);
   const choices = body.n ?? 1;
+  checkChoices(context, choices);
   return {
     model,
     choices,

@@ -118,5 +118,11 @@ export function sumUsage(outcomes: readonly ChoiceOutcome[]) {
   };
 }
 
+/** n against the operator's limit, for every route that has it. */
+export function checkChoices(context: AppContext, n: number): void {
+  const { maxChoices } = context.settings;
+  if (n > maxChoices) throw errors.invalid(`Invalid 'n': must be at most ${maxChoices} here.`, 'n');
+}
+
 export const newId = (prefix: string) => `${prefix}${randomUUID().replaceAll('-', '')}`;
 export const nowSeconds = () => Math.floor(Date.now() / 1000);

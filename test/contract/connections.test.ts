@@ -1,0 +1,132 @@
+// wire-contract.md, F: connections.
+
+import { connect } from 'node:net';
+import { describe, expect, it } from 'vitest';
+import { ask, post, server, until } from './support.ts';
+
+const slow = () => ({ tokens: Array.from({ length: 500 }, () => 'word '), everyMs: 10 });
+
+describe('F. Connections', () => {
+  it('40. a client that leaves frees its place, streaming or not, before or after the first token', async () => {
+    const app = await server({ reply: (_request, index) => (index % 2 ? slow() : { ...slow(), firstMs: 60_000 }) });
+    for (const stream of [true, false]) {
+      for (let round = 0; round < 2; round++) {
+        const before = app.engine.cancelled;
+        const leaving = new AbortController();
+        const answer = post(app, '/v1/chat/completions', ask({ stream, n: 1 }), { signal: leaving.signal })
+          .then((response) => response.text())
+          .catch(() => 'left');
+        await until(() => app.engine.live.size === 1);
+        await new Promise((resolve) => setTimeout(resolve, 30));
+        leaving.abort();
+        expect(await answer).toBe('left');
+        await until(() => app.engine.live.size === 0);
+        expect(app.engine.cancelled).toBe(before + 1);
+      }
+    }
+    expect(app.lifecycle.active).toBe(0);
+  });
+
+  it('40. survives 200 clients that leave', async () => {
+    const app = await server({ reply: (request) => (request.maxTokens === 1 ? { tokens: ['still here'] } : slow()) });
+    const storm = Array.from({ length: 200 }, async (_, index) => {
+      const signal = AbortSignal.timeout(20 + (index % 60));
+      await post(app, '/v1/chat/completions', ask({ stream: true }), { signal })
+        .then(
+          (r) => r.text(),
+          () => {},
+        )
+        .catch(() => {});
+    });
+    await Promise.all(storm);
+    await until(() => app.engine.live.size === 0, 5000);
+    const answer = await post(app, '/v1/chat/completions', ask({ max_tokens: 1 }));
+    expect(await answer.json()).toMatchObject({ choices: [{ message: { content: 'still here' } }] });
+  });
+
+  it('40. a reader that stops reading is dropped after 1 MiB, and others keep their speed', async () => {
+    const big = 'x'.repeat(64 * 1024);
+    const app = await server({
+      reply: (_request, index) => (index === 0 ? { tokens: Array(2000).fill(big), everyMs: 1 } : { tokens: ['quick'] }),
+    });
+    const body = JSON.stringify(ask({ stream: true }));
+    const socket = connect(Number(new URL(app.url).port), '127.0.0.1');
+    socket.pause();
+    socket.on('error', () => {});
+    socket.write(
+      `POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+    );
+    await until(() => app.engine.live.size === 1);
+    expect((await post(app, '/v1/chat/completions', ask())).status).toBe(200);
+    await until(() => app.engine.live.size === 0, 10_000);
+    expect(app.engine.cancelled).toBe(1);
+    socket.destroy();
+  });
+
+  it('41. writes white space into a long answer when asked to', async () => {
+    const app = await server({
+      settings: { heartbeatSeconds: 0.05 },
+      reply: () => ({ tokens: ['done'], firstMs: 300 }),
+    });
+    const response = await post(app, '/v1/chat/completions', ask());
+    expect(response.headers.get('content-type')).toMatch(/^application\/json/);
+    expect(response.headers.get('x-request-id')).toBeTruthy();
+    const text = await response.text();
+    expect(text).toMatch(/^ {3,}\{/);
+    expect(JSON.parse(text)).toMatchObject({ choices: [{ message: { content: 'done' } }] });
+  });
+
+  it('42. keeps idle connections longer than a proxy does, and never cuts an answer', async () => {
+    const app = await server();
+    expect(app.app.server.keepAliveTimeout).toBeGreaterThan(60_000);
+    expect(app.app.server.timeout).toBe(0);
+  });
+
+  it('43. accepts Expect: 100-continue', async () => {
+    const app = await server();
+    const body = JSON.stringify(ask());
+    const socket = connect(Number(new URL(app.url).port), '127.0.0.1');
+    let received = '';
+    socket.on('data', (data) => {
+      received += data;
+    });
+    socket.write(
+      'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n' +
+        `Expect: 100-continue\r\nConnection: close\r\nContent-Length: ${body.length}\r\n\r\n`,
+    );
+    await until(() => received.includes('100 Continue'));
+    socket.write(body);
+    await until(() => received.includes('Hello, world!'));
+    socket.destroy();
+  });
+
+  it('44. works behind a path prefix', async () => {
+    const app = await server({ settings: { basePath: '/llm' } });
+    expect((await post(app, '/llm/v1/chat/completions', ask())).status).toBe(200);
+    expect((await post(app, '/v1/chat/completions', ask())).status).toBe(404);
+  });
+
+  it('45. drains: readiness goes, streams finish, new requests are refused', async () => {
+    const app = await server({ reply: () => ({ tokens: ['a', 'b', 'c'], everyMs: 60 }) });
+    const running = post(app, '/v1/chat/completions', ask({ stream: true })).then((response) => response.text());
+    await until(() => app.engine.live.size === 1);
+    const drained = app.lifecycle.drain(5000);
+    expect((await fetch(`${app.url}/health/ready`)).status).toBe(503);
+    const refused = await post(app, '/v1/chat/completions', ask());
+    expect([refused.status, refused.headers.has('retry-after')]).toEqual([503, true]);
+    expect(await running).toMatch(/\[DONE\]\n\n$/);
+    await drained;
+  });
+
+  it('45. drains: what does not finish in time ends with an error event', async () => {
+    const app = await server({ reply: slow });
+    const running = post(app, '/v1/chat/completions', ask({ stream: true })).then((response) => response.text());
+    await until(() => app.engine.live.size === 1);
+    await app.lifecycle.drain(100);
+    const text = await running;
+    expect(JSON.parse(text.trimEnd().split('\n\n').at(-1)!.slice(6))).toMatchObject({
+      error: { code: 'shutting_down' },
+    });
+    expect(app.engine.live.size).toBe(0);
+  });
+});
