@@ -61,7 +61,7 @@ def make_items(count, seed):
                 continue
             branch, i = rng.choice(options)
             one = talk.Document(document.pictures, document.head, [branch[:i + 1]], demonstrations=document.demonstrations)
-            if kind not in ("text", "icl") and rng.random() < .14 and i == 0:
+            if kind not in ("text", "icl") and i == 0:
                 one = talk.with_order(rng, one)
             items.append((kind, one))
             wanted -= 1

@@ -42,10 +42,10 @@ def contact_sheet(path, prepared, count=64):
     sheet.save(path)
 
 
-def quantised(model, calibration=None):
+def quantised(model, calibration=None, clip=True):
     """A copy of `model` at 4 bits, its packed linears, and the AWQ report (None for round-to-nearest)."""
     twin = copy.deepcopy(model)
-    report = awq_reference.awq(twin, *calibration) if calibration else None
+    report = awq_reference.awq(twin, *calibration, clip=clip) if calibration else None
     return twin, awq_reference.quantise_language(twin), report
 
 
@@ -97,6 +97,9 @@ def main():
     fixture = os.path.join(o.out, "fixture")
     fixture_items = evaluate.make_items(500 if o.questions >= 1000 else 50, FIXTURE_SEED)
     evaluate.write_fixture(fixture, fixture_items, FIXTURE_SEED, device)
+    archive = os.path.join(o.out, "fixture.tar.gz")
+    subprocess.run(["tar", "czf", archive + ".part", "-C", fixture, "."], check=True)
+    os.replace(archive + ".part", archive)
     pixels = evaluate.load_fixture_pixels(fixture, fixture_items)
     small = evaluate.Prepared(fixture_items, device, FIXTURE_SEED, pixels=pixels)
     result["fixture"] = {"fp16": evaluate.table(small, evaluate.score(model, small))}
@@ -105,11 +108,11 @@ def main():
 
     ids = awq_reference.text_rows(o.calibration_rows)
     renderer = render.Renderer(device)
-    forms = {"rtn": None, "awq_text": awq_reference.text_calibration(model, ids),
-             "awq_pictures": awq_reference.picture_calibration(model, o.calibration_rows, 777, renderer)}
+    pictures = awq_reference.picture_calibration(model, o.calibration_rows, 777, renderer)
+    forms = {"rtn": None, "awq_text": awq_reference.text_calibration(model, ids), "awq_pictures": pictures, "awq_pictures_no_clip": pictures}
     best, reports = None, {}
     for name, calibration in forms.items():
-        twin, kept, reports[name] = quantised(model, calibration)
+        twin, kept, reports[name] = quantised(model, calibration, clip=not name.endswith("no_clip"))
         result["tables"][name] = evaluate.table(prepared, evaluate.score(twin, prepared))
         result["fixture"][name] = evaluate.table(small, evaluate.score(twin, small))
         everything = result["tables"][name]["all"]
@@ -127,7 +130,6 @@ def main():
     export.write_safetensors(os.path.join(o.out, "calibration.safetensors"), {"ids": ids.int()})
     if os.path.abspath(o.model) != os.path.abspath(o.out):
         shutil.copyfile(os.path.join(o.model, "model.safetensors"), os.path.join(o.out, "model.safetensors"))
-    subprocess.run(["tar", "czf", os.path.join(o.out, "fixture.tar.gz"), "-C", fixture, "."], check=True)
     shutil.rmtree(fixture)
     say("done")
 

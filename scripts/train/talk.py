@@ -79,6 +79,8 @@ def worded(rng, pool, **slots):
     text = rng.choice(pool).format(**slots)
     if rng.random() < .55:
         text = text.replace("colour", "color").replace("Colour", "Color")
+    if "gray" in text and rng.random() < .35:
+        text = text.replace("gray", "grey")
     u = rng.random()
     if u < .16:
         text = text.lower()
@@ -860,23 +862,62 @@ def story_document(rng, library):
 
 # ---- the mix -------------------------------------------------------------------------------------------------------
 
-def with_order(rng, document):
-    """Sometimes put the question before the picture; only where one branch can hold it."""
-    if len(document.pictures) == 1 and document.head == [0] and not document.demonstrations and rng.random() < .14:
+def with_order(rng, document, chance=.2):
+    """Sometimes put the question before the pictures; only where one branch can hold it."""
+    if document.pictures and not document.demonstrations and all(isinstance(p, int) for p in document.head) and rng.random() < chance:
         branch = rng.choice(document.branches)
         (question, answer, c), rest = branch[0], branch[1:]
-        return Document(document.pictures, [question, 0], [[(None, answer, c)] + rest])
+        if isinstance(question, str):
+            return Document(document.pictures, [question] + document.head, [[(None, answer, c)] + rest])
     return document
+
+
+def album_document(rng, words, held_out=False):
+    """Several pictures, one a turn; every question is about the latest."""
+    pictures, turns = [], []
+    for i in range(rng.randint(2, 3)):
+        if rng.random() < .3:
+            text = sample_number(rng) if rng.random() < .4 else words.sample(rng, held_out)
+            picture, turn = world.text_picture(rng, text, held_out), read_turn(rng, text)
+        else:
+            picture = world.scene(rng, rng.choice((1, 1, 2, 3, 4, 5)), held_out, repeat=.4)
+            branches = scene_branches(rng, Scene(picture), 1)
+            turn = branches[0][0] if branches else (worded(rng, P.COUNT, n="objects"), there_are(len(picture.things), "object"),
+                                                    number_check("count", len(picture.things)))
+        pictures.append(picture)
+        turns.append(turn if i == 0 else ([i, turn[0]] if rng.random() < .6 else [turn[0], i], turn[1], turn[2]))
+    return Document(pictures, [0], [turns])
+
+
+def ask_nothing(rng):
+    noun = rng.choice(("object", "shape", "thing") + tuple(SHAPES))
+    return worded(rng, P.COUNT, n=plural(noun)), there_are(0, noun), number_check("count", 0)
+
+
+def empty_document(rng):
+    picture = world.empty_picture(rng)
+    branches = [[(worded(rng, P.DESCRIBE + P.WHAT_IT), "The picture is empty.", check("refuse", ["empty"]))],
+                [ask_nothing(rng)]]
+    noun = rng.choice(THINGS)
+    branches.append([(worded(rng, P.EXISTS, n=a(noun)), f"No, there is no {noun}.", check("exists", "no", rejected=["yes"]))])
+    if picture.ground:
+        turn = (worded(rng, P.GROUND), f"The background is {picture.ground}.", check("colour", picture.ground, rejected=others(picture.ground, COLOURS)))
+        branches.append([turn])
+    return Document([picture], [0], branches)
 
 
 def sample_document(rng, words, library, held_out=False):
     """One document of the training mix."""
     u = rng.random()
-    if u < .38:
+    if u < .36:
         document = scene_document(rng, held_out)
-    elif u < .62:
+    elif u < .59:
         document = text_document(rng, words, held_out)
-    elif u < .67:
+    elif u < .605:
+        document = empty_document(rng)
+    elif u < .64:
+        document = album_document(rng, words, held_out)
+    elif u < .68:
         document = plot_document(rng, held_out)
     elif u < .78:
         document = change_document(rng, held_out)

@@ -22,19 +22,19 @@ EM, BASELINE = float(ATLAS["em"]), float(ATLAS["baseline"])
 BOX_TILE = -1.0
 
 # instance row: tile, cx, cy, a, b, c, d, sx, sy, r, g, b, texture, r2, g2, b2, frequency, phase, outline, class, colour
-INSTANCE, MAX_INSTANCES = 21, 12
+INSTANCE, MAX_INSTANCES = 21, 14
 # background row: type, r, g, b, r2, g2, b2, angle, frequency, noise allowed
 BACKGROUND = 10
 N_CLASSES = 1 + len(THINGS) + len(CHARS)     # 0 is "nothing here"; labels of the auxiliary loss
 
 COLOURS = ["red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray"]
 _HSV = {"red": (-9, 7, .78, 1, .68, 1), "orange": (23, 39, .85, 1, .9, 1), "yellow": (50, 60, .72, 1, .9, 1),
-        "green": (95, 145, .5, 1, .4, 1), "blue": (207, 241, .65, 1, .6, 1), "purple": (266, 300, .5, 1, .42, .76),
+        "green": (95, 145, .5, 1, .4, 1), "blue": (207, 241, .65, 1, .52, 1), "purple": (266, 300, .5, 1, .42, .76),
         "pink": (322, 350, .25, .58, .96, 1), "brown": (16, 29, .55, .9, .36, .58), "black": (0, 360, 0, .25, 0, .13),
         "white": (0, 360, 0, .04, .95, 1), "gray": (0, 360, 0, .06, .42, .66)}
 _NAMED = {"red": [(255, 0, 0), (220, 20, 60), (200, 0, 0)], "orange": [(255, 165, 0), (255, 140, 0), (255, 120, 0)],
           "yellow": [(255, 255, 0), (255, 215, 0)], "green": [(0, 128, 0), (0, 255, 0), (34, 139, 34), (0, 200, 0)],
-          "blue": [(0, 0, 255), (30, 144, 255), (65, 105, 225), (0, 0, 200)],
+          "blue": [(0, 0, 255), (30, 144, 255), (65, 105, 225), (0, 0, 200), (0, 0, 139)],
           "purple": [(128, 0, 128), (138, 43, 226), (148, 0, 211)], "pink": [(255, 192, 203), (255, 105, 180)],
           "brown": [(139, 69, 19), (165, 82, 42), (120, 66, 18)], "black": [(0, 0, 0)], "white": [(255, 255, 255)],
           "gray": [(128, 128, 128), (150, 150, 150)]}
@@ -42,13 +42,13 @@ _NAMED = {"red": [(255, 0, 0), (220, 20, 60), (200, 0, 0)], "orange": [(255, 165
 HELD_OUT_PAIRS = {("purple", "heart"), ("orange", "star"), ("green", "cross"), ("pink", "triangle"), ("blue", "ring"),
                   ("yellow", "diamond"), ("brown", "moon"), ("red", "pentagon"), ("black", "flower"), ("white", "house"),
                   ("gray", "square"), ("orange", "fish"), ("red", "tree"), ("purple", "car")}
-SIZES = {"small": (.058, .078), "medium": (.088, .12), "large": (.14, .19)}
+SIZES = {"small": (.058, .078), "medium": (.088, .12), "large": (.14, .19), "huge": (.2, .4)}
 PATTERNS = ["plain", "striped", "dotted", "checkered"]
 
 
 class Thing:
     """One object: what it is, its colour, half-size r, centre, rotation and pattern."""
-    __slots__ = ("kind", "colour", "r", "x", "y", "turn", "pattern", "rgb", "rgb2", "frequency", "phase", "outline")
+    __slots__ = ("kind", "colour", "r", "x", "y", "turn", "pattern", "rgb", "rgb2", "frequency", "phase", "outline", "border")
 
     def copy(self):
         twin = Thing()
@@ -129,14 +129,14 @@ def pick_colour(rng, grounds, kind, held_out, avoid=()):
 def paint(rng, thing, rgb, fancy):
     """Choose the pattern, its second colour and the outline of a thing whose main colour is rgb."""
     thing.rgb, thing.rgb2, thing.pattern = rgb, rgb, "plain"
-    thing.frequency, thing.phase, thing.outline = 0., 0., 0.
+    thing.frequency, thing.phase, thing.outline, thing.border = 0., 0., 0., 0.
     u = rng.random()
     if fancy and u < .22 and thing.r > .08 and thing.colour not in ("black", "white", "gray"):
         thing.pattern = rng.choice(PATTERNS[1:])
         toward = (1, 1, 1) if thing.colour in ("brown", "purple", "blue", "red", "green") and rng.random() < .6 else (0, 0, 0)
         thing.rgb2 = mix(rgb, toward, rng.uniform(.5, .65))
         thing.frequency, thing.phase = rng.uniform(5, 8) / max(thing.r / .12, 1), rng.uniform(0, 6.28)
-    elif fancy and u < .32 and thing.kind in SHAPES and thing.kind != "ring" and thing.r > .08:
+    elif fancy and u < .32 and thing.kind in SHAPES and thing.kind not in ("ring", "circle") and thing.r > .08:
         thing.outline = rng.uniform(.016, .03)
 
 
@@ -153,6 +153,25 @@ def make_thing(rng, kind, colour, rgb, size=None, fancy=True):
     thing.turn = math.radians(rng.uniform(-turn, turn)) if rng.random() < .6 else 0.
     paint(rng, thing, rgb, fancy)
     return thing
+
+
+def place_grid(rng, things):
+    """Centres in a row, a column or a grid, as people line things up; often of one size."""
+    n = len(things)
+    shape = rng.choice([(1, n), (n, 1), (2, (n + 1) // 2), ((n + 1) // 2, 2)] if n < 6 else [(2, (n + 1) // 2), ((n + 1) // 2, 2), (3, 3)])
+    height, width = 1 / shape[0], 1 / shape[1]
+    cells = rng.sample([(i, j) for i in range(shape[0]) for j in range(shape[1])], n) if rng.random() < .3 else \
+        [(i, j) for i in range(shape[0]) for j in range(shape[1])][:n]
+    most = min(height, width) * .46
+    if most < .058:
+        return False
+    size = rng.uniform(max(.058, most * .5), most) if rng.random() < .7 else None
+    for thing, (i, j) in zip(things, cells):
+        thing.r = min(size or thing.r, most)
+        slack_x, slack_y = width / 2 - thing.r, height / 2 - thing.r
+        thing.x = (j + .5) * width + rng.uniform(-.2, .2) * max(slack_x, 0)
+        thing.y = (i + .5) * height + rng.uniform(-.2, .2) * max(slack_y, 0)
+    return True
 
 
 def place(rng, things, tries=60, gap=.012):
@@ -225,19 +244,34 @@ def scene(rng, count, held_out=False, repeat=0., fancy=None, kinds=None, distinc
         size_now = size or (rng.choice(("small", "medium", None, "large")) if count <= 3 else
                             rng.choice(("small", "medium", None)) if count <= 5 else rng.choice(("small", "small", None)))
         things = sample_things(rng, count, held_out, grounds, repeat, fancy, kinds, distinct, size_now)
-        if things and place(rng, things):
+        if not things:
+            continue
+        if count == 1 and not size and rng.random() < .2:
+            things[0].r = rng.uniform(*SIZES["huge"])
+        if place_grid(rng, things) if count > 1 and rng.random() < .16 else place(rng, things):
+            if fancy is not True and count <= 6 and rng.random() < .12:
+                border = rng.uniform(.004, .009)
+                for thing in things:
+                    thing.border = border if thing.colour not in ("black", "gray") and thing.kind in SHAPES else 0.
             return draw(rng, things, background, ground)
 
 
 def draw(rng, things, background, ground, stretch=None):
-    stretch = stretch or (rng.uniform(.82, 1.22) if rng.random() < .25 else 1.)
-    return Picture([thing_row(t, stretch) for t in things], background, ground, things)
+    stretch = stretch or (rng.uniform(.77, 1.28) if rng.random() < .35 else 1.)
+    rows = [thing_row(t, stretch) for t in things]
+    for t in things:
+        if t.border:                      # a dark line along the edge, as drawing programs make it
+            edge = thing_row(t, stretch)
+            edge[9:13] = [0., 0., 0., 0]
+            edge[18:21] = [t.border, 0, 0]
+            rows.append(edge)
+    return Picture(rows, background, ground, things)
 
 
-def text_rows(rng, text, font, x, y, em, rgb, turn=0., spacing=1.):
+def text_rows(rng, text, font, x, y, em, rgb, turn=0., spacing=1., wide=1.):
     """Glyph rows of one line of text centred on x, y (its visual middle), em as a fraction of the side."""
     half = em / EM / 2
-    advances = [ADVANCES[font][CHARS.index(c)] * em * spacing for c in text]
+    advances = [ADVANCES[font][CHARS.index(c)] * em * spacing * wide for c in text]
     along = -sum(advances) / 2
     cos, sin = math.cos(turn), math.sin(turn)
     raise_by = (BASELINE - .5) * 2 * half - .35 * em      # baseline offset so that x-height letters sit in the middle
@@ -245,7 +279,7 @@ def text_rows(rng, text, font, x, y, em, rgb, turn=0., spacing=1.):
     for char, advance in zip(text, advances):
         u, v = along + advance / 2, -raise_by
         rows.append(tile_row(len(THINGS) + font * len(CHARS) + CHARS.index(char), x + u * cos - v * sin, y + u * sin + v * cos,
-                             half, half, turn, rgb, label=1 + len(THINGS) + CHARS.index(char)))
+                             half * wide, half, turn, rgb, label=1 + len(THINGS) + CHARS.index(char)))
         along += advance
     return rows
 
@@ -262,7 +296,8 @@ def text_picture(rng, text, held_out=False, plain=None, companion=False):
     """A word or number, sometimes on a plate, sometimes with one thing beside it."""
     font = pick_font(rng, held_out)
     spacing = rng.uniform(1., 1.18) if rng.random() < .4 else 1.
-    width = text_width(text, font, spacing)
+    wide = rng.uniform(.74, 1.25) if rng.random() < .35 else 1.       # pictures that are not square get squeezed
+    width = text_width(text, font, spacing) * wide
     while True:
         background, grounds, ground = sample_background(rng, plain)
         biggest = min(.86 / max(width, .5), .62 if len(text) > 1 else .95)
@@ -284,7 +319,7 @@ def text_picture(rng, text, held_out=False, plain=None, companion=False):
         ink = (0., 0., 0.) if rng.random() < .35 else sample_rgb(rng, rng.choice(COLOURS))
         if not visible(ink, plate_grounds):
             continue
-        rows += text_rows(rng, text, font, x, y, em, ink, turn, spacing)
+        rows += text_rows(rng, text, font, x, y, em, ink, turn, spacing, wide)
         if companion:
             colour = pick_colour(rng, grounds, "circle", False)
             kind = rng.choice(SHAPES)
@@ -343,6 +378,12 @@ def line_picture(rng, held_out=False):
             rows.append(box_row((x0 + x1) / 2, (y0 + y1) / 2, math.hypot(x1 - x0, y1 - y0) / 2 + .006, .012, pick[1],
                                 math.atan2(y1 - y0, x1 - x0), colour=1 + COLOURS.index(pick[0])))
         return Picture(rows, background, ground), trend, pick[0]
+
+
+def empty_picture(rng):
+    """A background with nothing on it."""
+    background, _, ground = sample_background(rng)
+    return Picture([], background, ground)
 
 
 def region(thing):
