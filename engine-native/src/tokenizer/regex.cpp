@@ -66,8 +66,19 @@ class Translator {
       case 'b': case 'B': return in_class ? refuse("\\b inside a character class") : word_boundary(c == 'B');
       case 'u': return code_unit();
       case 'C': case 'M': case 'K': case 'y': case 'Y': case 'O': case 'N': return refuse(std::string("\\") + c);
-      default: out_.push_back('\\'), out_.push_back(c); return Status::ok();
+      default: out_.push_back('\\'), out_.push_back(c); return braces();
     }
+  }
+
+  // What belongs to \p, \x and \k: {L}, {1F600}.
+  Status braces() {
+    char kind = out_.back();
+    if (at_ >= in_.size() || in_[at_] != '{' || (kind != 'p' && kind != 'P' && kind != 'x' && kind != 'k' && kind != 'g')) return Status::ok();
+    size_t end = in_.find('}', at_);
+    if (end == in_.npos) return invalid("pattern \"" + std::string(in_) + "\" lacks a closing }");
+    out_.append(in_.substr(at_, end + 1 - at_));
+    at_ = end + 1;
+    return Status::ok();
   }
 
   Status word_boundary(bool negated) {
