@@ -57,8 +57,8 @@ bool AddedTokens::stands_alone(std::string_view text, size_t begin, size_t end) 
   return end == text.size() || !is_word(char_at(text, end));
 }
 
-size_t AddedTokens::space_before(std::string_view text, size_t begin) {
-  while (begin > 0) {
+size_t AddedTokens::space_before(std::string_view text, size_t begin, size_t limit) {
+  while (begin > limit) {
     size_t at = utf8::previous(text, begin);
     if (!is_space(char_at(text, at))) break;
     begin = at;

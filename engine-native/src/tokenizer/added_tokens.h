@@ -53,7 +53,7 @@ class AddedTokens {
 
  private:
   static bool stands_alone(std::string_view text, size_t begin, size_t end);
-  static size_t space_before(std::string_view text, size_t begin);
+  static size_t space_before(std::string_view text, size_t begin, size_t limit);
   static size_t space_after(std::string_view text, size_t end);
 
   template <class IsLiteral>
@@ -88,7 +88,7 @@ std::vector<Section> AddedTokens::split(const ByteTrie& trie, std::string_view t
     size_t begin = at, end = at + length;
     at = end;
     if (token->single_word && !stands_alone(text, begin, end)) continue;
-    if (token->lstrip) begin = std::max(space_before(text, begin), done);
+    if (token->lstrip) begin = space_before(text, begin, done);
     if (token->rstrip) end = space_after(text, end);
     if (done < begin) sections.push_back({done, begin, nullptr});
     sections.push_back({begin, end, token});

@@ -2,6 +2,8 @@
 
 #include <pcre2.h>
 
+#include <algorithm>
+
 #include "core/utf8.h"
 
 namespace hearth::tokenizer {
@@ -162,7 +164,6 @@ struct Scratch {
   pcre2_jit_stack* stack = pcre2_jit_stack_create(32 * 1024, 4 * 1024 * 1024, nullptr);
   Scratch() {
     if (context && stack) pcre2_jit_stack_assign(context, nullptr, stack);
-    if (context) pcre2_set_match_limit(context, 20'000'000);
   }
   ~Scratch() {
     pcre2_match_data_free(data);
@@ -209,6 +210,8 @@ Result<Regex> Regex::compile(std::string_view pattern) {
 Status Regex::find_all(std::string_view text, std::vector<Match>& matches) const {
   thread_local Scratch scratch;
   if (!scratch.data || !scratch.context) return out_of_memory("matching a pattern");
+  // Enough for a few passes over the whole text, which greedy runs take when they give back; exploding patterns need more.
+  pcre2_set_match_limit(scratch.context, static_cast<uint32_t>(std::min<uint64_t>(10'000'000 + 64 * uint64_t{text.size()}, UINT32_MAX)));
   size_t at = 0;
   bool any = false;
   while (at <= text.size()) {

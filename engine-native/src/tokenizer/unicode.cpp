@@ -2,7 +2,7 @@
 
 #include <utf8proc.h>
 
-#include <cstdlib>
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -41,14 +41,24 @@ uint8_t class_of_category(utf8proc_category_t category) {
 }
 
 utf8proc_option_t options_of(NormalForm form) {
-  constexpr int stable = UTF8PROC_STABLE, compat = UTF8PROC_COMPAT;
-  switch (form) {
-    case NormalForm::nfc: return static_cast<utf8proc_option_t>(stable | UTF8PROC_COMPOSE);
-    case NormalForm::nfd: return static_cast<utf8proc_option_t>(stable | UTF8PROC_DECOMPOSE);
-    case NormalForm::nfkc: return static_cast<utf8proc_option_t>(stable | UTF8PROC_COMPOSE | compat);
-    case NormalForm::nfkd: break;
+  int options = UTF8PROC_STABLE;
+  options |= form == NormalForm::nfc || form == NormalForm::nfkc ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
+  if (form == NormalForm::nfkc || form == NormalForm::nfkd) options |= UTF8PROC_COMPAT;
+  return static_cast<utf8proc_option_t>(options);
+}
+
+int combining_class(utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; }
+
+// Canonical ordering: a stable sort of every run of non-starters. utf8proc sorts by swapping neighbours, which takes
+// hours on a run of a million marks that someone sends on purpose; on sorted runs it has nothing left to do.
+void sort_marks(std::vector<utf8proc_int32_t>& chars) {
+  for (size_t i = 0; i < chars.size();) {
+    size_t end = i;
+    while (end < chars.size() && combining_class(chars[end]) != 0) ++end;
+    auto begin = chars.begin() + static_cast<std::ptrdiff_t>(i);
+    if (end - i > 1) std::stable_sort(begin, chars.begin() + static_cast<std::ptrdiff_t>(end), [](auto a, auto b) { return combining_class(a) < combining_class(b); });
+    i = end + 1;
   }
-  return static_cast<utf8proc_option_t>(stable | UTF8PROC_DECOMPOSE | compat);
 }
 
 }  // namespace
@@ -73,13 +83,19 @@ const uint8_t* bmp_classes() {
 }
 
 void append_normalized(std::string& out, std::string_view text, NormalForm form) {
-  if (text.empty()) return;
-  utf8proc_uint8_t* result = nullptr;
-  utf8proc_ssize_t length = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                                         static_cast<utf8proc_ssize_t>(text.size()), &result, options_of(form));
-  if (length >= 0) out.append(reinterpret_cast<const char*>(result), static_cast<size_t>(length));
-  else out.append(text);  // only out of memory or ill-formed text get here, and text is well formed
-  std::free(result);
+  const utf8proc_option_t options = options_of(form);
+  std::vector<utf8proc_int32_t> chars;
+  chars.reserve(text.size());
+  for (const char* p = text.data(); p != text.data() + text.size();) {
+    auto c = static_cast<utf8proc_int32_t>(utf8::next(p));
+    utf8proc_int32_t parts[32];  // the longest decomposition, U+FDFA's, has 18
+    utf8proc_ssize_t count = utf8proc_decompose_char(c, parts, 32, options, nullptr);
+    if (count < 0 || count > 32) chars.push_back(c);
+    else chars.insert(chars.end(), parts, parts + count);
+  }
+  sort_marks(chars);
+  utf8proc_ssize_t length = utf8proc_normalize_utf32(chars.data(), static_cast<utf8proc_ssize_t>(chars.size()), options);
+  for (utf8proc_ssize_t i = 0; i < length; ++i) utf8::append(out, static_cast<char32_t>(chars[static_cast<size_t>(i)]));
 }
 
 bool starts_segment(char32_t c) {

@@ -1,6 +1,8 @@
 // Normalizers, pre-tokenizers, decoders and added tokens one by one, through small vocabularies made here.
 #include <unistd.h>
+#include <utf8proc.h>
 
+#include <cstdlib>
 #include <filesystem>
 
 #include "tokenizer/normalizer.h"
@@ -107,6 +109,33 @@ TEST(Normalizer, CutSegmentsChangeNothing) {
       }
     }
   }
+}
+
+// utf8proc by itself is the reference for the forms, and is quadratic in the number of marks in a row.
+TEST(Normalizer, EqualsUtf8procAndStandsManyMarks) {
+  std::mt19937 rng(29);
+  for (int i = 0; i < 2000; ++i) {
+    std::string text = random_text(rng, 12);
+    for (int n = 0; n < 12; ++n) utf8::append(text, 0x300 + rng() % 0x70);
+    for (size_t at; (at = text.find('\0')) != text.npos;) text[at] = 'x';
+    auto check = [&](NormalForm form, utf8proc_uint8_t* whole) {
+      std::string out;
+      append_normalized(out, text, form);
+      EXPECT_EQ(out, reinterpret_cast<char*>(whole)) << Json(text).dump(-1, ' ', true);
+      std::free(whole);
+    };
+    const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.c_str());
+    check(NormalForm::nfc, utf8proc_NFC(bytes));
+    check(NormalForm::nfd, utf8proc_NFD(bytes));
+    check(NormalForm::nfkc, utf8proc_NFKC(bytes));
+    check(NormalForm::nfkd, utf8proc_NFKD(bytes));
+  }
+  std::string marks = "a";
+  for (int i = 0; i < 500'000; ++i) marks += i % 2 ? "\xCC\x80" : "\xCC\xA7";  // classes 230 and 202 in turn
+  Json json = Json::parse(read_file(fixture("minimind.json")));
+  json["normalizer"] = {{"type", "NFC"}};
+  Shared t = must(Tokenizer::from_tokenizer_json(json.dump()));
+  EXPECT_GT(encode(*t, marks).size(), 100'000u);
 }
 
 TEST(Normalizer, StripAndReplace) {
