@@ -32,7 +32,7 @@ constexpr const Implementation<GatherSpec, GatherParams>* cpu_gather[] = {HEARTH
 constexpr const Implementation<AttentionSpec, AttentionParams>* cpu_attention[] = {HEARTH_X86(attention) &cpu::reference::attention};
 constexpr const Implementation<VisionAttentionSpec, VisionAttentionParams>* cpu_vision_attention[] = {
     HEARTH_X86(vision_attention) &cpu::reference::vision_attention};
-constexpr const Implementation<SampleSpec, SampleParams>* cpu_sample[] = {&cpu::reference::sample};
+constexpr const Implementation<SampleSpec, SampleParams>* cpu_sample[] = {HEARTH_X86(sample) &cpu::reference::sample};
 
 }  // namespace
 

@@ -30,6 +30,7 @@ extern const Kernel<ops::AddSpec, ops::AddParams> add;
 extern const Kernel<ops::GatherSpec, ops::GatherParams> gather;
 extern const Kernel<ops::AttentionSpec, ops::AttentionParams> attention;
 extern const Kernel<ops::VisionAttentionSpec, ops::VisionAttentionParams> vision_attention;
+extern const Kernel<ops::SampleSpec, ops::SampleParams> sample;
 extern const ops::LinearImplementation linear_w4_int8, linear_w8_int8, linear_w4_exact, linear_w8_exact, linear_dense;
 }  // namespace avx2
 namespace avx_vnni {

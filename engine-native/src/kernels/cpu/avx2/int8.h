@@ -22,7 +22,12 @@ struct Sum {
   HEARTH_INLINE __m256i add(__m256i sum, __m256i w, __m256i a) { return _mm256_dpbusd_avx_epi32(sum, w, a); }
   HEARTH_INLINE __m256i fold(__m256i total, __m256i sum) { return _mm256_add_epi32(total, sum); }
 #else
-  HEARTH_INLINE __m256i add(__m256i sum, __m256i w, __m256i a) { return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, a)); }
+  // In assembly, in this order: left alone, GCC gathers all products first and spills them.
+  HEARTH_INLINE __m256i add(__m256i sum, __m256i w, __m256i a) {
+    __m256i product;
+    asm volatile("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(w), "x"(a));
+    return sum;
+  }
   HEARTH_INLINE __m256i fold(__m256i total, __m256i sum) {
     return _mm256_add_epi32(total, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
   }
@@ -35,20 +40,20 @@ HEARTH_INLINE void dot32(const uint8_t* quants, const int8_t* q, int64_t stride,
   const __m256i low = _mm256_set1_epi8(15);
   __m256i sum[R][2];
   for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-#pragma GCC unroll 4
   for (int chunk = 0; chunk < 4; ++chunk) {
-    const __m256i w0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(quants + chunk * 64));
-    const __m256i w1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(quants + chunk * 64 + 32));
+    const auto* w = reinterpret_cast<const __m256i*>(quants + chunk * 64);
     _mm_prefetch(reinterpret_cast<const char*>(quants + chunk * 64 + prefetch_bytes), _MM_HINT_T0);
-    const __m256i l0 = _mm256_and_si256(w0, low), l1 = _mm256_and_si256(w1, low);
-    const __m256i h0 = _mm256_and_si256(_mm256_srli_epi16(w0, 4), low), h1 = _mm256_and_si256(_mm256_srli_epi16(w1, 4), low);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      // The high nibbles are loaded again: two weight registers fewer, and R = 4 just fits in sixteen.
+      const __m256i w0 = _mm256_and_si256(half ? _mm256_srli_epi16(_mm256_loadu_si256(w), 4) : _mm256_loadu_si256(w), low);
+      const __m256i w1 = _mm256_and_si256(half ? _mm256_srli_epi16(_mm256_loadu_si256(w + 1), 4) : _mm256_loadu_si256(w + 1), low);
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      const __m256i first = broadcast4(q + r * stride + chunk * 8), second = broadcast4(q + r * stride + chunk * 8 + 4);
-      sum[r][0] = Sum::add(sum[r][0], l0, first);
-      sum[r][1] = Sum::add(sum[r][1], l1, first);
-      sum[r][0] = Sum::add(sum[r][0], h0, second);
-      sum[r][1] = Sum::add(sum[r][1], h1, second);
+      for (int r = 0; r < R; ++r) {
+        const __m256i a = broadcast4(q + r * stride + chunk * 8 + half * 4);
+        sum[r][0] = Sum::add(sum[r][0], w0, a);
+        sum[r][1] = Sum::add(sum[r][1], w1, a);
+      }
     }
   }
   for (int r = 0; r < R; ++r) {

@@ -137,6 +137,22 @@ HEARTH_INLINE float largest(F v) { return vmaxnmvq_f32(reinterpret_cast<float32x
 HEARTH_INLINE bool any(I mask) { return vmaxvq_u32(reinterpret_cast<uint32x4_t>(mask)) != 0; }
 #endif
 
+// The high halves of the 64-bit products of each lane with c.
+HEARTH_INLINE U multiply_high(U a, uint32_t c) {
+#if HEARTH_LANES == 16
+  const __m512i x = reinterpret_cast<__m512i>(a), m = _mm512_set1_epi64(c);
+  const __m512i even = _mm512_srli_epi64(_mm512_mul_epu32(x, m), 32), odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), m);
+  return reinterpret_cast<U>(_mm512_mask_blend_epi32(0xaaaa, even, odd));
+#elif HEARTH_LANES == 8
+  const __m256i x = reinterpret_cast<__m256i>(a), m = _mm256_set1_epi64x(c);
+  const __m256i even = _mm256_srli_epi64(_mm256_mul_epu32(x, m), 32), odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), m);
+  return reinterpret_cast<U>(_mm256_blend_epi32(even, odd, 0xaa));
+#else
+  const uint32x4_t x = reinterpret_cast<uint32x4_t>(a);
+  return reinterpret_cast<U>(vcombine_u32(vshrn_n_u64(vmull_n_u32(vget_low_u32(x), c), 32), vshrn_n_u64(vmull_n_u32(vget_high_u32(x), c), 32)));
+#endif
+}
+
 // Round to nearest even; NaN stays NaN.
 HEARTH_INLINE void store(BFloat16* p, F v) {
   const U u = reinterpret_cast<U>(v);
