@@ -50,13 +50,12 @@ export class SseStream {
     this.#raw = raw;
     this.#options = options;
     this.#keepAlive = keepAlive;
-    const http1 = raw.req.httpVersionMajor === 1;
+    // Node adds Connection: keep-alive, unless the client asked to close.
     raw.writeHead(200, {
       ...options.headers,
       'content-type': 'text/event-stream; charset=utf-8',
       'cache-control': 'no-cache',
       'x-accel-buffering': 'no',
-      ...(http1 ? { connection: 'keep-alive' } : {}),
     });
     raw.flushHeaders();
     raw.socket?.setNoDelay(true);

@@ -100,6 +100,18 @@ describe('F. Connections', () => {
     socket.destroy();
   });
 
+  it('42. closes after a stream when the client asked for it', async () => {
+    const app = await server();
+    const body = JSON.stringify(ask({ stream: true }));
+    const socket = connect(Number(new URL(app.url).port), '127.0.0.1');
+    socket.resume();
+    socket.write(
+      'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n' +
+        `Connection: close\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+    );
+    await new Promise((resolve) => socket.once('end', resolve));
+  });
+
   it('44. works behind a path prefix', async () => {
     const app = await server({ settings: { basePath: '/llm' } });
     expect((await post(app, '/llm/v1/chat/completions', ask())).status).toBe(200);

@@ -70,6 +70,9 @@ function readToken(buffer: Buffer, view: DataView, at: number): EngineEvent {
   return event;
 }
 
+/** Copies, since the buffer is used again for the next drain. */
+const copyOf = (buffer: Buffer, begin: number, end: number) => new Uint8Array(buffer.subarray(begin, end));
+
 const bytesEnd = (view: DataView, at: number) => at + headerSize + view.getUint32(at + 28, true);
 
 function textOf(buffer: Buffer, view: DataView, at: number): string {
@@ -79,12 +82,12 @@ function textOf(buffer: Buffer, view: DataView, at: number): string {
   return buffer.toString('utf8', begin, begin + size);
 }
 
-/** The record's own token. Bytes are copied: the buffer is used again for the next drain. */
+/** The record's own token. */
 function readOwn(buffer: Buffer, view: DataView, at: number): TokenLogprob {
   return {
     token: view.getInt32(at + 12, true),
     logprob: view.getFloat32(at + 20, true),
-    bytes: Uint8Array.prototype.slice.call(buffer, at + headerSize, bytesEnd(view, at)),
+    bytes: copyOf(buffer, at + headerSize, bytesEnd(view, at)),
   };
 }
 
@@ -94,7 +97,7 @@ function readTop(buffer: Buffer, view: DataView, at: number): TokenLogprob[] {
   const top: TokenLogprob[] = [];
   for (let entry = 0; entry < count; entry++) {
     const size = view.getUint32(offset + 8, true);
-    const bytes = Uint8Array.prototype.slice.call(buffer, offset + 12, offset + 12 + size);
+    const bytes = copyOf(buffer, offset + 12, offset + 12 + size);
     top.push({ token: view.getInt32(offset, true), logprob: view.getFloat32(offset + 4, true), bytes });
     offset += 12 + size;
   }
@@ -105,7 +108,7 @@ function readValues(buffer: Buffer, view: DataView, at: number): Float32Array {
   const count = view.getUint32(at + 44, true);
   const unaligned = bytesEnd(view, at) + view.getUint32(at + 32, true) + view.getUint32(at + 40, true);
   const begin = at + Math.ceil((unaligned - at) / 4) * 4;
-  return new Float32Array(Uint8Array.prototype.slice.call(buffer, begin, begin + count * 4).buffer);
+  return new Float32Array(copyOf(buffer, begin, begin + count * 4).buffer);
 }
 
 interface FinishedJson {
