@@ -161,16 +161,26 @@ def gemm_tensors(model, kept):
     return out
 
 
+def unpack(tensors):
+    """A state dict whose packed linears are given back as float weights; others are passed through."""
+    order, out = torch.tensor([0, 4, 1, 5, 2, 6, 3, 7]), {}
+    nibble = lambda t: ((t.long()[..., None] >> (4 * order)) & 15).reshape(t.shape[0], -1)
+    for name, tensor in tensors.items():
+        if name.endswith(".qweight"):
+            base = name[:-len(".qweight")]
+            zeros, scales = nibble(tensors[base + ".qzeros"]), tensors[base + ".scales"].float()
+            wide = lambda t: t.repeat_interleave(GROUP, 0)
+            out[base + ".weight"] = ((nibble(tensor) - wide(zeros)) * wide(scales)).t().contiguous()
+        elif not name.endswith((".qzeros", ".scales")):
+            out[name] = tensor
+    return out
+
+
 def unpack_check(tensors, kept):
     """Largest difference between the packed form read back and what was meant; 0 when the packing is right."""
-    worst, order = 0., torch.tensor([0, 4, 1, 5, 2, 6, 3, 7])
-    for base, (codes, scale, zero) in kept.items():
-        nibble = lambda t: ((t.long()[..., None] >> (4 * order)) & 15).reshape(t.shape[0], -1)
-        q, z = nibble(tensors[base + ".qweight"]), nibble(tensors[base + ".qzeros"])
-        w = (q - z.repeat_interleave(GROUP, 0)) * tensors[base + ".scales"].float().repeat_interleave(GROUP, 0)
-        meant = ((codes - zero) * scale).reshape(codes.shape[0], -1).cpu()
-        worst = max(worst, (w.t() - meant).abs().max().item())
-    return worst
+    back = unpack(tensors)
+    return max((back[base + ".weight"] - ((codes - zero) * scale).reshape(codes.shape[0], -1).cpu()).abs().max().item()
+               for base, (codes, scale, zero) in kept.items())
 
 
 # ---- calibration ---------------------------------------------------------------------------------------------------

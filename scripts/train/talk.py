@@ -250,6 +250,30 @@ def ask_where(rng, s):
     return brief(rng, (worded(rng, P.WHERE, n=n), f"The {n} is {place_words(where)}.", where_check(where)), where)
 
 
+def ask_region(rng, s):
+    """What lies in one ninth of the picture; only where a single thing does."""
+    regions = [(t, world.region(t)) for t in s.things]
+    if any(w is None for _, w in regions):
+        return None
+    t, where = rng.choice(regions)
+    if sum(w == where for _, w in regions) > 1:
+        return None
+    place = rng.choice((place_words(where), "in the middle")) if where == "center" else place_words(where)
+    turn = (worded(rng, P.IN_REGION, w=place), f"The {t.name} is {place_words(where)}.", check("relation", t.name))
+    return brief(rng, turn, t.name)
+
+
+def ask_colour_all(rng, s):
+    """The colour of several things of one kind, where they share it."""
+    options = [k for k, ts in s.kinds.items() if len(ts) > 1 and len({t.colour for t in ts}) == 1]
+    if not options:
+        return None
+    kind = rng.choice(options)
+    colour = s.kinds[kind][0].colour
+    turn = (worded(rng, P.COLOUR_ALL, n=plural(kind)), f"The {plural(kind)} are {colour}.", check("colour", colour, rejected=others(colour, COLOURS)))
+    return brief(rng, turn, colour)
+
+
 def holds(x, y, relation, margin):
     axis, sign = SIDES[relation]
     return sign * (getattr(x, axis) - getattr(y, axis)) > margin
@@ -389,7 +413,7 @@ def ask_absent(rng, s):
 
 SCENE_ASKERS = [(ask_colour, 10), (ask_shape, 10), (ask_count, 22), (ask_exists, 5), (ask_is_colour, 3), (ask_where, 6), (ask_side, 12),
                 (ask_side_what, 5), (ask_larger, 7), (ask_extreme, 6), (ask_pattern, 4), (ask_ground, 3), (ask_describe, 8),
-                (ask_colours, 2), (ask_unknowable, 2), (ask_absent, 2), (ask_steps, 6)]
+                (ask_region, 5), (ask_colour_all, 4), (ask_colours, 2), (ask_unknowable, 2), (ask_absent, 2), (ask_steps, 6)]
 _ASKERS, _WEIGHTS = [f for f, _ in SCENE_ASKERS], [w for _, w in SCENE_ASKERS]
 
 
@@ -705,6 +729,11 @@ def pair_document(rng, held_out=False):
             name, i = rng.choice(only)
             branches.append([(worded(rng, P.SHOWS, n=a(name)), f"The {ORDINAL[i]} picture shows {a(name)}.",
                               check("compare2", ORDINAL[i], rejected=[ORDINAL[1 - i]]))])
+        noun, n = (kind, len(s1.kinds.get(kind, [])) + len(s2.kinds.get(kind, []))) if rng.random() < .6 else \
+            ("object", len(s1.things) + len(s2.things))
+        if n < 9:
+            turn = (worded(rng, P.TOTAL, n=plural(noun)), there_are(n, noun), number_check("compare2", n))
+            branches.append([brief(rng, turn, P.NUMBER[n], number=n)])
         return Document(pictures, [0, 1], branches + in_picture_turns(rng, [s1, s2]))
     pictures = [world.scene(rng, 1, held_out)]
     t = pictures[0].things[0]
@@ -836,8 +865,8 @@ class Library:
     def __init__(self, held_out=False):
         self.stories = stories.load(held_out)
 
-    def sample(self, rng):
-        if rng.random() < .7:
+    def sample(self, rng, real=.7):
+        if rng.random() < real:
             text = stories.rename(rng, rng.choice(self.stories))
             return text, stories.topic(rng, text)
         return stories.made_up(rng)
@@ -845,14 +874,14 @@ class Library:
 
 def chat_document(rng, library):
     u = rng.random()
-    if u < .34:
+    if u < .2:
         turns = [(worded(rng, P.NO_PICTURE_ASK), P.NO_PICTURE, check("text", ["do not see a picture"]))]
-    elif u < .7:
+    elif u < .45:
         questions, answer = rng.choice(P.CHAT)
         turns = [(worded(rng, questions), answer, check("text", [re.sub(r"[^a-z0-9]+", " ", answer.lower()).strip()]))]
     else:
-        text, subject = library.sample(rng)
-        turns = [(stories.ask_for(rng, subject if rng.random() < .8 else None), text, None)]
+        text, subject = library.sample(rng, .6)
+        turns = [(stories.ask_for(rng, subject if rng.random() < .9 else None), text, None)]
     return Document([], [], [turns])
 
 
@@ -870,6 +899,24 @@ def with_order(rng, document, chance=.2):
         if isinstance(question, str):
             return Document(document.pictures, [question] + document.head, [[(None, answer, c)] + rest])
     return document
+
+
+def words_document(rng, words, held_out=False):
+    """Two or three pictures with a word or a number each."""
+    texts = [sample_number(rng) if rng.random() < .25 else words.sample(rng, held_out) for _ in range(rng.choice((2, 2, 3)))]
+    if len({t.lower() for t in texts}) < len(texts):
+        return words_document(rng, words, held_out)
+    kind = "compare2" if len(texts) == 2 else "compare3"
+    pictures = [world.text_picture(rng, t, held_out) for t in texts]
+    quoted = lambda t: t if t.isdigit() else f'"{t}"'
+    turns = []
+    for i, t in enumerate(texts):
+        turns.append((worded(rng, P.READ_IN, o=ORDINAL[i]), f"It says {quoted(t)}.", check(kind, t.lower())))
+    i = rng.randrange(len(texts))
+    asked = texts[i].lower() if rng.random() < .4 else texts[i] if rng.random() < .6 else quoted(texts[i])
+    turns.append((rng.choice(P.SAYS).format(t=asked), f"The {ORDINAL[i]} picture says {quoted(texts[i])}.",
+                  check(kind, ORDINAL[i], rejected=others(ORDINAL[i], ORDINAL))))
+    return Document(pictures, list(range(len(texts))), [[t] for t in rng.sample(turns, min(len(turns), 3))])
 
 
 def album_document(rng, words, held_out=False):
@@ -921,11 +968,13 @@ def sample_document(rng, words, library, held_out=False):
         document = plot_document(rng, held_out)
     elif u < .78:
         document = change_document(rng, held_out)
-    elif u < .84:
+    elif u < .83:
         document = pair_document(rng, held_out)
-    elif u < .87:
+    elif u < .855:
         document = triple_document(rng, held_out)
-    elif u < .97:
+    elif u < .87:
+        document = words_document(rng, words, held_out)
+    elif u < .955:
         document = icl_document(rng, words, held_out)
     else:
         return chat_document(rng, library)
