@@ -1,0 +1,173 @@
+// Every architecture against Hugging Face transformers: logits over 64 positions, however the prompt is cut, and greedy
+// tokens. The checkpoints and logits were captured by scripts/golden/capture.py.
+#include "model/support.h"
+
+namespace hearth::model {
+namespace {
+
+constexpr double tolerance = 1e-4;
+
+class TextGolden : public testing::TestWithParam<const char*> {};
+
+TEST_P(TextGolden, PrefillChunksAndSteps) {
+  const Golden golden(GetParam());
+  auto model = load(exact_options(checkpoint_path(GetParam())));
+  ASSERT_TRUE(model);
+  const auto expected = golden.values<float>("logits");
+  int slot = 0;
+  for (const int chunk : {64, 1, 7, 23}) {
+    Sequence sequence(*model, slot++);
+    sequence.ids = golden.values<int32_t>("ids");
+    const double off = distance(prefill(*model, sequence, chunk), expected);
+    EXPECT_LE(off, tolerance) << "chunks of " << chunk;
+    RecordProperty("distance_chunk_" + std::to_string(chunk), std::to_string(off));
+  }
+}
+
+TEST_P(TextGolden, GreedyTokensAreEqual) {
+  const Golden golden(GetParam());
+  auto model = load(exact_options(checkpoint_path(GetParam())));
+  ASSERT_TRUE(model);
+  Sequence sequence(*model, 2);
+  sequence.ids = golden.values<int32_t>("ids");
+  sequence.ids.resize(static_cast<size_t>(golden.number("greedy_prompt")));
+  const auto expected = golden.values<int32_t>("greedy");
+  EXPECT_EQ(greedy(*model, sequence, static_cast<int>(expected.size())), expected);
+}
+
+INSTANTIATE_TEST_SUITE_P(Architectures, TextGolden,
+                         testing::Values("llama-mha", "llama-gqa-tied", "llama-f32", "llama-f16", "llama-sharded", "llama3-rope",
+                                         "llama-linear-rope", "llama-bias", "llama-outlier", "mistral-window", "qwen2", "qwen3", "gemma3"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+// Several sequences in one step, ragged: each gets what it gets alone.
+TEST(Batching, SequencesDoNotTouchEachOther) {
+  const Golden golden("qwen3");
+  auto model = load(exact_options(checkpoint_path("qwen3")));
+  ASSERT_TRUE(model);
+  const auto ids = golden.values<int32_t>("ids");
+  const auto expected = golden.values<float>("logits");
+  const size_t vocabulary = static_cast<size_t>(model->info().vocabulary);
+  std::vector<Sequence> sequences;
+  for (int i = 0; i < 3; i++) {
+    sequences.emplace_back(*model, i);
+    sequences.back().ids = ids;
+  }
+  step(*model, sequences[0], 30);
+  step(*model, sequences[1], 5);
+  // One decode row, one chunk of 11, one first chunk of 20; logits of the last row of each.
+  const SequenceRows rows[] = {sequences[0].rows(1), sequences[1].rows(11), sequences[2].rows(20)};
+  const int32_t wanted[] = {0, 11, 31};
+  ASSERT_TRUE(model->forward({rows, wanted}).is_ok());
+  std::vector<float> logits(3 * vocabulary);
+  ASSERT_TRUE(model->device().download(logits.data(), model->logits(), logits.size() * 4).is_ok());
+  const size_t at[] = {30, 15, 19};
+  for (size_t i = 0; i < 3; i++) {
+    EXPECT_LE(distance(std::span(logits).subspan(i * vocabulary, vocabulary), std::span(expected).subspan(at[i] * vocabulary, vocabulary)), tolerance) << i;
+  }
+}
+
+// Formats of the KV pool and of activations cost what they should and no more.
+TEST(Formats, DistanceOfEveryKvFormat) {
+  const Golden golden("llama-outlier");
+  const auto expected = golden.values<float>("logits");
+  struct Case { const char* kv; double most; };
+  for (const Case& c : {Case{"f32", 1e-4}, Case{"f16", 2e-3}, Case{"bf16", 1.5e-2}, Case{"int8", 3e-2}}) {
+    LoadOptions options = exact_options(checkpoint_path("llama-outlier"));
+    options.kv = c.kv;
+    auto model = load(options);
+    ASSERT_TRUE(model);
+    EXPECT_EQ(model->info().kv, c.kv);
+    Sequence sequence(*model, 0);
+    sequence.ids = golden.values<int32_t>("ids");
+    const double off = distance(prefill(*model, sequence, 16), expected);
+    EXPECT_LE(off, c.most) << c.kv;
+    EXPECT_GT(off, 0) << c.kv;
+  }
+}
+
+TEST(Formats, RoundingWhileLoading) {
+  const Golden golden("llama-outlier");
+  const auto expected = golden.values<float>("logits");
+  struct Case { const char* precision; int group; const char* held; double most; };
+  for (const Case& c : {Case{"f32", 0, "f32", 1e-4}, Case{"f16", 0, "f16", 1e-3}, Case{"bf16", 0, "bf16", 1e-4}, Case{"w4a32", 32, "w4a32", 0.3},
+                        Case{"w4a16", 128, "w4a32", 0.4}, Case{"w4a8", 32, "w4a8", 0.3}, Case{"w8a8", 0, "w8a8", 0.15}}) {
+    LoadOptions options = exact_options(checkpoint_path("llama-outlier"));
+    options.precision = c.precision;
+    options.group = c.group;
+    options.head_bits = 16;
+    auto model = load(options);
+    ASSERT_TRUE(model) << c.precision;
+    EXPECT_EQ(model->info().precision, c.held);
+    Sequence sequence(*model, 0);
+    sequence.ids = golden.values<int32_t>("ids");
+    const double off = distance(prefill(*model, sequence, 64), expected);
+    EXPECT_LE(off, c.most) << c.precision;
+    std::printf("  %s group %d: %.4f\n", c.precision, c.group, off);
+  }
+}
+
+// Hidden states are what the head multiplies: logits follow from them.
+TEST(Hidden, FinalNormOfTheWantedRows) {
+  const Golden golden("llama-f32");
+  auto model = load(exact_options(checkpoint_path("llama-f32")));
+  ASSERT_TRUE(model);
+  Sequence sequence(*model, 0);
+  sequence.ids = golden.values<int32_t>("ids");
+  const SequenceRows rows = sequence.rows(64);
+  const int32_t wanted[] = {3, 40, 63};
+  ASSERT_TRUE(model->forward_hidden({std::span(&rows, 1), wanted}).is_ok());
+  const size_t width = static_cast<size_t>(model->info().hidden_width), vocabulary = static_cast<size_t>(model->info().vocabulary);
+  std::vector<float> hidden(3 * width);
+  ASSERT_TRUE(model->device().download(hidden.data(), model->hidden(), hidden.size() * 4).is_ok());
+  formats::TensorStore store;
+  ASSERT_TRUE(formats::add_safetensors(store, checkpoint_path("llama-f32/model.safetensors")).is_ok());
+  const auto* head = reinterpret_cast<const float*>(store.find("lm_head.weight")->data.data());
+  std::vector<float> logits(3 * vocabulary, 0);
+  for (size_t i = 0; i < 3; i++) {
+    for (size_t v = 0; v < vocabulary; v++) {
+      for (size_t k = 0; k < width; k++) logits[i * vocabulary + v] += hidden[i * width + k] * head[v * width + k];
+    }
+  }
+  const auto expected = golden.values<float>("logits");
+  for (size_t i = 0; i < 3; i++) {
+    const auto row = static_cast<size_t>(wanted[i]);
+    EXPECT_LE(distance(std::span(logits).subspan(i * vocabulary, vocabulary), std::span(expected).subspan(row * vocabulary, vocabulary)), tolerance);
+  }
+}
+
+// A KV block copied to the host, overwritten and brought back leaves the sequence as it was.
+TEST(KvBlocks, RoundTripThroughTheHost) {
+  for (const char* kv : {"f16", "int8"}) {
+    LoadOptions options = exact_options(checkpoint_path("llama-mha"));
+    options.kv = kv;
+    auto model = load(options);
+    ASSERT_TRUE(model);
+    const Golden golden("llama-mha");
+    Sequence whole(*model, 0), other(*model, 1);
+    whole.ids = other.ids = golden.values<int32_t>("ids");
+    std::reverse(other.ids.begin(), other.ids.end());
+    step(*model, whole, 40);
+    std::vector<uint8_t> saved(model->kv_block_bytes()), foreign(model->kv_block_bytes());
+    const int block = whole.rows(1).blocks[1];
+    ASSERT_TRUE(model->read_kv_block(block, saved.data()).is_ok());
+    step(*model, other, 40);
+    ASSERT_TRUE(model->read_kv_block(other.rows(1).blocks[1], foreign.data()).is_ok());
+    EXPECT_NE(saved, foreign);
+    const std::vector<float> before = step(*model, whole, 1);
+    whole.done--;
+    ASSERT_TRUE(model->write_kv_block(block, foreign.data()).is_ok());
+    EXPECT_GT(distance(step(*model, whole, 1), before), 1e-3);
+    whole.done--;
+    ASSERT_TRUE(model->write_kv_block(block, saved.data()).is_ok());
+    EXPECT_EQ(step(*model, whole, 1), before);
+    EXPECT_FALSE(model->read_kv_block(model->info().kv_blocks, saved.data()).is_ok());
+  }
+}
+
+}  // namespace
+}  // namespace hearth::model
