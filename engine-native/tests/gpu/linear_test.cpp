@@ -1,0 +1,273 @@
+// Linears: every format, type, fusion and path (by rows) against float64 sums.
+#include "kernels/cuda/cuda_kernels.h"
+#include "support.h"
+
+namespace hearth::gpu_test {
+namespace {
+
+using namespace ops;
+
+struct Weights {
+  HostLinear host;
+  std::vector<uint8_t> data, zeros;
+  std::vector<float> scales;
+  std::vector<float> exact;  // [out, in], what the format stores
+};
+
+void make_dense(Weights& w, const LinearSpec& s) {
+  const bool wide = s.weight == WeightFormat::f32;
+  w.data.resize(w.exact.size() * (wide ? 4 : 2));
+  for (size_t i = 0; i < w.exact.size(); ++i) {
+    const float v = random_normal() * 0.05f;
+    if (wide) { std::memcpy(&w.data[i * 4], &v, 4); w.exact[i] = v; continue; }
+    const uint16_t bits = s.weight == WeightFormat::f16 ? to_half(v).bits : to_bfloat16(v).bits;
+    std::memcpy(&w.data[i * 2], &bits, 2);
+    w.exact[i] = s.weight == WeightFormat::f16 ? to_float(Half{bits}) : to_float(BFloat16{bits});
+  }
+}
+void make_w4(Weights& w, const LinearSpec& s) {
+  const int groups = s.in / s.group;
+  w.data.resize(w.exact.size() / 2);
+  for (auto& b : w.data) b = static_cast<uint8_t>(random_int(0, 255));
+  for (int o = 0; o < s.out; ++o)
+    for (int g = 0; g < groups; ++g) {
+      const float size = o % 8 == 3 ? 1e-7f : 0.01f;  // a row of tiny scales must survive 16-bit storage
+      w.scales.push_back(to_float(to_half((0.5f + random_int(0, 1000) / 1000.f) * 1.0f)) * size);
+      w.zeros.push_back(s.symmetric ? 8 : static_cast<uint8_t>(random_int(0, 15)));
+    }
+  for (int o = 0; o < s.out; ++o)
+    for (int i = 0; i < s.in; ++i) {
+      const size_t at = static_cast<size_t>(o) * s.in + i, g = static_cast<size_t>(o) * groups + i / s.group;
+      w.exact[at] = static_cast<float>(((w.data[at / 2] >> (at % 2 * 4)) & 15) - w.zeros[g]) * w.scales[g];
+    }
+}
+void make_w8(Weights& w, const LinearSpec& s) {
+  w.data.resize(w.exact.size());
+  for (int o = 0; o < s.out; ++o) w.scales.push_back(0.01f * (0.5f + random_int(0, 1000) / 1000.f));
+  for (size_t i = 0; i < w.exact.size(); ++i) {
+    const int q = random_int(-127, 127);
+    w.data[i] = static_cast<uint8_t>(static_cast<int8_t>(q));
+    w.exact[i] = static_cast<float>(q) * w.scales[i / s.in];
+  }
+}
+Weights make_weights(const LinearSpec& s) {
+  Weights w;
+  w.exact.resize(static_cast<size_t>(s.in) * s.out);
+  if (s.weight == WeightFormat::w4) make_w4(w, s);
+  else if (s.weight == WeightFormat::w8) make_w8(w, s);
+  else make_dense(w, s);
+  w.host = {s.in, s.out, s.weight, s.group, s.symmetric, w.data.data(), w.scales.empty() ? nullptr : w.scales.data(),
+            w.zeros.empty() || s.symmetric ? nullptr : w.zeros.data()};
+  return w;
+}
+
+double activate64(Activation a, double x) {
+  switch (a) {
+    case Activation::silu: return x / (1 + std::exp(-x));
+    case Activation::gelu_tanh: return 0.5 * x * (1 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+    case Activation::gelu_erf: return 0.5 * x * (1 + std::erf(x * 0.7071067811865476));
+    case Activation::quick_gelu: return x / (1 + std::exp(-1.702 * x));
+    case Activation::relu: return x > 0 ? x : 0;
+    default: return x;
+  }
+}
+
+// One row of activations as the linear sees it, after the norm and, for int8, as integers times their scale.
+std::vector<double> seen_row(const LinearSpec& s, const Array& x, int64_t at, const Array& norm_weight) {
+  std::vector<double> row(s.in);
+  for (int i = 0; i < s.in; ++i) row[i] = x.get(at + i);
+  if (s.norm != NormKind::none) {
+    double mean = 0, square = 0;
+    if (s.norm == NormKind::layer) { for (double v : row) mean += v; mean /= s.in; }
+    for (double v : row) square += (v - mean) * (v - mean);
+    const double factor = 1 / std::sqrt(square / s.in + s.norm_epsilon);
+    for (int i = 0; i < s.in; ++i) row[i] = (row[i] - mean) * factor * norm_weight.get(i);
+  }
+  if (s.activations == ActivationFormat::int8_row) {
+    float largest = 0;  // in f32, as the rule of kernels/cpu/scalar.h has it: the integers must be the same
+    for (double v : row) largest = std::max(largest, std::fabs(static_cast<float>(v)));
+    const float scale = s.static_scale > 0 ? s.static_scale : largest / 127.0f, inverse = s.static_scale > 0 ? 1.0f / s.static_scale : 127.0f / largest;
+    for (double& v : row) v = std::clamp(std::nearbyint(static_cast<float>(v) * inverse), -127.0f, 127.0f) * static_cast<double>(scale);
+  }
+  return row;
+}
+
+const LinearImplementation* pick(const LinearSpec& s, std::string* why) {
+  for (const LinearImplementation* candidate : kernels::cuda::linear_implementations()) {
+    const char* reason = candidate->declines(s, gpu().info());
+    if (!reason) return candidate;
+    *why += std::string(candidate->name) + ": " + reason + "; ";
+  }
+  return nullptr;
+}
+
+void check_linear(const LinearSpec& s, int rows, const std::string& label, const char* wanted = nullptr) {
+  std::string why;
+  const LinearImplementation* linear = pick(s, &why);
+  ASSERT_NE(linear, nullptr) << label << " " << why;
+  if (wanted) { ASSERT_STREQ(linear->name, wanted) << label; }
+  SCOPED_TRACE(label + " " + linear->name + " rows " + std::to_string(rows));
+  Weights w = make_weights(s);
+  std::vector<uint8_t> packed(linear->packed_bytes(s), 0xff);
+  const int step = std::max(linear->pack_rows, s.out / 3 / linear->pack_rows * linear->pack_rows);
+  for (int begin = 0; begin < s.out; begin += step) linear->pack(s, w.host, begin, std::min(s.out, begin + step), packed.data());
+  Array weight(DType::u8, packed.size());
+  std::memcpy(weight.host(), packed.data(), packed.size());
+  weight.upload();
+  const int columns = s.gated ? s.out / 2 : s.out, y_stride = columns + 5, x_stride = s.in + 8;
+  Array x(s.x_type, static_cast<size_t>(rows) * x_stride), norm_weight(DType::f32, s.in), bias(DType::f32, s.out), y(s.y_type, static_cast<size_t>(rows) * y_stride);
+  x.normal();
+  for (int i = 0; i < s.in; ++i) norm_weight.set(i, 1 + 0.2f * random_normal());
+  norm_weight.upload();
+  bias.normal();
+  std::vector<float> before(y.count(), 0);
+  if (s.residual) { y.normal(); for (size_t i = 0; i < y.count(); ++i) before[i] = y.get(i); }
+  else y.poison();
+  Array workspace(DType::u8, linear->workspace_bytes ? linear->workspace_bytes(s, rows, gpu().info()) : 1);
+  workspace.poison();
+  LinearParams p;
+  p.rows = rows; p.x = x.device(); p.x_stride = x_stride; p.norm_weight = norm_weight.as<float>(); p.weight = weight.device();
+  p.bias = bias.as<float>(); p.y = y.device(); p.y_stride = y_stride; p.workspace = workspace.device();
+  linear->run(s, p, gpu().stream());
+  y.download();
+
+  const DType narrow = s.weight == WeightFormat::f32 ? DType::f32 : s.x_type == DType::bf16 || s.y_type == DType::bf16 || s.weight == WeightFormat::bf16 ? DType::bf16 : DType::f16;
+  // Rounding of activations and decoded weights to the narrow type, then of the output.
+  const double unit = s.activations == ActivationFormat::int8_row ? 0x1p-22 : epsilon_of(narrow);
+  Errors errors;
+  const int64_t all = static_cast<int64_t>(rows) * columns, samples = std::min<int64_t>(all, 3000);
+  std::vector<std::vector<double>> seen(rows);
+  for (int64_t i = 0; i < samples; ++i) {
+    const int64_t pick = all <= 3000 ? i : random_int(0, static_cast<int>(all - 1));
+    const int row = static_cast<int>(pick / columns), column = static_cast<int>(pick % columns);
+    if (seen[row].empty()) seen[row] = seen_row(s, x, static_cast<int64_t>(row) * x_stride, norm_weight);
+    auto dot = [&](int out, double& absolute) {
+      double sum = 0;
+      for (int k = 0; k < s.in; ++k) { const double v = seen[row][k] * w.exact[static_cast<size_t>(out) * s.in + k]; sum += v; absolute += std::fabs(v); }
+      if (s.bias) { sum += bias.get(out); absolute += std::fabs(bias.get(out)); }
+      return sum;
+    };
+    double absolute = 0, want = dot(column, absolute);
+    if (s.gated) {
+      double up_absolute = 0;
+      const double gate = activate64(s.activation, want), up = dot(columns + column, up_absolute);
+      absolute = absolute * 1.2 * std::fabs(up) + up_absolute * std::fabs(gate) + absolute * up_absolute * unit;
+      want = gate * up;
+    } else {
+      want = activate64(s.activation, want);
+    }
+    want += before[static_cast<size_t>(row) * y_stride + column] * (s.residual ? 1 : 0);
+    const double bound = 3 * unit * absolute + (epsilon_of(s.y_type) + 1e-6) * std::fabs(want) + (s.y_type == DType::f16 ? 0x1p-24 : 1e-30);  // f16 loses what is smaller
+    errors.add(y.get(static_cast<size_t>(row) * y_stride + column), want, bound);
+  }
+  EXPECT_EQ(errors.bad, 0u) << "of " << errors.count;
+  EXPECT_LT(errors.worst, 1.0);
+  EXPECT_LT(errors.relative(), narrow == DType::bf16 ? 1e-2 : 2e-3);
+  for (int row = 0; row < rows && !s.residual; ++row)
+    for (int c = columns; c < y_stride; ++c) ASSERT_TRUE(std::isnan(y.get(static_cast<size_t>(row) * y_stride + c))) << "wrote past row " << row;
+
+  // The same bits again, also after the counters of the first run.
+  std::vector<uint8_t> first(static_cast<uint8_t*>(y.host()), static_cast<uint8_t*>(y.host()) + y.count() * size_of(y.type()));
+  if (s.residual) { for (size_t i = 0; i < y.count(); ++i) y.set(i, before[i]); y.upload(); } else y.poison();
+  linear->run(s, p, gpu().stream());
+  y.download();
+  EXPECT_EQ(std::memcmp(first.data(), y.host(), first.size()), 0) << "not deterministic";
+}
+
+LinearSpec spec(int in, int out, WeightFormat weight, DType x, DType y) {
+  LinearSpec s;
+  s.in = in; s.out = out; s.weight = weight; s.x_type = x; s.y_type = y;
+  return s;
+}
+
+// A random fusion.
+void decorate(LinearSpec& s, int i) {
+  s.bias = i % 3 == 1;
+  if (i % 4 == 1) { s.norm = i % 8 == 1 ? NormKind::rms : NormKind::layer; s.norm_epsilon = 1e-5f; s.x_type = DType::f32; }
+  if (i % 5 == 2) { s.gated = true; s.activation = Activation::silu; s.out += s.out % 2; }
+  else if (i % 5 == 4) s.activation = static_cast<Activation>(random_int(0, 5));
+  if (i % 4 == 2 && !s.gated) { s.residual = true; s.y_type = DType::f32; }
+}
+
+const int row_counts[] = {1, 2, 3, 4, 5, 8, 9, 16, 17, 31, 33, 64, 65, 100, 128, 129, 255, 256, 257, 300};
+
+TEST(Linear, W4) {
+  int i = 0;
+  for (DType type : {DType::f16, DType::bf16})
+    for (int group : {128, 64, 32})
+      for (int rows : row_counts) {
+        LinearSpec s = spec(group * random_int(1, 9), random_int(1, 300), WeightFormat::w4, type, type);
+        s.group = group;
+        s.symmetric = i % 7 == 3;
+        decorate(s, i++);
+        check_linear(s, rows, "w4 g" + std::to_string(group) + " " + std::to_string(s.in) + "x" + std::to_string(s.out) + (type == DType::f16 ? " f16" : " bf16"), "cuda/sm80/w4-mma");
+        if (testing::Test::HasFatalFailure()) return;
+      }
+}
+
+TEST(Linear, W4Real) {
+  for (int rows : {1, 2, 7, 16, 40, 64, 128, 512})
+    for (int shape = 0; shape < 4; ++shape) {
+      const int in = shape == 3 ? 11008 : 4096, out = shape == 0 ? 12288 : shape == 2 ? 22016 : 4096;
+      LinearSpec s = spec(in, out, WeightFormat::w4, shape == 0 || shape == 2 ? DType::f32 : DType::f16, DType::f16);
+      s.group = 128;
+      if (shape == 0 || shape == 2) { s.norm = NormKind::rms; s.norm_epsilon = 1e-5f; } else { s.residual = true; s.y_type = DType::f32; }
+      if (shape == 2) { s.gated = true; s.activation = Activation::silu; }
+      if (rows > 64 && shape > 1) continue;  // packing these takes the test most of its time
+      check_linear(s, rows, "7B shape " + std::to_string(shape), "cuda/sm80/w4-mma");
+    }
+}
+
+TEST(Linear, W4HeadInF32) {
+  for (int rows : {1, 3, 20}) {
+    LinearSpec s = spec(512, 1000, WeightFormat::w4, DType::f32, DType::f32);
+    s.group = 128; s.norm = NormKind::rms; s.norm_epsilon = 1e-5f;
+    check_linear(s, rows, "head", "cuda/sm80/w4-mma");
+  }
+}
+
+TEST(Linear, Dense) {
+  int i = 0;
+  for (WeightFormat format : {WeightFormat::f16, WeightFormat::bf16})
+    for (int rows : row_counts) {
+      const DType type = format == WeightFormat::f16 ? DType::f16 : DType::bf16;
+      LinearSpec s = spec(8 * random_int(1, 150), random_int(1, 300), format, type, type);
+      decorate(s, i++);
+      check_linear(s, rows, "dense " + std::to_string(s.in) + "x" + std::to_string(s.out), "cuda/sm80/dense");
+    }
+  for (int rows : {1, 6, 48, 200}) check_linear(spec(4096, 4096, WeightFormat::f16, DType::f16, DType::f16), rows, "dense 4096", "cuda/sm80/dense");
+}
+
+TEST(Linear, W8Exact) {
+  for (int rows : {1, 5, 17, 90, 300}) {
+    LinearSpec s = spec(8 * random_int(10, 100), random_int(10, 200), WeightFormat::w8, DType::f16, DType::f32);
+    check_linear(s, rows, "w8a16", "cuda/sm80/dense");
+  }
+}
+
+TEST(Linear, W8A8) {
+  int i = 0;
+  for (int rows : row_counts) {
+    LinearSpec s = spec(16 * random_int(1, 60), random_int(1, 300), WeightFormat::w8, DType::f16, i % 2 ? DType::f16 : DType::f32);
+    s.activations = ActivationFormat::int8_row;
+    if (i % 3 == 0) s.static_scale = 3.0f / 127;
+    // A norm would leave values within rounding of a step of the int8 grid: without one the integers are exact.
+    s.bias = i % 2; s.activation = i % 5 == 3 ? Activation::relu : i % 5 == 4 ? Activation::gelu_erf : Activation::none;
+    if (i % 4 == 2) { s.residual = true; s.y_type = DType::f32; }
+    if (i % 7 == 5) { s.gated = true; s.residual = false; s.out += s.out % 2; s.activation = Activation::silu; }
+    ++i;
+    check_linear(s, rows, "w8a8 " + std::to_string(s.in) + "x" + std::to_string(s.out), "cuda/sm80/w8a8");
+  }
+}
+
+TEST(Linear, GenericTakesOddWidths) {
+  for (WeightFormat format : {WeightFormat::f32, WeightFormat::f16, WeightFormat::bf16})
+    for (int rows : {1, 3, 40}) {
+      LinearSpec s = spec(random_int(1, 40) * 2 + 1, random_int(1, 60), format, DType::f32, DType::f32);
+      s.bias = true;
+      check_linear(s, rows, "generic", "cuda/generic");
+    }
+}
+
+}  // namespace
+}  // namespace hearth::gpu_test
