@@ -11,28 +11,36 @@ namespace cpu = kernels::cpu;
 namespace cuda = kernels::cuda;
 using device::DeviceKind;
 
+// The sets of vector instructions this architecture may have, best first.
 #if defined(__x86_64__)
-#define HEARTH_X86(op) &cpu::avx2::op,
+#define HEARTH_VECTOR(op) &cpu::avx512::op, &cpu::avx2::op,
+#elif defined(__aarch64__)
+#define HEARTH_VECTOR(op) &cpu::neon::op,
 #else
-#define HEARTH_X86(op)
+#define HEARTH_VECTOR(op)
 #endif
 
 constexpr const LinearImplementation* cpu_linear[] = {
 #if defined(__x86_64__)
+    &cpu::amx::linear_w4_int8,      &cpu::amx::linear_w8_int8,
+    &cpu::avx512::linear_w4_int8,   &cpu::avx512::linear_w8_int8,
     &cpu::avx_vnni::linear_w4_int8, &cpu::avx_vnni::linear_w8_int8,
     &cpu::avx2::linear_w4_int8,     &cpu::avx2::linear_w8_int8,
-    &cpu::avx2::linear_w4_exact,    &cpu::avx2::linear_w8_exact,    &cpu::avx2::linear_dense,
+#elif defined(__aarch64__)
+    &cpu::neon_i8mm::linear_w4_int8,    &cpu::neon_i8mm::linear_w8_int8,
+    &cpu::neon_dotprod::linear_w4_int8, &cpu::neon_dotprod::linear_w8_int8,
 #endif
+    HEARTH_VECTOR(linear_w4_exact) HEARTH_VECTOR(linear_w8_exact) HEARTH_VECTOR(linear_dense)
     &cpu::reference::linear};
-constexpr const Implementation<EmbedSpec, EmbedParams>* cpu_embed[] = {HEARTH_X86(embed) &cpu::reference::embed};
-constexpr const Implementation<NormSpec, NormParams>* cpu_norm[] = {HEARTH_X86(norm) &cpu::reference::norm};
-constexpr const Implementation<GateSpec, GateParams>* cpu_gate[] = {HEARTH_X86(gate) &cpu::reference::gate};
-constexpr const Implementation<AddSpec, AddParams>* cpu_add[] = {HEARTH_X86(add) &cpu::reference::add};
-constexpr const Implementation<GatherSpec, GatherParams>* cpu_gather[] = {HEARTH_X86(gather) &cpu::reference::gather};
-constexpr const Implementation<AttentionSpec, AttentionParams>* cpu_attention[] = {HEARTH_X86(attention) &cpu::reference::attention};
+constexpr const Implementation<EmbedSpec, EmbedParams>* cpu_embed[] = {HEARTH_VECTOR(embed) &cpu::reference::embed};
+constexpr const Implementation<NormSpec, NormParams>* cpu_norm[] = {HEARTH_VECTOR(norm) &cpu::reference::norm};
+constexpr const Implementation<GateSpec, GateParams>* cpu_gate[] = {HEARTH_VECTOR(gate) &cpu::reference::gate};
+constexpr const Implementation<AddSpec, AddParams>* cpu_add[] = {HEARTH_VECTOR(add) &cpu::reference::add};
+constexpr const Implementation<GatherSpec, GatherParams>* cpu_gather[] = {HEARTH_VECTOR(gather) &cpu::reference::gather};
+constexpr const Implementation<AttentionSpec, AttentionParams>* cpu_attention[] = {HEARTH_VECTOR(attention) &cpu::reference::attention};
 constexpr const Implementation<VisionAttentionSpec, VisionAttentionParams>* cpu_vision_attention[] = {
-    HEARTH_X86(vision_attention) &cpu::reference::vision_attention};
-constexpr const Implementation<SampleSpec, SampleParams>* cpu_sample[] = {HEARTH_X86(sample) &cpu::reference::sample};
+    HEARTH_VECTOR(vision_attention) &cpu::reference::vision_attention};
+constexpr const Implementation<SampleSpec, SampleParams>* cpu_sample[] = {HEARTH_VECTOR(sample) &cpu::reference::sample};
 
 }  // namespace
 

@@ -21,21 +21,43 @@ extern const Kernel<ops::VisionAttentionSpec, ops::VisionAttentionParams> vision
 extern const Kernel<ops::SampleSpec, ops::SampleParams> sample;
 }  // namespace reference
 
+// What simd/ gives every set of vector instructions.
+#define HEARTH_COMMON_KERNELS                                                                       \
+  extern const Kernel<ops::EmbedSpec, ops::EmbedParams> embed;                                      \
+  extern const Kernel<ops::NormSpec, ops::NormParams> norm;                                         \
+  extern const Kernel<ops::GateSpec, ops::GateParams> gate;                                         \
+  extern const Kernel<ops::AddSpec, ops::AddParams> add;                                            \
+  extern const Kernel<ops::GatherSpec, ops::GatherParams> gather;                                   \
+  extern const Kernel<ops::AttentionSpec, ops::AttentionParams> attention;                          \
+  extern const Kernel<ops::VisionAttentionSpec, ops::VisionAttentionParams> vision_attention;       \
+  extern const Kernel<ops::SampleSpec, ops::SampleParams> sample;                                   \
+  extern const ops::LinearImplementation linear_w4_exact, linear_w8_exact, linear_dense;
+
 #if defined(__x86_64__)
 namespace avx2 {
-extern const Kernel<ops::EmbedSpec, ops::EmbedParams> embed;
-extern const Kernel<ops::NormSpec, ops::NormParams> norm;
-extern const Kernel<ops::GateSpec, ops::GateParams> gate;
-extern const Kernel<ops::AddSpec, ops::AddParams> add;
-extern const Kernel<ops::GatherSpec, ops::GatherParams> gather;
-extern const Kernel<ops::AttentionSpec, ops::AttentionParams> attention;
-extern const Kernel<ops::VisionAttentionSpec, ops::VisionAttentionParams> vision_attention;
-extern const Kernel<ops::SampleSpec, ops::SampleParams> sample;
-extern const ops::LinearImplementation linear_w4_int8, linear_w8_int8, linear_w4_exact, linear_w8_exact, linear_dense;
+HEARTH_COMMON_KERNELS
+extern const ops::LinearImplementation linear_w4_int8, linear_w8_int8;
 }  // namespace avx2
 namespace avx_vnni {
 extern const ops::LinearImplementation linear_w4_int8, linear_w8_int8;
 }  // namespace avx_vnni
+namespace avx512 {
+HEARTH_COMMON_KERNELS
+extern const ops::LinearImplementation linear_w4_int8, linear_w8_int8;
+}  // namespace avx512
+namespace amx {
+extern const ops::LinearImplementation linear_w4_int8, linear_w8_int8;
+}  // namespace amx
+#elif defined(__aarch64__)
+namespace neon {
+HEARTH_COMMON_KERNELS
+}  // namespace neon
+namespace neon_dotprod {
+extern const ops::LinearImplementation linear_w4_int8, linear_w8_int8;
+}  // namespace neon_dotprod
+namespace neon_i8mm {
+extern const ops::LinearImplementation linear_w4_int8, linear_w8_int8;
+}  // namespace neon_i8mm
 #endif
 
 }  // namespace hearth::kernels::cpu

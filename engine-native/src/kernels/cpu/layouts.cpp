@@ -68,19 +68,15 @@ void pack_w8_row(const LinearSpec& spec, const HostLinear& from, int row, uint8_
   const W8Layout layout = w8_layout(spec.in);
   reinterpret_cast<float*>(block)[lane] = from.scales[row];
   const int8_t* source = static_cast<const int8_t*>(from.data) + static_cast<size_t>(row) * spec.in;
-  int32_t sum = 0;
   for (int i = 0; i < (spec.in + 3) / 4 * 4; ++i) {
     const int8_t q = i < spec.in ? source[i] : int8_t{0};
-    sum += q;
     block[layout.quants + static_cast<size_t>(i / 4) * 64 + lane * 4 + i % 4] = static_cast<uint8_t>(q);
   }
-  reinterpret_cast<int32_t*>(block + layout.sums)[lane] = sum;
 }
 
 void pad_w8_lane(const LinearSpec& spec, uint8_t* block, int lane) {
   const W8Layout layout = w8_layout(spec.in);
   reinterpret_cast<float*>(block)[lane] = 0;
-  reinterpret_cast<int32_t*>(block + layout.sums)[lane] = 0;
   for (int chunk = 0; chunk < (spec.in + 3) / 4; ++chunk) std::memset(block + layout.quants + chunk * 64 + lane * 4, 0, 4);
 }
 
@@ -100,8 +96,7 @@ W4Layout w4_layout(int in, int group, bool symmetric) {
 
 W8Layout w8_layout(int in) {
   W8Layout layout{};
-  layout.sums = 64;
-  layout.quants = 128;
+  layout.quants = 64;
   layout.bytes = layout.quants + static_cast<size_t>((in + 3) / 4) * 64;
   return layout;
 }

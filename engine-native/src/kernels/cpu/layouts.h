@@ -8,7 +8,7 @@
 //   w4-x16 block: [16 f32 row factors][in/group x 16 f16 scales][in/group x 16 u8 zero points, asymmetric only]
 //                 [in/8 x 64 bytes], every part padded to 64 bytes. weight = factor * scale * (q - zero).
 //                 A factor is a power of two that keeps the row's scales in half precision's normal range.
-//   w8-x16 block: [16 f32 scales][16 i32 sums of the row's weights][ceil(in/4) x 64 bytes, zero padded]
+//   w8-x16 block: [16 f32 scales][ceil(in/4) x 64 bytes, zero padded]
 //   dense:        rows as they come.
 //
 // With `gated`, gate block i is followed by up block i, each half of the rows padded to whole blocks of its own.
@@ -29,7 +29,7 @@ struct W4Layout {
 W4Layout w4_layout(int in, int group, bool symmetric);
 
 struct W8Layout {
-  size_t sums, quants, bytes;
+  size_t quants, bytes;
 };
 W8Layout w8_layout(int in);
 

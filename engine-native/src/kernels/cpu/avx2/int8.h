@@ -115,8 +115,8 @@ struct W4Int8 {
   }
 };
 
-// 8-bit weights. With VNNI: activations + 128 as the unsigned side, corrected by the sums of the weights. Without:
-// weights + 128 = 16 h + l as two 4-bit halves, so that int16 sums hold for 32 inputs, corrected by the row's sum.
+// 8-bit weights + 128 as the unsigned side, corrected by 128 times the row's sum of activations. Without VNNI they are
+// split as 16 h + l into 4-bit halves, so that int16 sums hold for 32 inputs.
 struct W8Int8 {
   static constexpr int rows_max = 4;
   int in;
@@ -140,18 +140,14 @@ struct W8Int8 {
     __m256i dot[R][2];
     for (int r = 0; r < R; ++r) dot[r][0] = dot[r][1] = _mm256_setzero_si256();
     for (int i = 0; i < in; i += 4, quants += 64) {
-      const __m256i w0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(quants));
-      const __m256i w1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(quants + 32));
+      const __m256i w0 = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(quants)), flip);
+      const __m256i w1 = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(quants + 32)), flip);
       _mm_prefetch(reinterpret_cast<const char*>(quants + prefetch_bytes), _MM_HINT_T0);
       for (int r = 0; r < R; ++r) {
-        const __m256i a = _mm256_xor_si256(broadcast4(o.q + r * o.q_stride + i), flip);
-        dot[r][0] = _mm256_dpbusd_avx_epi32(dot[r][0], a, w0);
-        dot[r][1] = _mm256_dpbusd_avx_epi32(dot[r][1], a, w1);
+        const __m256i a = broadcast4(o.q + r * o.q_stride + i);
+        dot[r][0] = _mm256_dpbusd_avx_epi32(dot[r][0], w0, a);
+        dot[r][1] = _mm256_dpbusd_avx_epi32(dot[r][1], w1, a);
       }
-    }
-    const auto* sums = reinterpret_cast<const __m256i*>(block + layout.sums);
-    for (int r = 0; r < R; ++r) {
-      for (int h = 0; h < 2; ++h) dot[r][h] = _mm256_sub_epi32(dot[r][h], _mm256_slli_epi32(_mm256_loadu_si256(sums + h), 7));
     }
     scale_out<R>(block, o, dot, out);
   }
@@ -192,10 +188,6 @@ struct W8Int8 {
       if (step + 8 <= steps) dot_steps<R>(quants + step * 64, o.q + step * 4, o.q_stride, 8, dot);
       else dot_steps<R>(quants + step * 64, o.q + step * 4, o.q_stride, steps - step, dot);
     }
-    for (int r = 0; r < R; ++r) {
-      const __m256i offset = _mm256_set1_epi32(o.sum[r * o.group_stride] * 128);
-      for (int h = 0; h < 2; ++h) dot[r][h] = _mm256_sub_epi32(dot[r][h], offset);
-    }
     scale_out<R>(block, o, dot, out);
   }
 #endif
@@ -205,8 +197,9 @@ struct W8Int8 {
     const auto* scales = reinterpret_cast<const float*>(block);
     for (int r = 0; r < R; ++r) {
       const __m256 a = _mm256_set1_ps(o.scale[r * o.group_stride]);
+      const __m256i offset = _mm256_set1_epi32(o.sum[r * o.group_stride] * 128);
       for (int h = 0; h < 2; ++h) {
-        const __m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(dot[r][h]), _mm256_mul_ps(a, _mm256_loadu_ps(scales + 8 * h)));
+        const __m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(dot[r][h], offset)), _mm256_mul_ps(a, _mm256_loadu_ps(scales + 8 * h)));
         _mm256_storeu_ps(out + r * block_rows + 8 * h, v);
       }
     }

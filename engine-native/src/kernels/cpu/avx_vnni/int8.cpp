@@ -5,6 +5,7 @@
 namespace hearth::kernels::cpu::HEARTH_ISA {
 namespace {
 const char* int8_missing(const ops::DeviceInfo& info) { return info.cpu.avx_vnni ? nullptr : "needs AVX-VNNI"; }
+const char* w8_missing(const ops::LinearSpec&) { return nullptr; }
 }  // namespace
 }  // namespace hearth::kernels::cpu::HEARTH_ISA
 #include "kernels/cpu/simd/int8_linears.inl"

@@ -1,5 +1,5 @@
 // Entry points of an instruction set's int8 linears, from its W4Int8 and W8Int8 kernels. Included by one file a set,
-// which defines HEARTH_INT8_NAME and int8_missing(info).
+// which defines HEARTH_INT8_NAME, int8_missing(info) and w8_missing(spec).
 namespace hearth::kernels::cpu::HEARTH_ISA {
 namespace {
 
@@ -21,7 +21,8 @@ void w4_int8_run(const ops::LinearSpec& s, const ops::LinearParams& p, ops::Stre
 
 const char* w8_int8_declines(const ops::LinearSpec& s, const ops::DeviceInfo& info) {
   if (const char* missing = int8_missing(info)) return missing;
-  return w8_declines(s, ops::ActivationFormat::int8_row);
+  if (const char* reason = w8_declines(s, ops::ActivationFormat::int8_row)) return reason;
+  return w8_missing(s);
 }
 
 void w8_int8_run(const ops::LinearSpec& s, const ops::LinearParams& p, ops::Stream& stream) { run_blocked<W8Int8>(s, p, stream); }

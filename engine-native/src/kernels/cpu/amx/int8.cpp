@@ -1,0 +1,15 @@
+#include "kernels/cpu/amx/int8.h"
+
+#define HEARTH_INT8_NAME "cpu/amx"
+namespace hearth::kernels::cpu::HEARTH_ISA {
+namespace {
+const char* int8_missing(const ops::DeviceInfo& info) {
+  return info.cpu.amx_int8 && info.cpu.avx512_vnni ? nullptr : "needs AMX int8 tiles, allowed by the system";
+}
+const char* w8_missing(const ops::LinearSpec& s) { return s.in % 64 == 0 ? nullptr : "the width is not a multiple of 64"; }
+template <int subgroups, bool symmetric>
+using W4Int8 = W4Amx<subgroups, symmetric>;
+using W8Int8 = W8Amx;
+}  // namespace
+}  // namespace hearth::kernels::cpu::HEARTH_ISA
+#include "kernels/cpu/simd/int8_linears.inl"
