@@ -26,12 +26,14 @@ import { page } from './http/page.ts';
 import { refuseOtherMethods } from './http/routes.ts';
 import { ClientGone } from './http/scope.ts';
 import { KeepAlive } from './http/sse.ts';
+import type { ImageDecoder } from './images/decoder.ts';
 
 export interface AppDependencies {
   lifecycle: Lifecycle;
   settings: HttpSettings;
   keys: KeyRing;
   render: Render;
+  images: ImageDecoder;
   logger?: FastifyBaseLogger;
   tls?: { cert: string; key: string };
 }

@@ -10,6 +10,7 @@ import { NativeEngine } from './engine/native/engine.ts';
 import { type Engine, EngineError, type ModelInfo } from './engine/port.ts';
 import { KeyRing } from './http/keys.ts';
 import { Lifecycle } from './http/lifecycle.ts';
+import { ImageDecoder } from './images/decoder.ts';
 import { makeSpeaker, type Speaker } from './log.ts';
 import { localModel, ModelPathError } from './models/local.ts';
 
@@ -44,7 +45,13 @@ export async function serve(options: ServeOptions): Promise<void> {
   const speaker = makeSpeaker({ level: settings.logLevel, format: settings.logFormat, out: options.out });
   const lifecycle = new Lifecycle();
   const renderer = new TemplateRenderer({ timeoutMs: settings.templateTimeoutMs });
+  const images = new ImageDecoder({
+    bytesMax: settings.maxImageMb * 1024 * 1024,
+    pixelsMax: settings.maxImagePixels,
+    urlHosts: settings.allowImageUrls,
+  });
   const app = await buildApp({
+    images,
     lifecycle,
     settings,
     keys,
@@ -67,6 +74,7 @@ export async function serve(options: ServeOptions): Promise<void> {
     await app.close();
     await engine?.close();
     await renderer.close();
+    await images.close();
   }
 }
 

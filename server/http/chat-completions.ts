@@ -30,6 +30,7 @@ import {
   sumUsage,
 } from './chat-core.ts';
 import type { AppContext } from './context.ts';
+import { type ImageReference, loadImages } from './image-parts.ts';
 import { addRoute } from './routes.ts';
 import { RequestScope } from './scope.ts';
 import type { SseStream } from './sse.ts';
@@ -51,6 +52,8 @@ async function answer(context: AppContext, request: FastifyRequest, reply: Fasti
   const body = parseBody(chatRequestSchema, request, context.settings.lenient);
   const scope = new RequestScope(context.lifecycle, reply);
   const task = toTask(context, body);
+  const images = await loadImages(context, task.model, imagesOf(body.messages));
+  if (images.length > 0) task.engine.images = images;
   const run = await startChat(context, task, scope);
   const envelope: Envelope = {
     id: newId('chatcmpl-'),
@@ -92,6 +95,24 @@ function toTask(context: AppContext, body: ChatRequest): ChatTask {
 function effort(level: ChatRequest['reasoning_effort']): Record<string, unknown> {
   if (level === undefined) return {};
   return { reasoning_effort: level, enable_thinking: level !== 'none' };
+}
+
+function imagesOf(messages: readonly ChatMessage[]): ImageReference[] {
+  return messages.flatMap(({ content }, message) =>
+    typeof content === 'string' || content === undefined
+      ? []
+      : content.flatMap((part, at) =>
+          part.type === 'image_url'
+            ? [
+                {
+                  url: part.image_url.url,
+                  detail: part.image_url.detail ?? 'auto',
+                  param: `messages[${message}].content[${at}]`,
+                },
+              ]
+            : [],
+        ),
+  );
 }
 
 function toTurn(message: ChatMessage): Turn {

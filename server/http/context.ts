@@ -1,6 +1,7 @@
 // What every route gets: built once by the composition root or by a test, never global.
 
 import type { Render } from '../chat/prompt.ts';
+import type { ImageDecoder } from '../images/decoder.ts';
 import type { Lifecycle } from './lifecycle.ts';
 import type { Metrics } from './metrics.ts';
 import type { KeepAlive } from './sse.ts';
@@ -12,6 +13,7 @@ export interface HttpSettings {
   lenient: boolean;
   bodyLimitMb: number;
   maxChoices: number;
+  maxImages: number;
   keepAliveSeconds: number;
   heartbeatSeconds: number;
   allowedHosts: readonly string[];
@@ -22,6 +24,7 @@ export interface AppContext {
   lifecycle: Lifecycle;
   settings: HttpSettings;
   render: Render;
+  images: ImageDecoder;
   metrics: Metrics;
   keepAlive: KeepAlive;
 }

@@ -6,6 +6,7 @@ import { TemplateRenderer } from '../../server/chat/templates.ts';
 import { type Settings, settingsSchema } from '../../server/config.ts';
 import { KeyRing } from '../../server/http/keys.ts';
 import { Lifecycle } from '../../server/http/lifecycle.ts';
+import { ImageDecoder } from '../../server/images/decoder.ts';
 import { ScriptedEngine, type ScriptedOptions } from './scripted-engine.ts';
 
 export interface TestApp {
@@ -27,13 +28,19 @@ export async function testApp(
   const settings = { ...settingsSchema.parse({}), ...options.settings };
   const keys = new KeyRing(settings.apiKey, settings.apiKeyFile);
   const render = (source: string, variables: Record<string, unknown>) => renderer.render(source, variables);
-  const app = await buildApp({ lifecycle, settings, keys, render });
+  const images = new ImageDecoder({
+    bytesMax: settings.maxImageMb * 1024 * 1024,
+    pixelsMax: settings.maxImagePixels,
+    urlHosts: settings.allowImageUrls,
+  });
+  const app = await buildApp({ images, lifecycle, settings, keys, render });
   await app.ready();
   const url = options.listen ? await app.listen({ host: '127.0.0.1', port: 0 }) : '';
   const close = async () => {
     await engine.close();
     await app.close();
     await renderer.close();
+    await images.close();
   };
   return { app, engine, lifecycle, url, close };
 }
