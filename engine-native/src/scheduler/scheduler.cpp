@@ -83,8 +83,19 @@ bool Scheduler::grow(Sequence& sequence, int tokens, bool may_preempt) {
   return true;
 }
 
+bool Scheduler::has_work(const Sequence& s) {
+  return s.computed < std::min(s.length(), s.ready) && s.length() < s.goal;
+}
+
 bool Scheduler::can_run(const Sequence& s) const {
-  return s.hidden == hidden_turn_ && s.step != step_ && s.computed < std::min(s.length(), s.ready);
+  return s.hidden == hidden_turn_ && s.step != step_ && has_work(s) && logit_room(s) > 0;
+}
+
+// Rows with logits that a share of it may still have in this step.
+int Scheduler::logit_room(const Sequence& s) const {
+  if (s.row_bytes == 0) return s.share_bytes <= output_left_ ? logits_left_ : 0;
+  int64_t rows = (output_left_ - s.share_bytes) / s.row_bytes;
+  return static_cast<int>(std::clamp<int64_t>(rows, 0, logits_left_));
 }
 
 int Scheduler::logit_rows(const Sequence& s, int start, int count, bool draws) {
@@ -97,28 +108,30 @@ void Scheduler::push_share(Sequence& s, int count) {
   bool draws = s.draws && s.computed + count == s.length();
   shares_.push_back({&s, s.computed, count, 0, draws});
   rows_left_ -= count;
-  logits_left_ -= logit_rows(s, s.computed, count, draws);
+  int logits = logit_rows(s, s.computed, count, draws);
+  logits_left_ -= logits;
+  output_left_ -= s.share_bytes + logits * s.row_bytes;
   s.computed += count;
   s.step = step_;
-  if (draws) s.pending = true;
+  s.pending += draws;
 }
 
 // The kind of step follows what can run; when both can, they take turns.
 void Scheduler::choose_turn() {
   bool hidden = false, logits = false;
   for (const Sequence* s : running_) {
-    bool runnable = s->computed < std::min(s->length(), s->ready);
-    (s->hidden ? hidden : logits) |= runnable;
+    (s->hidden ? hidden : logits) |= has_work(*s);
   }
   if (running_.empty() && !waiting_.empty()) hidden = waiting_.front()->hidden, logits = !hidden;
   hidden_turn_ = hidden && (!logits || !hidden_turn_);
 }
 
-std::span<const Share> Scheduler::plan() {
+std::span<Share> Scheduler::plan(int64_t output_bytes) {
   shares_.clear();
   ++step_;
   rows_left_ = limits_.step_tokens;
   logits_left_ = limits_.max_logit_rows;
+  output_left_ = output_bytes;
   preempted_ = false;
   choose_turn();
   plan_decodes();
@@ -130,7 +143,7 @@ std::span<const Share> Scheduler::plan() {
 
 void Scheduler::plan_decodes() {
   // A victim is always the last of running_, so those before the present index stay where they are.
-  for (size_t i = 0; i < running_.size() && rows_left_ > 0 && logits_left_ > 0; ++i) {
+  for (size_t i = 0; i < running_.size() && rows_left_ > 0; ++i) {
     Sequence& s = *running_[i];
     if (!can_run(s) || s.length() - s.computed != 1) continue;
     if (!grow(s, s.length(), true)) break;
@@ -141,7 +154,7 @@ void Scheduler::plan_decodes() {
 void Scheduler::admit() {
   while (!waiting_.empty() && !free_slots_.empty()) {
     Sequence& head = *waiting_.front();
-    if (head.pending || !admit_one(head)) return;
+    if (head.pending > 0 || !admit_one(head)) return;
   }
 }
 
@@ -160,12 +173,11 @@ bool Scheduler::admit_one(Sequence& s) {
   free_slots_.pop_back();
   s.published = pool_.take_prefix(s.keys, max_blocks, s.blocks, s.chain);
   s.computed = s.published * kv::block_tokens;
-  if (!s.admitted) {
+  if (s.admissions++ == 0) {
     s.cached = s.computed;
     hit_tokens_ += s.computed;
     query_tokens_ += s.length();
   }
-  s.admitted = true;
   grow(s, s.length(), false);
   insert_sorted(running_, &s);
   return true;
@@ -182,18 +194,19 @@ void Scheduler::plan_prefills() {
     return a->arrival < b->arrival;
   });
   size_t group_end = 0;
-  for (size_t i = 0; i < prefill_.size() && rows_left_ > 0 && logits_left_ > 0; ++i) {
+  for (size_t i = 0; i < prefill_.size() && rows_left_ > 0; ++i) {
     Sequence& s = *prefill_[i];
     if (i == group_end)
       while (group_end < prefill_.size() && prefill_[group_end]->priority == s.priority) ++group_end;
     int fair = std::max(1, rows_left_ / static_cast<int>(group_end - i));
     int count = std::min({remaining(&s), fair, rows_left_});
     bool finishes = s.draws && s.computed + count == s.length();
-    if (logit_rows(s, s.computed, count, finishes) > logits_left_) {
+    int room = logit_room(s);
+    if (room <= 0) continue;
+    if (logit_rows(s, s.computed, count, finishes) > room) {
       // Only rows whose logits are wanted are scarce; cut the chunk so that those fit.
-      count = std::max(0, s.logits_begin - s.computed) + logits_left_ - (finishes ? 1 : 0);
+      count = std::min(count, std::max(0, s.logits_begin - s.computed) + room - (finishes ? 1 : 0));
       if (count <= 0) continue;
-      count = std::min(count, remaining(&s));
     }
     push_share(s, count);
   }
@@ -202,7 +215,9 @@ void Scheduler::plan_prefills() {
 void Scheduler::plan_drafts() {
   for (Share& share : shares_) {
     Sequence& s = *share.sequence;
-    int drafts = std::min({s.drafts, rows_left_, logits_left_});
+    int64_t affordable = s.row_bytes > 0 ? std::max<int64_t>(0, output_left_ / s.row_bytes) : INT_MAX;
+    int drafts = std::min({s.drafts, rows_left_, logits_left_, s.goal - s.length(),
+                           static_cast<int>(std::min<int64_t>(affordable, INT_MAX))});
     if (!share.draws || share.count != 1 || drafts <= 0) continue;
     int before = static_cast<int>(s.blocks.size());
     while (drafts > 0 && !grow(s, share.start + 1 + drafts, false)) --drafts;
@@ -215,11 +230,12 @@ void Scheduler::plan_drafts() {
     share.count += drafts;
     rows_left_ -= drafts;
     logits_left_ -= drafts;
+    output_left_ -= drafts * s.row_bytes;
   }
 }
 
 void Scheduler::resolve(Sequence& s, std::span<const kv::ContentKey> tokens) {
-  s.pending = false;
+  --s.pending;
   s.keys.insert(s.keys.end(), tokens.begin(), tokens.end());
   if (s.place != Place::running) return;
   s.computed += static_cast<int>(tokens.size()) - 1;

@@ -39,6 +39,9 @@ struct Sequence {
   bool hidden = false;           // wants hidden states, not logits
   bool draws = true;             // a token is drawn whenever all known tokens are computed
   int ready = INT_MAX;           // tokens whose input is there (an image may still have to be encoded)
+  int goal = INT_MAX;            // length at which it needs no further row
+  int64_t share_bytes = 0;       // what publishing a share of it takes at most, and each row with logits on top
+  int64_t row_bytes = 0;
   int drafts = 0;                // proposed tokens after the known ones; the plan says how many it took
   int logits_begin = 0, logits_end = 0;  // rows whose logits are wanted besides those that draw
   std::vector<kv::ContentKey> keys;      // of the known tokens: prompt, then generated
@@ -46,15 +49,15 @@ struct Sequence {
   Place place = Place::nowhere;
   int slot = -1;
   int computed = 0;              // tokens in the KV pool, those of steps in flight included
-  bool pending = false;          // one more token was drawn, but its id is not known yet
+  int pending = 0;               // tokens drawn by steps in flight, whose ids are not known yet
   int cached = 0;                // tokens found in the prefix cache when first admitted
-  bool admitted = false;         // has run before
+  int admissions = 0;            // times it left the queue: more than one after a preemption
   std::vector<int32_t> blocks;
   kv::Chain chain = 0;           // content of the published blocks
   int published = 0;
   uint64_t step = 0;             // last step with a share of it
 
-  int length() const { return static_cast<int>(keys.size()) + (pending ? 1 : 0); }
+  int length() const { return static_cast<int>(keys.size()) + pending; }
 };
 
 struct Share {
@@ -77,9 +80,9 @@ class Scheduler {
   // Takes the sequence out, wherever it is; its blocks and slot are free again.
   void remove(Sequence& sequence);
 
-  // Plans a step and commits to it: blocks are taken, `computed` moves past the rows, `pending` is set for draws.
-  // Valid until the next call.
-  std::span<const Share> plan();
+  // Plans a step and commits to it: blocks are taken, `computed` moves past the rows, `pending` counts the draws.
+  // `output_bytes` is what the step may publish; sequences that do not fit wait. Valid until the next call.
+  std::span<Share> plan(int64_t output_bytes = INT64_MAX);
   bool plan_is_hidden() const { return hidden_turn_; }
 
   // The tokens a share drew: accepted drafts, then one more. Publishes the blocks that are full now.
@@ -102,7 +105,9 @@ class Scheduler {
   static void erase(std::vector<Sequence*>& list, Sequence* sequence);
   static int logit_rows(const Sequence& sequence, int start, int count, bool draws);
 
+  static bool has_work(const Sequence& sequence);
   bool can_run(const Sequence& sequence) const;
+  int logit_room(const Sequence& sequence) const;
   void choose_turn();
   void plan_decodes();
   void admit();
@@ -121,6 +126,7 @@ class Scheduler {
   std::vector<Share> shares_;
   std::vector<Sequence*> prefill_;            // scratch of plan_prefills
   int rows_left_ = 0, logits_left_ = 0;
+  int64_t output_left_ = 0;
   bool preempted_ = false, hidden_turn_ = false;
   uint64_t step_ = 0;
   uint64_t preemptions_ = 0, hit_tokens_ = 0, query_tokens_ = 0;

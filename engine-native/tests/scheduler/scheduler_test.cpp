@@ -59,7 +59,7 @@ TEST(Scheduler, DecodesComeFirstAndPrefillGetsTheRest) {
   EXPECT_EQ(plan[0].count, 1);
   EXPECT_EQ(plan[1].count, 31);
   EXPECT_FALSE(plan[1].draws);
-  EXPECT_TRUE(a.pending);
+  EXPECT_EQ(a.pending, 1);
 }
 
 TEST(Scheduler, ShortPromptsAreNotHeldUpByLongOnes) {
@@ -209,6 +209,41 @@ TEST(Scheduler, DraftsTakeLeftOverRowsAndResolveCountsThem) {
   EXPECT_EQ(s.published, 1);
 }
 
+TEST(Scheduler, OutputBudgetSkipsWhatCouldNotBePublished) {
+  kv::BlockPool pool(64, true);
+  Scheduler scheduler({4, 64, 8}, pool, 16);
+  Sequence a = sequence(1, 8, 1), b = sequence(2, 8, 2);
+  for (Sequence* s : {&a, &b}) {
+    s->share_bytes = 100;
+    s->row_bytes = 50;
+    scheduler.add(*s);
+  }
+  EXPECT_TRUE(scheduler.plan(149).empty());
+  EXPECT_EQ(scheduler.plan(299).size(), 1u);
+  EXPECT_EQ(scheduler.plan(150).size(), 1u);
+}
+
+// With a step in flight whose tokens are not known, the next one can be planned on top of it.
+TEST(Scheduler, PlansBehindAStepInFlight) {
+  kv::BlockPool pool(64, true);
+  Scheduler scheduler({4, 64, 8}, pool, 16);
+  Sequence s = sequence(1, 15, 1);
+  s.goal = 17;
+  scheduler.add(s);
+  EXPECT_EQ(scheduler.plan()[0].count, 15);
+  auto second = scheduler.plan();
+  ASSERT_EQ(second.size(), 1u);
+  EXPECT_EQ(second[0].start, 15);
+  EXPECT_EQ(s.pending, 2);
+  EXPECT_TRUE(scheduler.plan().empty());  // 17 tokens will be there: the goal
+  kv::ContentKey key = 5;
+  scheduler.resolve(s, std::span(&key, 1));
+  EXPECT_EQ(s.published, 1);
+  scheduler.resolve(s, std::span(&key, 1));
+  EXPECT_EQ(s.length(), 17);
+  EXPECT_EQ(s.pending, 0);
+}
+
 // Random arrivals, lengths, cancels and preemptions: no step over its limits, every sequence ends, every block returns,
 // and rows of a sequence are computed in order without a hole.
 TEST(Scheduler, RandomLoadKeepsEveryInvariant) {
@@ -248,7 +283,7 @@ TEST(Scheduler, RandomLoadKeepsEveryInvariant) {
         ASSERT_GT(share.count, 0);
         ASSERT_EQ(s.computed, share.start + share.count);
         ASSERT_GE(static_cast<int>(s.blocks.size()) * kv::block_tokens, s.computed);
-        ASSERT_EQ(share.draws, s.computed == s.length() - 1 && s.pending);
+        ASSERT_EQ(share.draws, s.computed == s.length() - 1 && s.pending == 1);
       }
       ASSERT_LE(rows, limits.step_tokens);
       ASSERT_LE(drawing, limits.max_logit_rows);

@@ -1,0 +1,89 @@
+#include "runtime/doctor.h"
+
+#include "ops/bind.h"
+#include "runtime/engine.h"
+#include "runtime/json_reader.h"
+
+namespace hearth::runtime {
+namespace {
+
+Json instruction_sets(const device::CpuFeatures& f) {
+  Json out = Json::array();
+  auto add = [&](bool present, const char* name) { if (present) out.push_back(name); };
+  add(f.avx2, "avx2"), add(f.avx_vnni, "avx-vnni"), add(f.avx512, "avx512"), add(f.avx512_vnni, "avx512-vnni");
+  add(f.avx512_bf16, "avx512-bf16"), add(f.avx512_fp16, "avx512-fp16"), add(f.amx_int8, "amx-int8"), add(f.amx_bf16, "amx-bf16");
+  add(f.neon, "neon"), add(f.neon_dotprod, "neon-dotprod"), add(f.neon_i8mm, "neon-i8mm"), add(f.neon_fp16, "neon-fp16");
+  return out;
+}
+
+Json describe_device(device::Device& device) {
+  const device::DeviceInfo& info = device.info();
+  const device::DeviceProfile& p = info.profile;
+  Json out = {{"kind", info.kind == device::DeviceKind::cpu ? "cpu" : "cuda"},
+              {"name", info.name},
+              {"profile", p.name},
+              {"multiprocessors", p.multiprocessors},
+              {"memory_bytes", p.memory_bytes},
+              {"unified_memory", p.unified_memory},
+              {"step_tokens", p.step_tokens}};
+  if (info.kind == device::DeviceKind::cpu) {
+    out["threads"] = info.threads;
+    out["instruction_sets"] = instruction_sets(info.cpu);
+  } else {
+    out["compute_capability"] = info.compute_capability;
+    out["bandwidth_gb_s"] = p.bandwidth_gb_s;
+  }
+  if (auto free = device.available_bytes()) out["available_bytes"] = *free;
+  return out;
+}
+
+// What models will most often ask for, so that choices can be shown before one is loaded.
+void bind_usual_ops(const device::DeviceInfo& info) {
+  auto linear = [&](ops::WeightFormat weight, ops::ActivationFormat activations, int group) {
+    ops::LinearSpec spec;
+    spec.in = spec.out = 4096;
+    spec.weight = weight;
+    spec.activations = activations;
+    spec.group = group;
+    (void)ops::bind(spec, info);
+  };
+  linear(ops::WeightFormat::w4, ops::ActivationFormat::exact, 128);
+  linear(ops::WeightFormat::w4, ops::ActivationFormat::int8_group, 128);
+  linear(ops::WeightFormat::w8, ops::ActivationFormat::int8_row, 0);
+  linear(ops::WeightFormat::f16, ops::ActivationFormat::exact, 0);
+  ops::AttentionSpec attention;
+  attention.heads = 32, attention.kv_heads = 8, attention.head_dim = 128, attention.rope_dims = 128;
+  attention.scale = 0.088388f;
+  (void)ops::bind(attention, info);
+  (void)ops::bind(ops::NormSpec{ops::NormKind::rms, 4096}, info);
+  (void)ops::bind(ops::SampleSpec{32000, 64, 64}, info);
+}
+
+Json describe_choices() {
+  Json out = Json::array();
+  for (const ops::Choice& choice : ops::choices()) {
+    Json refused = Json::array();
+    for (const auto& [implementation, reason] : choice.refused)
+      refused.push_back({{"implementation", implementation}, {"reason", reason}});
+    out.push_back({{"op", choice.op}, {"spec", choice.spec}, {"chosen", choice.chosen}, {"refused", refused}});
+  }
+  return out;
+}
+
+}  // namespace
+
+Result<Json> doctor(Engine* engine, std::string_view options_json) {
+  HEARTH_ASSIGN(EngineOptions options, parse_engine_options(options_json.empty() ? "{}" : options_json));
+  std::unique_ptr<device::Device> own;
+  if (!engine) {
+    HEARTH_ASSIGN(own, open_device(options));
+  }
+  device::Device& device = engine ? *engine->device() : *own;
+  Json cuda = {{"devices", 0}, {"reason", nullptr}};
+  if (auto count = device::count_cuda_devices()) cuda["devices"] = *count;
+  else cuda["reason"] = count.status().message();
+  if (ops::choices().empty()) bind_usual_ops(device.info());
+  return Json{{"devices", Json::array({describe_device(device)})}, {"cuda", cuda}, {"kernels", describe_choices()}};
+}
+
+}  // namespace hearth::runtime

@@ -1,0 +1,59 @@
+// A model handle: what was loaded, and the runner that steps it.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include "device/device.h"
+#include "model/model.h"
+#include "runtime/model_runner.h"
+#include "runtime/vocabulary.h"
+
+namespace hearth::runtime {
+
+enum class ModelState : int { loading, ready, closing, closed };
+
+struct LoadedModel {
+  uint32_t handle = 0;
+  std::string name;
+  std::unique_ptr<device::Device> device;  // its own: a load may run while other models step
+  std::unique_ptr<model::Model> model;
+  std::shared_ptr<const Vocabulary> vocabulary;
+  std::unique_ptr<ModelRunner> runner;     // step thread only, but for what never changes
+  nlohmann::json info;                     // of hearth_model_info
+  std::atomic<ModelState> state{ModelState::loading};
+  std::atomic<int> preparing{0};           // requests that preparing threads hold
+};
+
+// What loading gives. Tests put a model of their own in its place.
+struct LoadResult {
+  std::unique_ptr<model::Model> model;
+  std::shared_ptr<const Vocabulary> vocabulary;
+  nlohmann::json chat_template;  // string or null
+};
+struct Hooks {
+  std::function<Result<LoadResult>(const model::LoadOptions&, device::Device&, model::Model::Progress, void*)> load;
+  std::optional<bool> overlap;                // instead of what the device suggests
+  uint64_t (*allocations)() = nullptr;        // operator new calls of the calling thread so far
+  void (*before_step)(ModelRunner&) = nullptr;  // tests: forced preemptions
+};
+Hooks& hooks();
+
+// model_json of hearth_model_open.
+struct ModelRequest {
+  model::LoadOptions load;
+  std::string name;
+  bool prefix_cache = true;
+};
+Result<ModelRequest> parse_model_request(std::string_view json);
+
+// Loads through hooks().load when set, else from the checkpoint or shape.
+Result<LoadResult> load_model(const model::LoadOptions& options, device::Device& device, model::Model::Progress progress,
+                              void* context);
+nlohmann::json describe_model(const LoadedModel& loaded, const nlohmann::json& chat_template);
+
+}  // namespace hearth::runtime

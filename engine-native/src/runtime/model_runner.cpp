@@ -1,0 +1,449 @@
+#include "runtime/model_runner.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "runtime/draft.h"
+
+namespace hearth::runtime {
+
+static_assert(kv::block_tokens == ops::kv_block_tokens);
+
+namespace {
+
+scheduler::Limits limits_of(const model::Model& model) {
+  const model::ModelInfo& info = model.info();
+  return {info.max_sequences, info.step_tokens, model.max_logit_rows()};
+}
+
+}  // namespace
+
+ModelRunner::ModelRunner(model::Model& model, std::shared_ptr<const Vocabulary> vocabulary, Outbox& outbox,
+                         const RunnerOptions& options, OnFinished on_finished)
+    : model_(model), vocabulary_(std::move(vocabulary)), outbox_(outbox), options_(options),
+      on_finished_(std::move(on_finished)), pool_(model.info().kv_blocks, options.prefix_cache),
+      scheduler_(limits_of(model), pool_, options.queue_requests), images_(model) {
+  const model::ModelInfo& info = model.info();
+  vocabulary_size_ = std::min(vocabulary_->size(), info.vocabulary);
+  context_ = std::min(info.context, scheduler_.capacity_tokens());
+  token_bytes_max_ = vocabulary_->token_bytes_max();
+  axes_ = info.position_axes;
+}
+
+Result<std::unique_ptr<ModelRunner>> ModelRunner::create(model::Model& model, std::shared_ptr<const Vocabulary> vocabulary,
+                                                         Outbox& outbox, const RunnerOptions& options,
+                                                         OnFinished on_finished) {
+  std::unique_ptr<ModelRunner> runner(
+      new ModelRunner(model, std::move(vocabulary), outbox, options, std::move(on_finished)));
+  HEARTH_ASSIGN(runner->sampler_, sampling::Sampler::create(model.device(), runner->vocabulary_size_, model.info().vocabulary,
+                                                            model.info().max_sequences, model.max_logit_rows(),
+                                                            model.sampled()));
+  size_t hidden = static_cast<size_t>(model.max_logit_rows()) * model.info().hidden_width * sizeof(float);
+  HEARTH_ASSIGN(void* staging, model.device().allocate(std::max<size_t>(hidden, 1), device::MemoryKind::staging, "hidden states"));
+  runner->host_hidden_ = static_cast<float*>(staging);
+  runner->reserve_capacities();
+  return runner;
+}
+
+ModelRunner::~ModelRunner() {
+  if (in_flight_) (void)!!model_.device().stream().synchronize();
+  if (host_hidden_) model_.device().release(host_hidden_);
+}
+
+// Everything a step touches gets its final size here, so that steps allocate nothing.
+void ModelRunner::reserve_capacities() {
+  const scheduler::Limits& limits = scheduler_.limits();
+  for (Step& step : steps_) {
+    step.shares.reserve(limits.max_sequences);
+    step.rows.reserve(limits.max_logit_rows);
+  }
+  sequences_.reserve(limits.max_sequences);
+  ids_.reserve(limits.step_tokens);
+  sources_.reserve(limits.step_tokens);
+  positions_.reserve(static_cast<size_t>(limits.step_tokens) * axes_);
+  logit_rows_.reserve(limits.max_logit_rows);
+  live_.reserve(options_.queue_requests + limits.max_sequences);
+  piece_.reserve(4 * token_bytes_max_ + 256);
+  text_.reserve(stop_string_bytes_max + 4 * token_bytes_max_ + 256);
+  top_.reserve(ops::max_top_logprobs * (12 + token_bytes_max_));
+  json_.resize(1024 + 6 * stop_string_bytes_max);
+  values_.reserve(model_.info().hidden_width);
+  drawn_keys_.reserve(draft_tokens_max + 1);
+}
+
+int64_t ModelRunner::worst_row_bytes(const LiveRequest& r) const {
+  size_t top = static_cast<size_t>(r.options.top_logprobs) * (12 + token_bytes_max_);
+  // A broken byte becomes U+FFFD: three bytes for one.
+  size_t text = 3 * static_cast<size_t>(token_bytes_max_) + 16 + r.stop.held_max();
+  return static_cast<int64_t>(record_bound(token_bytes_max_, text, top, 0));
+}
+
+int64_t ModelRunner::worst_share_bytes(const LiveRequest& r) const {
+  size_t finish = record_bound(json_.size(), 16 + r.stop.held_max(), 0, 0);
+  size_t embedding = r.hidden ? record_bound(0, 0, 0, model_.info().hidden_width) : 0;
+  size_t first = r.options.prompt_logprobs || r.options.kind == Kind::score ? record_bound(token_bytes_max_, 0, 0, 0) : 0;
+  return static_cast<int64_t>(finish + embedding + first);
+}
+
+Status ModelRunner::add(LiveRequest& r) {
+  r.row_bytes = r.hidden ? 0 : worst_row_bytes(r);
+  r.share_bytes = worst_share_bytes(r);
+  if (static_cast<size_t>(r.row_bytes + r.share_bytes) > outbox_.ring().capacity())
+    return invalid("ring_bytes is too small for this request's stop strings and log-probabilities");
+  if (r.sampling.penalised()) HEARTH_TRY(sampler_->prepare_history());
+  prompt_tokens_ += r.prompt;
+  live_.push_back(&r);
+  update_ready(r);
+  scheduler_.add(r);
+  return Status::ok();
+}
+
+void ModelRunner::detach(LiveRequest& r) {
+  scheduler_.remove(r);
+  for (LiveImage& image : r.images)
+    if (image.resident) images_.release(std::exchange(image.resident, nullptr));
+  for (Step& step : steps_)
+    for (scheduler::Share& share : step.shares)
+      if (share.sequence == &r) share.sequence = nullptr;
+  auto at = std::find(live_.begin(), live_.end(), &r);
+  if (at != live_.end()) live_.erase(at);
+}
+
+// ---- Before a step --------------------------------------------------------------------------------------------------
+
+// Rows behind the first image whose embedding is not there must wait; rows of images already computed are given back.
+void ModelRunner::update_ready(LiveRequest& r) {
+  r.ready = INT_MAX;
+  for (LiveImage& image : r.images) {
+    bool behind = r.place == scheduler::Place::running && image.begin + image.rows <= r.computed;
+    if (behind && image.resident) images_.release(std::exchange(image.resident, nullptr));
+    if (!behind && !image.resident) {
+      r.ready = image.begin;
+      return;
+    }
+  }
+}
+
+// At most one image a turn goes through the tower, so that decodes of others are held up by one image, not by twenty.
+Status ModelRunner::encode_images(bool& worked) {
+  bool encoded = false;
+  for (size_t i = 0; i < live_.size(); ++i) {
+    LiveRequest& r = *live_[i];
+    if (r.images.empty()) continue;
+    update_ready(r);
+    if (encoded || r.place != scheduler::Place::running || r.ready == INT_MAX || r.computed < r.ready) continue;
+    for (LiveImage& image : r.images) {
+      if (image.begin != r.ready) continue;
+      image.resident = images_.find(image.hash);
+      if (!image.resident) {
+        auto entry = images_.encode(image.hash, *image.prepared);
+        if (!entry) {
+          if (entry.status().code() == Code::device) return entry.status();
+          end(r, 4, static_cast<int>(entry.status().code()), entry.status().message());
+          --i;
+          break;
+        }
+        image.resident = *entry;
+        encoded = true;
+      }
+      worked |= image.resident != nullptr;
+      update_ready(r);
+      break;
+    }
+  }
+  return Status::ok();
+}
+
+void ModelRunner::propose_drafts() {
+  // A draft row is nearly free while reading the weights is what a step costs; with many sequences it no longer is.
+  bool few = scheduler_.running().size() <= 4;
+  for (scheduler::Sequence* s : scheduler_.running()) {
+    LiveRequest& r = request_of(*s);
+    r.drafts = 0;
+    if (!options_.speculate || !few || !r.options.speculate || !s->draws || r.sampling.penalised() ||
+        r.generated < r.sampling.min_tokens || s->length() - s->computed != 1)
+      continue;
+    // Texts that do not repeat themselves stop paying for the attempt.
+    if (r.draft_tokens > 64 && r.draft_accepted * 5 < r.draft_tokens) continue;
+    propose_draft(r.tokens, draft_tokens_max, r.draft);
+    r.drafts = static_cast<int>(r.draft.size());
+  }
+}
+
+Status ModelRunner::plan(Step& step, bool& any) {
+  step.shares.clear();
+  step.rows.clear();
+  if (!options_.overlap) propose_drafts();
+  size_t room = outbox_.ring().free_bytes();
+  auto shares = scheduler_.plan(static_cast<int64_t>(room));
+  any = !shares.empty();
+  if (!any) return Status::ok();
+  step.shares.assign(shares.begin(), shares.end());
+  step.hidden = scheduler_.plan_is_hidden();
+  step.begin = now_;
+  build_rows(step);
+  int64_t bytes = 0;
+  for (const scheduler::Share& share : step.shares) bytes += share.sequence->share_bytes;
+  for (const Row& row : step.rows) bytes += step.shares[row.share].sequence->row_bytes;
+  step.reserved = static_cast<size_t>(bytes);
+  return outbox_.ring().reserve(step.reserved) ? Status::ok()
+                                               : Status(Code::internal, "a step was planned over the ring's room");
+}
+
+// ---- Building the input ---------------------------------------------------------------------------------------------
+
+void ModelRunner::build_rows(Step& step) {
+  sequences_.clear();
+  ids_.clear();
+  sources_.clear();
+  positions_.clear();
+  logit_rows_.clear();
+  for (size_t i = 0; i < step.shares.size(); ++i) append_share(static_cast<int>(i), step.shares[i], step);
+}
+
+void ModelRunner::append_share(int index, const scheduler::Share& share, Step& step) {
+  LiveRequest& r = request_of(*share.sequence);
+  if (!r.has_started) {
+    r.has_started = true;
+    r.started = now_;
+    r.leave_queue();
+  }
+  int first_row = static_cast<int>(ids_.size()), end = share.start + share.count;
+  int first_draw = share.draws ? end - 1 - share.drafts : end;
+  for (int position = share.start; position < end; ++position) {
+    bool draw = position >= first_draw, wanted = position >= r.logits_begin && position < r.logits_end;
+    if (!draw && !wanted) continue;
+    step.rows.push_back({index, position, draw});
+    logit_rows_.push_back(first_row + position - share.start);
+  }
+  model::SequenceRows rows;
+  rows.slot = r.slot;
+  rows.start = share.start;
+  rows.count = share.count;
+  rows.blocks = std::span<const int32_t>(r.blocks).first((end + kv::block_tokens - 1) / kv::block_tokens);
+  append_ids(r, share);
+  rows.ids = std::span<const int32_t>(ids_).subspan(first_row);
+  rows.source = std::span<const int32_t>(sources_).subspan(first_row);
+  size_t before = positions_.size();
+  append_positions(r, share);
+  rows.positions = std::span<const int32_t>(positions_).subspan(before);
+  sequences_.push_back(rows);
+}
+
+void ModelRunner::append_ids(const LiveRequest& r, const scheduler::Share& share) {
+  int known = static_cast<int>(r.tokens.size());
+  for (int position = share.start; position < share.start + share.count; ++position) {
+    bool proposed = share.drafts > 0 && position >= known, late = !proposed && position >= known;
+    int32_t id = proposed ? r.draft[position - known] : late ? r.slot : r.tokens[position];
+    auto source = late ? ops::TokenSource::sampled : ops::TokenSource::literal;
+    if (!proposed && !late && id < 0) {
+      source = ops::TokenSource::image;
+      for (const LiveImage& image : r.images)
+        if (position >= image.begin && position < image.begin + image.rows)
+          id = image.resident->rows.first_row + position - image.begin;
+    }
+    ids_.push_back(id);
+    sources_.push_back(static_cast<int32_t>(source));
+  }
+}
+
+void ModelRunner::append_positions(const LiveRequest& r, const scheduler::Share& share) {
+  if (r.positions.empty()) return;  // sequential
+  for (int axis = 0; axis < axes_; ++axis)
+    for (int position = share.start; position < share.start + share.count; ++position)
+      positions_.push_back(position < r.prompt ? r.positions[static_cast<size_t>(axis) * r.prompt + position]
+                                               : r.next_position + position - r.prompt);
+}
+
+Status ModelRunner::launch_forward(Step& step) {
+  model::StepInput input{sequences_, logit_rows_};
+  return step.hidden ? model_.forward_hidden(input) : model_.forward(input);
+}
+
+// ---- Sampling -------------------------------------------------------------------------------------------------------
+
+Status ModelRunner::prepare_penalties(Step& step) {
+  for (const scheduler::Share& share : step.shares) {
+    if (!share.sequence || !share.draws) continue;
+    LiveRequest& r = request_of(*share.sequence);
+    if (!r.sampling.penalised() || r.history_admission == r.admissions) continue;
+    std::span<const int32_t> all(r.tokens);
+    HEARTH_TRY(sampler_->start_slot(r.slot, all.first(r.prompt), all.subspan(r.prompt)));
+    r.history_admission = r.admissions;
+  }
+  return Status::ok();
+}
+
+sampling::RowRequest ModelRunner::sample_row(Step& step, const Row& row) {
+  sampling::RowRequest request;
+  const scheduler::Share& share = step.shares[row.share];
+  if (!share.sequence) return request;
+  LiveRequest& r = request_of(*share.sequence);
+  if (!row.draw) {
+    request.forced = r.tokens[row.position + 1];
+    request.top_logprobs = r.options.top_logprobs;
+    return request;
+  }
+  request.parameters = &r.sampling;
+  request.slot = std::max(r.slot, 0);
+  request.generated = r.generated + row.position - (share.start + share.count - 1 - share.drafts);
+  return request;
+}
+
+Status ModelRunner::launch_sample(Step& step) {
+  if (step.hidden || step.rows.empty()) return Status::ok();
+  HEARTH_TRY(prepare_penalties(step));
+  sampler_->begin();
+  for (const Row& row : step.rows) sampler_->add(sample_row(step, row));
+  return sampler_->launch(model_.logits());
+}
+
+// ---- Taking results -------------------------------------------------------------------------------------------------
+
+Status ModelRunner::collect(Step& step) {
+  if (step.hidden) {
+    HEARTH_TRY(collect_hidden(step));
+  } else if (step.rows.empty()) {
+    // Nothing to wait for; an error shows with the next step that has results.
+    if (!options_.overlap) HEARTH_TRY(model_.device().stream().synchronize());
+  } else {
+    HEARTH_TRY(sampler_->wait());
+    HEARTH_TRY(options_.overlap ? Status::ok() : model_.device().stream().synchronize());
+    now_ = Clock::now();
+    collect_logits(step);
+  }
+  finish_prompts(step);
+  outbox_.ring().unreserve(step.reserved);
+  step.reserved = 0;
+  ++step_count_;
+  return Status::ok();
+}
+
+void ModelRunner::collect_logits(Step& step) {
+  for (size_t row = 0; row < step.rows.size();) {
+    scheduler::Share& share = step.shares[step.rows[row].share];
+    if (step.rows[row].draw) {
+      collect_draws(step, row, share);
+      continue;
+    }
+    if (share.sequence) {
+      LiveRequest& r = request_of(*share.sequence);
+      sampling::Drawn drawn = sampler_->result(static_cast<int>(row));
+      int index = step.rows[row].position + 1;
+      if (r.prompt_reported == 0) publish_prompt_token(r, 0, nullptr);
+      if (index == r.prompt_reported) publish_prompt_token(r, index, &drawn);
+      r.logits_begin = index;
+    }
+    ++row;
+  }
+}
+
+// The rows of one share that draw: accepted drafts, then one more token; the rest was computed for nothing.
+void ModelRunner::collect_draws(Step& step, size_t& row, scheduler::Share& share) {
+  int drafts = share.drafts;
+  size_t begin = row;
+  row += drafts + 1;
+  if (!share.sequence) return;
+  LiveRequest& r = request_of(*share.sequence);
+  drawn_keys_.clear();
+  r.draft_tokens += drafts;
+  draft_tokens_ += drafts;
+  if (r.options.prompt_logprobs && r.prompt_reported == 0) publish_prompt_token(r, 0, nullptr);
+  for (int i = 0; i <= drafts; ++i) {
+    sampling::Drawn drawn = sampler_->result(static_cast<int>(begin) + i);
+    bool agrees = i < drafts && drawn.token == r.draft[i];
+    r.draft_accepted += agrees;
+    draft_accepted_ += agrees;
+    drawn_keys_.push_back(kv::key_of_token(drawn.token));
+    bool last = !agrees;
+    // resolve() before the request may end: ending gives the blocks back, and full ones should be found again.
+    if (last) scheduler_.resolve(r, drawn_keys_);
+    if (publish_token(r, drawn) || last) return;
+  }
+}
+
+Status ModelRunner::collect_hidden(Step& step) {
+  size_t width = model_.info().hidden_width, rows = step.rows.size();
+  if (rows > 0) HEARTH_TRY(model_.device().download(host_hidden_, model_.hidden(), rows * width * sizeof(float)));
+  HEARTH_TRY(model_.device().stream().synchronize());
+  now_ = Clock::now();
+  for (size_t row = 0; row < rows; ++row) {
+    scheduler::Sequence* sequence = step.shares[step.rows[row].share].sequence;
+    if (!sequence) continue;
+    LiveRequest& r = request_of(*sequence);
+    for (size_t i = 0; i < width; ++i) r.pooled[i] += host_hidden_[row * width + i];
+    ++r.pooled_rows;
+    r.logits_begin = step.rows[row].position + 1;
+  }
+  return Status::ok();
+}
+
+// Full blocks become findable; requests that only wanted their prompt computed are done when all of it is.
+void ModelRunner::finish_prompts(Step& step) {
+  for (scheduler::Share& share : step.shares) {
+    if (!share.sequence) continue;
+    LiveRequest& r = request_of(*share.sequence);
+    if (share.draws) continue;
+    scheduler_.publish(r);
+    if (r.draws || share.start + share.count < r.prompt) continue;
+    if (r.hidden) publish_embedding(r);
+    if (r.options.kind == Kind::score && r.prompt_reported == 0) publish_prompt_token(r, 0, nullptr);
+    finish(r, 5, "null", {});
+  }
+}
+
+void ModelRunner::fail_step(Step& step, const Status& status) {
+  outbox_.ring().unreserve(step.reserved);
+  step.reserved = 0;
+  for (size_t i = 0; i < step.shares.size(); ++i)
+    if (scheduler::Sequence* s = step.shares[i].sequence)
+      end(request_of(*s), 4, static_cast<int>(status.code()), status.message());
+  step.shares.clear();
+}
+
+Status ModelRunner::step(bool& worked) {
+  now_ = Clock::now();
+  HEARTH_TRY(encode_images(worked));
+  Step &next = steps_[turn_], &previous = steps_[1 - turn_];
+  bool any = false;
+  HEARTH_TRY(plan(next, any));
+  if (!any && !in_flight_) return Status::ok();
+  worked = true;
+  Status status = any ? launch_forward(next) : Status::ok();
+  if (status && in_flight_) {
+    in_flight_ = false;
+    status = collect(previous);
+    if (!status) fail_step(previous, status);
+  }
+  if (status && any) status = launch_sample(next);
+  if (status && any && !options_.overlap) status = collect(next);
+  if (!status) {
+    fail_step(next, status);
+    return status.code() == Code::device ? status : Status::ok();
+  }
+  if (any && options_.overlap) {
+    in_flight_ = true;
+    turn_ = 1 - turn_;
+  }
+  return Status::ok();
+}
+
+RunnerStats ModelRunner::stats() const {
+  RunnerStats s;
+  s.running = static_cast<int>(scheduler_.running().size());
+  s.waiting = scheduler_.waiting();
+  s.blocks = pool_.counts();
+  s.prefix_hit_tokens = scheduler_.prefix_hit_tokens();
+  s.prefix_query_tokens = scheduler_.prefix_query_tokens();
+  s.preemptions = scheduler_.preemptions();
+  s.prompt_tokens = prompt_tokens_;
+  s.generation_tokens = generation_tokens_;
+  s.steps = step_count_;
+  s.image_hits = images_.hits();
+  s.image_queries = images_.queries();
+  s.draft_tokens = draft_tokens_;
+  s.draft_accepted = draft_accepted_;
+  return s;
+}
+
+}  // namespace hearth::runtime

@@ -1,0 +1,169 @@
+// What a step writes into the ring. All of it fits the room the step reserved before it was launched.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+
+#include "runtime/json_reader.h"
+#include "runtime/model_runner.h"
+
+namespace hearth::runtime {
+namespace {
+
+// hearth_record_type and hearth_finish_reason of include/hearth.h.
+enum : uint16_t { token_record = 1, prompt_record = 2, embedding_record = 3, finished_record = 4 };
+enum : uint32_t { reason_stop = 1, reason_length = 2 };
+
+double milliseconds(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
+
+}  // namespace
+
+// Entries packed as include/hearth.h says: id, log-probability, size, bytes.
+uint32_t ModelRunner::pack_top(const sampling::Drawn& drawn) {
+  top_.clear();
+  uint32_t count = 0;
+  for (size_t i = 0; i < drawn.top_ids.size(); ++i) {
+    int32_t id = drawn.top_ids[i];
+    if (id < 0) continue;
+    std::string_view bytes = vocabulary_->token_bytes(id);
+    uint32_t size = static_cast<uint32_t>(bytes.size());
+    char head[12];
+    std::memcpy(head, &id, 4);
+    std::memcpy(head + 4, &drawn.top_logprobs[i], 4);
+    std::memcpy(head + 8, &size, 4);
+    top_.append(head, sizeof head).append(bytes);
+    ++count;
+  }
+  return count;
+}
+
+void ModelRunner::publish_prompt_token(LiveRequest& r, int index, const sampling::Drawn* drawn) {
+  Record record;
+  record.type = prompt_record;
+  record.request = r.id;
+  record.index = static_cast<uint32_t>(index);
+  record.token = r.tokens[index];
+  record.bytes = vocabulary_->token_bytes(record.token);
+  record.flags = vocabulary_->is_special(record.token) ? 1 : 0;
+  record.logprob = drawn ? drawn->logprob : NAN;
+  if (drawn) {
+    record.top_count = pack_top(*drawn);
+    record.top = top_;
+  }
+  outbox_.ring().write(record);
+  r.prompt_reported = index + 1;
+}
+
+bool ModelRunner::publish_token(LiveRequest& r, const sampling::Drawn& drawn) {
+  r.tokens.push_back(drawn.token);
+  ++r.generated;
+  ++generation_tokens_;
+  if (!r.has_token) {
+    r.has_token = true;
+    r.first_token = now_;
+  }
+  bool ends = std::find(r.end_tokens.begin(), r.end_tokens.end(), drawn.token) != r.end_tokens.end();
+  bool shown = !ends || r.options.include_stop;
+  int stop = -1;
+  text_.clear();
+  if (shown) {
+    piece_.clear();
+    r.stream->push(drawn.token, piece_);
+    stop = r.stop.push(piece_, text_);
+  }
+  Record record;
+  record.type = token_record;
+  record.request = r.id;
+  record.index = static_cast<uint32_t>(r.generated - 1);
+  record.token = drawn.token;
+  record.flags = !shown || vocabulary_->is_special(drawn.token) ? 1 : 0;
+  record.logprob = r.options.logprobs ? drawn.logprob : NAN;
+  record.bytes = vocabulary_->token_bytes(drawn.token);
+  record.text = text_;
+  record.top_count = pack_top(drawn);
+  record.top = top_;
+  outbox_.ring().write(record);
+  if (stop < 0 && !ends && r.generated < r.max_new) return false;
+  text_.clear();
+  char id[16];
+  std::snprintf(id, sizeof id, "%d", drawn.token);
+  if (stop < 0) {
+    piece_.clear();
+    r.stream->flush(piece_);
+    r.stop.push(piece_, text_);
+    r.stop.flush(text_);
+  }
+  finish(r, stop >= 0 || ends ? reason_stop : reason_length, stop >= 0 ? r.stop_json[stop].c_str() : ends ? id : "null", text_);
+  return true;
+}
+
+void ModelRunner::publish_embedding(LiveRequest& r) {
+  size_t count = r.options.dimensions > 0 ? r.options.dimensions : r.pooled.size();
+  values_.resize(count);
+  double norm = 0;
+  for (size_t i = 0; i < count; ++i) norm += (r.pooled[i] / r.pooled_rows) * (r.pooled[i] / r.pooled_rows);
+  double scale = (r.options.normalize && norm > 0 ? 1 / std::sqrt(norm) : 1) / r.pooled_rows;
+  for (size_t i = 0; i < count; ++i) values_[i] = static_cast<float>(r.pooled[i] * scale);
+  Record record;
+  record.type = embedding_record;
+  record.request = r.id;
+  record.values = values_;
+  outbox_.ring().write(record);
+}
+
+// Without the closing brace, so that an error can follow.
+std::string_view ModelRunner::finish_json(const LiveRequest& r, const char* stop_json) {
+  Clock::time_point started = r.has_started ? r.started : now_, token = r.has_token ? r.first_token : now_;
+  int size = std::snprintf(
+      json_.data(), json_.size(),
+      "{\"prompt_tokens\":%d,\"cached_tokens\":%d,\"image_tokens\":%d,\"completion_tokens\":%d,\"queue_ms\":%.3f,"
+      "\"prefill_ms\":%.3f,\"decode_ms\":%.3f,\"draft_tokens\":%d,\"draft_accepted\":%d,\"stop\":%s",
+      r.prompt, r.cached, r.image_tokens, r.generated, milliseconds(started - r.submitted), milliseconds(token - started),
+      milliseconds(now_ - token), r.draft_tokens, r.draft_accepted, stop_json);
+  return std::string_view(json_.data(), std::min<size_t>(size, json_.size() - 2));
+}
+
+// The end of a request inside a step, written against the step's reservation.
+void ModelRunner::finish(LiveRequest& r, uint32_t reason, const char* stop_json, std::string_view text) {
+  std::string_view json = finish_json(r, stop_json);
+  json_[json.size()] = '}';
+  Record record;
+  record.type = finished_record;
+  record.request = r.id;
+  record.reason = reason;
+  record.logprob = NAN;
+  record.bytes = {json.data(), json.size() + 1};
+  record.text = text;
+  outbox_.ring().write(record);
+  detach(r);
+  r.finished = true;
+  on_finished_(r);
+}
+
+void ModelRunner::end(LiveRequest& r, uint32_t reason, int status, const std::string& message) {
+  if (r.finished) return;
+  now_ = Clock::now();
+  std::string text;
+  if (r.stream && reason != 4) {
+    std::string piece;
+    r.stream->flush(piece);
+    r.stop.push(piece, text);
+    r.stop.flush(text);
+  }
+  std::string json(finish_json(r, "null"));
+  if (status != 0) json += ",\"error\":" + dump({{"status", status}, {"message", message.substr(0, 2000)}});
+  json += '}';
+  Record record;
+  record.type = finished_record;
+  record.request = r.id;
+  record.reason = reason;
+  record.logprob = NAN;
+  record.bytes = json;
+  record.text = text;
+  detach(r);
+  r.finished = true;
+  outbox_.send(record);
+  on_finished_(r);
+}
+
+}  // namespace hearth::runtime

@@ -1,0 +1,321 @@
+// Scheduling changes nothing (design.md 8.4): whatever arrives, is cut into chunks, cancelled, preempted or found in the
+// prefix cache, each request's tokens are those it gets alone, and every block comes back.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <random>
+#include <thread>
+
+#include "support/client.h"
+
+using namespace hearth::testing;
+
+extern "C" {
+void hearth_fake_preempt_every(int steps);
+void hearth_fake_overlap(int on);
+void hearth_fake_pause_us(int us);
+int hearth_fake_encoded();
+}
+
+namespace {
+
+struct Case {
+  Json request;
+  Prompt prompt;
+};
+
+Json options_of(std::mt19937& random) {
+  Json r = {{"max_tokens", 1 + random() % 40}, {"seed", random() % 1000}, {"ignore_eos", random() % 2 == 0}};
+  if (random() % 2) r["temperature"] = 0.8;
+  if (random() % 4 == 0) r["top_k"] = 5;
+  if (random() % 4 == 0) r["top_p"] = 0.9;
+  if (random() % 5 == 0) r["repetition_penalty"] = 1.3;
+  if (random() % 5 == 0) r["frequency_penalty"] = 0.5;
+  if (random() % 6 == 0) r["logit_bias"] = {{7, 3.5}, {9, -100}};
+  if (random() % 6 == 0) r["stop"] = {"a", "Q"};
+  if (random() % 8 == 0) r["prompt_logprobs"] = true;
+  if (random() % 8 == 0) r["logprobs"] = true, r["top_logprobs"] = 3;
+  if (random() % 6 == 0) r["min_tokens"] = 1;
+  if (random() % 4 == 0) r["priority"] = static_cast<int>(random() % 3);
+  return r;
+}
+
+// Few different beginnings, so that prefixes are found again; some texts repeat themselves, so that drafts hit.
+Case make_case(std::mt19937& random) {
+  Case c{options_of(random), {}};
+  std::string base(16 * (random() % 4), static_cast<char>('a' + random() % 3));
+  c.prompt.text = base;
+  for (int i = 1 + random() % 30; i > 0; --i) c.prompt.text += static_cast<char>('a' + random() % 26);
+  if (random() % 4 == 0) c.prompt.ids = {65, 66, static_cast<int32_t>(random() % 300)};
+  return c;
+}
+
+struct Seen {
+  std::vector<int32_t> tokens;
+  std::string text;
+  uint32_t reason;
+  std::vector<float> prompt_logprobs;
+};
+Seen seen(const Answer& a) {
+  Seen s{a.tokens(), a.text(), a.end().reason, {}};
+  for (const ClientRecord& r : a.records)
+    if (r.type == HEARTH_RECORD_PROMPT && r.index > 0) s.prompt_logprobs.push_back(r.logprob);
+  return s;
+}
+
+struct Schedules : ::testing::Test {
+  void SetUp() override {
+    hearth_fake_preempt_every(0);
+    hearth_fake_overlap(0);
+    hearth_fake_pause_us(0);
+  }
+  void TearDown() override { SetUp(); }
+};
+
+void expect_same(const Seen& got, const Seen& want, const Json& request) {
+  ASSERT_EQ(got.tokens, want.tokens) << request;
+  ASSERT_EQ(got.text, want.text) << request;
+  ASSERT_EQ(got.reason, want.reason) << request;
+  ASSERT_EQ(got.prompt_logprobs.size(), want.prompt_logprobs.size());
+  for (size_t i = 0; i < got.prompt_logprobs.size(); ++i) ASSERT_NEAR(got.prompt_logprobs[i], want.prompt_logprobs[i], 1e-5);
+}
+
+// One engine with a tight pool and small chunks; all requests of a schedule at once, some cancelled on the way.
+void run_schedules(bool overlap, unsigned first_seed, int count) {
+  hearth_fake_overlap(overlap);
+  Client alone_client;
+  hearth_fake_overlap(overlap);
+  Client client;
+  uint32_t alone = alone_client.load({{"shape", "fake"}, {"prefix_cache", false}});
+  uint32_t model = client.load({{"shape", "fake-small-pool"}, {"prefill_chunk", 16}});
+  for (unsigned seed = first_seed; seed < first_seed + count; ++seed) {
+    std::mt19937 random(seed);
+    hearth_fake_preempt_every(0);
+    std::vector<Case> cases;
+    std::vector<Seen> want;
+    for (int i = 0; i < 8; ++i) {
+      cases.push_back(make_case(random));
+      Json request = cases.back().request;
+      request["speculate"] = false;
+      Answer& answer = alone_client.run(alone, request, cases.back().prompt);
+      ASSERT_TRUE(answer.finished);
+      want.push_back(seen(answer));
+    }
+    hearth_fake_preempt_every(random() % 3 == 0 ? 0 : 2 + static_cast<int>(random() % 8));
+    std::map<uint32_t, size_t> ids;
+    std::vector<uint32_t> cancelled;
+    for (size_t i = 0; i < cases.size(); ++i) {
+      uint32_t id = client.submit(model, cases[i].request, cases[i].prompt);
+      ASSERT_NE(id, 0u) << client.error;
+      ids[id] = i;
+      if (random() % 3 == 0) client.poll_once(1);
+      if (random() % 6 == 0) {
+        if (hearth_cancel(client.engine, id) == HEARTH_OK) cancelled.push_back(id);
+      }
+    }
+    for (auto [id, i] : ids) {
+      ASSERT_TRUE(client.wait(id)) << "seed " << seed;
+      Seen got = seen(client.answers[id]);
+      if (got.reason == HEARTH_FINISH_CANCELLED) {
+        ASSERT_LE(got.tokens.size(), want[i].tokens.size());
+        ASSERT_TRUE(std::equal(got.tokens.begin(), got.tokens.end(), want[i].tokens.begin()));
+      } else {
+        expect_same(got, want[i], cases[i].request);
+        if (::testing::Test::HasFatalFailure()) FAIL() << "seed " << seed << " overlap " << overlap;
+      }
+      client.answers.erase(id);
+    }
+    ASSERT_EQ(client.after_finish, 0);
+  }
+  hearth_fake_preempt_every(0);
+  std::this_thread::sleep_for(std::chrono::milliseconds(60));
+  Json stats = client.stats()["models"][0];
+  EXPECT_EQ(stats["kv_blocks_used"], 0);
+  EXPECT_EQ(stats["running"], 0);
+  EXPECT_EQ(stats["waiting"], 0);
+  EXPECT_GT(stats["preemptions"].get<int>(), 0);
+  EXPECT_GT(stats["prefix_hit_tokens"].get<int>(), 0);
+}
+
+}  // namespace
+
+TEST_F(Schedules, HundredRandomSchedulesOnADeviceInStep) { run_schedules(false, 1, 100); }
+TEST_F(Schedules, HundredRandomSchedulesWithStepsInFlight) { run_schedules(true, 101, 100); }
+
+TEST_F(Schedules, SecondRunFindsThePrefix) {
+  Client client;
+  uint32_t model = client.load({{"shape", "fake"}});
+  Json request = {{"max_tokens", 4}};
+  std::string prompt(100, 'p');
+  EXPECT_EQ(client.run(model, request, prompt).usage()["cached_tokens"], 0);
+  EXPECT_EQ(client.run(model, request, prompt).usage()["cached_tokens"], 96);
+  uint32_t off = client.load({{"shape", "fake"}, {"prefix_cache", false}});
+  client.run(off, request, prompt);
+  EXPECT_EQ(client.run(off, request, prompt).usage()["cached_tokens"], 0);
+}
+
+TEST_F(Schedules, DraftsChangeNothingButAreAccepted) {
+  Client client;
+  uint32_t model = client.load({{"shape", "fake-endless"}});
+  // A bias so strong that the text repeats itself.
+  Json request = {{"max_tokens", 60}, {"temperature", 0}, {"logit_bias", {{97, 100}}}};
+  Answer fast = client.run(model, request, "aaaa");
+  request["speculate"] = false;
+  Answer slow = client.run(model, request, "aaaa");
+  EXPECT_EQ(fast.tokens(), slow.tokens());
+  EXPECT_GT(fast.usage()["draft_accepted"].get<int>(), 20);
+  EXPECT_EQ(slow.usage()["draft_tokens"], 0);
+}
+
+TEST_F(Schedules, StopStringsAreCutAndNeverShownInPart) {
+  Client client;
+  uint32_t model = client.load({{"shape", "fake-endless"}});
+  Answer whole = client.run(model, {{"max_tokens", 60}, {"temperature", 0}}, "stop test");
+  std::string text = whole.text();
+  ASSERT_GT(text.size(), 30u);
+  std::string stop = text.substr(20, 3);
+  size_t at = text.find(stop);
+  for (bool include : {false, true}) {
+    Answer cut = client.run(model, {{"max_tokens", 60}, {"temperature", 0}, {"stop", {stop}}, {"include_stop", include}}, "stop test");
+    EXPECT_EQ(cut.text(), text.substr(0, at + (include ? 3 : 0)));
+    EXPECT_EQ(cut.end().reason, HEARTH_FINISH_STOP);
+    EXPECT_EQ(cut.usage()["stop"], stop);
+  }
+}
+
+TEST_F(Schedules, StopTokensAndTheModelsEndTokens) {
+  Client client;
+  uint32_t model = client.load({{"shape", "fake"}});
+  Json request = {{"max_tokens", 30}, {"temperature", 0}, {"ignore_eos", true}};
+  Answer whole = client.run(model, request, "abc");
+  int32_t third = whole.tokens()[2];
+  request["stop_tokens"] = {third};
+  Answer cut = client.run(model, request, "abc");
+  EXPECT_EQ(cut.end().reason, HEARTH_FINISH_STOP);
+  EXPECT_EQ(cut.usage()["stop"], third);
+  EXPECT_LE(cut.tokens().size(), 3u);
+  EXPECT_EQ(cut.tokens().back(), third);
+  EXPECT_EQ(cut.records[cut.records.size() - 2].flags & 1, 1);
+  request["min_tokens"] = 10;
+  EXPECT_GE(client.run(model, request, "abc").tokens().size(), 10u);
+  Json biased = {{"max_tokens", 30}, {"temperature", 0}, {"logit_bias", {{0, 100}}}};
+  Answer ended = client.run(model, biased, "abc");
+  EXPECT_EQ(ended.tokens(), std::vector<int32_t>{0});
+  EXPECT_EQ(ended.end().reason, HEARTH_FINISH_STOP);
+  EXPECT_EQ(ended.text(), "");
+}
+
+TEST_F(Schedules, LogProbabilitiesAreThoseOfTheDrawnAndTheBest) {
+  Client client;
+  uint32_t model = client.load({{"shape", "fake"}});
+  Answer a = client.run(model, {{"max_tokens", 5}, {"temperature", 0}, {"logprobs", true}, {"top_logprobs", 5}}, "logs");
+  for (const ClientRecord& r : a.records) {
+    if (r.type != HEARTH_RECORD_TOKEN) continue;
+    ASSERT_EQ(r.top.size(), 5u);
+    EXPECT_EQ(r.top[0].token, r.token);
+    EXPECT_FLOAT_EQ(r.top[0].logprob, r.logprob);
+    EXPECT_EQ(r.top[0].bytes, r.bytes);
+    for (size_t i = 1; i < 5; ++i) EXPECT_GE(r.top[i - 1].logprob, r.top[i].logprob);
+    EXPECT_LT(r.logprob, 0);
+  }
+}
+
+TEST_F(Schedules, ScoringGivesEveryPromptToken) {
+  Client client;
+  uint32_t model = client.load({{"shape", "fake"}, {"prefill_chunk", 16}});
+  std::string prompt = "the quick brown fox jumps over the lazy dog, twice";
+  Answer score = client.run(model, {{"kind", "score"}, {"prompt_logprobs", true}, {"top_logprobs", 2}}, prompt);
+  EXPECT_EQ(score.end().reason, HEARTH_FINISH_DONE);
+  ASSERT_EQ(score.count(HEARTH_RECORD_PROMPT), static_cast<int>(prompt.size()));
+  EXPECT_EQ(score.count(HEARTH_RECORD_TOKEN), 0);
+  uint32_t next = 0;
+  for (const ClientRecord& r : score.records) {
+    if (r.type != HEARTH_RECORD_PROMPT) continue;
+    EXPECT_EQ(r.index, next);
+    EXPECT_EQ(r.token, prompt[next]);
+    EXPECT_EQ(std::isnan(r.logprob), next == 0);
+    EXPECT_EQ(r.top.size(), next == 0 ? 0u : 2u);
+    ++next;
+  }
+  Answer again = client.run(model, {{"kind", "score"}}, prompt);  // now its blocks are cached, and must not be used
+  EXPECT_EQ(again.count(HEARTH_RECORD_PROMPT), static_cast<int>(prompt.size()));
+  Answer echo = client.run(model, {{"prompt_logprobs", true}, {"max_tokens", 3}}, prompt);
+  EXPECT_EQ(echo.count(HEARTH_RECORD_PROMPT), static_cast<int>(prompt.size()));
+  EXPECT_EQ(echo.count(HEARTH_RECORD_TOKEN), 3);
+  Answer single = client.run(model, {{"kind", "score"}}, "x");
+  EXPECT_EQ(single.count(HEARTH_RECORD_PROMPT), 1);
+}
+
+TEST_F(Schedules, EmbeddingsPoolNormaliseAndCut) {
+  Client client;
+  uint32_t model = client.load({{"shape", "fake"}, {"prefill_chunk", 16}});
+  std::string prompt(50, 'e');
+  Answer mean = client.run(model, {{"kind", "embed"}}, prompt);
+  ASSERT_EQ(mean.count(HEARTH_RECORD_EMBEDDING), 1);
+  EXPECT_EQ(mean.end().reason, HEARTH_FINISH_DONE);
+  const std::vector<float>& values = mean.records[1].values;
+  ASSERT_EQ(values.size(), 8u);
+  float norm = 0;
+  for (float v : values) norm += v * v;
+  EXPECT_NEAR(norm, 1, 1e-5);
+  Answer last = client.run(model, {{"kind", "embed"}, {"pooling", "last"}, {"normalize", false}}, prompt);
+  Answer cut = client.run(model, {{"kind", "embed"}, {"dimensions", 3}}, prompt);
+  EXPECT_NE(last.records[1].values, values);
+  ASSERT_EQ(cut.records[1].values.size(), 3u);
+  for (int i = 0; i < 3; ++i) EXPECT_NEAR(cut.records[1].values[i] / cut.records[1].values[0], values[i] / values[0], 1e-4);
+  hearth_fake_preempt_every(2);
+  Answer preempted = client.run(model, {{"kind", "embed"}}, prompt);
+  EXPECT_EQ(preempted.records[1].values, values);
+}
+
+TEST_F(Schedules, ImagesAreExpandedEncodedOnceAndPartOfThePrefix) {
+  for (const char* shape : {"fake-vision", "fake-vision-3d"}) {
+    Client client;
+    uint32_t model = client.load({{"shape", shape}, {"prefill_chunk", 16}});
+    auto prompt = [](uint8_t shade, const std::string& tail) {
+      Prompt p{"look: @ and @" + tail, {}, {}, std::vector<uint8_t>(2 * 20 * 3 + 1 * 9 * 3, shade)};
+      return p;
+    };
+    Json request = {{"max_tokens", 8}, {"temperature", 0}, {"ignore_eos", true},
+                    {"images", {{{"width", 2}, {"height", 20}}, {{"width", 1}, {"height", 9}}}}};
+    int before = hearth_fake_encoded();
+    Answer first = client.run(model, request, prompt(1, "?"));
+    ASSERT_EQ(first.end().reason, HEARTH_FINISH_LENGTH) << first.end().bytes;
+    EXPECT_EQ(first.usage()["image_tokens"], 29);
+    EXPECT_EQ(first.usage()["prompt_tokens"], 11 + 4 + 1 + 29);
+    EXPECT_EQ(hearth_fake_encoded() - before, 2);
+    Answer again = client.run(model, request, prompt(1, "?"));
+    EXPECT_EQ(again.tokens(), first.tokens());
+    EXPECT_EQ(hearth_fake_encoded() - before, 2);
+    EXPECT_EQ(again.usage()["cached_tokens"], 32);
+    Answer other = client.run(model, request, prompt(2, "?"));
+    EXPECT_EQ(other.usage()["cached_tokens"], 0);
+    EXPECT_NE(other.tokens(), first.tokens());
+    hearth_fake_preempt_every(3);
+    EXPECT_EQ(client.run(model, request, prompt(1, "?")).tokens(), first.tokens());
+    hearth_fake_preempt_every(0);
+    // Wrong counts, sizes and places.
+    Answer missing = client.run(model, request, Prompt{"only @", {}, {}, prompt(1, "").pixels});
+    EXPECT_EQ(missing.usage()["error"]["status"], HEARTH_INVALID);
+    EXPECT_EQ(client.submit(model, request, Prompt{"@ @", {}, {}, {1, 2, 3}}), 0u);
+    Json wide = {{"images", {{{"width", 65}, {"height", 1}}}}};
+    EXPECT_EQ(client.run(model, wide, Prompt{"@", {}, {}, std::vector<uint8_t>(195)}).usage()["error"]["status"], HEARTH_INVALID);
+    Json large = {{"images", {{{"width", 1}, {"height", 100}}}}};
+    EXPECT_EQ(client.run(model, large, Prompt{"@", {}, {}, std::vector<uint8_t>(300)}).usage()["error"]["status"], HEARTH_OUT_OF_MEMORY);
+  }
+}
+
+TEST_F(Schedules, TheStepPathAllocatesNothing) {
+  if (getenv("ASAN_OPTIONS")) GTEST_SKIP() << "sanitizers bring their own operator new";
+  Client client;
+  uint32_t model = client.load({{"shape", "fake"}});
+  std::vector<uint32_t> ids;
+  for (int i = 0; i < 20; ++i)
+    ids.push_back(client.submit(model, {{"max_tokens", 30}, {"ignore_eos", true}, {"logprobs", true}, {"top_logprobs", 5},
+                                        {"temperature", 1.0}, {"stop", {"never seen"}}},
+                                "request " + std::to_string(i)));
+  for (uint32_t id : ids) ASSERT_TRUE(client.wait(id));
+  std::this_thread::sleep_for(std::chrono::milliseconds(60));
+  EXPECT_EQ(client.stats()["allocations_on_step"], 0);
+}
