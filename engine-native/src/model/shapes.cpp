@@ -20,6 +20,7 @@ struct TextShape {
 };
 
 constexpr TextShape text_shapes[] = {
+    {"tiny", "llama", 128, 256, 2, 4, 2, 32, 512, 512, 1e4f, true},  // for tests
     {"llama-1.1b", "llama", 2048, 8192, 16, 32, 8, 64, 32000, 8192, 1e4f, false},
     {"tinyllama-1.1b", "llama", 2048, 5632, 22, 32, 4, 64, 32000, 2048, 1e4f, false},
     {"llama-2-7b", "llama", 4096, 11008, 32, 32, 32, 128, 32000, 4096, 1e4f, false},
@@ -42,6 +43,7 @@ constexpr TextShape text_shapes[] = {
 
 // Language models of VILA-1.5 and LLaVA-1.5, by the name of the whole.
 constexpr TextShape vision_shapes[] = {
+    {"tiny-vila", "llama", 128, 256, 2, 4, 2, 32, 512, 512, 1e4f, false},  // for tests
     {"vila-1.5-3b", "llama", 2560, 6912, 32, 20, 20, 128, 32000, 4096, 1e4f, false},
     {"vila-1.5-8b", "llama", 4096, 14336, 32, 32, 8, 128, 128256, 8192, 5e5f, false},
     {"vila-1.5-13b", "llama", 5120, 13824, 40, 40, 40, 128, 32000, 4096, 1e4f, false},
@@ -62,6 +64,11 @@ json siglip_so400m() {
           {"num_attention_heads", 16},           {"image_size", 384},   {"patch_size", 14}};
 }
 
+json siglip_tiny() {
+  return {{"model_type", "siglip_vision_model"}, {"hidden_size", 64}, {"intermediate_size", 128}, {"num_hidden_layers", 3},
+          {"num_attention_heads", 2},            {"image_size", 70},  {"patch_size", 14}};
+}
+
 json clip_large_336() {
   return {{"model_type", "clip_vision_model"}, {"hidden_size", 1024}, {"intermediate_size", 4096}, {"num_hidden_layers", 24},
           {"num_attention_heads", 16},         {"image_size", 336},   {"patch_size", 14}};
@@ -75,7 +82,7 @@ json vision_config(const TextShape& shape) {
             {"vision_feature_select_strategy", "default"}};
   }
   return {{"model_type", "llava_llama"},  {"llm_cfg", text_config(shape)},
-          {"vision_tower_cfg", siglip_so400m()}, {"mm_projector_cfg", {{"mm_projector_type", "mlp_downsample"}}},
+          {"vision_tower_cfg", name.rfind("tiny", 0) == 0 ? siglip_tiny() : siglip_so400m()}, {"mm_projector_cfg", {{"mm_projector_type", "mlp_downsample"}}},
           {"mm_vision_select_layer", -2}, {"mm_vision_select_feature", "cls_patch"}, {"image_aspect_ratio", "resize"}};
 }
 

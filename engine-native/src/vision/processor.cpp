@@ -118,6 +118,10 @@ Result<Image> process(const ProcessorSpec& spec, const Pixels& pixels) {
   HEARTH_ASSIGN(const Size size, processed_size(spec, pixels.width, pixels.height));
   Pixels from = pixels;
   Image square;
+  constexpr int side_max = 10000;
+  if (spec.pad_square && std::max(pixels.width, pixels.height) > side_max) {
+    return invalid("an image of " + std::to_string(pixels.width) + "x" + std::to_string(pixels.height) + ": a side is over " + std::to_string(side_max));
+  }
   if (spec.pad_square && pixels.width != pixels.height) {
     square = pad_square(pixels, spec.mean_colour);
     from = {square.width, square.height, square.rgb};

@@ -114,12 +114,12 @@ TEST(Processor, ExtremeShapes) {
     const ProcessorSpec spec = spec_of(kind);
     for (const auto& [width, height] : {std::pair{1, 1}, {1, 65535}, {65535, 1}, {2, 399}, {3000, 20}, {17, 1}}) {
       const std::vector<uint8_t> rgb(static_cast<size_t>(width) * static_cast<size_t>(height) * 3, 200);
-      if (spec.pad_square && std::max(width, height) > 4096) continue;  // a square of it is refused by the server's cap on pixels
       const auto out = process(spec, {width, height, rgb});
       if (!out) continue;
       EXPECT_GT(out->width * out->height, 0) << kind;
       EXPECT_EQ(out->rgb.size(), static_cast<size_t>(out->width) * static_cast<size_t>(out->height) * 3);
-      if (!spec.pad_square) EXPECT_EQ(out->rgb[out->rgb.size() / 2], 200) << kind << " " << width << "x" << height;  // a flat image stays flat
+      if (spec.pad_square) continue;
+      EXPECT_EQ(out->rgb[out->rgb.size() / 2], 200) << kind << " " << width << "x" << height;  // a flat image stays flat
     }
   }
 }
