@@ -1,0 +1,148 @@
+#include "formats/safetensors_writer.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "formats/tensor_store.h"
+
+namespace hearth::formats {
+
+namespace {
+
+constexpr size_t data_alignment = 4096;
+
+const char* type_text(DType type) {
+  switch (type) {
+    case DType::f32: return "F32";
+    case DType::f16: return "F16";
+    case DType::bf16: return "BF16";
+    case DType::i8: return "I8";
+    case DType::u8: return "U8";
+    case DType::i32: return "I32";
+    case DType::i64: return "I64";
+    case DType::f64: return "F64";
+    case DType::i16: return "I16";
+    case DType::boolean: return "BOOL";
+  }
+  return "";
+}
+
+// A file under a name of its own until it is whole.
+class FileAside {
+ public:
+  explicit FileAside(const std::string& path) : path_(path), aside_(path + ".partial") {}
+  ~FileAside() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+    if (!renamed_) ::unlink(aside_.c_str());
+  }
+  Status open() {
+    descriptor_ = ::open(aside_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    return descriptor_ < 0 ? failed("create") : Status::ok();
+  }
+  Status write(const void* data, size_t size) {
+    const char* at = static_cast<const char*>(data);
+    while (size > 0) {
+      const ssize_t written = ::write(descriptor_, at, std::min(size, size_t{1} << 30));
+      if (written < 0 && errno == EINTR) continue;
+      if (written <= 0) return failed("write");
+      at += written;
+      size -= static_cast<size_t>(written);
+    }
+    return Status::ok();
+  }
+  Status finish() {
+    if (::fsync(descriptor_) != 0) return failed("sync");
+    if (::rename(aside_.c_str(), path_.c_str()) != 0) return failed("rename");
+    renamed_ = true;
+    const auto folder = std::filesystem::path(path_).parent_path().string();
+    return sync_folder(folder.empty() ? "." : folder);
+  }
+
+ private:
+  Status failed(const char* what) const { return io_error(aside_ + ": cannot " + what + ": " + std::strerror(errno)); }
+  std::string path_, aside_;
+  int descriptor_ = -1;
+  bool renamed_ = false;
+};
+
+}  // namespace
+
+Status sync_folder(const std::string& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return io_error(path + ": " + std::strerror(errno));
+  const bool synced = ::fsync(descriptor) == 0 || errno == EINVAL;  // some file systems cannot sync folders
+  ::close(descriptor);
+  return synced ? Status::ok() : io_error(path + ": cannot sync: " + std::strerror(errno));
+}
+
+Status write_file_atomically(const std::string& path, std::string_view content) {
+  FileAside file(path);
+  HEARTH_TRY(file.open());
+  HEARTH_TRY(file.write(content.data(), content.size()));
+  return file.finish();
+}
+
+void SafetensorsWriter::add(std::string name, DType type, std::vector<int64_t> shape, std::vector<std::byte> bytes) {
+  add(std::move(name), type, std::move(shape), [bytes = std::move(bytes)]() -> Result<std::vector<std::byte>> { return bytes; });
+}
+
+void SafetensorsWriter::add(std::string name, DType type, std::vector<int64_t> shape, Source source) {
+  const int64_t size = checked_bytes(shape, static_cast<int64_t>(size_of(type))).value_or(0);
+  entries_.push_back({std::move(name), type, std::move(shape), size, std::move(source)});
+}
+
+int64_t SafetensorsWriter::bytes() const {
+  int64_t total = 0;
+  for (const Entry& entry : entries_) total += entry.size;
+  return total;
+}
+
+std::string SafetensorsWriter::header(const std::map<std::string, std::string>& metadata) const {
+  nlohmann::json object = nlohmann::json::object();
+  object["__metadata__"] = metadata;
+  int64_t offset = 0;
+  for (const Entry& entry : entries_) {
+    object[entry.name] = {{"dtype", type_text(entry.type)}, {"shape", entry.shape}, {"data_offsets", {offset, offset + entry.size}}};
+    offset += entry.size;
+  }
+  std::string text = object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  const size_t end = sizeof(uint64_t) + text.size();
+  text.append((data_alignment - end % data_alignment) % data_alignment, ' ');
+  return text;
+}
+
+Status SafetensorsWriter::write(const std::string& path, const std::map<std::string, std::string>& metadata,
+                                const std::function<bool(double, double)>& progress) const {
+  FileAside file(path);
+  HEARTH_TRY(file.open());
+  const std::string text = header(metadata);
+  const uint64_t size = text.size();
+  HEARTH_TRY(file.write(&size, sizeof size));
+  HEARTH_TRY(file.write(text.data(), text.size()));
+  const double total = static_cast<double>(bytes());
+  double done = 0;
+  for (const Entry& entry : entries_) {
+    HEARTH_ASSIGN(const std::vector<std::byte> content, entry.source());
+    if (static_cast<int64_t>(content.size()) != entry.size) {
+      return Status(Code::internal, path + ": tensor '" + entry.name + "' has " + std::to_string(content.size()) + " bytes, declared " + std::to_string(entry.size));
+    }
+    HEARTH_TRY(file.write(content.data(), content.size()));
+    done += static_cast<double>(entry.size);
+    if (progress && !progress(done, total)) return Status(Code::cancelled, path + ": cancelled");
+  }
+  return file.finish();
+}
+
+std::vector<std::byte> to_half_bytes(const std::vector<float>& values) {
+  std::vector<std::byte> bytes(values.size() * sizeof(Half));
+  auto* to = reinterpret_cast<Half*>(bytes.data());
+  for (size_t i = 0; i < values.size(); i++) to[i] = to_half(values[i]);
+  return bytes;
+}
+
+}  // namespace hearth::formats

@@ -1,0 +1,40 @@
+// AWQ on one decoder layer (Lin et al., MLSys 2024; the reference implementation's steps): scales that protect the input
+// channels with large activations, then clipping, both by search on the layer's own inputs.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "quantize/block.h"
+
+namespace hearth::quantize {
+
+struct AwqOptions {
+  int group = 128;
+  bool scale = true, clip = true;
+  int64_t search_rows = 0;  // rows the scale search compares outputs on, whole sequences spread over all; 0 = all
+};
+
+// Of one searched pair.
+struct ScaleResult {
+  std::string pair;             // "qkv", "o", "gate_up", "down"
+  float alpha = 0;
+  double loss_rounding = 0;     // mean squared error of round-to-nearest as it is (alpha = 0)
+  double loss = 0;              // of the best scales
+  double reference = 0;         // mean square of the exact output
+  std::vector<float> scales;    // [in] as applied
+};
+
+struct AwqResult {
+  std::vector<ScaleResult> pairs;
+  double clipped = 0;           // part of the groups that were clipped
+};
+
+// Scales and clips `block` in place, for rounding in groups: the layer's function changes by the clipping alone. Linears
+// whose width the group does not divide are left out. `capture` holds the layer's inputs for `tokens` and is scaled along.
+AwqResult search_awq(BlockRunner& runner, ThreadPool& pool, Block& block, const Tokens& tokens, Capture& capture, const AwqOptions& options);
+
+// s = max(mean^alpha, 1e-4) / sqrt(max s · min s).
+std::vector<float> awq_scales(const std::vector<float>& mean, float alpha);
+
+}  // namespace hearth::quantize

@@ -1,0 +1,428 @@
+#include "quantize/quantize.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <thread>
+
+#include "formats/json_text.h"
+#include "formats/packing.h"
+#include "model/model_spec.h"
+#include "quantize/awq.h"
+#include "quantize/calibration.h"
+#include "quantize/ends.h"
+#include "quantize/output.h"
+#include "quantize/report.h"
+#include "quantize/rounding.h"
+#include "quantize/smooth.h"
+
+namespace hearth::quantize {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr int64_t error_rows = 128;  // tokens on which the report's errors are measured
+constexpr float strengths[] = {-1, 0.3f, 0.4f, 0.5f, 0.6f, 0.7f, 0.8f, 0.9f};  // -1: no smoothing
+
+class Quantizer {
+ public:
+  Quantizer(const QuantizeOptions& options, const Progress& progress)
+      : options_(options), progress_(progress), pool_(threads(options.threads), false) {}
+  Result<json> run();
+
+ private:
+  static int threads(int wanted) { return wanted > 0 ? wanted : std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
+  bool calibrated() const { return options_.method != "rtn"; }
+  bool four_bits() const { return options_.method != "smoothquant"; }
+
+  Status check_options() const;
+  Status open();
+  Status calibrate();
+  Status check_fit() const;
+  json state() const;
+  int64_t search_rows() const;
+  Status report_progress(const char* stage, double done, double total, const Clock& clock);
+
+  Status run_layers(OutputFolder& output);
+  Result<json> run_layer(OutputFolder& output, Block block, Capture capture);
+  json measure(Block& block, const Capture& capture, std::vector<std::vector<float>>& exact);
+  void measure_after(const Block& block, const Capture& capture, const AwqResult& result, const std::vector<std::vector<float>>& exact, json& linears);
+  double rounded_error(const Weight& weight, const std::vector<float>& input, const std::vector<float>& exact, std::span<const float> restore);
+  Status choose_strength();
+  Status try_strengths(const Block& block, const Tokens& part, std::vector<std::vector<float>>& tried, const std::vector<float>& exact);
+  Result<json> smooth_layer(OutputFolder& output, Block block);
+  Status write_tensors(OutputFolder& output, const Block& block, const json& report);
+  Status add_weight(OutputFolder& output, formats::SafetensorsWriter& writer, const Weight& weight) const;
+  bool fits(const Weight& weight) const { return weight.in % options_.group == 0 && weight.out % 8 == 0; }
+  json quantization_config(OutputFolder& output) const;
+  json final_report(OutputFolder& output) const;
+
+  const QuantizeOptions& options_;
+  const Progress& progress_;
+  ThreadPool pool_;
+  std::unique_ptr<formats::Checkpoint> checkpoint_;
+  model::DecoderSpec spec_;
+  std::optional<BlockRunner> runner_;
+  Calibration calibration_;
+  std::vector<float> x_;  // hidden states of all calibration tokens
+  // smoothquant
+  float strength_ = 0.5f;
+  std::vector<ChannelRange> ranges_;
+  std::vector<double> losses_;                 // of each strength
+  std::vector<std::vector<double>> layer_errors_;  // [strength][layer]
+  double exact_loss_ = 0;
+};
+
+Status Quantizer::check_options() const {
+  if (options_.method != "awq" && options_.method != "rtn" && options_.method != "smoothquant") {
+    return invalid("method '" + options_.method + "' is none of awq, smoothquant, rtn");
+  }
+  if (options_.group != 32 && options_.group != 64 && options_.group != 128) return invalid("group " + std::to_string(options_.group) + " is none of 32, 64, 128");
+  if (options_.tokens < 1 || options_.sequence < 2 || options_.search_tokens < 0 || options_.threads < 0) return invalid("tokens, sequence and threads must be positive");
+  if (calibrated() && options_.calibrate.empty()) return invalid(options_.method + " needs a calibration text");
+  return Status::ok();
+}
+
+Status Quantizer::open() {
+  HEARTH_ASSIGN(checkpoint_, formats::Checkpoint::open(options_.path));
+  if (checkpoint_->format() != "float") {
+    return invalid(options_.path + " is stored as " + std::string(checkpoint_->format()) + "; quantize starts from float weights in a Hugging Face folder");
+  }
+  HEARTH_ASSIGN(const model::ModelSpec spec, model::read_model_spec(*checkpoint_));
+  spec_ = spec.decoder;
+  if (calibrated()) HEARTH_TRY(check_supported(spec_));
+  runner_.emplace(spec_, pool_);
+  return check_fit();
+}
+
+// A group that divides nothing would leave the model as it is: say what would fit.
+Status Quantizer::check_fit() const {
+  if (!four_bits()) return Status::ok();
+  const int64_t widths[] = {spec_.width, int64_t{spec_.heads} * spec_.head_dim, spec_.ffn};
+  for (const int64_t width : widths) {
+    if (width % options_.group == 0) return Status::ok();
+  }
+  for (const int group : {64, 32}) {
+    for (const int64_t width : widths) {
+      if (width % group == 0) return invalid("group " + std::to_string(options_.group) + " divides none of the model's widths; --group " + std::to_string(group) + " does");
+    }
+  }
+  return unsupported("no group of 128, 64 or 32 divides the model's widths");
+}
+
+Status Quantizer::calibrate() {
+  if (!calibrated()) return Status::ok();
+  HEARTH_ASSIGN(const auto tokenizer, open_tokenizer(*checkpoint_));
+  const int64_t length = std::min<int64_t>(options_.sequence, spec_.context);
+  HEARTH_ASSIGN(calibration_, read_calibration(*tokenizer, options_.calibrate, options_.tokens, length));
+  HEARTH_ASSIGN(x_, embed(*checkpoint_, spec_, calibration_.ids));
+  return Status::ok();
+}
+
+// What an interrupted run must share with the one that goes on.
+json Quantizer::state() const {
+  return {{"source", options_.path}, {"method", options_.method}, {"group", options_.group}, {"tokens", calibration_.tokens.rows()},
+          {"sequence", calibration_.tokens.length}, {"clip", options_.clip}, {"calibrate", options_.calibrate},
+          {"search_tokens", options_.search_tokens}, {"layers", spec_.layers.size()}};
+}
+
+// The scale search compares outputs twenty times: on all tokens for small layers, on 1024 for large ones.
+int64_t Quantizer::search_rows() const {
+  if (options_.search_tokens > 0) return options_.search_tokens;
+  const double parameters = 3.0 * spec_.width * spec_.ffn + 2.0 * spec_.width * spec_.head_dim * (spec_.heads + spec_.kv_heads);
+  constexpr double affordable = 8192.0 * 4e6;  // tokens times parameters of a layer
+  const int64_t rows = static_cast<int64_t>(affordable / parameters);
+  return std::max<int64_t>(rows, 1024);
+}
+
+Status Quantizer::report_progress(const char* stage, double done, double total, const Clock& clock) {
+  if (!progress_ || progress_({stage, done, total, clock.seconds_left(done, total), ""})) return Status::ok();
+  return Status(Code::cancelled, "cancelled after " + std::to_string(static_cast<int>(done)) + " of " + std::to_string(static_cast<int>(total)) +
+                                     " layers; the same command goes on from there");
+}
+
+// ---- 4 bits ----
+
+const std::vector<float>& input_of(const Capture& capture, size_t linear) {
+  const std::vector<float>* inputs[] = {&capture.attention_input, &capture.attention_input, &capture.attention_input, &capture.output_input,
+                                        &capture.mlp_input, &capture.mlp_input, &capture.down_input};
+  return *inputs[linear];
+}
+
+double relative_error(const std::vector<float>& values, const std::vector<float>& exact) {
+  double error = 0, size = 0;
+  for (size_t i = 0; i < values.size(); i++) {
+    const double difference = double{values[i]} - exact[i];
+    error += difference * difference;
+    size += double{exact[i]} * exact[i];
+  }
+  return size > 0 ? error / size : 0;
+}
+
+// Error of a linear's output over some tokens when its weights are rounded. `restore` multiplies output channels whose
+// scale was moved to the next linear.
+double Quantizer::rounded_error(const Weight& weight, const std::vector<float>& input, const std::vector<float>& exact, std::span<const float> restore) {
+  if (!fits(weight)) return 0;
+  std::vector<float> rounded(weight.values.size());
+  pool_.parallel([&](int worker, int workers) {
+    for (int64_t row = weight.out * worker / workers; row < weight.out * (worker + 1) / workers; row++) {
+      round_row(weight.values.data() + row * weight.in, weight.in, options_.group, {}, rounded.data() + row * weight.in);
+    }
+  });
+  const int64_t rows = static_cast<int64_t>(exact.size()) / weight.out;
+  std::vector<float> y = runner_->linear(weight, rounded.data(), input.data(), rows, false);
+  for (size_t i = 0; i < y.size() && !restore.empty(); i++) y[i] *= restore[i % restore.size()];
+  return relative_error(y, exact);
+}
+
+json Quantizer::measure(Block& block, const Capture& capture, std::vector<std::vector<float>>& exact) {
+  json linears = json::array();
+  const auto weights = block.weights();
+  for (size_t i = 0; i < weights.size(); i++) {
+    const int64_t rows = std::min(error_rows, calibration_.tokens.rows());
+    exact.push_back(runner_->linear(*weights[i], weights[i]->values.data(), input_of(capture, i).data(), rows, false));
+    linears.push_back({{"module", weights[i]->module}, {"quantized", fits(*weights[i])},
+                       {"error_rounding", rounded_error(*weights[i], input_of(capture, i), exact.back(), {})}});
+  }
+  return linears;
+}
+
+void Quantizer::measure_after(const Block& block, const Capture& capture, const AwqResult& result, const std::vector<std::vector<float>>& exact, json& linears) {
+  const Weight* weights[] = {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down};
+  for (size_t i = 0; i < 7; i++) {
+    std::span<const float> restore;
+    for (const ScaleResult& pair : result.pairs) {
+      if ((pair.pair == "o" && i == 2) || (pair.pair == "down" && i == 5)) restore = pair.scales;
+    }
+    linears[i]["error"] = rounded_error(*weights[i], input_of(capture, i), exact[i], restore);
+  }
+}
+
+// Mean over the layer's quantised linears.
+double layer_error(const json& linears, const char* key) {
+  double sum = 0, count = 0;
+  for (const json& linear : linears) {
+    if (!linear["quantized"].get<bool>()) continue;
+    sum += linear[key].get<double>();
+    count++;
+  }
+  return count > 0 ? sum / count : 0;
+}
+
+Result<json> Quantizer::run_layer(OutputFolder& output, Block block, Capture capture) {
+  json report{{"layer", block.index}};
+  std::vector<std::vector<float>> exact;
+  json linears = json::array();
+  if (options_.method == "rtn") {
+    for (const Weight* weight : block.weights()) {
+      std::vector<float> rounded(weight->values.size());
+      if (fits(*weight)) {
+        for (int64_t row = 0; row < weight->out; row++) round_row(weight->values.data() + row * weight->in, weight->in, options_.group, {}, rounded.data() + row * weight->in);
+      }
+      const double error = fits(*weight) ? relative_error(rounded, weight->values) : 0;
+      linears.push_back({{"module", weight->module}, {"quantized", fits(*weight)}, {"error_rounding", error}, {"error", error}});
+    }
+  } else {
+    linears = measure(block, capture, exact);
+    const AwqOptions awq{.group = options_.group, .scale = true, .clip = options_.clip, .search_rows = search_rows()};
+    const AwqResult result = search_awq(*runner_, pool_, block, calibration_.tokens, capture, awq);
+    measure_after(block, capture, result, exact, linears);
+    report["clipped"] = result.clipped;
+    report["pairs"] = json::array();
+    for (const ScaleResult& pair : result.pairs) {
+      report["pairs"].push_back({{"pair", pair.pair}, {"alpha", pair.alpha}, {"loss", pair.loss}, {"loss_rounding", pair.loss_rounding}, {"mean_square", pair.reference}});
+    }
+  }
+  report["error"] = layer_error(linears, "error");
+  report["error_rounding"] = layer_error(linears, "error_rounding");
+  report["linears"] = std::move(linears);
+  HEARTH_TRY(write_tensors(output, block, report));
+  return report;
+}
+
+// ---- smoothquant ----
+
+Status Quantizer::try_strengths(const Block& block, const Tokens& part, std::vector<std::vector<float>>& tried, const std::vector<float>& exact) {
+  for (size_t i = 0; i < std::size(strengths); i++) {
+    Block smoothed = block;
+    smooth_block(smoothed, ranges_.back(), strengths[i]);
+    round_block_int8(pool_, smoothed);
+    runner_->forward(smoothed, part, tried[i], nullptr, true);
+    const std::vector<float> reference(exact.begin(), exact.begin() + static_cast<std::ptrdiff_t>(tried[i].size()));
+    layer_errors_[i].push_back(relative_error(tried[i], reference));
+  }
+  return Status::ok();
+}
+
+// Runs the model once exactly and once for each strength in step, layer by layer, and takes the strength with the
+// lowest loss on the calibration text.
+Status Quantizer::choose_strength() {
+  const int64_t length = calibration_.tokens.length;
+  const Tokens part{std::min(calibration_.tokens.sequences, std::max<int64_t>(1, search_rows() / 4 / length)), length};
+  const std::vector<float> first(x_.begin(), x_.begin() + static_cast<std::ptrdiff_t>(part.rows() * spec_.width));
+  std::vector<std::vector<float>> tried(std::size(strengths), first);
+  layer_errors_.resize(std::size(strengths));
+  const Clock clock;
+  for (size_t layer = 0; layer < spec_.layers.size(); layer++) {
+    HEARTH_ASSIGN(const Block block, read_block(*checkpoint_, spec_, static_cast<int>(layer)));
+    Capture capture;
+    runner_->forward(block, calibration_.tokens, x_, &capture);
+    ranges_.push_back({channel_range(capture.attention_input, spec_.width), channel_range(capture.mlp_input, spec_.width)});
+    HEARTH_TRY(try_strengths(block, part, tried, x_));
+    HEARTH_TRY(report_progress("calibrate", static_cast<double>(layer + 1), static_cast<double>(spec_.layers.size()), clock));
+  }
+  const std::span<const int32_t> ids(calibration_.ids.data(), static_cast<size_t>(part.rows()));
+  x_.resize(static_cast<size_t>(part.rows() * spec_.width));
+  HEARTH_ASSIGN(exact_loss_, mean_loss(*checkpoint_, spec_, *runner_, pool_, part, ids, x_));
+  for (const auto& x : tried) {
+    HEARTH_ASSIGN(const double loss, mean_loss(*checkpoint_, spec_, *runner_, pool_, part, ids, x));
+    losses_.push_back(loss);
+  }
+  strength_ = strengths[std::min_element(losses_.begin(), losses_.end()) - losses_.begin()];
+  return Status::ok();
+}
+
+Result<json> Quantizer::smooth_layer(OutputFolder& output, Block block) {
+  const size_t chosen = static_cast<size_t>(std::find(std::begin(strengths), std::end(strengths), strength_) - std::begin(strengths));
+  const size_t layer = static_cast<size_t>(block.index);
+  smooth_block(block, ranges_[layer], strength_);
+  const json report{{"layer", block.index}, {"error", layer_errors_[chosen][layer]}, {"error_rounding", layer_errors_[0][layer]}};
+  HEARTH_TRY(write_tensors(output, block, report));
+  return report;
+}
+
+// ---- output ----
+
+Status Quantizer::add_weight(OutputFolder& output, formats::SafetensorsWriter& writer, const Weight& weight) const {
+  const std::string name = output.file_module(weight.module);
+  const ops::HostLinear dense{.in = static_cast<int>(weight.in), .out = static_cast<int>(weight.out), .format = ops::WeightFormat::f32,
+                              .group = 0, .symmetric = false, .data = weight.values.data(), .scales = nullptr, .zeros = nullptr};
+  if (!weight.bias.empty()) writer.add(name + ".bias", DType::f16, {weight.out}, formats::to_half_bytes(weight.bias));
+  if (!four_bits()) {
+    HEARTH_ASSIGN(const formats::LinearData linear, formats::quantize_w8(dense));
+    writer.add(name + ".weight", DType::i8, {weight.out, weight.in}, linear.owned);
+    writer.add(name + ".weight_scale", DType::f32, {weight.out, 1}, formats::to_bytes(linear.scales));
+    return Status::ok();
+  }
+  if (!fits(weight)) {
+    writer.add(name + ".weight", DType::f16, {weight.out, weight.in}, formats::to_half_bytes(weight.values));
+    return Status::ok();
+  }
+  HEARTH_ASSIGN(const formats::LinearData linear, formats::quantize_w4(dense, options_.group, false));
+  const int64_t groups = weight.in / options_.group;
+  std::vector<int32_t> words(static_cast<size_t>(weight.in * (weight.out / 8)));
+  formats::pack_awq_gemm(reinterpret_cast<const uint8_t*>(linear.owned.data()), weight.in, weight.out, words.data());
+  std::vector<float> scales(linear.scales.size());
+  for (int64_t n = 0; n < weight.out; n++) {
+    for (int64_t g = 0; g < groups; g++) scales[static_cast<size_t>(g * weight.out + n)] = linear.scales[static_cast<size_t>(n * groups + g)];
+  }
+  writer.add(name + ".qweight", DType::i32, {weight.in, weight.out / 8}, formats::to_bytes(words));
+  writer.add(name + ".qzeros", DType::i32, {groups, weight.out / 8}, formats::to_bytes(formats::pack_awq_zeros(linear.zeros.data(), weight.out, groups)));
+  writer.add(name + ".scales", DType::f16, {groups, weight.out}, formats::to_half_bytes(scales));
+  return Status::ok();
+}
+
+Status Quantizer::write_tensors(OutputFolder& output, const Block& block, const json& report) {
+  formats::SafetensorsWriter writer;
+  for (const Weight* weight : {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down}) HEARTH_TRY(add_weight(output, writer, *weight));
+  const std::string layer = "model.layers." + std::to_string(block.index) + ".";
+  for (const auto& [name, values] : {std::pair{"input_layernorm", &block.input_norm}, std::pair{"post_attention_layernorm", &block.post_norm}}) {
+    std::vector<float> stored = *values;
+    for (float& value : stored) value -= spec_.norm_offset;
+    writer.add(output.file_module(layer + name) + ".weight", DType::f16, {spec_.width}, formats::to_half_bytes(stored));
+  }
+  return output.write_layer(block.index, writer, report);
+}
+
+json Quantizer::quantization_config(OutputFolder& output) const {
+  if (!four_bits()) {
+    const json int8{{"num_bits", 8}, {"type", "int"}, {"symmetric", true}};
+    json weights = int8, inputs = int8;
+    weights.update({{"strategy", "channel"}, {"dynamic", false}});
+    inputs.update({{"strategy", "token"}, {"dynamic", true}});
+    json ignore = json::array({"lm_head"});
+    for (const char* part : {"vision_tower", "multi_modal_projector", "visual", "mm_projector"}) ignore.push_back(std::string("re:.*") + part + ".*");
+    return {{"quant_method", "compressed-tensors"}, {"format", "int-quantized"}, {"quantization_status", "compressed"}, {"ignore", ignore},
+            {"config_groups", {{"group_0", {{"targets", json::array({"Linear"})}, {"weights", weights}, {"input_activations", inputs}, {"output_activations", nullptr}}}}}};
+  }
+  json skipped = json::array();
+  for (const char* part : {"vision_tower", "multi_modal_projector", "visual"}) {
+    for (const std::string& name : checkpoint_->names()) {
+      if (name.find(part) == std::string::npos) continue;
+      skipped.push_back(part);
+      break;
+    }
+  }
+  for (size_t layer = 0; layer < spec_.layers.size(); layer++) {
+    for (const json& linear : (*output.finished(static_cast<int>(layer)))["linears"]) {
+      if (!linear["quantized"].get<bool>()) skipped.push_back(output.file_module(linear["module"].get<std::string>()));
+    }
+  }
+  return {{"quant_method", "awq"}, {"bits", 4}, {"group_size", options_.group}, {"zero_point", true}, {"version", "gemm"},
+          {"modules_to_not_convert", skipped.empty() ? json() : skipped}};
+}
+
+json Quantizer::final_report(OutputFolder& output) const {
+  json report{{"method", options_.method}, {"source", options_.path}, {"layers", json::array()}};
+  if (four_bits()) report["group"] = options_.group;
+  if (calibrated()) report["calibration"] = {{"text", options_.calibrate}, {"tokens", calibration_.tokens.rows()}, {"sequence", calibration_.tokens.length}};
+  json kept = json::array();
+  for (size_t layer = 0; layer < spec_.layers.size(); layer++) {
+    const json& one = *output.finished(static_cast<int>(layer));
+    report["layers"].push_back(one);
+    for (const json& linear : one.value("linears", json::array())) {
+      if (!linear["quantized"].get<bool>()) kept.push_back(linear["module"]);
+    }
+  }
+  report["kept_fp16"] = kept;
+  if (four_bits()) return report;
+  report["strength"] = strength_ < 0 ? json() : json(strength_);
+  report["perplexity"] = std::exp(exact_loss_);
+  report["strengths"] = json::array();
+  for (size_t i = 0; i < losses_.size(); i++) {
+    report["strengths"].push_back({{"strength", strengths[i] < 0 ? json() : json(strengths[i])}, {"perplexity", std::exp(losses_[i])}});
+  }
+  return report;
+}
+
+Status Quantizer::run_layers(OutputFolder& output) {
+  const int layers = static_cast<int>(spec_.layers.size());
+  int done = 0, last_open = -1;
+  for (int layer = 0; layer < layers; layer++) {
+    if (!output.finished(layer)) last_open = layer;
+  }
+  std::optional<Clock> clock;
+  for (int layer = 0; layer < layers; layer++) {
+    if (output.finished(layer) && (layer > last_open || options_.method != "awq")) continue;  // later layers need its output
+    HEARTH_ASSIGN(Block block, read_block(*checkpoint_, spec_, layer));
+    Capture capture;
+    if (options_.method == "awq") runner_->forward(block, calibration_.tokens, x_, &capture);
+    if (output.finished(layer)) continue;
+    if (!clock) clock.emplace(static_cast<double>(layer));
+    HEARTH_TRY((four_bits() ? run_layer(output, std::move(block), std::move(capture)) : smooth_layer(output, std::move(block))).status());
+    done = layer + 1;
+    HEARTH_TRY(report_progress("quantize", done, layers, *clock));
+  }
+  return Status::ok();
+}
+
+Result<json> Quantizer::run() {
+  HEARTH_TRY(check_options());
+  HEARTH_TRY(open());
+  HEARTH_TRY(calibrate());
+  HEARTH_ASSIGN(OutputFolder output, OutputFolder::open(*checkpoint_, options_.out, state()));
+  if (options_.method == "smoothquant") HEARTH_TRY(choose_strength());
+  HEARTH_TRY(run_layers(output));
+  const json report = final_report(output);
+  HEARTH_TRY(report_progress("write", 0, 1, Clock()));
+  HEARTH_TRY(output.finish(quantization_config(output), report, draw_report(report)));
+  return report;
+}
+
+}  // namespace
+
+Result<json> quantize(const QuantizeOptions& options, const Progress& progress) { return Quantizer(options, progress).run(); }
+
+}  // namespace hearth::quantize

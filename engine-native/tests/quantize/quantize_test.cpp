@@ -1,0 +1,207 @@
+// Quantising a trained model, with and without planted outliers: what is written, and what it costs.
+#include <gtest/gtest.h>
+
+#include "fixtures.h"
+#include "formats/json_text.h"
+#include "formats/safetensors.h"
+#include "formats/safetensors_writer.h"
+#include "quantize/quantize.h"
+
+namespace hearth::quantize {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+const std::string root = HEARTH_SOURCE_DIR;
+const std::string model_path = root + "/models/tinystories-656k";
+const std::string text = root + "/engine-native/tests/quantize/eval.txt";
+constexpr int64_t eval_tokens = 4096;
+
+QuantizeOptions options(const std::string& method, const std::string& out) {
+  QuantizeOptions o;
+  o.path = model_path;
+  o.out = out;
+  o.method = method;
+  o.calibrate = root + "/models/calibration.txt";
+  o.group = 64;
+  o.tokens = 4096;
+  o.sequence = 256;
+  o.threads = 2;
+  return o;
+}
+
+json run(const QuantizeOptions& o) {
+  const auto report = quantize(o, nullptr);
+  EXPECT_TRUE(report) << report.status().message();
+  return report ? *report : json();
+}
+
+Scores scores(const std::string& path, bool int8 = false) {
+  // HEARTH_EVAL_TEXT measures on another text than the committed one.
+  const char* other = std::getenv("HEARTH_EVAL_TEXT");
+  auto result = scores_of(path, other ? other : text, eval_tokens, int8);
+  EXPECT_TRUE(result) << result.status().message();
+  return result ? std::move(*result) : Scores();
+}
+
+// Channels whose activations are scaled up by the norm and down again by the weights: the function is the same, the
+// outliers are real.
+void plant_outliers(const std::string& to) {
+  formats::TensorStore store;
+  const auto header = formats::add_safetensors(store, model_path + "/model.safetensors");
+  ASSERT_TRUE(header);
+  formats::SafetensorsWriter writer;
+  for (const formats::TensorView& view : header->tensors) {
+    std::vector<float> values(view.data.size() / sizeof(float));
+    std::memcpy(values.data(), view.data.data(), view.data.size());
+    const bool norm = view.name.find("input_layernorm") != std::string::npos || view.name.find("post_attention_layernorm") != std::string::npos;
+    const bool fed = view.name.find("q_proj") != std::string::npos || view.name.find("k_proj") != std::string::npos ||
+                     view.name.find("v_proj") != std::string::npos || view.name.find("gate_proj") != std::string::npos ||
+                     view.name.find("up_proj") != std::string::npos;
+    for (size_t at = 0; at < values.size(); at++) {
+      const size_t channel = at % 128;
+      if (channel % 37 != 5) continue;
+      if (norm) values[at] *= 24;
+      if (fed) values[at] /= 24;
+    }
+    writer.add(view.name, DType::f32, view.shape, formats::to_bytes(values));
+  }
+  fs::create_directories(to);
+  ASSERT_TRUE(writer.write(to + "/model.safetensors", header->metadata));
+  for (const char* file : {"config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"}) {
+    if (fs::exists(model_path + "/" + file)) fs::copy_file(model_path + "/" + file, to + "/" + file);
+  }
+}
+
+void print(const char* what, const Scores& exact, const Scores& got) {
+  std::printf("%-22s loss %.5f (%+.5f), KL %.6f\n", what, loss_of(got), loss_of(got) - loss_of(exact), divergence(exact, got));
+}
+
+TEST(Quantize, AwqBeatsRounding) {
+  TemporaryFolder folder;
+  const Scores exact = scores(model_path);
+  run(options("rtn", folder.path() + "/rtn"));
+  const json report = run(options("awq", folder.path() + "/awq"));
+  const Scores rounded = scores(folder.path() + "/rtn"), awq = scores(folder.path() + "/awq");
+  print("rounded to nearest", exact, rounded);
+  print("awq", exact, awq);
+  EXPECT_LT(divergence(exact, awq), divergence(exact, rounded));
+  for (const json& layer : report["layers"]) {
+    for (const json& pair : layer["pairs"]) EXPECT_LE(pair["loss"], pair["loss_rounding"]);
+  }
+}
+
+TEST(Quantize, AwqHalvesTheLossOfPlantedOutliers) {
+  TemporaryFolder folder;
+  plant_outliers(folder.path() + "/planted");
+  const Scores exact = scores(model_path);
+  EXPECT_LT(divergence(exact, scores(folder.path() + "/planted")), 1e-6);  // the function is unchanged
+  for (const char* method : {"rtn", "awq"}) {
+    QuantizeOptions o = options(method, folder.path() + "/" + method);
+    o.path = folder.path() + "/planted";
+    run(o);
+  }
+  const Scores rounded = scores(folder.path() + "/rtn"), awq = scores(folder.path() + "/awq");
+  print("planted, to nearest", exact, rounded);
+  print("planted, awq", exact, awq);
+  EXPECT_LT(divergence(exact, awq), divergence(exact, rounded) / 2);
+}
+
+TEST(Quantize, SmoothQuantStaysWithinOnePercent) {
+  TemporaryFolder folder;
+  const json report = run(options("smoothquant", folder.path() + "/smooth"));
+  const Scores exact = scores(model_path), smooth = scores(folder.path() + "/smooth", true);
+  print("smoothquant", exact, smooth);
+  EXPECT_LT(std::exp(loss_of(smooth)), 1.01 * std::exp(loss_of(exact)));
+  EXPECT_LT(divergence(exact, smooth), 0.01);
+  const auto checkpoint = formats::Checkpoint::open(folder.path() + "/smooth");
+  ASSERT_TRUE(checkpoint);
+  EXPECT_EQ((*checkpoint)->format(), "compressed-tensors");
+}
+
+TEST(Quantize, FolderIsAutoAwqs) {
+  TemporaryFolder folder;
+  run(options("awq", folder.path() + "/awq"));
+  const std::string out = folder.path() + "/awq";
+  const auto config = formats::read_json(out + "/config.json");
+  ASSERT_TRUE(config);
+  EXPECT_EQ((*config)["quantization_config"], json({{"quant_method", "awq"}, {"bits", 4}, {"group_size", 64}, {"zero_point", true}, {"version", "gemm"}, {"modules_to_not_convert", nullptr}}));
+  EXPECT_EQ((*config)["torch_dtype"], "float16");
+  const auto checkpoint = formats::Checkpoint::open(out);
+  ASSERT_TRUE(checkpoint) << checkpoint.status().message();
+  EXPECT_EQ((*checkpoint)->format(), "awq-gemm");
+  const formats::TensorView* weight = (*checkpoint)->find("model.layers.1.mlp.down_proj.qweight");
+  ASSERT_NE(weight, nullptr);
+  EXPECT_EQ(weight->shape, (std::vector<int64_t>{384, 16}));
+  EXPECT_EQ((*checkpoint)->find("model.layers.1.mlp.down_proj.scales")->shape, (std::vector<int64_t>{6, 128}));
+  EXPECT_EQ((*checkpoint)->find("model.layers.1.mlp.down_proj.weight"), nullptr);
+  EXPECT_EQ((*checkpoint)->find("model.layers.0.input_layernorm.weight")->type, DType::f16);
+  for (const char* file : {"tokenizer.json", "quantize-report.json", "quantize-report.svg"}) EXPECT_TRUE(fs::exists(out + "/" + file)) << file;
+  EXPECT_FALSE(fs::exists(out + ".partial"));
+  EXPECT_FALSE(fs::exists(out + "/state.json"));
+}
+
+TEST(Quantize, InterruptedGoesOnAndGivesTheSame) {
+  TemporaryFolder folder;
+  run(options("awq", folder.path() + "/whole"));
+  const QuantizeOptions o = options("awq", folder.path() + "/cut");
+  const auto cut = quantize(o, [](const ProgressReport& report) { return report.done < 1; });
+  ASSERT_FALSE(cut);
+  EXPECT_EQ(cut.status().code(), Code::cancelled);
+  EXPECT_FALSE(fs::exists(o.out));
+  EXPECT_TRUE(fs::exists(o.out + ".partial/layer-00000.safetensors"));
+  QuantizeOptions other = o;
+  other.group = 32;
+  EXPECT_EQ(quantize(other, nullptr).status().code(), Code::invalid_argument);  // another quantisation's folder
+  std::vector<std::string> stages;
+  ASSERT_TRUE(quantize(o, [&](const ProgressReport& report) { stages.push_back(report.stage + std::to_string(static_cast<int>(report.done))); return true; }));
+  EXPECT_EQ(stages, (std::vector<std::string>{"quantize2", "write0"}));  // the first layer was not done again
+  const auto bytes = [](const std::string& path) {
+    std::ifstream in(path + "/model.safetensors", std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  EXPECT_EQ(bytes(o.out), bytes(folder.path() + "/whole"));
+}
+
+TEST(Quantize, WidthsThatNoGroupDividesAreReported) {
+  TemporaryFolder folder;
+  QuantizeOptions o = options("rtn", folder.path() + "/out");
+  o.path = root + "/test/fixtures/checkpoints/stories260K";
+  if (!fs::exists(o.path)) GTEST_FAIL() << o.path << " is missing";
+  o.group = 128;
+  const auto refused = quantize(o, nullptr);
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.status().message().find("--group 64"), std::string::npos) << refused.status().message();
+  o.group = 32;
+  const json report = run(o);
+  ASSERT_EQ(report["kept_fp16"].size(), 15u);  // 172 inputs hold no group, 172 outputs no whole words
+  EXPECT_EQ(report["kept_fp16"][2], "model.layers.0.mlp.down_proj");
+  const auto config = formats::read_json(o.out + "/config.json");
+  EXPECT_EQ((*config)["quantization_config"]["modules_to_not_convert"].size(), 15u);
+  const auto checkpoint = formats::Checkpoint::open(o.out);
+  ASSERT_TRUE(checkpoint);
+  EXPECT_EQ((*checkpoint)->linear_header("model.layers.0.mlp.down_proj")->format, ops::WeightFormat::f16);
+}
+
+TEST(Quantize, RefusesBadOptions) {
+  TemporaryFolder folder;
+  const auto refused = [&](auto change, const char* message) {
+    QuantizeOptions o = options("awq", folder.path() + "/out");
+    change(o);
+    const auto report = quantize(o, nullptr);
+    ASSERT_FALSE(report);
+    EXPECT_NE(report.status().message().find(message), std::string::npos) << report.status().message();
+    EXPECT_FALSE(fs::exists(folder.path() + "/out"));
+  };
+  refused([](QuantizeOptions& o) { o.method = "magic"; }, "method 'magic'");
+  refused([](QuantizeOptions& o) { o.group = 48; }, "group 48");
+  refused([](QuantizeOptions& o) { o.path = "/nonexistent"; }, "/nonexistent");
+  refused([](QuantizeOptions& o) { o.calibrate = ""; }, "calibration text");
+  refused([](QuantizeOptions& o) { o.calibrate = "/nonexistent"; }, "/nonexistent");
+  refused([](QuantizeOptions& o) { o.tokens = 10; }, "fewer than one sequence");
+  refused([&](QuantizeOptions& o) { o.out = folder.path(); }, "exists already");
+}
+
+}  // namespace
+}  // namespace hearth::quantize
