@@ -101,7 +101,7 @@ function wantsOf(source: string): Wants {
     partsOnly: parts && !/is\s+(?:not\s+)?string/.test(source),
     argumentsText: printsArguments && !readsArguments,
     developerRole: source.includes('developer'),
-    nullContent: /content['"]?\]?\s+is\s+(?:not\s+)?none/i.test(source),
+    nullContent: /(?<![a-z_])content['"]?\]?\s+is\s+(?:not\s+)?none/i.test(source),
   };
 }
 

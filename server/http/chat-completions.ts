@@ -80,6 +80,12 @@ function toTask(context: AppContext, body: ChatRequest): ChatTask {
       tools: body.tool_choice === 'none' ? undefined : body.tools,
       variables: { ...effort(body.reasoning_effort), ...body.chat_template_kwargs },
     },
+    constraint: {
+      tools: body.tools,
+      toolChoice: body.tool_choice,
+      parallel: body.parallel_tool_calls,
+      responseFormat: body.response_format,
+    },
     engine: {
       ...toSampling(body),
       ...defined({

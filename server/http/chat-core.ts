@@ -2,8 +2,12 @@
 // deltas. The three routes differ only in the wire on either side.
 
 import { randomUUID } from 'node:crypto';
+import { callParser } from '../chat/calls.ts';
+import { callMarksAreSpecial, type Family, familyOf, thinkMarksAreSpecial } from '../chat/families.ts';
+import { type GrammarInput, grammarOf } from '../chat/grammar.ts';
 import { type OutputDelta, type OutputParser, PlainParser } from '../chat/output.ts';
 import { buildPrompt, type PromptInput } from '../chat/prompt.ts';
+import { ReasoningParser } from '../chat/reasoning.ts';
 import { TemplateError } from '../chat/templates.ts';
 import type { EngineRequest, ModelInfo, RequestUsage, TokenEvent } from '../engine/port.ts';
 import { errors } from '../errors.ts';
@@ -18,6 +22,8 @@ export interface ChatTask {
   /** Sampling, limits and stops, in the engine's words. */
   engine: Omit<Partial<EngineRequest>, 'model' | 'kind' | 'text' | 'literal'>;
   choices: number;
+  /** What the answer must be, and the functions it may call. `tools` stay here when `toolChoice` is none. */
+  constraint: GrammarInput;
 }
 
 export interface ChatRun {
@@ -27,12 +33,56 @@ export interface ChatRun {
 
 /** Renders the prompt and has the engine accept it. Whatever is wrong with the request is thrown from here. */
 export async function startChat(context: AppContext, task: ChatTask, scope: RequestScope): Promise<ChatRun> {
-  const { model } = task;
+  const { model, constraint } = task;
+  const family = familyOf(model.chatTemplate);
+  checkConstraint(constraint, family, model);
   const prompt = await renderPrompt(context, model, task.prompt);
   scope.throwIfAborted();
-  const base: EngineRequest = { ...task.engine, model: model.name, kind: 'generate', ...prompt };
+  const grammar = grammarOf(constraint, family);
+  const base: EngineRequest = {
+    ...(showsSpecial(constraint, family) ? { skipSpecialTokens: false } : {}),
+    ...task.engine,
+    ...(grammar ? { grammar } : {}),
+    model: model.name,
+    kind: 'generate',
+    ...prompt,
+  };
   const generations = await admit(context.lifecycle.engine(), perChoice(base, task.choices), scope, context.metrics);
-  return { generations, parserOf: () => new PlainParser() };
+  return { generations, parserOf: () => makeParser(constraint, family, prompt.text) };
+}
+
+/** Longest schema, tools together, in characters of JSON. */
+const schemaLengthMax = 512 * 1024;
+
+function checkConstraint({ tools, toolChoice, responseFormat }: GrammarInput, family: Family, model: ModelInfo): void {
+  if (tools?.length && toolChoice !== 'none' && !family.calls) {
+    throw errors.unsupportedValue('tools', `The chat template of '${model.name}' has no format for tool calls.`);
+  }
+  const schema = responseFormat?.type === 'json_schema' ? responseFormat.json_schema.schema : null;
+  if (JSON.stringify([tools ?? null, schema]).length > schemaLengthMax) {
+    throw errors.invalid(
+      `The schemas of a request may take ${schemaLengthMax} characters.`,
+      tools ? 'tools' : 'response_format',
+    );
+  }
+}
+
+const usesCalls = ({ tools }: GrammarInput, family: Family) => Boolean(tools?.length && family.calls);
+
+const showsSpecial = (constraint: GrammarInput, family: Family) =>
+  (usesCalls(constraint, family) && callMarksAreSpecial(family)) || thinkMarksAreSpecial(family);
+
+function makeParser(constraint: GrammarInput, family: Family, prompt: string): OutputParser {
+  let parser: OutputParser = new PlainParser();
+  if (usesCalls(constraint, family)) {
+    const names = new Set(constraint.tools?.map((tool) => tool.function.name));
+    const single = constraint.parallel === false || typeof constraint.toolChoice === 'object';
+    const callsMax = constraint.toolChoice === 'none' ? 0 : single ? 1 : Number.POSITIVE_INFINITY;
+    parser = callParser(family.calls!, { names, callsMax });
+  }
+  const { reasoning } = family;
+  if (!reasoning) return parser;
+  return new ReasoningParser(parser, reasoning, prompt.trimEnd().endsWith(reasoning.open));
 }
 
 export async function renderPrompt(context: AppContext, model: ModelInfo, input: PromptInput) {
