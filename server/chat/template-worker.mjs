@@ -29,3 +29,6 @@ parentPort?.on('message', ({ id, source, variables }) => {
     parentPort?.postMessage({ id, error: error instanceof Error ? error.message : 'unknown error' });
   }
 });
+
+// Loading takes longer than most templates: the deadline of the first job begins here.
+parentPort?.postMessage({ ready: true });

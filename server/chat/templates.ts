@@ -21,7 +21,7 @@ interface Job {
   reject: (error: TemplateError) => void;
 }
 
-type Answer = { id: number; text: string } | { id: number; error: string };
+type Answer = { ready: true } | { id: number; text: string } | { id: number; error: string };
 
 const heapMbMax = 512;
 
@@ -29,6 +29,7 @@ const heapMbMax = 512;
 export class TemplateRenderer {
   readonly #timeoutMs: number;
   #worker: Worker | null = null;
+  #ready = false;
   #jobs: Job[] = [];
   #running: Job | null = null;
   #timer: NodeJS.Timeout | null = null;
@@ -70,14 +71,15 @@ export class TemplateRenderer {
     worker.on('error', (error) => this.#lost(worker, `the template failed: ${error.message}`));
     worker.on('exit', () => this.#lost(worker, 'the template ended its worker'));
     this.#worker = worker;
+    this.#ready = false;
     return worker;
   }
 
   #next(): void {
-    if (this.#running || this.#closed) return;
-    const job = this.#jobs.shift();
-    if (!job) return;
+    if (this.#running || this.#closed || this.#jobs.length === 0) return;
     const worker = this.#worker ?? this.#start();
+    if (!this.#ready) return;
+    const job = this.#jobs.shift()!;
     this.#running = job;
     this.#timer = setTimeout(() => this.#expired(worker), this.#timeoutMs);
     worker.postMessage({ id: job.id, source: job.source, variables: job.variables });
@@ -92,7 +94,12 @@ export class TemplateRenderer {
   }
 
   #answered(worker: Worker, answer: Answer): void {
-    if (worker !== this.#worker || this.#running?.id !== answer.id) return;
+    if (worker !== this.#worker) return;
+    if ('ready' in answer) {
+      this.#ready = true;
+      return this.#next();
+    }
+    if (this.#running?.id !== answer.id) return;
     const job = this.#take()!;
     if ('text' in answer) job.resolve(answer.text);
     else job.reject(new TemplateError(answer.error));
@@ -109,7 +116,8 @@ export class TemplateRenderer {
   #lost(worker: Worker, reason: string): void {
     if (worker !== this.#worker) return;
     this.#worker = null;
-    this.#take()?.reject(new TemplateError(reason));
+    const job = this.#take() ?? (this.#ready ? null : this.#jobs.shift());
+    job?.reject(new TemplateError(reason));
     if (!this.#closed) this.#next();
   }
 }
