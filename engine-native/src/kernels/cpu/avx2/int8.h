@@ -62,6 +62,30 @@ HEARTH_INLINE void dot32(const uint8_t* quants, const int8_t* q, int64_t stride,
   }
 }
 
+// 32 inputs of one row against the 16 outputs of each of two blocks.
+HEARTH_INLINE void dot32_pair(const uint8_t* const (&quants)[2], const int8_t* q, __m256i (&dot)[2][2]) {
+  const __m256i low = _mm256_set1_epi8(15);
+  __m256i sum[2][2];
+  for (auto& s : sum) s[0] = s[1] = _mm256_setzero_si256();
+#pragma GCC unroll 4
+  for (int chunk = 0; chunk < 4; ++chunk) {
+    const __m256i first = broadcast4(q + chunk * 8), second = broadcast4(q + chunk * 8 + 4);
+#pragma GCC unroll 2
+    for (int b = 0; b < 2; ++b) {
+      _mm_prefetch(reinterpret_cast<const char*>(quants[b] + chunk * 64 + prefetch_bytes), _MM_HINT_T0);
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(quants[b] + chunk * 64) + h);
+        sum[b][h] = Sum::add(sum[b][h], _mm256_and_si256(w, low), first);
+        sum[b][h] = Sum::add(sum[b][h], _mm256_and_si256(_mm256_srli_epi16(w, 4), low), second);
+      }
+    }
+  }
+  for (int b = 0; b < 2; ++b) {
+    for (int h = 0; h < 2; ++h) dot[b][h] = Sum::fold(dot[b][h], sum[b][h]);
+  }
+}
+
 template <int subgroups, bool symmetric>
 struct W4Int8 {
   static constexpr int rows_max = 4;
@@ -76,6 +100,44 @@ struct W4Int8 {
     else if (rows == 3) rows_tile<3>(block, o, out);
     else if (rows == 2) rows_tile<2>(block, o, out);
     else rows_tile<1>(block, o, out);
+  }
+
+  // One row against two blocks side by side: two streams keep DRAM busier than one, and share the broadcasts.
+  __attribute__((noinline)) void pair(const uint8_t* const (&block)[2], const Operands& o, float* const (&out)[2]) const {
+    const int8_t* q = o.q;
+    const uint8_t* quants[2] = {block[0] + layout.quants, block[1] + layout.quants};
+    __m256 total[2][2];
+    for (auto& t : total) t[0] = t[1] = _mm256_setzero_ps();
+    for (int g = 0; g < in / (32 * subgroups); ++g) {
+      __m256i dot[2][2];
+      for (auto& d : dot) d[0] = d[1] = _mm256_setzero_si256();
+      for (int sub = 0; sub < subgroups; ++sub, quants[0] += 256, quants[1] += 256, q += 32) dot32_pair(quants, q, dot);
+      for (int b = 0; b < 2; ++b) add_group(block[b], o, g, dot[b], total[b]);
+    }
+    for (int b = 0; b < 2; ++b) {
+      const auto* factor = reinterpret_cast<const float*>(block[b]);
+      _mm256_storeu_ps(out[b], _mm256_mul_ps(total[b][0], _mm256_loadu_ps(factor)));
+      _mm256_storeu_ps(out[b] + 8, _mm256_mul_ps(total[b][1], _mm256_loadu_ps(factor + 8)));
+    }
+  }
+
+  // total += (dot - zero * sum of activations) * scales of group g, one row.
+  HEARTH_INLINE void add_group_at(const uint8_t* block, const W4Layout& layout, const Operands& o, int g, const __m256i (&dot)[2],
+                                  __m256 (&total)[2]) {
+    const __m256i sum = _mm256_set1_epi32(o.sum[g]);
+    const __m256 scale = _mm256_set1_ps(o.scale[g]);
+    const auto* scales = reinterpret_cast<const __m128i*>(block + layout.scales) + 2 * g;
+    __m128i zeros = _mm_setzero_si128();
+    if constexpr (!symmetric) zeros = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + layout.zeros) + g);
+    for (int h = 0; h < 2; ++h) {
+      const __m256i z = _mm256_cvtepu8_epi32(h ? _mm_srli_si128(zeros, 8) : zeros);
+      const __m256i d = _mm256_sub_epi32(dot[h], symmetric ? sum : _mm256_madd_epi16(z, sum));
+      const __m256 by = _mm256_mul_ps(_mm256_cvtph_ps(_mm_loadu_si128(scales + h)), scale);
+      total[h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(d), by, total[h]);
+    }
+  }
+  void add_group(const uint8_t* block, const Operands& o, int g, const __m256i (&dot)[2], __m256 (&total)[2]) const {
+    add_group_at(block, layout, o, g, dot, total);
   }
 
   template <int R>

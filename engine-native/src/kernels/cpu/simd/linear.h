@@ -152,8 +152,43 @@ HEARTH_INLINE int panel_rows(const ops::LinearSpec& s, int tile_rows) {
 
 // Kernel: static constexpr int rows_max; a constructor from the spec; block_bytes();
 // tile(block, operands of the first row, rows <= rows_max, out[rows][16]).
+// One row: two blocks side by side where the kernel can, the gate and its up, or two neighbours.
+template <class Kernel>
+HEARTH_INLINE void stream_pairs(const ops::LinearSpec& s, const ops::LinearParams& p, const Operands& o, Range units) {
+  const Kernel kernel(s);
+  alignas(64) float tile[2][block_rows];
+  const auto* weight = static_cast<const uint8_t*>(p.weight);
+  const size_t bytes = kernel.block_bytes();
+  if (s.gated) {
+    for (int unit = units.begin; unit < units.end; ++unit) {
+      const uint8_t* gate = weight + 2 * bytes * unit;
+      kernel.pair({gate, gate + bytes}, o, {tile[0], tile[1]});
+      epilogue(s, p, 0, 1, unit * block_rows, tile[0], tile[1]);
+    }
+    return;
+  }
+  const int half = (units.end - units.begin) / 2;
+  for (int unit = units.begin; unit < units.begin + half; ++unit) {
+    kernel.pair({weight + bytes * unit, weight + bytes * (unit + half)}, o, {tile[0], tile[1]});
+    epilogue(s, p, 0, 1, unit * block_rows, tile[0], nullptr);
+    epilogue(s, p, 0, 1, (unit + half) * block_rows, tile[1], nullptr);
+  }
+  for (int unit = units.begin + 2 * half; unit < units.end; ++unit) {
+    kernel.tile(weight + bytes * unit, o, 1, tile[0]);
+    epilogue(s, p, 0, 1, unit * block_rows, tile[0], nullptr);
+  }
+}
+
+template <class Kernel>
+concept PairKernel = requires(const Kernel& k, const Operands& o, const uint8_t* const (&blocks)[2], float* const (&outs)[2]) {
+  k.pair(blocks, o, outs);
+};
+
 template <class Kernel>
 HEARTH_INLINE void stream_blocks(const ops::LinearSpec& s, const ops::LinearParams& p, const Operands& all, Range units) {
+  if constexpr (PairKernel<Kernel>) {
+    if (p.rows == 1) return stream_pairs<Kernel>(s, p, all, units);
+  }
   const Kernel kernel(s);
   const int per_unit = s.gated ? 2 : 1;
   alignas(64) float tile[2][Kernel::rows_max * block_rows];
