@@ -147,7 +147,7 @@ TEST_P(VisionGolden, ArenaGivesRowsBack) {
   EXPECT_EQ(again.rows.first_row, first.rows.first_row);
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, VisionGolden, testing::Values("llava-siglip", "llava-clip-new", "vila", "qwen2.5-vl", "qwen3-vl"),
+INSTANTIATE_TEST_SUITE_P(Families, VisionGolden, testing::Values("llava-siglip", "llava-clip", "llava-clip-new", "vila", "qwen2.5-vl", "qwen3-vl"),
                          [](const auto& info) {
                            std::string name = info.param;
                            for (char& c : name) {
