@@ -215,7 +215,9 @@ Status read_added_tokens(const Json& list, Parts& parts) {
 Status read_model(const Json& root, Parts& parts) {
   const Json& json = member(root, "model");
   if (!json.is_object()) return wrong_type("model", "an object");
-  HEARTH_ASSIGN(std::string type, string_or(json, "type", member(json, "merges").is_null() ? "" : "BPE"));
+  // Old files do not say; then the vocabulary tells.
+  const char* guess = !member(json, "merges").is_null() ? "BPE" : member(json, "vocab").is_array() ? "Unigram" : "";
+  HEARTH_ASSIGN(std::string type, string_or(json, "type", guess));
   if (type != "BPE" && type != "Unigram" && type != "WordLevel") {
     return unsupported("model type \"" + type + "\" (Hearth has BPE, Unigram, WordLevel)");
   }

@@ -1,5 +1,6 @@
 #include "tokenizer/json_stages.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/utf8.h"
@@ -211,7 +212,9 @@ class DecoderReader {
     return Status::ok();
   }
   Status metaspace(const Json& json) {
-    if (fused_ || !out_.steps.empty()) return unsupported("after another decoder");
+    // Byte fallback may come first: it leaves all other tokens as they are.
+    bool plain = std::all_of(out_.steps.begin(), out_.steps.end(), [](const DecoderStep& s) { return std::holds_alternative<ByteFallbackToken>(s); });
+    if (fused_ || !plain) return unsupported("after another decoder");
     HEARTH_ASSIGN(std::string replacement, string_or(json, "replacement", "\xE2\x96\x81"));
     HEARTH_ASSIGN(PrependScheme scheme, scheme_in(json));
     if (replacement.empty()) return corrupt("\"replacement\" is empty");

@@ -153,7 +153,17 @@ TEST(Normalizer, StripAndReplace) {
   EXPECT_EQ(normalized({{"type", "Replace"}, {"pattern", {{"String", "."}}}, {"content", "X"}}, "."), Ids({1}));
 }
 
-std::string decoded(const Json& decoder, const std::vector<std::string>& tokens, bool with_vocabulary = true) {
+TEST(Model, OldUnigramFilesDoNotSayTheirType) {
+  const std::string m = "\xE2\x96\x81";
+  Json json = {{"model", {{"unk_id", 0}, {"vocab", Json::array({Json::array({"<unk>", 0.0}), Json::array({m, -3.0}), Json::array({m + "ab", -4.0}),
+                                                                       Json::array({"a", -1.0}), Json::array({"b", -1.0})})}}},
+               {"pre_tokenizer", {{"type", "Metaspace"}}}, {"decoder", {{"type", "Metaspace"}}}};
+  Shared t = must(Tokenizer::from_tokenizer_json(json.dump()));
+  EXPECT_EQ(encode(*t, "ab xx"), Ids({2, 1, 0})) << "one piece at -4 beats three at -5; unknown characters are one token";
+  EXPECT_EQ(t->unk(), 0);
+}
+
+std::string decoded(const Json& decoder, const std::vector<std::string>& tokens) {
   Json json = words(tokens);
   json["decoder"] = decoder;
   Shared t = must(Tokenizer::from_tokenizer_json(json.dump()));
@@ -166,6 +176,7 @@ TEST(Decoder, Kinds) {
   const std::string m = "\xE2\x96\x81";
   Json metaspace = {{"type", "Metaspace"}, {"replacement", m}, {"prepend_scheme", "always"}};
   EXPECT_EQ(decoded(metaspace, {m + "Hey", m + "friend" + m}), "Hey friend ");
+  EXPECT_EQ(decoded({{"type", "Sequence"}, {"decoders", {{{"type", "ByteFallback"}}, metaspace}}}, {m + "a", "<0xC3>", "<0xA9>", m + "b"}), "a\xC3\xA9 b");
   metaspace["prepend_scheme"] = "never";
   EXPECT_EQ(decoded(metaspace, {m + "Hey", m + "friend"}), " Hey friend");
   Json llama = {{"type", "Sequence"}, {"decoders", {{{"type", "Replace"}, {"pattern", {{"String", m}}}, {"content", " "}}, {{"type", "ByteFallback"}}, {{"type", "Fuse"}},
