@@ -69,6 +69,16 @@ TEST(SentencePiece, EqualsSpmEncode) {
   }
 }
 
+// What spm_decode --input_format=id printed for the ids of "▁ ▁ a ▁ ▁ a": a model that removes extra blanks loses all the
+// leading ones, another only its dummy prefix.
+TEST(SentencePiece, DecodesLeadingBlanksAsSpmDecode) {
+  for (auto [name, text] : {std::pair{"spm-unigram.model", "a  a"}, std::pair{"spm-bpe.model", "a  a"}, std::pair{"mistral-v1.model", " a  a"}}) {
+    Shared t = load_model(name);
+    int32_t blank = *t->id_of("\xE2\x96\x81"), a = *t->id_of("a");
+    EXPECT_EQ(t->decode(Ids{blank, blank, a, blank, blank, a}, false), text) << name;
+  }
+}
+
 std::vector<std::string> split(const std::string& text, const std::string& by) {
   std::vector<std::string> parts;
   size_t begin = 0;
