@@ -16,16 +16,19 @@ import { guardAccess } from './http/access.ts';
 import { chatCompletions } from './http/chat-completions.ts';
 import { completions } from './http/completions.ts';
 import type { AppContext, HttpSettings } from './http/context.ts';
+import { embeddings } from './http/embeddings.ts';
 import { isOurFault, toApiError } from './http/engine-errors.ts';
 import { health } from './http/health.ts';
 import type { KeyRing } from './http/keys.ts';
 import type { Lifecycle } from './http/lifecycle.ts';
 import { Metrics } from './http/metrics.ts';
 import { models } from './http/models.ts';
+import { openapi } from './http/openapi.ts';
 import { page } from './http/page.ts';
 import { refuseOtherMethods } from './http/routes.ts';
 import { ClientGone } from './http/scope.ts';
 import { KeepAlive } from './http/sse.ts';
+import { tokens } from './http/tokens.ts';
 import type { ImageDecoder } from './images/decoder.ts';
 
 export interface AppDependencies {
@@ -80,6 +83,9 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
       models(scope, context);
       chatCompletions(scope, context);
       completions(scope, context);
+      embeddings(scope, context);
+      tokens(scope, context);
+      openapi(scope);
       await page(scope);
       refuseOtherMethods(scope);
     },

@@ -138,8 +138,6 @@ export const settingsSchema = z.strictObject({
   apiKey: list(access, 'keys that clients must send, comma-separated', 'KEY,...'),
   apiKeyFile: text(access, 'file with one key a line, read again when it changes', 'FILE'),
   auth: flag(access, 'ask for keys when listening beyond loopback', true),
-  rateLimitRequests: whole(access, 'requests a minute and key; 0 = no limit', 0, 0, 1_000_000_000),
-  rateLimitTokens: whole(access, 'tokens a minute and key; 0 = no limit', 0, 0, 1_000_000_000),
   allowedHosts: list(access, 'further Host names to answer (IP literals and this machine’s names pass)', 'NAME,...'),
   corsOrigins: list(access, 'origins of web pages that may call the API; * = any', 'ORIGIN,...'),
   allowImageUrls: list(access, 'hosts from which image URLs are fetched; * = any public one', 'HOST,...'),

@@ -108,14 +108,16 @@ function openKeys(settings: Settings): KeyRing {
 
 function tlsOf(settings: Settings): { tls?: { cert: string; key: string } } {
   if (!settings.tlsCert) return {};
-  const read = (path: string, flag: string) => {
-    try {
-      return readFileSync(path, 'utf8');
-    } catch (error) {
-      throw new UsageError(`${flag}: cannot read ${path}: ${(error as NodeJS.ErrnoException).code}`);
-    }
-  };
-  return { tls: { cert: read(settings.tlsCert, '--tls-cert'), key: read(settings.tlsKey, '--tls-key') } };
+  return { tls: { cert: readOwn(settings.tlsCert, '--tls-cert'), key: readOwn(settings.tlsKey, '--tls-key') } };
+}
+
+/** A file the operator named. */
+function readOwn(path: string, flag: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    throw new UsageError(`${flag}: cannot read ${path}: ${(error as NodeJS.ErrnoException).code}`);
+  }
 }
 
 const listenProblems: Record<string, string> = {
@@ -189,6 +191,7 @@ async function load(
   speaker: Speaker,
   lifecycle: Lifecycle,
 ): Promise<ModelInfo> {
+  const template = settings.chatTemplate ? readOwn(settings.chatTemplate, '--chat-template') : null;
   return speaker.stage('model', async (note) => {
     const options = {
       ...(settings.shape ? { shape: settings.shape, seed: settings.seed } : { path: model.path }),
@@ -208,6 +211,8 @@ async function load(
       lifecycle.loading(`${stage} ${total > 0 ? Math.round((100 * done) / total) : 0} %`);
     });
     const info = await startOrExplain(loading);
+    // The engine hands out this object for every request.
+    if (template !== null) info.chatTemplate = template;
     const gib = info.memory.reduce((sum, { bytes }) => sum + bytes, 0) / 2 ** 30;
     note(`${info.name}: ${info.architecture}, ${info.precision} on ${info.device}, ${gib.toFixed(2)} GiB`);
     return info;

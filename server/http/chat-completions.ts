@@ -121,7 +121,7 @@ function imagesOf(messages: readonly ChatMessage[]): ImageReference[] {
   );
 }
 
-function toTurn(message: ChatMessage): Turn {
+export function toTurn(message: ChatMessage): Turn {
   const { role } = message;
   const parts = typeof message.content === 'string' || message.content === undefined ? [] : message.content;
   const content =

@@ -1,0 +1,194 @@
+// The process around the app: settings from three places, problems in one line, start, drain.
+
+import { execFile } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Writable } from 'node:stream';
+import { fileURLToPath } from 'node:url';
+import { afterAll, describe, expect, it } from 'vitest';
+import { readSettings, settingsHelp, settingsSchema, UsageError } from '../../server/config.ts';
+import { EngineError } from '../../server/engine/port.ts';
+import { serve } from '../../server/main.ts';
+import { ScriptedEngine, type ScriptedOptions } from '../support/scripted-engine.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'hearth-serve-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+const fileOf = (name: string, text: string) => {
+  writeFileSync(join(folder, name), text);
+  return join(folder, name);
+};
+
+describe('settings', () => {
+  it('a flag wins over the environment, the environment over the file, the file over the default', () => {
+    const config = fileOf('config.yaml', 'port: 1\nhost: from-file\ndrain-seconds: 5\nlenient: true\n');
+    const { settings, sources } = readSettings(['--port', '3', '--config', config], {
+      HEARTH_PORT: '2',
+      HEARTH_HOST: 'from-env',
+    });
+    expect(settings).toMatchObject({ port: 3, host: 'from-env', drainSeconds: 5, lenient: true, maxChoices: 16 });
+    expect(sources).toMatchObject({ port: 'flag', host: 'environment', drainSeconds: 'file' });
+  });
+
+  it('switches and lists are read in every spelling', () => {
+    expect(readSettings(['--no-auth', '--cors-origins=a,b', '--lenient'], {}).settings).toMatchObject({
+      auth: false,
+      corsOrigins: ['a', 'b'],
+      lenient: true,
+    });
+    expect(readSettings([], { HEARTH_AUTH: 'off', HEARTH_LENIENT: '1' }).settings).toMatchObject({
+      auth: false,
+      lenient: true,
+    });
+  });
+
+  it('what is wrong is one line that names the setting where it was given', () => {
+    const unknown = fileOf('unknown.yaml', 'prot: 1\n');
+    for (const [argv, env, words] of [
+      [['--prot', '1'], {}, /^unknown option --prot/],
+      [['serve'], {}, /^unexpected argument 'serve'/],
+      [['--port'], {}, /^option --port needs a value/],
+      [['--port', '70000'], {}, /^--port: /],
+      [[], { HEARTH_PORT: 'x' }, /^HEARTH_PORT: /],
+      [['--config', unknown], {}, /unknown setting 'prot'/],
+      [['--config', join(folder, 'none')], {}, /^config file .*ENOENT/],
+      [['--tls-cert', 'x'], {}, /belong together/],
+      [['--base-path', 'x/'], {}, /^--base-path/],
+      [['--no-port'], {}, /^unknown option/],
+    ] as const) {
+      const run = () => readSettings(argv, env);
+      expect(run).toThrow(UsageError);
+      expect(run).toThrow(words);
+      expect(run).not.toThrow(/\n/);
+    }
+  });
+
+  it('the help names every setting', () => {
+    const help = settingsHelp();
+    for (const name of Object.keys(settingsSchema.shape)) {
+      expect(help).toContain(`-${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`);
+    }
+  });
+});
+
+/** A server on a free port over a scripted engine; `stop` sends the signal. */
+function start(argv: string[] = [], options: ScriptedOptions & { open?: () => Promise<ScriptedEngine> } = {}) {
+  let text = '';
+  const out = new Writable({
+    write(chunk, _encoding, done) {
+      text += chunk;
+      done();
+    },
+  });
+  let stop = (_signal: string) => {};
+  const stopped = new Promise<string>((resolve) => {
+    stop = resolve;
+  });
+  const done = serve({
+    argv: ['--port', '0', '--log-format', 'json', ...argv],
+    env: {},
+    out,
+    stop: stopped,
+    openEngine: options.open ?? (async () => new ScriptedEngine(options)),
+  });
+  done.catch(() => {});
+  const lines = () =>
+    text
+      .split('\n')
+      .filter(Boolean)
+      .map((line) => JSON.parse(line));
+  const url = async () => {
+    for (;;) {
+      const line = lines().find(({ stage }) => stage === 'listening');
+      if (line) return line.detail as string;
+      await Promise.race([done, new Promise((resolve) => setTimeout(resolve, 10))]);
+    }
+  };
+  return { done, stop: () => stop('SIGTERM'), url, lines };
+}
+
+const body = JSON.stringify({ messages: [{ role: 'user', content: 'a secret' }], stream: true });
+const ask = (url: string) =>
+  fetch(`${url}/v1/chat/completions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body });
+
+describe('hearth serve', () => {
+  it('answers while it loads, serves, drains on a signal, and logs no prompt', async () => {
+    const engine = new ScriptedEngine({ reply: () => ({ tokens: ['a', 'b', 'c'], everyMs: 100 }) });
+    let release = () => {};
+    const gate = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    const server = start([], {
+      open: async () => {
+        await gate;
+        return engine;
+      },
+    });
+    const url = await server.url();
+    expect((await fetch(`${url}/health`)).status).toBe(503);
+    release();
+    while ((await fetch(`${url}/health`)).status !== 200) await new Promise((resolve) => setTimeout(resolve, 10));
+    const streaming = ask(url).then((response) => response.text());
+    while (engine.live.size === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+    server.stop();
+    expect(await streaming).toMatch(/\[DONE\]\n\n$/);
+    await server.done;
+    await expect(fetch(`${url}/health`)).rejects.toThrow();
+    const log = JSON.stringify(server.lines());
+    expect(log).not.toContain('secret');
+    expect(server.lines()).toContainEqual(expect.objectContaining({ msg: 'request', method: 'POST', status: 200 }));
+  });
+
+  it('a port in use, an engine that refuses, keys that are missing: a UsageError', async () => {
+    const taken = createServer();
+    await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve));
+    const { port } = taken.address() as { port: number };
+    await expect(start(['--port', String(port)]).done).rejects.toThrow(/the port is in use/);
+    taken.close();
+    const refuse = new EngineError('corrupt', 'model.safetensors: tensor a.b is truncated');
+    await expect(start([], { open: () => Promise.reject(refuse) }).done).rejects.toThrow(UsageError);
+    await expect(start(['--host', '0.0.0.0']).done).rejects.toThrow(/--no-auth/);
+    await expect(start(['--api-key-file', join(folder, 'none')]).done).rejects.toThrow(/--api-key-file/);
+    await expect(start(['--model', join(folder, 'none')]).done).rejects.toThrow(UsageError);
+  });
+
+  it('reads keys again when their file changes', async () => {
+    const keys = fileOf('keys', '# team\nold\n');
+    const server = start(['--api-key-file', keys]);
+    const url = await server.url();
+    const status = async (key: string) => (await fetch(`${url}/v1/models`, { headers: { 'x-api-key': key } })).status;
+    while ((await status('old')) === 503) await new Promise((resolve) => setTimeout(resolve, 10));
+    expect([await status('old'), await status('new')]).toEqual([200, 401]);
+    await new Promise((resolve) => setTimeout(resolve, 1100));
+    writeFileSync(keys, 'new\n');
+    expect([await status('new'), await status('old')]).toEqual([200, 401]);
+    server.stop();
+    await server.done;
+  });
+});
+
+describe('the command line', () => {
+  const main = fileURLToPath(new URL('../../server/cli/main.ts', import.meta.url));
+  const run = (...argv: string[]) =>
+    new Promise<{ code: number; out: string; err: string }>((resolve) => {
+      const child = execFile(process.execPath, ['--import', 'tsx', main, ...argv], (_error, out, err) => {
+        resolve({ code: child.exitCode ?? -1, out, err });
+      });
+    });
+
+  it('says what is wrong in one line, with exit code 2', async () => {
+    const results = await Promise.all([run('nope'), run('serve', '--nope'), run('doctor', '--nope')]);
+    for (const { code, err } of results) {
+      expect(code).toBe(2);
+      expect(err).toMatch(/^hearth: [^\n]+\n$/);
+    }
+  }, 60_000);
+
+  it('has help for everything', async () => {
+    const [all, serving] = await Promise.all([run('--help'), run('serve', '--help')]);
+    expect([all.code, serving.code]).toEqual([0, 0]);
+    expect(all.out).toContain('doctor');
+    expect(serving.out).toContain('--drain-seconds');
+  }, 60_000);
+});
