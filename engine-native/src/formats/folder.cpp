@@ -145,6 +145,11 @@ Status FolderCheckpoint::load() {
   HEARTH_TRY(load_configs());
   const bool vila = member(config_, "llm_cfg") && file_exists(path_ + "/llm/config.json");
   HEARTH_TRY(vila ? load_vila() : load_language_model(path_, config_));
+  // The original LLaVA layout names a CLIP repository, which people put into vision_tower/ beside the model.
+  if (member(config_, "mm_vision_tower") && file_exists(path_ + "/vision_tower/config.json")) {
+    const Status tower = add_safetensors_folder(store_, path_ + "/vision_tower", "vision_tower.", nullptr);
+    if (!tower && tower.code() != Code::not_found) return tower;  // not_found: the tower's weights are in the model's own files
+  }
   HEARTH_TRY(check_scheme());
   const json* text = member(config_, "text_config");
   if (bool_member(config_, "tie_word_embeddings").value_or(text && bool_member(*text, "tie_word_embeddings").value_or(false))) {

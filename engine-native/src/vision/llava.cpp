@@ -68,7 +68,7 @@ Status LlavaEncoder::declare_projector(WeightPlan& plan, const Precision& precis
   first.modules = {spec_.projector_modules[0]};
   first.rows = {spec_.width_out};
   first.in = from;
-  first.bias_required = true;
+  first.bias_required = spec_.projector_bias;
   if (merges) {
     first.norm = spec_.projector_norm;
     first.spec.norm = ops::NormKind::layer;
@@ -83,7 +83,7 @@ Status LlavaEncoder::declare_projector(WeightPlan& plan, const Precision& precis
   second.modules = {spec_.projector_modules[1]};
   second.rows = {spec_.width_out};
   second.in = spec_.width_out;
-  second.bias_required = true;
+  second.bias_required = spec_.projector_bias;
   second.spec.x_type = type;
   return plan.linear(std::move(second), precision, &projector_[1]);
 }

@@ -20,6 +20,7 @@ struct LlavaSpec {
   enum class Projector { linear, mlp, mlp_downsample } projector = Projector::mlp;
   std::string projector_modules[2];
   std::string projector_norm;
+  bool projector_bias = true;  // the file must have one
   ops::Activation projector_activation = ops::Activation::gelu_erf;
   int width_out = 0;
   ProcessorSpec processor;

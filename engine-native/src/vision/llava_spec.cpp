@@ -54,6 +54,7 @@ Status read_layer(const Config& config, const char* key, LlavaSpec& spec) {
 Status read_projector(const VisionSource& source, const Config& config, LlavaSpec& spec) {
   if (source.family == VisionFamily::llava) {
     HEARTH_ASSIGN(spec.projector_activation, model::read_activation(config, "projector_hidden_act", "gelu"));
+    HEARTH_ASSIGN(spec.projector_bias, config.boolean("multimodal_projector_bias", true));
     spec.projector_modules[0] = "multi_modal_projector.linear_1";
     spec.projector_modules[1] = "multi_modal_projector.linear_2";
     return Status::ok();

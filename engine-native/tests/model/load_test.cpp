@@ -264,6 +264,78 @@ TEST(OlderNames, LlavaBeforeTransformers5) {
   EXPECT_LE(distance(vision_logits(copy.path(), "llava-clip-new"), Golden("llava-clip-new").values<float>("none.logits")), 1e-4);
 }
 
+// The original LLaVA layout: Llama's keys at the top, projector beside the layers, the tower in the same file or in a
+// folder of its own.
+void to_original_layout(const Copy& copy, bool tower_apart) {
+  json tower;
+  copy.edit([&](json& config) {
+    tower = config["vision_config"];
+    json flat = config["text_config"];
+    flat.update({{"model_type", "llava"}, {"architectures", {"LlavaLlamaForCausalLM"}}, {"mm_vision_tower", "openai/clip-vit-large-patch14-336"},
+                 {"mm_projector_type", "mlp2x_gelu"}, {"mm_vision_select_layer", -2}, {"mm_vision_select_feature", "patch"},
+                 {"mm_use_im_start_end", false}, {"tie_word_embeddings", false}});
+    config = flat;
+  });
+  fs::create_directory(copy.file("vision_tower"));
+  std::ofstream(copy.file("vision_tower/config.json")) << json{{"model_type", "clip"}, {"vision_config", tower}};
+  fs::copy_file(copy.file("preprocessor_config.json"), copy.file("vision_tower/preprocessor_config.json"));
+  if (tower_apart) {  // the same bytes under other names: what the folder does not hold is never asked for
+    copy.edit_tensors([](json& header) {
+      json renamed;
+      for (auto& [name, tensor] : header.items()) renamed[name.rfind("model.vision_tower.", 0) == 0 ? "vision_model." + name.substr(name.rfind("model.vision_tower.vision_model.", 0) == 0 ? 32 : 19) : "unused." + name] = tensor;
+      renamed["__metadata__"] = {{"format", "pt"}};
+      renamed.erase("unused.__metadata__");
+      header = renamed;
+    });
+    fs::copy_file(copy.file("model.safetensors"), copy.file("vision_tower/model.safetensors"));
+    fs::copy_file(checkpoint_path("llava-clip-new") + "/model.safetensors", copy.file("model.safetensors"), fs::copy_options::overwrite_existing);
+  }
+  copy.edit_tensors([&](json& header) {
+    json renamed;
+    for (auto& [name, tensor] : header.items()) {
+      std::string key = name;
+      if (key.rfind("model.language_model.", 0) == 0) key = "model." + key.substr(21);
+      else if (key.rfind("model.multi_modal_projector.linear_1", 0) == 0) key = "model.mm_projector.0" + key.substr(36);
+      else if (key.rfind("model.multi_modal_projector.linear_2", 0) == 0) key = "model.mm_projector.2" + key.substr(36);
+      else if (key.rfind("model.vision_tower.", 0) == 0) key = (tower_apart ? "unused." : "model.vision_tower.vision_tower.vision_model.") + key.substr(key.rfind("model.vision_tower.vision_model.", 0) == 0 ? 32 : 19);
+      renamed[key] = tensor;
+    }
+    header = renamed;
+  });
+}
+
+// One picture and some text through the model.
+std::vector<float> picture_logits(const std::string& path) {
+  auto model = load(exact_options(path));
+  if (!model) return {};
+  const Golden golden("llava-clip-new");
+  const auto rgb = golden.values<uint8_t>("image0");
+  const auto shape = golden.shape("image0");
+  auto prepared = model->prepare_image({static_cast<int>(shape[1]), static_cast<int>(shape[0]), rgb});
+  EXPECT_TRUE(prepared.is_ok()) << prepared.status().message();
+  auto rows = model->encode_image(**prepared);
+  EXPECT_TRUE(rows.is_ok());
+  Sequence sequence(*model, 0);
+  int row = 0;
+  for (const int32_t id : golden.values<int32_t>("one.ids")) {
+    sequence.ids.push_back(id == 150 ? rows->first_row + row++ : id);
+    sequence.source.push_back(id == 150 ? 2 : 0);
+  }
+  return prefill(*model, sequence, 64);
+}
+
+TEST(OlderNames, OriginalLlavaLayout) {
+  for (const bool apart : {false, true}) {
+    const Copy copy("llava-clip-new");
+    to_original_layout(copy, apart);
+    EXPECT_LE(distance(picture_logits(copy.path()), Golden("llava-clip-new").values<float>("one.logits")), 1e-4) << apart;
+  }
+  const Copy copy("llava-clip-new");
+  to_original_layout(copy, false);
+  fs::remove_all(copy.file("vision_tower"));
+  EXPECT_HAS(load_error(copy.path()), "openai/clip-vit-large-patch14-336");
+}
+
 // Qwen2.5-VL as first published: the language model's keys at the top of config.json.
 TEST(OlderConfigs, QwenVlWithFlatText) {
   const Copy copy("qwen2.5-vl");
