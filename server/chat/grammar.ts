@@ -1,7 +1,10 @@
-// What the engine must force an answer to be, in the words of the port's GrammarSpec. `after` is the text after which
-// the constraint begins (the end of a reasoning model's thoughts); null constrains from the first token.
+// What the engine must force an answer to be, in the words of engine-native/src/grammar/grammar.h.
 
 import { type CallFormat, deepseek, type Family } from './families.ts';
+
+interface ToolInput {
+  function: { name: string; parameters?: Record<string, unknown> | undefined; strict?: boolean | undefined };
+}
 
 export interface GrammarInput {
   responseFormat?:
@@ -9,57 +12,85 @@ export interface GrammarInput {
     | { type: 'json_object' }
     | { type: 'json_schema'; json_schema: { schema: unknown; strict?: boolean | undefined } }
     | undefined;
-  tools?: ReadonlyArray<{ function: { name: string; parameters?: Record<string, unknown> | undefined } }> | undefined;
+  tools?: readonly ToolInput[] | undefined;
   toolChoice?: 'none' | 'auto' | 'required' | { function: { name: string } } | undefined;
   parallel?: boolean | undefined;
 }
 
-/** How one call is written around its JSON; the engine's tool grammar is made of these. */
-const layouts: Record<CallFormat, { begin: string; name: string; arguments: string; end: string; separator: string }> =
-  {
-    hermes: {
-      begin: '<tool_call>\n{"name": "',
-      name: '", "arguments": ',
-      arguments: '}',
-      end: '\n</tool_call>',
-      separator: '\n',
-    },
-    llama: { begin: '{"name": "', name: '", "parameters": ', arguments: '}', end: '', separator: '; ' },
-    mistral: { begin: '[TOOL_CALLS]', name: '[ARGS]', arguments: '', end: '', separator: '' },
-    deepseek: {
-      begin: deepseek.callsBegin + deepseek.callBegin,
-      name: deepseek.separator,
-      arguments: '',
-      end: deepseek.callEnd + deepseek.callsEnd,
-      separator: '',
-    },
-  };
-
 export interface Grammar {
   type: 'json_schema' | 'json_object' | 'tools';
-  spec: unknown;
+  spec?: unknown;
+  /** Text after which the constraint begins: the end of a model's thoughts. */
+  after?: string;
 }
 
-/** The constraint of a request, or null when its text is free. */
-export function grammarOf(input: GrammarInput, family: Family): Grammar | null {
-  const after = family.reasoning?.close ?? null;
-  const choice = input.toolChoice;
-  if (input.tools?.length && family.calls && (choice === 'required' || typeof choice === 'object')) {
-    const named = typeof choice === 'object' ? choice.function.name : null;
-    const tools = input.tools.filter(({ function: { name } }) => named === null || name === named);
-    return {
-      type: 'tools',
-      spec: {
-        tools: tools.map(({ function: { name, parameters } }) => ({ name, parameters: parameters ?? null })),
-        layout: layouts[family.calls],
-        parallel: named === null && input.parallel !== false,
-        after,
-      },
-    };
+interface Layout {
+  /** What stands around the arguments of one call. */
+  begin: (name: string) => string;
+  end: string;
+  /** Begins every call, and nothing else: where free text may come first, the constraint starts here. */
+  trigger?: string;
+  separator?: string;
+  prefix?: string;
+  suffix?: string;
+}
+
+function layoutOf(format: CallFormat, template: string): Layout {
+  switch (format) {
+    case 'hermes': {
+      const begin = (name: string) => `<tool_call>\n{"name": "${name}", "arguments": `;
+      return { begin, end: '}\n</tool_call>', trigger: '<tool_call>', separator: '\n' };
+    }
+    case 'llama': {
+      const begin = (name: string) => `{"name": "${name}", "parameters": `;
+      return { begin, end: '}', trigger: '{"name": "', separator: '; ' };
+    }
+    case 'mistral': {
+      if (template.includes('[ARGS]')) {
+        return { begin: (name) => `[TOOL_CALLS]${name}[ARGS]`, end: '', trigger: '[TOOL_CALLS]' };
+      }
+      const begin = (name: string) => `{"name": "${name}", "arguments": `;
+      return { begin, end: '}', separator: ', ', prefix: '[TOOL_CALLS][', suffix: ']' };
+    }
+    case 'deepseek': {
+      const around = { prefix: deepseek.callsBegin, suffix: deepseek.callsEnd };
+      if (!template.includes('```json')) {
+        return { ...around, begin: (name) => deepseek.callBegin + name + deepseek.separator, end: deepseek.callEnd };
+      }
+      const begin = (name: string) => `${deepseek.callBegin}function${deepseek.separator}${name}\n\`\`\`json\n`;
+      return { ...around, begin, end: `\n\`\`\`${deepseek.callEnd}`, separator: '\n' };
+    }
   }
+}
+
+const noParameters = { type: 'object', properties: {}, additionalProperties: false };
+
+/** The constraint of a request, or null when its text is free. */
+export function grammarOf(input: GrammarInput, family: Family, template: string | null): Grammar | null {
+  const after = family.reasoning ? { after: family.reasoning.close } : {};
+  const tools = toolGrammar(input, family, template);
+  if (tools) return { ...tools, ...after };
   const format = input.responseFormat;
-  if (format?.type === 'json_object') return { type: 'json_object', spec: { after } };
-  if (format?.type === 'json_schema')
-    return { type: 'json_schema', spec: { schema: format.json_schema.schema, after } };
+  if (format?.type === 'json_object') return { type: 'json_object', ...after };
+  if (format?.type === 'json_schema') return { type: 'json_schema', spec: format.json_schema.schema, ...after };
   return null;
+}
+
+function toolGrammar(input: GrammarInput, family: Family, template: string | null): Grammar | null {
+  const { tools = [], toolChoice = 'auto', parallel } = input;
+  if (tools.length === 0 || toolChoice === 'none' || !family.calls || template === null) return null;
+  const { begin, end, trigger, ...around } = layoutOf(family.calls, template);
+  const free = toolChoice === 'auto';
+  // Under auto only strict functions are held to their schema, and only where a call can be told from text.
+  if (free && (!trigger || !tools.some((tool) => tool.function.strict))) return null;
+  const named = typeof toolChoice === 'object' ? toolChoice.function.name : null;
+  const calls = tools
+    .filter(({ function: { name } }) => named === null || name === named)
+    .map(({ function: { name, parameters, strict } }) => ({
+      begin: begin(name),
+      schema: free && !strict ? { type: 'object' } : (parameters ?? noParameters),
+      end,
+    }));
+  const spec = { calls, ...around, required: !free, parallel: named === null && parallel !== false };
+  return { type: 'tools', spec: free ? { ...spec, trigger } : spec };
 }

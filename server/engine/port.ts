@@ -114,7 +114,9 @@ export interface SamplingParameters {
 /** Constraint on the output; `spec` is what engine-native/src/grammar documents for the type. */
 export interface GrammarSpec {
   type: 'json_schema' | 'json_object' | 'regex' | 'choice' | 'tools';
-  spec: unknown;
+  spec?: unknown;
+  /** Free text comes first and ends with this (</think>). */
+  after?: string;
 }
 
 export interface EngineRequest {

@@ -38,7 +38,9 @@ export async function startChat(context: AppContext, task: ChatTask, scope: Requ
   checkConstraint(constraint, family, model);
   const prompt = await renderPrompt(context, model, task.prompt);
   scope.throwIfAborted();
-  const grammar = grammarOf(constraint, family);
+  const grammar = grammarOf(constraint, family, model.chatTemplate);
+  // Thinking was switched off by the prompt itself: the constraint holds from the first token.
+  if (grammar && family.reasoning && prompt.text.trimEnd().endsWith(family.reasoning.close)) delete grammar.after;
   const base: EngineRequest = {
     ...(showsSpecial(constraint, family) ? { skipSpecialTokens: false } : {}),
     ...task.engine,

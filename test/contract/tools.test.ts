@@ -135,12 +135,17 @@ describe('C. Tool calls', () => {
     const named = { type: 'function', function: { name: 'ping' } };
     await post(app, '/v1/chat/completions', ask({ tools, tool_choice: named }));
     const specs = app.engine.requests.slice(1).map((request) => request.grammar);
+    const call = (name: string) => ({
+      begin: `<tool_call>\n{"name": "${name}", "arguments": `,
+      end: '}\n</tool_call>',
+    });
     expect(specs).toMatchObject([
       {
         type: 'tools',
-        spec: { parallel: true, after: '</think>', tools: [{ name: 'get_weather' }, { name: 'ping' }] },
+        after: '</think>',
+        spec: { required: true, parallel: true, separator: '\n', calls: [call('get_weather'), call('ping')] },
       },
-      { type: 'tools', spec: { parallel: false, tools: [{ name: 'ping' }] } },
+      { type: 'tools', spec: { required: true, parallel: false, calls: [call('ping')] } },
     ]);
   });
 
@@ -216,6 +221,28 @@ describe('C. Tool calls', () => {
 });
 
 describe('structured output', () => {
+  it('strict functions are held to their schema under auto, others are not', async () => {
+    const app = await serve(['ok']);
+    const strict = { ...tool('ping'), function: { ...tool('ping').function, strict: true } };
+    await post(app, '/v1/chat/completions', ask({ tools: [tool('get_weather'), strict] }));
+    await post(app, '/v1/chat/completions', ask({ tools }));
+    expect(app.engine.requests[0]!.grammar).toMatchObject({
+      spec: {
+        required: false,
+        trigger: '<tool_call>',
+        calls: [{ schema: { type: 'object' } }, { schema: { properties: {} } }],
+      },
+    });
+    expect(app.engine.requests[1]!.grammar).toBeUndefined();
+  });
+
+  it('a prompt that switched thinking off is constrained from the first token', async () => {
+    const app = await serve(['{}']);
+    const format = { response_format: { type: 'json_object' }, reasoning_effort: 'none' };
+    await post(app, '/v1/chat/completions', ask(format));
+    expect(app.engine.requests[0]!.grammar).toEqual({ type: 'json_object' });
+  });
+
   it('passes formats to the engine as constraints', async () => {
     const app = await serve(['{}']);
     const schema = { type: 'object', properties: { a: { type: 'integer' } }, required: ['a'] };
@@ -224,8 +251,8 @@ describe('structured output', () => {
     await post(app, '/v1/chat/completions', ask({ response_format: format }));
     await post(app, '/v1/chat/completions', ask({ response_format: { type: 'text' } }));
     expect(app.engine.requests.map((request) => request.grammar)).toEqual([
-      { type: 'json_object', spec: { after: '</think>' } },
-      { type: 'json_schema', spec: { schema, after: '</think>' } },
+      { type: 'json_object', after: '</think>' },
+      { type: 'json_schema', spec: schema, after: '</think>' },
       undefined,
     ]);
   });
