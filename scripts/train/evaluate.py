@@ -34,8 +34,7 @@ def sources(rng, words, library):
     """For every kind, a function that makes a document likely to hold such a question."""
     scene = lambda: talk.scene_document(rng, True)
     text = lambda: talk.text_document(rng, words, True)
-    two = lambda: talk.change_document(rng, True) if rng.random() < .55 else talk.pair_document(rng, True) if rng.random() < .8 else \
-        talk.words_document(rng, words, True)
+    two = lambda: talk.change_document(rng, True) if rng.random() < .55 else talk.pair_document(rng, True)
     table = {k: scene for k in ("colour", "shape", "count", "relation", "steps", "multiturn", "describe", "exists", "pattern", "refuse")}
     table.update(digit=text, word=text, spell=text, compare2=two, compare3=lambda: talk.triple_document(rng, True),
                  icl=lambda: talk.icl_document(rng, words, True), plot=lambda: talk.plot_document(rng, True),

@@ -20,9 +20,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 T = "/usr/share/fonts/truetype/"
 O = "/usr/share/fonts/opentype/"
 TRAIN_FONTS = [
-    T + "liberation/LiberationSans-Regular.ttf", T + "liberation/LiberationSans-Bold.ttf",
-    T + "liberation/LiberationSerif-Regular.ttf", T + "liberation/LiberationSerif-Bold.ttf",
-    T + "liberation/LiberationMono-Bold.ttf", T + "liberation/LiberationSans-Italic.ttf",
+    T + "liberation2/LiberationSans-Regular.ttf", T + "liberation2/LiberationSans-Bold.ttf",
+    T + "liberation2/LiberationSerif-Regular.ttf", T + "liberation2/LiberationSerif-Bold.ttf",
+    T + "liberation2/LiberationMono-Bold.ttf", T + "liberation2/LiberationSans-Italic.ttf",
     T + "dejavu/DejaVuSans.ttf", T + "dejavu/DejaVuSans-Bold.ttf", T + "dejavu/DejaVuSerif.ttf",
     T + "dejavu/DejaVuSerif-Bold.ttf", T + "dejavu/DejaVuSansMono.ttf", T + "dejavu/DejaVuSansCondensed-Bold.ttf",
     T + "open-sans/OpenSans-Semibold.ttf", T + "open-sans/OpenSans-ExtraBold.ttf",

@@ -9,12 +9,6 @@ REGIONS = ["top left", "top", "top right", "left", "center", "right", "bottom le
 COLOUR_OF = ["What colour is the {n}?", "Which colour is the {n}?", "What is the colour of the {n}?", "Tell me the colour of the {n}.",
              "What colour does the {n} have?", "The {n} is what colour?", "Can you tell me what colour the {n} is?",
              "What colour is that {n}?", "Name the colour of the {n}.", "Colour of the {n}?", "What color is the {n} in this picture?"]
-COLOUR_ALL = ["What colour are the {n}?", "Which colour are the {n}?", "What colour do the {n} have?", "Name the colour of the {n}."]
-IN_REGION = ["What is {w}?", "What shape is {w}?", "Which object is {w}?", "What do you see {w}?", "Which shape is {w} of the picture?"]
-SAYS = ["Which picture says {t}?", "Which image says {t}?", "In which picture is {t} written?", "Which picture shows {t}?"]
-READ_IN = ["What does the {o} picture say?", "What is written in the {o} picture?", "Read the {o} picture.", "What does the {o} image say?"]
-TOTAL = ["How many {n} are there in total?", "How many {n} are in both pictures together?", "How many {n} in total?",
-         "Count all {n} in the two pictures.", "What is the total number of {n}?"]
 COLOUR_IT = ["What colour is it?", "What colour is this?", "Which colour is it?", "What colour is the object?", "What colour is the shape?",
              "Name the colour.", "What is the colour of this object?", "What colour do you see?", "Tell me its colour.", "Colour?"]
 SHAPE_OF = ["What shape is {c}?", "Which shape is {c}?", "What is the {c} shape?", "What is the {c} thing?", "What is the {c} object?",
@@ -124,8 +118,7 @@ CHAT = [
      "I know circles, squares, triangles, stars, hearts, diamonds, crosses, rings, moons and pentagons."),
     (["What is the capital of France?", "Who is the president?", "What is the weather today?", "What is the news?", "Write some code for me.",
       "What is the meaning of life?", "Solve this equation.", "Translate this to German.", "Who won the game?", "How do I cook rice?",
-      "What is the stock price?", "Explain quantum physics.", "What is machine learning?", "When was the war?", "Write an email to my boss.", "Write a poem about the sea.", "Sing a song.", "Write me a poem.",
-      "What is two plus two?", "What is 12 times 3?", "How far is the moon?", "Who wrote this book?", "Recommend a film.", "Tell me a joke."],
+      "What is the stock price?", "Explain quantum physics.", "What is machine learning?", "When was the war?", "Write an email to my boss."],
      "I am sorry, I do not know that. I only know simple pictures and short stories."),
     (["How many sides does a triangle have?", "How many corners does a triangle have?"], "A triangle has three sides and three corners."),
     (["How many sides does a square have?", "How many corners does a square have?"], "A square has four sides and four corners."),

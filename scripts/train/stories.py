@@ -33,10 +33,9 @@ def rename(rng, story):
 
 
 def topic(rng, story):
-    """A noun from the story's first sentences that it speaks of again, or None."""
-    early = {m.group(1) for m in TOPIC.finditer(story[:160].lower())}
+    """A noun the story speaks of at least twice, or None."""
     words = [m.group(1) for m in TOPIC.finditer(story.lower())]
-    often = [w for w in early if words.count(w) >= 2]
+    often = [w for w in set(words) if words.count(w) >= 2]
     return rng.choice(sorted(often)) if often else None
 
 
