@@ -1,0 +1,21 @@
+// Regular expressions as JSON Schema's "pattern" and the grammar type "regex" take them: the regular part of ECMA-262.
+//
+//   . | * + ? {m} {m,} {m,n} and their lazy forms (the language is the same), ( ) (?: ) (?<name> ),
+//   [...] [^...] with ranges, \d \D \w \W \s \S, \t \n \r \f \v \0, \xHH, \uHHHH, \u{H...}, \cX, escaped punctuation,
+//   ^ and $ at the two ends of the pattern or of one of its top-level alternatives.
+// Refused with the place: look-around, back-references, \b \B, \p{...}, anchors elsewhere. "." is any character but line ends.
+#pragma once
+
+#include <string_view>
+
+#include "core/status.h"
+#include "grammar/expression.h"
+
+namespace hearth::grammar {
+
+enum class TextForm : uint8_t { plain, json_string };
+
+// whole: the pattern must match all of the text (as if anchored). min_length, max_length (-1 = none) count characters.
+Result<Expr> compile_regex(std::string_view pattern, TextForm form, bool whole, int min_length = 0, int max_length = -1);
+
+}  // namespace hearth::grammar
