@@ -124,6 +124,12 @@ __device__ __forceinline__ void shared_store16(uint32_t address, uint4 v) {
   asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
 
+__device__ __forceinline__ uint4 load_matrix(uint32_t address) {
+  uint4 v;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address) : "memory");
+  return v;
+}
+
 // ---- Tensor cores ------------------------------------------------------------------------------------------------------------
 // Lane (g = lane / 4, t = lane % 4) of m16n8k16: a[0], a[1] = rows g, g + 8 at k = 2t, 2t + 1; a[2], a[3] = the same rows
 // at k + 8; b[0], b[1] = column g at those k; c[0..1] = row g at columns 2t, 2t + 1; c[2..3] = row g + 8.
@@ -154,8 +160,8 @@ __device__ __forceinline__ uint32_t transpose8x8(uint32_t v) {
 }
 
 // ---- Decoding 4-bit weights ------------------------------------------------------------------------------------------------------
-// A word holds one lane's share of a 16 x 16 fragment: nibble 0|4 row g k 0|1, 1|5 row g+8 k 0|1, 2|6 row g k 2|3,
-// 3|7 row g+8 k 2|3 (k within the lane's own four). Placing a nibble under the exponent of 1024 (128 in bfloat16) makes
+// A word holds lane (g, t)'s share of a 16 x 16 fragment: nibbles 0 and 4 are row g at k = 2t, 2t + 1; 1 and 5 row g + 8
+// there; 2 and 6 row g at k + 8; 3 and 7 row g + 8 there. Placing a nibble under the exponent of 1024 (128 in bfloat16) makes
 // it a number with one instruction; subtracting the same with the zero point leaves q - zero exactly.
 
 __device__ __forceinline__ uint32_t and_or(uint32_t v, uint32_t mask, uint32_t magic) {

@@ -16,8 +16,6 @@ enum : int { kind_w4 = 0, kind_dense16 = 1, kind_int8 = 2 };
 struct LinearArgs {
   const void* x; int64_t x_stride;      // elements of x_type
   const void* weight;                   // w4-mma tiles, or [out, in] dense
-  const uint16_t* scales;               // w4: f16 [tiles, groups, 8, 2]: rows r and r + 8 of a tile side by side
-  const uint8_t* zeros;                 // w4: [tiles, groups, 8]: row r in the low nibble, r + 8 in the high
   const float* weight_scale;            // [tiles * 16] factor of each packed row (int8: its scale; w4: a power of two)
   const float* x_scale;                 // int8: [rows], nullptr when static
   float static_scale;                   // int8: activation scale when x_scale is nullptr
@@ -26,7 +24,8 @@ struct LinearArgs {
   void* y; int64_t y_stride;
   float* partial;                       // split-K partial sums
   int32_t* counters;                    // zero; set back by the last block of a tile
-  int rows, in, k_padded, out, tiles, groups, group;
+  const float* group_scales; const uint8_t* group_zeros; // generic w4: [out, groups]
+  int rows, in, k_padded, out, tiles, groups, group, unit_bytes;
   int x_type, y_type, norm, activation;
   int gated, residual;
   int whole_tiles;                      // 1: a block does whole tiles, no split of K
@@ -48,7 +47,7 @@ struct QuantizeArgs {
   const void* x; int64_t x_stride; int8_t* q; float* scale; const float* norm_weight; const float* norm_bias;
   int rows, width, width_padded, x_type, norm; float epsilon, static_scale;
 };
-struct DequantizeArgs { const void* weight; const uint16_t* scales; const uint8_t* zeros; void* y; int tiles, k_padded, groups, group, y_type; };
+struct DequantizeArgs { const void* weight; void* y; int tiles, k_padded, group, unit_bytes; };
 // The linear that takes any shape and format: one warp an output.
 struct GenericLinearArgs { LinearArgs linear; int weight_type; int format; };  // format: 0 dense, 1 w4 (HostLinear layout), 2 w8
 

@@ -255,6 +255,13 @@ int main(int argc, char** argv) {
           decode(batch, 160, ("rows_max " + std::to_string(most) + " fused " + std::to_string(fused)).c_str());
         }
     tuning = {};
+    for (int rows : {512, 2048})
+      for (int from : {256, 1 << 20}) {
+        tuning.prefill_rows = from;
+        const Batch bt = model.batch(1, rows, rows);
+        std::printf("prefill %d, scratch from %d rows: %.0f us\n", rows, from, median_us([&] { model.step(bt); }));
+      }
+    tuning = {};
   }
   if (wants(what, "decode")) decode(1, 160, "decode");
   if (wants(what, "batch")) for (int n : batches) decode(n, 192, "decode");

@@ -16,11 +16,14 @@ extern "C" __global__ void __launch_bounds__(256) attention_prepare_kernel(const
     if (__ldcg(p.row_begin + sequence + 1) - __ldcg(p.row_begin + sequence) == 1) return;
   }
   const int slot = __ldcg(p.kv_slot + row);
+  float2* turns = reinterpret_cast<float2*>(values + 8 * p.head_dim);
+  for (int i = threadIdx.x; i < p.rope_dims / 2; i += blockDim.x) turns[i] = rope_turn(p, row, i);
+  __syncthreads();
   for (int head = blockIdx.y * 8 + warp; head < p.heads + 2 * p.kv_heads; head += gridDim.y * 8) {
     const bool is_q = head < p.heads, is_k = !is_q && head < p.heads + p.kv_heads;
     if (!is_q && slot < 0) continue;
     head_load(p, row, head, x);
-    if (is_q || is_k) head_prepare(p, row, is_q ? p.q_norm : p.k_norm, x);
+    if (is_q || is_k) head_prepare(p, row, is_q ? p.q_norm : p.k_norm, x, turns);
     if (is_q) {
       const int64_t at = row * p.qkv_stride + static_cast<int64_t>(head) * p.head_dim;
       for (int i = threadIdx.x % 32; i < p.head_dim; i += 32) store(p.qkv, p.type, at + i, x[i]);

@@ -25,8 +25,16 @@ __device__ __forceinline__ void head_load(const AttentionArgs& p, int row, int h
   __syncwarp();
 }
 
-// Norm, rope and rotation of the q or k head in x.
-__device__ __forceinline__ void head_prepare(const AttentionArgs& p, int row, const float* norm_weight, float* x) {
+// Cosine and sine of rotary pair i at the row's position, with the amplitude.
+__device__ __forceinline__ float2 rope_turn(const AttentionArgs& p, int row, int i) {
+  const float position = static_cast<float>(__ldcg(p.positions + static_cast<int64_t>(rope_axis(p, i)) * p.rows + row));
+  float s, c;
+  sincosf(position * p.inverse_frequency[i], &s, &c);
+  return make_float2(c * p.rope_amplitude, s * p.rope_amplitude);
+}
+
+// Norm, rope and rotation of the q or k head in x. `turns`: rope_turn of every pair, or nullptr.
+__device__ __forceinline__ void head_prepare(const AttentionArgs& p, int row, const float* norm_weight, float* x, const float2* turns) {
   const int lane = threadIdx.x % 32;
   if (p.qk_norm) {
     float sum = 0;
@@ -37,11 +45,8 @@ __device__ __forceinline__ void head_prepare(const AttentionArgs& p, int row, co
   }
   const int pairs = p.rope_dims / 2;
   for (int i = lane; i < pairs; i += 32) {
-    const float position = static_cast<float>(__ldcg(p.positions + static_cast<int64_t>(rope_axis(p, i)) * p.rows + row));
-    float s, c;
-    sincosf(position * p.inverse_frequency[i], &s, &c);
-    s *= p.rope_amplitude;
-    c *= p.rope_amplitude;
+    const float2 turn = turns ? turns[i] : rope_turn(p, row, i);
+    const float c = turn.x, s = turn.y;
     const int first = p.rope_interleaved ? 2 * i : i, second = p.rope_interleaved ? 2 * i + 1 : i + pairs;
     const float a = x[first], b = x[second];
     x[first] = a * c - b * s;

@@ -16,7 +16,7 @@ __device__ __forceinline__ float weight_at(const GenericLinearArgs& p, int64_t r
   const uint8_t byte = static_cast<const uint8_t*>(l.weight)[(row * l.in + k) / 2];
   const int q = k % 2 ? byte >> 4 : byte & 15;
   const int64_t group = row * l.groups + k / l.group;
-  return (q - l.zeros[group]) * l.weight_scale[group];
+  return (q - l.group_zeros[group]) * l.group_scales[group];
 }
 
 extern "C" __global__ void __launch_bounds__(256) linear_generic_kernel(const GenericLinearArgs p) {

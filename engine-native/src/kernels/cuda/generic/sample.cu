@@ -154,8 +154,8 @@ extern "C" __global__ void __launch_bounds__(1024) sample_finish_kernel(const Sa
     // equal to it the first `ties` ids. Start from everything.
     uint32_t key = order_key(-INFINITY) + 1;
     uint32_t ties = 0xffffffffu;
-    const double best_scaled = static_cast<double>(top) / r.temperature;
-    auto weight = [&](float l) { return exp(static_cast<double>(l) / r.temperature - best_scaled); };
+    const float inverse_temperature = 1.f / r.temperature;
+    auto weight = [&](float l) { return static_cast<double>(expf((l - top) * inverse_temperature)); };
     // Keeps the best `keep` tokens, or, with `mass`, the fewest whose weight reaches it. Four passes of eight bits.
     auto select = [&](bool by_mass, uint32_t keep, double mass) {
       const uint32_t old_key = key, old_ties = ties;
@@ -164,12 +164,31 @@ extern "C" __global__ void __launch_bounds__(1024) sample_finish_kernel(const Sa
       for (int shift = 24; shift >= 0; shift -= 8) {
         for (int i = thread; i < 256; i += blockDim.x) { histogram[i] = 0; weights[i] = 0; }
         __syncthreads();
-        for (int t = thread; t < p.vocabulary; t += blockDim.x) {
-          const float l = logits[t];
-          const uint32_t k = order_key(l);
-          if (k < old_key || (shift < 24 && (k >> (shift + 8)) != prefix)) continue;
-          atomicAdd(&histogram[(k >> shift) & 255], 1u);
-          if (by_mass) atomicAdd(&weights[(k >> shift) & 255], weight(l));
+        const int rounded = (p.vocabulary + 31) / 32 * 32;
+        for (int t = thread; t < rounded; t += blockDim.x) {
+          const float l = t < p.vocabulary ? logits[t] : -INFINITY;
+          const uint32_t k = t < p.vocabulary ? order_key(l) : 0;
+          const bool here = k >= old_key && (shift == 24 || (k >> (shift + 8)) == prefix);
+          const uint32_t bin = (k >> shift) & 255;
+          if (shift < 24) {
+            if (!here) continue;
+            atomicAdd(&histogram[bin], 1u);
+            if (by_mass) atomicAdd(&weights[bin], weight(l));
+            continue;
+          }
+          // The first bits are the same for nearly every token: one addition a warp and value.
+          for (unsigned left = __ballot_sync(0xffffffffu, here); left;) {
+            const uint32_t value = __shfl_sync(0xffffffffu, bin, __ffs(left) - 1);
+            const bool same = here && bin == value;
+            const unsigned members = __ballot_sync(0xffffffffu, same);
+            float sum = by_mass && same ? expf((l - top) * inverse_temperature) : 0.f;
+            if (by_mass) sum = warp_sum(sum);
+            if (thread % 32 == 0) {
+              atomicAdd(&histogram[value], static_cast<unsigned>(__popc(members)));
+              if (by_mass) atomicAdd(&weights[value], static_cast<double>(sum));
+            }
+            left &= ~members;
+          }
         }
         __syncthreads();
         if (thread == 0) {

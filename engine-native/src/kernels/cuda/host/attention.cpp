@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "kernels/cuda/host/resources.h"
 #include "kernels/cuda/host/convert.h"
 #include "kernels/cuda/host/implementations.h"
 
@@ -94,13 +95,13 @@ int head_tiles(const AttentionSpec& s) { return divide_up(s.heads / s.kv_heads, 
 int split_count(const AttentionSpec& s, int sequences, int max_context, int multiprocessors) {
   const int context = s.window > 0 ? std::min(max_context, s.window + kv_block_tokens) : max_context;
   const int blocks = std::max(1, sequences * s.kv_heads * head_tiles(s));
-  const int wanted = divide_up(multiprocessors * 4, blocks), useful = divide_up(std::max(context, 1), 2 * decode_warps * kv_block_tokens);
+  const int wanted = divide_up(multiprocessors * 4, blocks), useful = divide_up(std::max(context, 1), 4 * decode_warps * kv_block_tokens);
   return std::clamp(std::min(wanted, useful), 1, split_max);
 }
 
 void launch_prepare(const AttentionSpec& s, const AttentionArgs& a, CudaStream& stream) {
   const int blocks = a.rows >= 4 * stream.multiprocessors() ? 1 : std::min(divide_up(s.heads + 2 * s.kv_heads, 8), 8);
-  stream.launch(prepare_kernel, {a.rows, blocks, 1, 256, 8 * s.head_dim * 4}, a);
+  stream.launch(prepare_kernel, {a.rows, blocks, 1, 256, 8 * s.head_dim * 4 + s.rope_dims * 4}, a);
 }
 
 void mma_run(const AttentionSpec& s, const AttentionParams& p, Stream& base) {
@@ -180,5 +181,10 @@ const Implementation<AttentionSpec, AttentionParams> attention_mma{"cuda/sm80/mm
 const Implementation<AttentionSpec, AttentionParams> attention_generic{"cuda/generic", generic_declines, generic_run, nullptr};
 const Implementation<VisionAttentionSpec, VisionAttentionParams> vision_mma{"cuda/sm80/mma", vision_declines, vision_run, nullptr};
 const Implementation<VisionAttentionSpec, VisionAttentionParams> vision_generic{"cuda/generic", vision_shape, vision_generic_run, nullptr};
+
+void append_attention_shared(int, std::vector<SharedUse>& uses) {
+  for (int i = 0; i < head_sizes; ++i) uses.push_back({prefill_kernels[i][0].name, prefill_shared_bytes(i)});
+  for (int i = 0; i < decode_sizes; ++i) uses.push_back({decode_kernels[i][0].name, decode_shared_bytes(i)});
+}
 
 }  // namespace hearth::kernels::cuda

@@ -1,6 +1,7 @@
 // The lists of cuda_kernels.h: most specific first, the last entry takes any shape.
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/host/implementations.h"
+#include "kernels/cuda/host/resources.h"
 
 namespace hearth::kernels::cuda {
 namespace {
@@ -27,5 +28,14 @@ Implementations<GatherSpec, GatherParams> gather_implementations() { return gath
 Implementations<AttentionSpec, AttentionParams> attention_implementations() { return attentions; }
 Implementations<VisionAttentionSpec, VisionAttentionParams> vision_attention_implementations() { return visions; }
 Implementations<SampleSpec, SampleParams> sample_implementations() { return samples; }
+
+std::vector<SharedUse> declared_shared_memory(int sm) {
+  std::vector<SharedUse> uses;
+  append_w4_shared(sm, uses);
+  append_dense_shared(sm, uses);
+  append_attention_shared(sm, uses);
+  append_hopper_shared(sm, uses);
+  return uses;
+}
 
 }  // namespace hearth::kernels::cuda

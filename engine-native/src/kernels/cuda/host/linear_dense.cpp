@@ -3,6 +3,7 @@
 // interleaved by eight; padding rows are zero. Layout of w8: the same, then f32 factors [tiles * 16].
 #include <cstring>
 
+#include "kernels/cuda/host/resources.h"
 #include "kernels/cuda/host/hopper.h"
 #include "kernels/cuda/host/linear_shared.h"
 #include "kernels/cuda/host/tuning.h"
@@ -71,7 +72,7 @@ void pack(const LinearSpec& s, const HostLinear& from, int begin, int end, void*
 bool use_prefill(int rows, int compute_capability) { return hopper_linear_takes(compute_capability) && rows > 64; }
 
 size_t workspace_bytes(const LinearSpec& s, int max_rows, const DeviceInfo& info) {
-  const size_t x = needs_conversion(s, compute_type(s)) ? aligned(static_cast<size_t>(max_rows) * s.in * 2) : 0;
+  const size_t x = aligned(static_cast<size_t>(max_rows) * s.in * 2);  // also of rows that are not 16-byte aligned
   size_t most = 0;
   for (int i = 0; i <= size_for(max_rows); ++i) most = std::max(most, tile_partial_bytes(tile_size(i), info.threads));
   return x + most;
@@ -86,7 +87,7 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
   a.k_padded = round_up(s.in, 64);
   if (eight_bits(s)) a.weight_scale = reinterpret_cast<const float*>(static_cast<const char*>(p.weight) + weight_bytes(s));
   Scratch scratch(p.workspace);
-  void* x = needs_conversion(s, narrow) ? static_cast<void*>(scratch.take<char>(static_cast<size_t>(p.rows) * s.in * 2)) : scratch.at;
+  void* x = scratch.take<char>(static_cast<size_t>(p.rows) * s.in * 2);
   const Tuning& t = tuning();
   const int stages = t.rows_stages == 8 ? 6 : 4;
   const int shared = rows_shared_bytes(2048, stages, p.rows, a.k_padded, 2);
@@ -110,5 +111,9 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
 }  // namespace
 
 const LinearImplementation linear_dense{{"cuda/sm80/dense", declines, run, workspace_bytes}, "dense", packed_bytes, pack, 16};
+
+void append_dense_shared(int, std::vector<SharedUse>& uses) {
+  for (int i = 0; i < sizes; ++i) uses.push_back({tile_kernels[i][0].name, tile_size(i).stages * tile_size(i).stage_bytes});
+}
 
 }  // namespace hearth::kernels::cuda

@@ -61,7 +61,8 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
   g.linear.group = s.group;
   const char* weight = static_cast<const char*>(p.weight);
   g.linear.weight_scale = reinterpret_cast<const float*>(weight + scales_at(s));
-  g.linear.zeros = reinterpret_cast<const uint8_t*>(weight + zeros_at(s));
+  g.linear.group_scales = g.linear.weight_scale;
+  g.linear.group_zeros = reinterpret_cast<const uint8_t*>(weight + zeros_at(s));
   g.format = s.weight == WeightFormat::w4 ? 1 : s.weight == WeightFormat::w8 ? 2 : 0;
   g.weight_type = s.weight == WeightFormat::f16 ? type_f16 : s.weight == WeightFormat::bf16 ? type_bf16 : type_f32;
   const int outputs = s.gated ? s.out / 2 : s.out;

@@ -24,8 +24,6 @@ LinearArgs linear_arguments(const LinearSpec& s, const LinearParams& p, CudaStre
   return a;
 }
 
-bool needs_conversion(const LinearSpec& s, DType narrow) { return s.norm != NormKind::none || s.x_type != narrow; }
-
 void make_contiguous(LinearArgs& args, DType narrow, void* to, CudaStream& stream) {
   const int type = static_cast<int>(narrow);
   if (args.norm == norm_none && args.x_type == type && args.x_stride % 8 == 0 && aligned16(args.x)) return;

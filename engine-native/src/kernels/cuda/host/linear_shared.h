@@ -38,7 +38,6 @@ LinearArgs linear_arguments(const ops::LinearSpec& s, const ops::LinearParams& p
 // Activations as rows of T that the tile kernels can copy 16 bytes at a time: the given ones, or converted (and normed)
 // ones in `to`. Clears args.norm.
 void make_contiguous(LinearArgs& args, DType narrow, void* to, device::CudaStream& stream);
-bool needs_conversion(const ops::LinearSpec& s, DType narrow);
 
 // Launches a tile kernel over all rows; `partial` holds tile_partial_bytes.
 void launch_tiles(device::CudaStream& stream, const device::CudaKernel& kernel, const TileSize& size, int chunk_k, LinearArgs args, void* partial);

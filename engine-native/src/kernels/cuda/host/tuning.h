@@ -7,10 +7,10 @@ namespace hearth::kernels::cuda {
 struct Tuning {
   int rows_stages = 4;                    // ring depth of the decode linears: 4 or 8
   int rows_blocks_per_multiprocessor = 2; // their blocks on a multiprocessor
-  int rows_max = 8;                       // rows up to which they are used (at most 8)
+  int rows_max = 4;                       // rows up to which they are used (at most 8)
   int rows_x_bytes = 96 * 1024;           // shared memory they may spend on activations
   int fused_norm_rows = 2;                // rows up to which the norm is fused into them
-  int prefill_rows = 256;                 // rows from which Hopper decodes weights to scratch and multiplies with wgmma
+  int prefill_rows = 1024;                // rows from which Hopper decodes weights to scratch first; below, in registers
 };
 Tuning& tuning();
 

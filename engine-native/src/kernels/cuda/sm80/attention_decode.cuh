@@ -43,53 +43,63 @@ __device__ __forceinline__ void attention_decode(const AttentionArgs& p) {
   float* merge = reinterpret_cast<float*>(shared + decode_heads * q_pitch);          // [warps][8][DP], also the heads' scratch
   float* stats = merge + decode_warps * decode_heads * DP;                           // [warps][8][2]
   __shared__ int last_flag;
+  __shared__ float2 turns[DP / 2];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int per_kv = p.heads / p.kv_heads, head_tiles = (per_kv + decode_heads - 1) / decode_heads;
   const int kv_head = blockIdx.y / head_tiles, head0 = kv_head * per_kv + blockIdx.y % head_tiles * decode_heads;
   const int live_heads = min(decode_heads, per_kv - blockIdx.y % head_tiles * decode_heads);
   const int sequence = blockIdx.z;
   launch_dependents();
-  wait_predecessors();
-
+  // Before the wait: what describes the step (uploaded before its first kernel) and the history in the pool (written by
+  // earlier steps). The row's own q, k and v come from the kernel before this one.
   const int row = __ldcg(p.row_begin + sequence), count = __ldcg(p.row_begin + sequence + 1) - row;
-  if (count != 1) return;
   const int context = __ldcg(p.context + sequence), position = context - 1;
+  if (count != 1) { wait_predecessors(); return; }
   T* out = static_cast<T*>(p.out) + row * p.out_stride;
   if (context <= 0) {  // an empty slot of a bucket
+    wait_predecessors();
     if (blockIdx.x == 0)
       for (int i = threadIdx.x; i < live_heads * p.head_dim; i += decode_threads) out[static_cast<int64_t>(head0) * p.head_dim + i] = from_float<T>(0.f);
     return;
   }
   const int first = p.window > 0 ? max(0, position - p.window + 1) : 0;
   const int block_first = first / kv_tokens, blocks = position / kv_tokens - block_first + 1;
-  // At least one block a warp, so that short contexts do not pay for a merge.
-  const int per_split = max(decode_warps, (blocks + p.splits - 1) / p.splits);
+  // A few blocks a warp at least, so that short contexts do not pay for a merge.
+  const int per_split = max(4 * decode_warps, (blocks + p.splits - 1) / p.splits);
   const int active = (blocks + per_split - 1) / per_split;
   const int split = blockIdx.x;
-  if (split >= active) return;
+  if (split >= active) { wait_predecessors(); return; }
   const int begin = block_first + split * per_split, end = min(begin + per_split, block_first + blocks);
+  const int32_t* table = p.block_table + static_cast<int64_t>(sequence) * p.block_table_stride;
+  int64_t next_block = begin + warp < end ? __ldcg(table + begin + warp) : 0;
+  const int slot = __ldcg(p.kv_slot + row);
+  for (int i = threadIdx.x; i < p.rope_dims / 2; i += decode_threads) turns[i] = rope_turn(p, row, i);
+  for (int i = threadIdx.x; i < decode_heads * q_pitch / 4; i += decode_threads) reinterpret_cast<uint32_t*>(q_shared)[i] = 0;
+  if (begin + warp < end) {  // the first block of each warp, to the L2
+    const int64_t bytes = static_cast<int64_t>(kv_tokens) * p.head_dim * (INT8 ? 1 : 2), at = (next_block * p.kv_heads + kv_head) * bytes;
+    for (int i = lane * 128; i < bytes; i += 4096) {
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(p.k) + at + i));
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(p.v) + at + i));
+    }
+  }
+  wait_predecessors();
+  __syncthreads();
 
-  // Queries to shared memory as T; the new token's K and V to the pool.
+  // Queries to shared memory as T; the new token's K and V to the pool (head tiles of one KV head write the same values).
   {
     float* x = merge + warp * DP;
-    for (int h = warp; h < decode_heads; h += decode_warps) {
-      T* q = reinterpret_cast<T*>(q_shared + h * q_pitch);
-      if (h < live_heads) {
-        head_load(p, row, head0 + h, x);
-        head_prepare(p, row, p.q_norm, x);
-      }
-      for (int i = lane; i < DP; i += 32) q[i] = from_float<T>(h < live_heads && i < p.head_dim ? x[i] : 0.f);
-      __syncwarp();
-    }
-    const int slot = __ldcg(p.kv_slot + row);
-    if (split == active - 1 && slot >= 0 && warp < 2) {  // head tiles of one KV head write the same values
-      head_load(p, row, p.heads + (warp == 0 ? 0 : p.kv_heads) + kv_head, x);
-      if (warp == 0) {
-        head_prepare(p, row, p.k_norm, x);
-        head_write(p, slot, kv_head, p.k, p.k_scale, x);
+    const bool writes = split == active - 1 && slot >= 0;
+    for (int item = warp; item < live_heads + (writes ? 2 : 0); item += decode_warps) {
+      const int which = item - live_heads;  // 0: k, 1: v
+      head_load(p, row, which < 0 ? head0 + item : p.heads + which * p.kv_heads + kv_head, x);
+      if (which < 1) head_prepare(p, row, which < 0 ? p.q_norm : p.k_norm, x, turns);
+      if (which < 0) {
+        T* q = reinterpret_cast<T*>(q_shared + item * q_pitch);
+        for (int i = lane; i < p.head_dim; i += 32) q[i] = from_float<T>(x[i]);
       } else {
-        head_write(p, slot, kv_head, p.v, p.v_scale, x);
+        head_write(p, slot, kv_head, which == 0 ? p.k : p.v, which == 0 ? p.k_scale : p.v_scale, x);
       }
+      __syncwarp();
     }
   }
   __syncthreads();
@@ -100,11 +110,9 @@ __device__ __forceinline__ void attention_decode(const AttentionArgs& p) {
   constexpr float log2e = 1.4426950408889634f;
   const float scale = p.scale * log2e;
   float best[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, o[VB][4][4] = {};
-  const int32_t* table = p.block_table + static_cast<int64_t>(sequence) * p.block_table_stride;
-  int64_t next_block = begin + warp < end ? table[begin + warp] : 0;
   for (int block = begin + warp; block < end; block += decode_warps) {
     const int64_t token0 = (next_block * p.kv_heads + kv_head) * kv_tokens;
-    if (block + decode_warps < end) next_block = table[block + decode_warps];
+    if (block + decode_warps < end) next_block = __ldcg(table + block + decode_warps);
     const int base = block * kv_tokens;
     uint4 k[KB][2], v[VB][4];
 #pragma unroll

@@ -1,8 +1,8 @@
-// Linears of 1 to 8 rows at the speed of memory. A block owns 16-row tiles of the weight; its 8 warps share a tile along
+// FP16, BF16 and int8 linears of 1 to 8 rows. A block owns 16-row tiles of the weight; its 8 warps share a tile along
 // k, each with a ring of its own in shared memory that cp.async fills, so that no barrier stands between a load and its
 // use. Weights of the first stages are under way before the kernel waits for its predecessor. Activations (normalised on
 // the way in when the norm is fused) sit in shared memory. The 8-column tensor-core tile costs nothing extra at one row:
-// it also sums over k within a quad. Group sums are scaled in f32, so the weights themselves are exact integers.
+// it also sums over k within a quad.
 #pragma once
 
 #include "kernels/cuda/common.cuh"
@@ -13,11 +13,9 @@ constexpr int rows_warps = 8, rows_threads = rows_warps * 32;
 constexpr int rows_norm_width = 8192;  // widest row the fused norm keeps in registers
 
 // Bytes of one ring stage and k elements it covers.
-template <int KIND, int GROUP> struct RowsStage {
+template <int KIND> struct RowsStage {
   static constexpr int k = KIND == kind_dense16 ? 64 : 128;
-  static constexpr int weight_bytes = KIND == kind_w4 ? 1024 : 2048;
-  static constexpr int groups = KIND == kind_w4 ? 128 / GROUP : 0;
-  static constexpr int bytes = weight_bytes + (groups * 40 + 15) / 16 * 16;
+  static constexpr int bytes = 2048;
 };
 
 // Activations to shared memory as T, `stride` bytes a row, normalised if asked, zero beyond `in`.
@@ -90,9 +88,9 @@ __device__ __forceinline__ void rows_load_x8(const LinearArgs& p, char* xs, int 
       *reinterpret_cast<uint4*>(xs + n * stride + k) = __ldcg(reinterpret_cast<const uint4*>(static_cast<const int8_t*>(p.x) + n * p.x_stride + k));
 }
 
-template <class T, int KIND, int GROUP, int STAGES>
+template <class T, int KIND, int STAGES>
 __device__ __forceinline__ void linear_rows(const LinearArgs& p) {
-  using Stage = RowsStage<KIND, GROUP>;
+  using Stage = RowsStage<KIND>;
   extern __shared__ __align__(128) char shared[];
   constexpr int element = KIND == kind_int8 ? 1 : 2;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -112,14 +110,7 @@ __device__ __forceinline__ void linear_rows(const LinearArgs& p) {
   auto load_next = [&] {
     if (next_tile < p.tiles && mine > 0) {
       const uint32_t to = my_ring + slot_in * Stage::bytes;
-      if constexpr (KIND == kind_w4) {
-        const char* from = static_cast<const char*>(p.weight) + (static_cast<int64_t>(next_tile) * units + next_unit) * 1024 + lane * 16;
-        copy16_once(to + lane * 16, from, policy);
-        copy16_once(to + 512 + lane * 16, from + 512, policy);
-        const int64_t group0 = static_cast<int64_t>(next_tile) * p.groups + next_unit * Stage::groups;
-        if (lane < 2 * Stage::groups) copy16(to + 1024 + lane * 16, reinterpret_cast<const char*>(p.scales) + group0 * 32 + lane * 16);
-        else if (lane >= 16 && lane < 16 + Stage::groups) copy8(to + 1024 + Stage::groups * 32 + (lane - 16) * 8, p.zeros + (group0 + lane - 16) * 8);
-      } else {
+      {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int chunk = lane % 8, r = i * 4 + lane / 8;
@@ -155,34 +146,7 @@ __device__ __forceinline__ void linear_rows(const LinearArgs& p) {
       load_next();
       const uint32_t from = my_ring + slot * Stage::bytes;
       slot = slot + 1 == STAGES ? 0 : slot + 1;
-      if constexpr (KIND == kind_w4) {
-        const uint4 first = shared_load16(from + lane * 16), second = shared_load16(from + 512 + lane * 16);
-        const uint32_t words[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
-        constexpr int blocks_per_group = GROUP / 32;
-#pragma unroll
-        for (int group = 0; group < Stage::groups; ++group) {
-          const uint32_t pair = shared_load4(from + 1024 + group * 32 + g * 4);
-          uint32_t zero_low, zero_high;
-          zero_constants<T>(shared_load1(from + 1024 + Stage::groups * 32 + group * 8 + g), zero_low, zero_high);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) part[0][i] = part[1][i] = 0;
-#pragma unroll
-          for (int block = group * blocks_per_group; block < (group + 1) * blocks_per_group; ++block) {
-            uint4 x = make_uint4(0, 0, 0, 0);
-            if (column_live) x = shared_load16(x_lane + unit * 256 + block * 64);
-            uint32_t a[4];
-            decode4<T>(words[block * 2], zero_low, zero_high, a);
-            mma<T>(part[0], a, x.x, x.y);
-            decode4<T>(words[block * 2 + 1], zero_low, zero_high, a);
-            mma<T>(part[1], a, x.z, x.w);
-          }
-          const float2 s = unpack2<__half>(pair);
-          total[0] += s.x * (part[0][0] + part[1][0]);
-          total[1] += s.x * (part[0][1] + part[1][1]);
-          total[2] += s.y * (part[0][2] + part[1][2]);
-          total[3] += s.y * (part[0][3] + part[1][3]);
-        }
-      } else {
+      {
 #pragma unroll
         for (int block = 0; block < 2; ++block) {
           uint4 x = make_uint4(0, 0, 0, 0);
@@ -198,7 +162,7 @@ __device__ __forceinline__ void linear_rows(const LinearArgs& p) {
     if constexpr (KIND == kind_int8) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) total[i] = __int_as_float(__float_as_int(part[0][i]) + __float_as_int(part[1][i]));
-    } else if constexpr (KIND == kind_dense16) {
+    } else {
 #pragma unroll
       for (int i = 0; i < 4; ++i) total[i] = part[0][i] + part[1][i];
     }
@@ -229,7 +193,7 @@ __device__ __forceinline__ void linear_rows(const LinearArgs& p) {
           const float4 v = out[w * 32 + lane];
           sum[0] += v.x; sum[1] += v.y; sum[2] += v.z; sum[3] += v.w;
         }
-        if (KIND == kind_w4 || p.weight_scale) {
+        if (p.weight_scale) {
           const float low = __ldg(p.weight_scale + tile * 16 + g), high = __ldg(p.weight_scale + tile * 16 + g + 8);
           sum[0] *= low; sum[1] *= low; sum[2] *= high; sum[3] *= high;
         }

@@ -1,4 +1,4 @@
 #include "kernels/cuda/sm80/linear_rows.cuh"
 using namespace hearth::kernels::cuda;
-#define ROWS(S) extern "C" __global__ void __launch_bounds__(rows_threads, 2) linear_rows_dense_s##S##_f16(const LinearArgs p) { linear_rows<__half, kind_dense16, 0, S>(p); }
+#define ROWS(S) extern "C" __global__ void __launch_bounds__(rows_threads, 2) linear_rows_dense_s##S##_f16(const LinearArgs p) { linear_rows<__half, kind_dense16, S>(p); }
 ROWS(4) ROWS(6)

@@ -1,4 +1,7 @@
-#include "kernels/cuda/sm80/linear_rows.cuh"
+#include "kernels/cuda/sm80/linear_rows_w4.cuh"
 using namespace hearth::kernels::cuda;
-#define ROWS(G, S) extern "C" __global__ void __launch_bounds__(rows_threads, 2) linear_rows_w4_g##G##_s##S##_bf16(const LinearArgs p) { linear_rows<__nv_bfloat16, kind_w4, G, S>(p); }
-ROWS(128, 4) ROWS(128, 8) ROWS(64, 4) ROWS(64, 8) ROWS(32, 4) ROWS(32, 8)
+// G: group; TP: tiles of a pass; S: ring stages.
+#define ROWS(G, TP, S) extern "C" __global__ void __launch_bounds__(w4_rows_threads, 3) linear_rows_w4_g##G##_t##TP##_s##S##_bf16(const LinearArgs p) { linear_rows_w4<__nv_bfloat16, G, TP, S>(p); }
+ROWS(128, 1, 4) ROWS(128, 2, 4) ROWS(128, 3, 4) ROWS(128, 1, 8) ROWS(128, 2, 8) ROWS(128, 3, 8)
+ROWS(64, 1, 4) ROWS(64, 2, 4) ROWS(64, 3, 4)
+ROWS(32, 1, 4) ROWS(32, 2, 4) ROWS(32, 3, 4)

@@ -43,7 +43,11 @@ __device__ __forceinline__ void linear_tile(const LinearArgs& p) {
     begin = total * blockIdx.x / gridDim.x;
     end = total * (blockIdx.x + 1) / gridDim.x;
   }
-  const int64_t weight_k64 = p.k_padded / 64;
+  // w4: a unit (linear_rows_w4.cuh) is two of this kernel's steps of 64 k.
+  const int unit_bytes = p.unit_bytes, unit_groups = 128 / (KIND == kind_w4 ? p.group : 128);
+  const int64_t tile_bytes = static_cast<int64_t>(p.k_padded / 128) * unit_bytes;
+  // Rows of activations are read by ldmatrix (w4) or 16 bytes a lane (the others): each wants its own swizzle.
+  auto swizzle = [](int row, int chunk) { return KIND == kind_w4 ? chunk ^ (row & 7) : chunk ^ ((row & 1) << 2); };
 
   auto load_weights = [&](int64_t position, int slot) {
     const int tile = static_cast<int>(position / chunks), chunk = static_cast<int>(position - static_cast<int64_t>(tile) * chunks);
@@ -55,17 +59,16 @@ __device__ __forceinline__ void linear_tile(const LinearArgs& p) {
         const int piece = i * tile_threads + thread, m = piece / 32;
         if (Stage::m_tiles * 32 % tile_threads == 0 || m < Stage::m_tiles) {
           const int source = min(first_tile + m, p.tiles - 1);
-          copy16_once(to + piece * 16, static_cast<const char*>(p.weight) + (source * weight_k64 + chunk) * 512 + lane * 16, policy);
+          copy16_once(to + piece * 16, static_cast<const char*>(p.weight) + source * tile_bytes + chunk / 2 * unit_bytes + chunk % 2 * 512 + lane * 16, policy);
         }
       }
       constexpr int pieces = Stage::m_tiles * NG;  // per piece: 32 bytes of scales, 8 of zero points
       if (thread < pieces * 3) {
-        const int piece = thread / 3, part = thread % 3, m = piece / NG;
-        const int source = min(first_tile + m, p.tiles - 1);
-        const int64_t group = static_cast<int64_t>(source) * p.groups + chunk * 64 / p.group + piece % NG;
+        const int piece = thread / 3, part = thread % 3, m = piece / NG, group = chunk % 2 * 64 / p.group + piece % NG;
+        const char* unit = static_cast<const char*>(p.weight) + min(first_tile + m, p.tiles - 1) * tile_bytes + chunk / 2 * unit_bytes;
         const uint32_t meta = to + Stage::weight_bytes;
-        if (part < 2) copy16(meta + piece * 32 + part * 16, reinterpret_cast<const char*>(p.scales) + group * 32 + part * 16);
-        else copy8(meta + pieces * 32 + piece * 8, p.zeros + group * 8);
+        if (part < 2) copy16(meta + piece * 32 + part * 16, unit + 1024 + group * 32 + part * 16);
+        else copy8(meta + pieces * 32 + piece * 8, unit + 1024 + unit_groups * 32 + group * 8);
       }
     } else {
 #pragma unroll
@@ -87,7 +90,7 @@ __device__ __forceinline__ void linear_tile(const LinearArgs& p) {
       if (BN * 8 % tile_threads != 0 && r >= BN) continue;
       const int row = first_row + r, k = chunk * Stage::k + c * (16 / element);
       const bool valid = row < p.rows && k < p.in;
-      copy16(to + r * 128 + ((c ^ ((r & 1) << 2)) * 16), static_cast<const char*>(p.x) + (valid ? (row * p.x_stride + k) * element : 0), valid);
+      copy16(to + r * 128 + swizzle(r, c) * 16, static_cast<const char*>(p.x) + (valid ? (row * p.x_stride + k) * element : 0), valid);
     }
   };
 
@@ -138,7 +141,8 @@ __device__ __forceinline__ void linear_tile(const LinearArgs& p) {
         for (int block = 0; block < 2; ++block) {
           uint4 x[NT];
 #pragma unroll
-          for (int n = 0; n < NT; ++n) x[n] = shared_load16(x_from + n * 1024 + (((block * 4 + t) ^ ((g & 1) << 2)) * 16));
+          for (int n = 0; n < NT; ++n)  // lane l gives the address of row l % 8, chunk l / 8; x.x .. x.w are b0, b1 of two steps
+            x[n] = load_matrix(from + Stage::x_offset + ((warp_n * NT + n) * 8 + lane % 8) * 128 + ((block * 4 + lane / 8) ^ (lane & 7)) * 16);
 #pragma unroll
           for (int m = 0; m < MT; ++m) {
             const int piece = (warp_m * MT + m) * NG + (NG == 2 ? block : 0);
