@@ -21,6 +21,7 @@ import { isOurFault, toApiError } from './http/engine-errors.ts';
 import { health } from './http/health.ts';
 import type { KeyRing } from './http/keys.ts';
 import type { Lifecycle } from './http/lifecycle.ts';
+import { messages } from './http/messages.ts';
 import { Metrics } from './http/metrics.ts';
 import { models } from './http/models.ts';
 import { openapi } from './http/openapi.ts';
@@ -83,6 +84,7 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
       models(scope, context);
       chatCompletions(scope, context);
       completions(scope, context);
+      messages(scope, context);
       embeddings(scope, context);
       tokens(scope, context);
       openapi(scope);
@@ -117,6 +119,23 @@ function logRequests(app: FastifyInstance): void {
 const send = (reply: FastifyReply, error: ApiError) =>
   reply.status(error.status).headers(error.headers).send(error.toWire());
 
+const anthropicTypes: Record<number, string> = {
+  401: 'authentication_error',
+  403: 'permission_error',
+  404: 'not_found_error',
+  413: 'request_too_large',
+  429: 'rate_limit_error',
+  500: 'api_error',
+  503: 'overloaded_error',
+};
+
+/** The same error as Anthropic's clients know it. */
+function sendAnthropic(reply: FastifyReply, error: ApiError) {
+  const type = anthropicTypes[error.status] ?? 'invalid_request_error';
+  const body = { type: 'error', error: { ...error.toWire().error, type } };
+  return reply.status(error.status).headers(error.headers).send(body);
+}
+
 function handleErrors(app: FastifyInstance, metrics: Metrics, bodyBytesMax: number): void {
   app.setErrorHandler((error: FastifyError | ApiError, request, reply) => {
     if (error instanceof ClientGone) {
@@ -127,7 +146,7 @@ function handleErrors(app: FastifyInstance, metrics: Metrics, bodyBytesMax: numb
     const known = fromFastify(error, bodyBytesMax) ?? toApiError(error);
     if (isOurFault(error) && known.status >= 500) request.log.error({ err: error }, 'a request failed');
     metrics.refused(known.status, known.code);
-    return send(reply, known);
+    return request.routeOptions.url?.includes('/v1/messages') ? sendAnthropic(reply, known) : send(reply, known);
   });
   app.setNotFoundHandler((request) => {
     throw errors.unknownUrl(request.method, request.url.split('?')[0]!);

@@ -89,7 +89,7 @@ interface Wants {
 
 function wantsOf(source: string): Wants {
   const parts =
-    /\bin\s+(?:message|m|msg)(?:\.content|\[['"]content['"]\])/.test(source) ||
+    /for\s+\w+\s+in\s+\w+(?:\.content|\[['"]content['"]\])/.test(source) ||
     /content['"]?\]?\[0\]\[?\.?['"]?type/.test(source) ||
     /for\s+\w+\s+in\s+content\b/.test(source);
   const printsArguments = /(?:\+|\{\{-?)\s*[\w.[\]'"]*arguments['"]?\]?\s*(?:\+|-?[%}]\})/.test(source);

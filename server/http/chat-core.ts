@@ -29,6 +29,8 @@ export interface ChatTask {
 export interface ChatRun {
   generations: Generation[];
   parserOf: () => OutputParser;
+  /** Tokens of the prompt, as far as the engine has said; 0 when it has not. */
+  promptTokens: number;
 }
 
 /** Renders the prompt and has the engine accept it. Whatever is wrong with the request is thrown from here. */
@@ -50,7 +52,8 @@ export async function startChat(context: AppContext, task: ChatTask, scope: Requ
     ...prompt,
   };
   const generations = await admit(context.lifecycle.engine(), perChoice(base, task.choices), scope, context.metrics);
-  return { generations, parserOf: () => makeParser(constraint, family, prompt.text) };
+  const promptTokens = generations[0]!.promptTokens;
+  return { generations, promptTokens, parserOf: () => makeParser(constraint, family, prompt.text) };
 }
 
 /** Longest schema, tools together, in characters of JSON. */

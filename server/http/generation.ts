@@ -19,6 +19,8 @@ export interface Generation {
   events: AsyncIterator<EngineEvent>;
   first: Promise<IteratorResult<EngineEvent>>;
   clock: GenerationClock;
+  /** Known once the engine has accepted the request, when it says so. */
+  promptTokens: number;
 }
 
 /**
@@ -39,8 +41,15 @@ export async function admit(
       scope.onAbort(() => stream.cancel());
       const events = stream[Symbol.asyncIterator]();
       const first = events.next();
-      first.catch(() => {}); // Awaited below or when the events are read; never unhandled in between.
-      generations.push({ events, first, clock: metrics.observe(request.model) });
+      const generation = { events, first, clock: metrics.observe(request.model), promptTokens: 0 };
+      generations.push(generation);
+      // Also keeps a failure from being unhandled until the events are read.
+      void first.then(
+        ({ value }) => {
+          if (value?.type === 'accepted') generation.promptTokens = value.promptTokens;
+        },
+        () => {},
+      );
     }
     await Promise.all(generations.map(({ first }) => acceptance(first)));
     scope.throwIfAborted();

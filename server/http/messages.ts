@@ -1,0 +1,116 @@
+// POST /v1/messages and /v1/messages/count_tokens: Anthropic's API over the same core as chat completions.
+
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { z } from 'zod';
+import {
+  BlockWriter,
+  countTokensRequestSchema,
+  imageSources,
+  type MessagesRequest,
+  messageResponseSchema,
+  messagesRequestSchema,
+  type PromptRequest,
+  stopFields,
+  toAnthropicUsage,
+  toFunctionTools,
+  toMessage,
+  toToolChoice,
+  toTurns,
+} from '../openai/anthropic.ts';
+import { defined } from '../openai/common.ts';
+import { parseBody } from './body.ts';
+import { type ChatRun, type ChatTask, newId, renderPrompt, runChoice, startChat, sumUsage } from './chat-core.ts';
+import type { AppContext } from './context.ts';
+import { loadImages } from './image-parts.ts';
+import { addRoute } from './routes.ts';
+import { RequestScope } from './scope.ts';
+import type { SseStream } from './sse.ts';
+import { openStream, sendWhole, streamBody } from './streaming.ts';
+
+export function messages(app: FastifyInstance, context: AppContext): void {
+  addRoute(app, {
+    method: 'POST',
+    url: '/v1/messages',
+    summary: 'Answer a conversation in Anthropic’s form',
+    body: messagesRequestSchema,
+    response: messageResponseSchema,
+    streams: true,
+    handler: (request, reply) => answer(context, request, reply),
+  });
+  addRoute(app, {
+    method: 'POST',
+    url: '/v1/messages/count_tokens',
+    summary: 'Tokens of a conversation in Anthropic’s form; images are not counted',
+    body: countTokensRequestSchema,
+    response: z.object({ input_tokens: z.int() }),
+    handler: async (request) => {
+      const body = parseBody(countTokensRequestSchema, request, context.settings.lenient);
+      const model = context.lifecycle.model(body.model);
+      const prompt = await renderPrompt(context, model, toPrompt(body));
+      const engine = context.lifecycle.engine();
+      const ids = await engine.tokenize(model.name, prompt.text, prompt.literal, prompt.addSpecialTokens);
+      return { input_tokens: ids.length };
+    },
+  });
+}
+
+async function answer(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
+  const body = parseBody(messagesRequestSchema, request, context.settings.lenient);
+  const scope = new RequestScope(context.lifecycle, reply);
+  const task = toTask(context, body);
+  const images = await loadImages(context, task.model, imageSources(body));
+  if (images.length > 0) task.engine.images = images;
+  const run = await startChat(context, task, scope);
+  const id = newId('msg_');
+  const model = task.model.name;
+  if (!body.stream) return sendWhole(context, request, reply, () => collect(run, id, model, scope));
+  const stream = openStream(context, reply, scope);
+  const fail = ({ error }: { error: { type: string; message: string } }) =>
+    stream.event('error', JSON.stringify({ type: 'error', error: { type: 'api_error', message: error.message } }));
+  await streamBody(request, stream, () => writeEvents(stream, run, id, model, scope), fail);
+  return reply;
+}
+
+const toPrompt = (body: PromptRequest) => ({
+  turns: toTurns(body),
+  tools: body.tool_choice?.type === 'none' ? undefined : toFunctionTools(body),
+  variables: body.thinking ? { enable_thinking: body.thinking.type === 'enabled' } : {},
+});
+
+function toTask(context: AppContext, body: MessagesRequest): ChatTask {
+  const choice = body.tool_choice;
+  const single = choice && choice.type !== 'none' && choice.disable_parallel_tool_use === true;
+  return {
+    model: context.lifecycle.model(body.model),
+    choices: 1,
+    prompt: toPrompt(body),
+    constraint: { tools: toFunctionTools(body), toolChoice: toToolChoice(body), parallel: !single },
+    engine: {
+      maxTokens: body.max_tokens,
+      sampling: defined({ temperature: body.temperature, topP: body.top_p, topK: body.top_k }),
+      ...defined({ stop: body.stop_sequences }),
+    },
+  };
+}
+
+async function collect(run: ChatRun, id: string, model: string, scope: RequestScope) {
+  const blocks = new BlockWriter(() => {});
+  const outcome = await runChoice(run.generations[0]!, run.parserOf(), scope, blocks);
+  blocks.end();
+  return toMessage(id, model, blocks.content, stopFields(outcome), toAnthropicUsage(sumUsage([outcome])));
+}
+
+async function writeEvents(stream: SseStream, run: ChatRun, id: string, model: string, scope: RequestScope) {
+  const emit = (event: { type: string }) => stream.event(event.type, JSON.stringify(event));
+  const generation = run.generations[0]!;
+  const none = { stop_reason: null, stop_sequence: null };
+  const usage = toAnthropicUsage({ promptTokens: run.promptTokens, cachedTokens: 0, completionTokens: 0 });
+  emit({ type: 'message_start', message: toMessage(id, model, [], none, usage) } as { type: string });
+  const blocks = new BlockWriter(emit);
+  const outcome = await runChoice(generation, run.parserOf(), scope, blocks);
+  blocks.end();
+  const delta = { type: 'message_delta', delta: stopFields(outcome), usage: toAnthropicUsage(sumUsage([outcome])) };
+  emit(delta);
+  emit({ type: 'message_stop' });
+  stream.end();
+}

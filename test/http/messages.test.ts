@@ -1,0 +1,148 @@
+// Anthropic's API, with its own SDK as the oracle.
+
+import { readFileSync } from 'node:fs';
+import Anthropic from '@anthropic-ai/sdk';
+import { afterEach, describe, expect, it } from 'vitest';
+import { type TestApp, testApp } from '../support/app.ts';
+import type { Script } from '../support/scripted-engine.ts';
+
+let current: TestApp;
+afterEach(() => current.close());
+
+const templates = readFileSync(
+  new URL('../fixtures/chat-templates/cases-huggingface-jinja-e2e.jsonl', import.meta.url),
+  'utf8',
+);
+const chatTemplate = templates
+  .split('\n')
+  .filter(Boolean)
+  .map((line) => JSON.parse(line) as { name: string; chat_template: string })
+  .find(({ name }) => name === 'Qwen/Qwen3-0.6B')!.chat_template;
+
+async function client(script: Script, settings = {}) {
+  const vision = { family: 'x', placeholder: '<image>', tokensPerImage: 1 };
+  current = await testApp({ listen: true, settings, models: [{ chatTemplate, vision }], reply: () => script });
+  return new Anthropic({ baseURL: current.url, apiKey: 'key', maxRetries: 0 });
+}
+
+const base = { model: 'tiny', max_tokens: 100, messages: [{ role: 'user' as const, content: 'Hi' }] };
+const tools = [
+  {
+    name: 'get_weather',
+    description: 'd',
+    input_schema: { type: 'object' as const, properties: { city: { type: 'string' } } },
+  },
+];
+const thinkAndCall = [
+  '<think>\nhm',
+  '</think>\n\nLooking.',
+  '\n<tool_call>\n{"name": "get_weather", "arg',
+  'uments": {"city": "Oslo"}}\n</tool_call>',
+];
+
+describe('POST /v1/messages', () => {
+  it('answers', async () => {
+    const sdk = await client({ tokens: ['Hello', ' there'], promptTokens: 9, cachedTokens: 4 });
+    const answer = await sdk.messages.create({ ...base, system: 'Be kind.' });
+    expect(answer).toMatchObject({
+      type: 'message',
+      role: 'assistant',
+      model: 'tiny',
+      content: [{ type: 'text', text: 'Hello there' }],
+      stop_reason: 'end_turn',
+      usage: { input_tokens: 5, cache_read_input_tokens: 4, output_tokens: 2 },
+    });
+    expect(current.engine.requests[0]!.text).toContain('<|im_start|>system\nBe kind.');
+  });
+
+  it('streams thoughts, text and tool calls as blocks', async () => {
+    const sdk = await client({ tokens: thinkAndCall, promptTokens: 7 });
+    const stream = sdk.messages.stream({ ...base, tools });
+    const started: number[] = [];
+    stream.on('streamEvent', (event) => {
+      if (event.type === 'message_start') started.push(event.message.usage.input_tokens);
+    });
+    const message = await stream.finalMessage();
+    expect(started).toEqual([7]);
+    expect(message.stop_reason).toBe('tool_use');
+    expect(message.content).toMatchObject([
+      { type: 'thinking', thinking: 'hm' },
+      { type: 'text', text: 'Looking.' },
+      { type: 'tool_use', name: 'get_weather', input: { city: 'Oslo' } },
+    ]);
+    const whole = await sdk.messages.create({ ...base, tools });
+    expect(whole.content).toMatchObject(
+      message.content.map((block) => ('id' in block ? { ...block, id: expect.any(String) } : block)),
+    );
+  });
+
+  it('takes the messages of a tool conversation, and pictures', async () => {
+    const sdk = await client({ tokens: ['ok'] });
+    const data = readFileSync(new URL('../fixtures/images/pillow-hopper.png', import.meta.url)).toString('base64');
+    await sdk.messages.create({
+      ...base,
+      tools,
+      messages: [
+        {
+          role: 'user',
+          content: [
+            { type: 'image', source: { type: 'base64', media_type: 'image/png', data } },
+            { type: 'text', text: 'What?' },
+          ],
+        },
+        {
+          role: 'assistant',
+          content: [{ type: 'tool_use', id: 'toolu_1', name: 'get_weather', input: { city: 'Oslo' } }],
+        },
+        {
+          role: 'user',
+          content: [
+            { type: 'tool_result', tool_use_id: 'toolu_1', content: 'rain' },
+            { type: 'text', text: 'So?' },
+          ],
+        },
+      ],
+    });
+    const { text, images } = current.engine.requests[0]!;
+    expect(images).toHaveLength(1);
+    expect(text).toContain('<image>\nWhat?');
+    expect(text).toContain('{"name": "get_weather", "arguments": {"city": "Oslo"}}');
+    expect(text).toContain('<tool_response>\nrain\n</tool_response>');
+  });
+
+  it('maps stops, choices and thinking', async () => {
+    const sdk = await client({ tokens: ['a'], stop: 'END' });
+    const stopped = await sdk.messages.create({ ...base, stop_sequences: ['END'], thinking: { type: 'disabled' } });
+    expect(stopped).toMatchObject({ stop_reason: 'stop_sequence', stop_sequence: 'END' });
+    expect(current.engine.requests[0]!.text).toMatch(/<think>\n\n<\/think>\n\n$/);
+    await sdk.messages.create({ ...base, tools, tool_choice: { type: 'tool', name: 'get_weather' } });
+    expect(current.engine.requests[1]!.grammar).toMatchObject({ type: 'tools', spec: { required: true } });
+  });
+
+  it('counts tokens', async () => {
+    const sdk = await client({});
+    const { input_tokens } = await sdk.messages.countTokens({ model: 'tiny', messages: base.messages });
+    expect(input_tokens).toBe(Buffer.byteLength('<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n'));
+  });
+
+  it('reports errors as Anthropic’s clients know them', async () => {
+    const sdk = await client({ tokens: ['a'] }, { apiKey: ['key'] });
+    const bad = await sdk.messages.create({ ...base, max_tokens: 0 }).then(
+      () => null,
+      (error) => error,
+    );
+    expect(bad).toBeInstanceOf(Anthropic.BadRequestError);
+    expect(bad.error).toMatchObject({ type: 'error', error: { type: 'invalid_request_error' } });
+    const lost = await sdk.messages.create({ ...base, model: 'nope' }).then(
+      () => null,
+      (error) => error,
+    );
+    expect(lost).toBeInstanceOf(Anthropic.NotFoundError);
+    const stranger = new Anthropic({ baseURL: current.url, apiKey: 'wrong', maxRetries: 0 });
+    const denied = await stranger.messages.create(base).then(
+      () => null,
+      (error) => error,
+    );
+    expect(denied).toBeInstanceOf(Anthropic.AuthenticationError);
+  });
+});
