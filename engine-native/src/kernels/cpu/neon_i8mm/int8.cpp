@@ -1,0 +1,15 @@
+#include "kernels/cpu/neon_i8mm/int8.h"
+
+#define HEARTH_INT8_NAME "cpu/neon-i8mm"
+namespace hearth::kernels::cpu::HEARTH_ISA {
+namespace {
+const char* int8_missing(const ops::DeviceInfo& info) {
+  return info.cpu.neon_i8mm && info.cpu.neon_dotprod ? nullptr : "needs NEON's int8 matrix products (i8mm)";
+}
+const char* w8_missing(const ops::LinearSpec&) { return nullptr; }
+template <int subgroups, bool symmetric>
+using W4Int8 = W4Mmla<subgroups, symmetric>;
+using W8Int8 = W8Mmla;
+}  // namespace
+}  // namespace hearth::kernels::cpu::HEARTH_ISA
+#include "kernels/cpu/simd/int8_linears.inl"
