@@ -2,6 +2,7 @@
 
 import { randomUUID } from 'node:crypto';
 import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import Fastify, {
   type FastifyBaseLogger,
   type FastifyError,
@@ -26,6 +27,7 @@ import { Metrics } from './http/metrics.ts';
 import { models } from './http/models.ts';
 import { openapi } from './http/openapi.ts';
 import { page } from './http/page.ts';
+import { responses } from './http/responses.ts';
 import { refuseOtherMethods } from './http/routes.ts';
 import { ClientGone } from './http/scope.ts';
 import { KeepAlive } from './http/sse.ts';
@@ -58,7 +60,8 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
     connectionTimeout: 0,
     keepAliveTimeout: keepAliveMs,
     logController: new LogController({ disableRequestLogging: true }),
-    forceCloseConnections: 'idle',
+    // Closing comes after draining: what is still open then is idle, half-sent or refused.
+    forceCloseConnections: true,
     exposeHeadRoutes: true,
     return503OnClosing: false,
     genReqId: (request) => requestId(request.headers['x-request-id']),
@@ -72,6 +75,7 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
   app.removeContentTypeParser('text/plain');
   app.decorate('definitions', []);
   app.addHook('onClose', () => keepAlive.close());
+  dropUpgradesOnClose(app);
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id);
   });
@@ -85,6 +89,7 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
       chatCompletions(scope, context);
       completions(scope, context);
       messages(scope, context);
+      await responses(scope, context);
       embeddings(scope, context);
       tokens(scope, context);
       openapi(scope);
@@ -94,6 +99,20 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
     { prefix: settings.basePath },
   );
   return app;
+}
+
+/** Connections that asked for an upgrade are not Node's to close any more, whether they got one or not. */
+function dropUpgradesOnClose(app: FastifyInstance): void {
+  const sockets = new Set<Duplex>();
+  app.server.on('upgrade', (_request, socket) => {
+    sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
+  });
+  // After @fastify/websocket has said goodbye to its clients, and before Node waits for connections to end.
+  app.addHook('preClose', async () => {
+    await new Promise((resolve) => setTimeout(resolve, sockets.size ? 50 : 0));
+    for (const socket of sockets) socket.destroy();
+  });
 }
 
 /** A client's id is echoed when it is short and printable. */

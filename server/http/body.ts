@@ -1,14 +1,23 @@
 // Bodies: the zod schema decides the shape, this file says what is wrong with it.
 
-import type { FastifyRequest } from 'fastify';
+import type { FastifyBaseLogger, FastifyRequest } from 'fastify';
 import type { z } from 'zod';
 import { errors } from '../errors.ts';
 import { validate } from '../openai/validation.ts';
 
 export function parseBody<T extends z.ZodType>(schema: T, request: FastifyRequest, lenient: boolean): z.output<T> {
-  const result = validate(schema, request.body ?? undefined, lenient);
+  return checkedBody(schema, request.body ?? undefined, request.log, lenient);
+}
+
+export function checkedBody<T extends z.ZodType>(
+  schema: T,
+  body: unknown,
+  log: FastifyBaseLogger,
+  lenient: boolean,
+): z.output<T> {
+  const result = validate(schema, body, lenient);
   if (result.ok) {
-    if (result.dropped.length) request.log.warn({ fields: result.dropped }, 'unsupported fields were left out');
+    if (result.dropped.length) log.warn({ fields: result.dropped }, 'unsupported fields were left out');
     return result.value;
   }
   const { problem } = result;

@@ -49,7 +49,7 @@ interface Choice {
 
 async function answer(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
   const body = parseBody(completionRequestSchema, request, context.settings.lenient);
-  const scope = new RequestScope(context.lifecycle, reply);
+  const scope = new RequestScope(context.lifecycle, reply.raw);
   const model = context.lifecycle.model(body.model);
   const prompts = toPrompts(body.prompt);
   const copies = body.n ?? 1;

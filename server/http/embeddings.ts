@@ -24,7 +24,7 @@ export function embeddings(app: FastifyInstance, context: AppContext): void {
 
 async function answer(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
   const body = parseBody(embeddingRequestSchema, request, context.settings.lenient);
-  const scope = new RequestScope(context.lifecycle, reply);
+  const scope = new RequestScope(context.lifecycle, reply.raw);
   const model = context.lifecycle.model(body.model);
   const requests = toPrompts(body.input).map(
     (prompt): EngineRequest => ({

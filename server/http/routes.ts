@@ -1,6 +1,7 @@
 // How routes are added: one definition gives the handler, the 405 for other methods and the OpenAPI entry.
 
 import type { FastifyInstance, FastifyReply, FastifyRequest, HTTPMethods } from 'fastify';
+import type { WebSocket } from 'ws';
 import type { z } from 'zod';
 import { errors } from '../errors.ts';
 
@@ -17,6 +18,8 @@ export interface RouteDefinition {
   /** Answers without a key. */
   open?: boolean;
   handler: (request: FastifyRequest, reply: FastifyReply) => unknown;
+  /** Serves an upgraded connection; needs @fastify/websocket. */
+  wsHandler?: (socket: WebSocket, request: FastifyRequest) => void;
 }
 
 declare module 'fastify' {
@@ -29,9 +32,9 @@ declare module 'fastify' {
 }
 
 export function addRoute(app: FastifyInstance, definition: RouteDefinition): void {
-  const { method, url, handler } = definition;
+  const { method, url, handler, wsHandler } = definition;
   app.definitions.push(definition);
-  app.route({ method, url, handler, config: { definition } });
+  app.route({ method, url, handler, ...(wsHandler ? { wsHandler } : {}), config: { definition } });
 }
 
 const methods: HTTPMethods[] = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'];

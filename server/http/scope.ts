@@ -1,6 +1,6 @@
 // The life of one request: ends when its answer does, when its client leaves, or when the server stops.
 
-import type { FastifyReply } from 'fastify';
+import type { ServerResponse } from 'node:http';
 import type { ApiError } from '../errors.ts';
 import type { Abortable, Lifecycle } from './lifecycle.ts';
 
@@ -17,11 +17,12 @@ export class RequestScope implements Abortable {
   readonly #cancels: Array<() => void> = [];
   #reason: ApiError | ClientGone | null = null;
 
-  constructor(lifecycle: Lifecycle, reply: FastifyReply) {
+  /** `response` is null for what has none of its own (a WebSocket turn); then `release` ends it. */
+  constructor(lifecycle: Lifecycle, response: ServerResponse | null) {
     this.#lifecycle = lifecycle;
     lifecycle.track(this);
-    reply.raw.once('close', () => {
-      if (!reply.raw.writableFinished) this.abort(null);
+    response?.once('close', () => {
+      if (!response.writableFinished) this.abort(null);
       lifecycle.untrack(this);
     });
   }
@@ -47,7 +48,6 @@ export class RequestScope implements Abortable {
     if (this.#reason) throw this.#reason;
   }
 
-  /** For requests without a reply of their own (WebSocket turns). */
   release(): void {
     this.#lifecycle.untrack(this);
   }

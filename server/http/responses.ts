@@ -1,0 +1,249 @@
+// POST /v1/responses, and its WebSocket mode: one create a message, its events as text frames.
+
+import websocket from '@fastify/websocket';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { WebSocket } from 'ws';
+import { errors } from '../errors.ts';
+import { defined } from '../openai/common.ts';
+import { type ResponseEvent, ResponseWriter } from '../openai/response-writer.ts';
+import {
+  type Item,
+  itemImages,
+  itemsToTurns,
+  type ResponseRequest,
+  responseRequestSchema,
+  responseSchema,
+  toItems,
+} from '../openai/responses.ts';
+import { checkedBody, parseBody } from './body.ts';
+import { type ChatRun, type ChatTask, newId, nowSeconds, runChoice, startChat, sumUsage } from './chat-core.ts';
+import type { AppContext } from './context.ts';
+import { isOurFault, toApiError } from './engine-errors.ts';
+import { loadImages } from './image-parts.ts';
+import { ResponseStore } from './response-store.ts';
+import { addRoute } from './routes.ts';
+import { ClientGone, RequestScope } from './scope.ts';
+import { openStream, sendWhole, streamBody } from './streaming.ts';
+
+interface Turn {
+  run: ChatRun;
+  body: ResponseRequest;
+  scope: RequestScope;
+  /** The conversation before the answer, and which part of it is new. */
+  items: readonly Item[];
+  added: readonly Item[];
+  writer: (emit?: (event: ResponseEvent) => void) => ResponseWriter;
+  /** Remembers the answer under its id. */
+  keep: (writer: ResponseWriter) => void;
+}
+
+export async function responses(app: FastifyInstance, context: AppContext): Promise<void> {
+  const store = new ResponseStore();
+  await app.register(websocket, { options: { maxPayload: context.settings.bodyLimitMb * 1024 * 1024 } });
+  addRoute(app, {
+    method: 'POST',
+    url: '/v1/responses',
+    summary: 'Answer in the form of the Responses API',
+    body: responseRequestSchema,
+    response: responseSchema,
+    streams: true,
+    handler: (request, reply) => answer(context, store, request, reply),
+  });
+  addRoute(app, {
+    method: 'GET',
+    url: '/v1/responses',
+    summary: 'The WebSocket mode of the Responses API (Upgrade: websocket)',
+    handler: () => {
+      throw errors.invalid('This URL speaks WebSocket: send Upgrade: websocket, or POST a request.');
+    },
+    wsHandler: (socket, request) => serveSocket(context, store, socket, request),
+  });
+}
+
+async function answer(context: AppContext, store: ResponseStore, request: FastifyRequest, reply: FastifyReply) {
+  const body = parseBody(responseRequestSchema, request, context.settings.lenient);
+  const scope = new RequestScope(context.lifecycle, reply.raw);
+  const turn = await startTurn(context, [store], body, scope, request.keyOwner?.name ?? '');
+  if (!body.stream) {
+    return sendWhole(context, request, reply, async () => {
+      const writer = turn.writer();
+      return finishTurn(turn, writer);
+    });
+  }
+  const stream = openStream(context, reply, scope);
+  const writer = turn.writer((event) => stream.event(event.type, JSON.stringify(event)));
+  const fail = ({ error }: { error: { message: string; code: string | null } }) =>
+    writer.fail(error.message, error.code ?? 'server_error');
+  const write = async () => {
+    writer.begin();
+    await finishTurn(turn, writer);
+    stream.end();
+  };
+  await streamBody(request, stream, write, fail);
+  return reply;
+}
+
+/** Everything up to the engine's acceptance; errors are plain until here. The first store is written to. */
+async function startTurn(
+  context: AppContext,
+  stores: readonly ResponseStore[],
+  body: ResponseRequest,
+  scope: RequestScope,
+  owner: string,
+): Promise<Turn> {
+  const model = context.lifecycle.model(body.model);
+  const earlier = earlierItems(stores, body.previous_response_id, owner);
+  const added = toItems(body.input);
+  const items = [...earlier, ...added];
+  const task = toTask(model, body, items);
+  const images = await loadImages(context, model, [...itemImages(earlier, 'previous'), ...itemImages(added, 'input')]);
+  if (images.length > 0) task.engine.images = images;
+  const run = await startChat(context, task, scope);
+  const identity = { id: newId('resp_'), createdAt: nowSeconds(), model: model.name };
+  return {
+    run,
+    body,
+    scope,
+    items,
+    added,
+    writer: (emit) => new ResponseWriter(identity, body, newId, emit),
+    keep: (writer) => {
+      const own = writer.asItems();
+      const place = body.store === false ? stores[1] : stores[0];
+      place?.put(identity.id, owner, [...items, ...own], [...added, ...own]);
+    },
+  };
+}
+
+function earlierItems(stores: readonly ResponseStore[], id: string | undefined, owner: string): readonly Item[] {
+  if (id === undefined) return [];
+  for (const store of stores) {
+    const items = store.get(id, owner);
+    if (items) return items;
+  }
+  throw errors.invalid(
+    `Previous response with id '${id}' not found.`,
+    'previous_response_id',
+    'previous_response_not_found',
+  );
+}
+
+function toTask(model: ChatTask['model'], body: ResponseRequest, items: readonly Item[]): ChatTask {
+  const tools = body.tools?.map(({ name, description, parameters, strict }) => ({
+    type: 'function' as const,
+    function: { name, description, parameters, strict },
+  }));
+  const choice = body.tool_choice;
+  const format = body.text?.format;
+  const effort = body.reasoning?.effort;
+  const instructions = body.instructions ? [{ role: 'system' as const, content: body.instructions }] : [];
+  return {
+    model,
+    choices: 1,
+    prompt: {
+      turns: [...instructions, ...itemsToTurns(items)],
+      tools: choice === 'none' ? undefined : tools,
+      variables: effort ? { reasoning_effort: effort, enable_thinking: effort !== 'none' } : {},
+    },
+    constraint: {
+      tools,
+      toolChoice: typeof choice === 'object' ? { function: { name: choice.name } } : (choice ?? 'auto'),
+      parallel: body.parallel_tool_calls,
+      responseFormat: format?.type === 'json_schema' ? { type: 'json_schema', json_schema: format } : format,
+    },
+    engine: {
+      sampling: defined({ temperature: body.temperature, topP: body.top_p }),
+      ...defined({ maxTokens: body.max_output_tokens }),
+    },
+  };
+}
+
+async function finishTurn(turn: Turn, writer: ResponseWriter) {
+  const outcome = await runChoice(turn.run.generations[0]!, turn.run.parserOf(), turn.scope, writer);
+  const cut = outcome.finishReason === 'length';
+  writer.finish(cut, sumUsage([outcome]));
+  turn.keep(writer);
+  return writer.response(cut ? 'incomplete' : 'completed');
+}
+
+// ---- WebSocket --------------------------------------------------------------------------------------------------
+
+/** Bytes a client may leave unread before its socket is closed, as on streams. */
+const unreadBytesMax = 1024 * 1024;
+/** Messages of one socket that may wait for the one that is answered. */
+const waitingMax = 32;
+
+function serveSocket(context: AppContext, store: ResponseStore, socket: WebSocket, request: FastifyRequest): void {
+  // Also with store: false, a conversation goes on for as long as its socket lives.
+  const own = new ResponseStore();
+  const running = new Set<RequestScope>();
+  const send = (event: object) => {
+    if (socket.readyState !== socket.OPEN) return;
+    socket.send(JSON.stringify(event));
+    if (socket.bufferedAmount > unreadBytesMax) socket.terminate();
+  };
+  const endAll = () => {
+    for (const scope of running) scope.abort(null);
+  };
+  socket.on('close', endAll);
+  socket.on('error', endAll);
+  // One response at a time, in the order they were asked for.
+  let last = Promise.resolve();
+  let waiting = 0;
+  socket.on('message', (data, isBinary) => {
+    if (waiting >= waitingMax) return send({ type: 'error', status: 429, ...errors.queueFull(1).toWire() });
+    const scope = new RequestScope(context.lifecycle, null);
+    running.add(scope);
+    waiting++;
+    last = last
+      .then(() => serveMessage(context, [store, own], isBinary ? null : data.toString(), scope, request, send))
+      .finally(() => {
+        waiting--;
+        running.delete(scope);
+        scope.release();
+      });
+  });
+}
+
+async function serveMessage(
+  context: AppContext,
+  stores: readonly ResponseStore[],
+  text: string | null,
+  scope: RequestScope,
+  request: FastifyRequest,
+  send: (event: object) => void,
+): Promise<void> {
+  let writer: ResponseWriter | null = null;
+  try {
+    scope.throwIfAborted();
+    const body = checkedBody(responseRequestSchema, createBody(text), request.log, context.settings.lenient);
+    const turn = await startTurn(context, stores, body, scope, request.keyOwner?.name ?? '');
+    writer = turn.writer(send);
+    writer.begin();
+    await finishTurn(turn, writer);
+  } catch (error) {
+    if (error instanceof ClientGone) return;
+    if (isOurFault(error)) request.log.error({ err: error }, 'a socket’s request failed');
+    const known = toApiError(error);
+    if (writer) writer.fail(known.message, known.code ?? 'server_error');
+    else send({ type: 'error', status: known.status, ...known.toWire() });
+  }
+}
+
+/** The body of a create, out of a response.create message. */
+function createBody(text: string | null): unknown {
+  let message: unknown;
+  try {
+    message = JSON.parse(text ?? '');
+  } catch {
+    throw errors.invalid('The message is not valid JSON.');
+  }
+  if (typeof message !== 'object' || message === null || (message as { type?: unknown }).type !== 'response.create') {
+    throw errors.invalid("The message must be of type 'response.create'.", 'type');
+  }
+  const { type: _, ...body } = message as Record<string, unknown>;
+  for (const field of ['stream', 'background']) {
+    if (body[field] !== undefined) throw errors.unsupportedParameter(field);
+  }
+  return body;
+}
