@@ -53,6 +53,19 @@ struct LinearHeader {
   std::string layout;  // not empty: already packed in this layout by `hearth convert`
 };
 
+// A linear of a converted folder: rows of `modules` stacked and packed in one device layout. in, format, group, ... are
+// those of the packed whole.
+struct PackedHeader {
+  std::vector<std::string> modules;
+  std::vector<int> rows;        // of each module
+  std::vector<bool> biases;     // whether each has one
+  LinearHeader linear;          // out = sum of rows
+  ops::ActivationFormat activations = ops::ActivationFormat::exact;
+  int64_t bytes = 0;            // packed
+  // The name it goes by: its modules joined by '+'.
+  std::string key() const;
+};
+
 class Checkpoint {
  public:
   // A Hugging Face folder (safetensors, sharded or not; pytorch .pt of llm-awq), a VILA folder, a .gguf file.
@@ -90,6 +103,13 @@ class Checkpoint {
   virtual Result<LinearHeader> linear_header(std::string_view module) const = 0;
   virtual Result<LinearData> linear(std::string_view module) const = 0;
   virtual bool has_linear(std::string_view module) const = 0;
+
+  // A converted folder's packed bytes for the modules joined by '+'; empty in every other checkpoint. The header of a
+  // module in it has its `layout`.
+  virtual const PackedHeader* packed_header(std::string_view key) const { (void)key; return nullptr; }
+  virtual std::span<const std::byte> packed_bytes(std::string_view key) const { (void)key; return {}; }
+  // The target a converted folder was made for ("cpu-avx2"), else empty.
+  virtual std::string_view target() const { return {}; }
 
   // Pages behind a tensor that has been packed may be dropped from memory (unified memory, CPUs).
   virtual void forget(std::string_view module) const { (void)module; }

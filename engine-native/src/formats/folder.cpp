@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "formats/awq.h"
+#include "formats/converted.h"
 #include "formats/json_text.h"
 #include "formats/linear_reader.h"
 #include "formats/safetensors.h"
@@ -24,7 +25,10 @@ class FolderCheckpoint final : public Checkpoint {
   const json& config() const override { return config_; }
   const json& generation_config() const override { return generation_config_; }
   const std::string& path() const override { return path_; }
-  std::string_view format() const override { return reader_ ? reader_->format() : "float"; }
+  std::string_view format() const override { return packed_ ? "hearth" : reader_ ? reader_->format() : "float"; }
+  std::string_view target() const override { return packed_ ? std::string_view(packed_->target()) : std::string_view(); }
+  const PackedHeader* packed_header(std::string_view key) const override { return packed_ ? packed_->find(key) : nullptr; }
+  std::span<const std::byte> packed_bytes(std::string_view key) const override;
   const TensorView* find(std::string_view name) const override { return store_.find(name); }
   std::vector<std::string> names() const override { return store_.names(); }
   Result<LinearHeader> linear_header(std::string_view module) const override;
@@ -34,7 +38,9 @@ class FolderCheckpoint final : public Checkpoint {
 
  private:
   Status load_configs();
+  Status load_vila_configs();
   Status load_vila();
+  Result<bool> load_converted();
   Status load_language_model(const std::string& folder, const json& config);
   Status choose_reader(const std::string& folder, const json& config);
   Status check_scheme() const;
@@ -45,6 +51,7 @@ class FolderCheckpoint final : public Checkpoint {
   TensorStore store_;
   std::map<std::string, std::string> metadata_;
   std::unique_ptr<LinearReader> reader_;
+  std::optional<PackedIndex> packed_;  // of a converted folder
 };
 
 Status FolderCheckpoint::load_configs() {
@@ -125,15 +132,24 @@ Status FolderCheckpoint::check_scheme() const {
   return Status::ok();
 }
 
+// A folder made by `hearth convert` holds everything in one model.safetensors, also of a VILA model.
+Result<bool> FolderCheckpoint::load_converted() {
+  const std::string file = path_ + "/model.safetensors";
+  if (!file_exists(file)) return false;
+  HEARTH_ASSIGN(const auto mapped, MappedFile::open(file));
+  HEARTH_ASSIGN(const SafetensorsHeader header, parse_safetensors(mapped->bytes(), file));
+  if (!header.metadata.contains(target_key)) return false;
+  HEARTH_TRY(add_safetensors(store_, file).status());
+  HEARTH_ASSIGN(packed_, PackedIndex::parse(header.metadata, store_, file));
+  return true;
+}
+
 // VILA: a folder for each part, whose prefixes were stripped when it was saved.
-Status FolderCheckpoint::load_vila() {
+Status FolderCheckpoint::load_vila_configs() {
   for (const auto& [key, folder] : {std::pair{"text_config", "/llm"}, std::pair{"vision_config", "/vision_tower"},
                                     std::pair{"mm_projector_config", "/mm_projector"}}) {
     HEARTH_ASSIGN(config_[key], read_json(path_ + folder + "/config.json"));
   }
-  HEARTH_TRY(load_language_model(path_ + "/llm", config_["text_config"]));
-  HEARTH_TRY(add_safetensors_folder(store_, path_ + "/vision_tower", "vision_tower.", nullptr));
-  HEARTH_TRY(add_safetensors_folder(store_, path_ + "/mm_projector", "mm_projector.", nullptr));
   const std::string generation = path_ + "/llm/generation_config.json";
   if (generation_config_.empty() && file_exists(generation)) {
     HEARTH_ASSIGN(generation_config_, read_json(generation));
@@ -141,9 +157,18 @@ Status FolderCheckpoint::load_vila() {
   return Status::ok();
 }
 
+Status FolderCheckpoint::load_vila() {
+  HEARTH_TRY(load_language_model(path_ + "/llm", config_["text_config"]));
+  HEARTH_TRY(add_safetensors_folder(store_, path_ + "/vision_tower", "vision_tower.", nullptr));
+  return add_safetensors_folder(store_, path_ + "/mm_projector", "mm_projector.", nullptr);
+}
+
 Status FolderCheckpoint::load() {
   HEARTH_TRY(load_configs());
   const bool vila = member(config_, "llm_cfg") && file_exists(path_ + "/llm/config.json");
+  if (vila) HEARTH_TRY(load_vila_configs());
+  HEARTH_ASSIGN(const bool converted, load_converted());
+  if (converted) return Status::ok();
   HEARTH_TRY(vila ? load_vila() : load_language_model(path_, config_));
   // The original LLaVA layout names a CLIP repository, which people put into vision_tower/ beside the model.
   if (member(config_, "mm_vision_tower") && file_exists(path_ + "/vision_tower/config.json")) {
@@ -160,10 +185,18 @@ Status FolderCheckpoint::load() {
 
 bool FolderCheckpoint::has_linear(std::string_view module) const {
   const std::string name(module);
-  return has_dense(store_, name) || (reader_ && reader_->has(store_, name));
+  return (packed_ && packed_->module(module)) || has_dense(store_, name) || (reader_ && reader_->has(store_, name));
+}
+
+std::span<const std::byte> FolderCheckpoint::packed_bytes(std::string_view key) const {
+  const PackedHeader* header = packed_header(key);
+  return header ? store_.find(packed_prefix + std::string(key))->data.first(static_cast<size_t>(header->bytes)) : std::span<const std::byte>();
 }
 
 Result<LinearHeader> FolderCheckpoint::linear_header(std::string_view module) const {
+  if (packed_) {
+    if (const auto header = packed_->module(module)) return *header;
+  }
   const std::string name(module);
   Result<LinearHeader> header = reader_ && reader_->has(store_, name) ? reader_->header(store_, name) : dense_header(store_, name);
   if (!header) return header.status().with(path_);
@@ -171,6 +204,7 @@ Result<LinearHeader> FolderCheckpoint::linear_header(std::string_view module) co
 }
 
 Result<LinearData> FolderCheckpoint::linear(std::string_view module) const {
+  if (packed_ && packed_->module(module)) return unsupported(path_ + ": '" + std::string(module) + "' is packed for " + packed_->target() + " and cannot be read back; use the folder it was converted from");
   const std::string name(module);
   Result<LinearData> linear = reader_ && reader_->has(store_, name) ? reader_->read(store_, name) : read_dense(store_, name);
   if (!linear) return linear.status().with(path_);

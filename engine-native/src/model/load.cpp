@@ -7,6 +7,7 @@
 #include "model/loaded_model.h"
 #include "model/memory_plan.h"
 #include "model/shapes.h"
+#include "model/target.h"
 
 namespace hearth::model {
 
@@ -99,6 +100,16 @@ class Loader {
     HEARTH_TRY(device_.stream().synchronize());
     report("ready", 1, 1);
     return std::unique_ptr<Model>(std::move(model_));
+  }
+
+  // Up to the binding, then the weights go to the sink instead of the device.
+  Status pack(const PackSink& sink) {
+    HEARTH_TRY(open());
+    HEARTH_TRY(declare());
+    std::vector<PackedItem> items;
+    model_->weights_->packed_items(items);
+    if (model_->vision_weights_) model_->vision_weights_->packed_items(items);
+    return sink(items);
   }
 
  private:
@@ -289,6 +300,10 @@ Status Loader::fill() {
 
 Result<std::unique_ptr<Model>> Model::load(const LoadOptions& options, device::Device& device, Progress progress, void* context) {
   return Loader(options, device, progress, context).run();
+}
+
+Status pack_model(const LoadOptions& options, device::Device& target, const PackSink& sink) {
+  return Loader(options, target, nullptr, nullptr).pack(sink);
 }
 
 }  // namespace hearth::model

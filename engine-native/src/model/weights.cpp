@@ -90,6 +90,32 @@ Status WeightPlan::declare_bias(const LinearRequest& request, int out, const flo
                 to);
 }
 
+// What a converted file says of this linear, or would.
+formats::PackedHeader WeightPlan::packed_header(const LinearRequest& request, const HeldLinear& held, const Linear& linear) const {
+  formats::PackedHeader header;
+  header.modules = request.modules;
+  header.rows = request.rows;
+  for (const std::string& module : request.modules) header.biases.push_back(checkpoint_.find(module + ".bias") != nullptr);
+  header.linear = {request.spec.in, request.spec.out, held.format, held.group, held.symmetric, request.spec.bias, false, held.static_scale, linear.op.layout()};
+  header.activations = held.activations;
+  header.bytes = static_cast<int64_t>(linear.op.packed_bytes());
+  return header;
+}
+
+// A converted file holds one layout: this device must want that one, in that precision.
+Status WeightPlan::check_packed(const LinearRequest& request, const HeldLinear& held, const Linear& linear) const {
+  const formats::PackedHeader wanted = packed_header(request, held, linear);
+  const formats::PackedHeader* found = checkpoint_.packed_header(wanted.key());
+  const std::string again = "; run: hearth convert SOURCE --target " + target_name(device_.info()) + " --out DIR";
+  if (!found) return unsupported(checkpoint_.path() + " was converted for another kind of device (" + std::string(checkpoint_.target()) + ")" + again);
+  if (found->linear.layout != wanted.linear.layout || found->bytes != wanted.bytes || found->linear.format != wanted.linear.format ||
+      found->linear.group != wanted.linear.group || found->linear.symmetric != wanted.linear.symmetric || found->rows != wanted.rows) {
+    return unsupported(checkpoint_.path() + " was converted for " + std::string(checkpoint_.target()) + " (layout " + found->linear.layout +
+                       "), and this device needs layout " + wanted.linear.layout + " in this precision" + again);
+  }
+  return Status::ok();
+}
+
 Status WeightPlan::declare_linear(const LinearRequest& request, const HeldLinear& held, Linear* to) {
   HEARTH_ASSIGN(to->op, ops::bind(request.spec, device_.info()));
   Item item;
@@ -97,7 +123,14 @@ Status WeightPlan::declare_linear(const LinearRequest& request, const HeldLinear
   item.bytes = to->op.packed_bytes();
   item.place = [to](void* at) { to->weight = at; };
   item.forget = request.modules;
-  item.fill = [this, request, held, to](void* at) -> Status {
+  if (!request.custom) item.packed = packed_header(request, held, *to);
+  if (!request.custom && !checkpoint_.target().empty()) {
+    HEARTH_TRY(check_packed(request, held, *to));
+    item.fill = [this, key = item.packed->key(), bytes = item.bytes](void* at) {
+      std::memcpy(at, checkpoint_.packed_bytes(key).data(), bytes);
+      return Status::ok();
+    };
+  } else item.fill = [this, request, held, to](void* at) -> Status {
     if (request.custom) {
       HEARTH_ASSIGN(const std::vector<float> values, request.custom(checkpoint_));
       LinearData dense;
@@ -261,6 +294,12 @@ Status WeightPlan::run_threads(const Progress& progress) {
   work();
   for (std::thread& thread : threads) thread.join();
   return first;
+}
+
+void WeightPlan::packed_items(std::vector<PackedItem>& to) const {
+  for (const Item& item : items_) {
+    if (item.packed) to.push_back({*item.packed, item.fill});
+  }
 }
 
 Status WeightPlan::load(const Progress& progress) {

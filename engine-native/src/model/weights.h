@@ -10,6 +10,7 @@
 #include "device/device.h"
 #include "formats/checkpoint.h"
 #include "model/precision.h"
+#include "model/target.h"
 #include "ops/bind.h"
 
 namespace hearth::model {
@@ -67,6 +68,8 @@ class WeightPlan {
   std::string held_name() const;
 
   using Progress = std::function<void(double done, double total)>;
+  // Instead of load(): every linear that a converted file holds packed.
+  void packed_items(std::vector<PackedItem>& to) const;
   // Takes the memory and fills it.
   Status load(const Progress& progress);
 
@@ -77,10 +80,13 @@ class WeightPlan {
     std::function<void(void*)> place;         // tells the graph where it lies
     std::function<Status(void* to)> fill;     // to: host memory of `bytes`
     std::vector<std::string> forget;          // modules whose file pages may go
+    std::optional<formats::PackedHeader> packed;  // of a linear that a converted file could hold
     void* device = nullptr;
   };
   Result<HeldLinear> held_form(const LinearRequest&, const Precision&, bool& bias) const;
   Status declare_linear(const LinearRequest&, const HeldLinear&, Linear* to);
+  Status check_packed(const LinearRequest&, const HeldLinear&, const Linear&) const;
+  formats::PackedHeader packed_header(const LinearRequest&, const HeldLinear&, const Linear&) const;
   Status declare_bias(const LinearRequest&, int out, const float** to);
   void add(Item item);
   Status take_memory();
