@@ -125,7 +125,7 @@ class Model {
   virtual Status write_kv_block(int block, const void* host) = 0;
 
   // Vision. encode_image preprocesses on the calling thread (any thread), then runs the tower on the stream (the
-  // step's thread must call encode).
+  // step's thread must call encode). Code::busy: the image arena has no room until rows are released.
   virtual Result<ImageLayout> image_layout(int width, int height) const = 0;
   struct PreparedImage { virtual ~PreparedImage() = default; };
   virtual Result<std::unique_ptr<PreparedImage>> prepare_image(const ImagePixels&) const = 0;

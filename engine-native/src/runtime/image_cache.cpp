@@ -57,7 +57,7 @@ Result<ImageCache::Entry*> ImageCache::encode(uint64_t hash, const model::Model:
       entry = {hash, std::move(rows).value(), 1, ++clock_};
       return &entry;
     }
-    if (rows.status().code() != Code::out_of_memory) return rows.status();
+    if (rows.status().code() != Code::busy) return rows.status();  // busy: the arena has no run of rows that long
     if (drop_one()) continue;
     // Somebody's rows will be given back; with nobody's there, the image is larger than the arena.
     if (entries_.empty()) return rows.status();

@@ -128,7 +128,7 @@ class FakeModel final : public model::Model {
       }
       return model::ImageRows{first, prepared.rows, {}, 0};
     }
-    return out_of_memory("the image arena is full");
+    return Status(Code::busy, "the image arena is full");
   }
   void release_image(const model::ImageRows& rows) override {
     for (int i = 0; i < rows.count; ++i) taken_[rows.first_row + i] = false;
