@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/log.h"
 #include "runtime/json_reader.h"
 #include "runtime/prepare.h"
 
@@ -11,6 +12,7 @@ namespace {
 
 constexpr int prepare_thread_count = 2;
 constexpr size_t step_times_kept = 1024;
+constexpr size_t finished_in_step_max = 4096;
 constexpr size_t ring_bytes_min = 65536;
 constexpr auto snapshot_period = std::chrono::milliseconds(20);
 
@@ -52,9 +54,11 @@ Result<std::unique_ptr<device::Device>> open_device(const EngineOptions& options
 
 Engine::Engine(const EngineOptions& options) : options_(options), ring_(options.ring_bytes), outbox_(ring_) {
   step_ms_.reserve(step_times_kept);
+  finished_.reserve(options.queue_requests + finished_in_step_max);  // steps append to it
 }
 
 Result<std::shared_ptr<Engine>> Engine::open(const EngineOptions& options) {
+  log::set_level(options.log_level);
   std::shared_ptr<Engine> engine(new Engine(options));
   HEARTH_ASSIGN(engine->device_, open_device(options));
   if (!engine->doorbell_.open()) return io_error("cannot make a socketpair for the doorbell");
@@ -186,6 +190,7 @@ bool Engine::all_done() {
 
 // The device failed: every live request ends with the error, and nothing new is taken.
 void Engine::die(const Status& status) {
+  log::write(log::Level::error, "the device failed, nothing more is served: " + status.message());
   std::vector<std::shared_ptr<LiveRequest>> all;
   {
     std::lock_guard lock(mutex_);
@@ -370,6 +375,7 @@ Result<Json> Engine::run_load(const std::shared_ptr<LoadedModel>& loaded, const 
     std::lock_guard lock(mutex_);
     loaded->state = ModelState::closed;
     models_.erase(loaded->handle);
+    log::write(log::Level::warn, "model " + loaded->name + " was not loaded: " + status.message());
     return status;
   };
   auto opened = open_device(options_);
@@ -390,8 +396,10 @@ Result<Json> Engine::run_load(const std::shared_ptr<LoadedModel>& loaded, const 
                                     [this](LiveRequest& r) { finished_.push_back(r.id); });
   if (!runner) return fail(runner.status());
   loaded->runner = std::move(runner).value();
+  loaded->grammars = std::make_unique<grammar::GrammarCache>(make_token_trie(*loaded));
   loaded->info = describe_model(*loaded, result->chat_template);
   if (job.cancelled()) return fail(Status(Code::cancelled, "the load was cancelled"));
+  log::write(log::Level::debug, "model " + loaded->name + " is ready on " + loaded->device->info().name);
   job.report("ready", 1, 1, loaded->info["memory"]);
   post([this, loaded] {
     std::lock_guard lock(mutex_);
@@ -463,6 +471,7 @@ void Engine::launch_job(std::shared_ptr<Job> job, JobFunction function) {
       outbox_.send(record);
     });
   };
+  std::lock_guard lock(mutex_);  // finish_job finds the thread set, however short the job is
   job->thread = std::thread([this, job, function = std::move(function)] {
     Result<Json> result = function(*job);
     post([this, job, result = std::move(result)] { finish_job(job, result); });
@@ -470,7 +479,12 @@ void Engine::launch_job(std::shared_ptr<Job> job, JobFunction function) {
 }
 
 void Engine::finish_job(const std::shared_ptr<Job>& job, const Result<Json>& result) {
-  job->thread.join();  // its last act was to post this
+  std::thread thread;
+  {
+    std::lock_guard lock(mutex_);
+    thread = std::move(job->thread);
+  }
+  thread.join();  // its last act was to post this
   Json json = Json::object();
   Record record;
   record.type = finished_record;

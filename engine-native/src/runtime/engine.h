@@ -39,7 +39,7 @@ struct EngineOptions {
   int queue_requests = 512;
   int64_t queue_tokens = 2097152;
   std::string profile, memory = "auto";
-  std::string log_level = "info";
+  std::string log_level = "warn";
 };
 Result<EngineOptions> parse_engine_options(std::string_view json);
 Result<std::unique_ptr<device::Device>> open_device(const EngineOptions& options);

@@ -1,5 +1,7 @@
 #include "runtime/jobs.h"
 
+#include "quantize/convert.h"
+#include "quantize/quantize.h"
 #include "runtime/json_reader.h"
 
 namespace hearth::runtime {
@@ -17,13 +19,73 @@ std::string Job::take_notice() {
   return std::exchange(notice_, {});
 }
 
+namespace {
+
+quantize::Progress progress_of(Job& job) {
+  return [&job](const quantize::ProgressReport& r) {
+    Json detail = {{"text", r.detail}};
+    if (r.seconds_left >= 0) detail["seconds_left"] = r.seconds_left;
+    job.report(r.stage.c_str(), r.done, r.total, std::move(detail));
+    return !job.cancelled();
+  };
+}
+
+Status require_text(const std::string& value, const char* key) {
+  return value.empty() ? invalid("\"" + std::string(key) + "\" is missing") : Status::ok();
+}
+
+Status read_group(JsonReader& reader, int& group) {
+  HEARTH_TRY(reader.read_integer("group", 0, 128, group));
+  if (group != 0 && group != 32 && group != 64 && group != 128) return JsonReader::wrong("group", "32, 64 or 128");
+  return Status::ok();
+}
+
+Result<JobFunction> make_quantize(JsonReader& reader) {
+  quantize::QuantizeOptions o;
+  HEARTH_TRY(reader.read("path", o.path));
+  HEARTH_TRY(reader.read("out", o.out));
+  HEARTH_TRY(reader.read("method", o.method));
+  if (o.method != "awq" && o.method != "smoothquant" && o.method != "rtn")
+    return JsonReader::wrong("method", "awq, smoothquant or rtn");
+  HEARTH_TRY(reader.read("calibrate", o.calibrate));
+  HEARTH_TRY(read_group(reader, o.group));
+  if (o.group == 0) o.group = 128;
+  HEARTH_TRY(reader.read_integer("tokens", 1, 1 << 24, o.tokens));
+  HEARTH_TRY(reader.read_integer("sequence", 1, 1 << 20, o.sequence));
+  HEARTH_TRY(reader.read_integer("search_tokens", 0, 1 << 24, o.search_tokens));
+  HEARTH_TRY(reader.read_integer("threads", 0, 1024, o.threads));
+  HEARTH_TRY(reader.read("clip", o.clip));
+  HEARTH_TRY(reader.finish());
+  HEARTH_TRY(require_text(o.path, "path"));
+  HEARTH_TRY(require_text(o.out, "out"));
+  if (o.method != "rtn") HEARTH_TRY(require_text(o.calibrate, "calibrate"));
+  return JobFunction([o](Job& job) { return quantize::quantize(o, progress_of(job)); });
+}
+
+Result<JobFunction> make_convert(JsonReader& reader) {
+  quantize::ConvertOptions o;
+  HEARTH_TRY(reader.read("path", o.path));
+  HEARTH_TRY(reader.read("out", o.out));
+  HEARTH_TRY(reader.read("target", o.target));
+  HEARTH_TRY(reader.read("precision", o.precision));
+  HEARTH_TRY(read_group(reader, o.group));
+  HEARTH_TRY(reader.read_integer("head_bits", 0, 16, o.head_bits));
+  HEARTH_TRY(reader.finish());
+  HEARTH_TRY(require_text(o.path, "path"));
+  HEARTH_TRY(require_text(o.out, "out"));
+  return JobFunction([o](Job& job) { return quantize::convert(o, progress_of(job)); });
+}
+
+}  // namespace
+
 Result<JobFunction> make_job(std::string_view json) {
   HEARTH_ASSIGN(JsonReader reader, JsonReader::parse(json, "job_json"));
   std::string kind;
   HEARTH_TRY(reader.read("job", kind));
-  for (const char* known : {"quantize", "convert", "evaluate", "verify"})
-    if (kind == known) return unsupported("this build has no job \"" + kind + "\"");
-  return JsonReader::wrong("job", "quantize, convert, evaluate or verify");
+  if (kind == "quantize") return make_quantize(reader);
+  if (kind == "convert") return make_convert(reader);
+  if (kind == "evaluate" || kind == "verify") return unsupported("job \"" + kind + "\" is not in this engine");
+  return JsonReader::wrong("job", "quantize or convert");
 }
 
 }  // namespace hearth::runtime

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "grammar/grammar.h"
 #include "model/model.h"
 #include "runtime/image_cache.h"
 #include "runtime/request.h"
@@ -59,6 +60,8 @@ struct LiveRequest : scheduler::Sequence {
   std::unique_ptr<TextStream> stream;
   sampling::StopMatcher stop;
   std::vector<std::string> stop_json;  // the stop strings as JSON, for FINISHED
+  std::shared_ptr<grammar::Grammar> grammar;
+  std::unique_ptr<grammar::Matcher> matcher;  // made by the step thread, which alone uses the grammar
   int error_status = 0;                // why it cannot run
   std::string error_message;
 

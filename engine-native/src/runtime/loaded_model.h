@@ -9,6 +9,7 @@
 #include <string>
 
 #include "device/device.h"
+#include "grammar/grammar.h"
 #include "model/model.h"
 #include "runtime/model_runner.h"
 #include "runtime/vocabulary.h"
@@ -24,6 +25,7 @@ struct LoadedModel {
   std::unique_ptr<model::Model> model;
   std::shared_ptr<const Vocabulary> vocabulary;
   std::unique_ptr<ModelRunner> runner;     // step thread only, but for what never changes
+  std::unique_ptr<grammar::GrammarCache> grammars;
   nlohmann::json info;                     // of hearth_model_info
   std::atomic<ModelState> state{ModelState::loading};
   std::atomic<int> preparing{0};           // requests that preparing threads hold
@@ -54,6 +56,7 @@ Result<ModelRequest> parse_model_request(std::string_view json);
 // Loads through hooks().load when set, else from the checkpoint or shape.
 Result<LoadResult> load_model(const model::LoadOptions& options, device::Device& device, model::Model::Progress progress,
                               void* context);
+std::shared_ptr<const grammar::TokenTrie> make_token_trie(const LoadedModel& loaded);
 nlohmann::json describe_model(const LoadedModel& loaded, const nlohmann::json& chat_template);
 
 }  // namespace hearth::runtime

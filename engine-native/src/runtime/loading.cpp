@@ -148,6 +148,12 @@ Result<LoadResult> load_model(const model::LoadOptions& options, device::Device&
   return result;
 }
 
+std::shared_ptr<const grammar::TokenTrie> make_token_trie(const LoadedModel& loaded) {
+  const Vocabulary& v = *loaded.vocabulary;
+  auto token = [&](int32_t id) { return grammar::TokenTrie::Token{v.token_bytes(id), v.is_special(id)}; };
+  return grammar::TokenTrie::build(loaded.runner->sampled_vocabulary(), token, loaded.model->info().end_tokens);
+}
+
 Json describe_model(const LoadedModel& loaded, const Json& chat_template) {
   const model::ModelInfo& info = loaded.model->info();
   Json memory = Json::array(), special = Json::object();

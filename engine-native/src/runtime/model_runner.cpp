@@ -91,6 +91,7 @@ Status ModelRunner::add(LiveRequest& r) {
   if (static_cast<size_t>(r.row_bytes + r.share_bytes) > outbox_.ring().capacity())
     return invalid("ring_bytes is too small for this request's stop strings and log-probabilities");
   if (r.sampling.penalised()) HEARTH_TRY(sampler_->prepare_history());
+  if (r.grammar) r.matcher = std::make_unique<grammar::Matcher>(r.grammar);
   prompt_tokens_ += r.prompt;
   live_.push_back(&r);
   update_ready(r);
@@ -160,7 +161,7 @@ void ModelRunner::propose_drafts() {
   for (scheduler::Sequence* s : scheduler_.running()) {
     LiveRequest& r = request_of(*s);
     r.drafts = 0;
-    if (!options_.speculate || !few || !r.options.speculate || !s->draws || r.sampling.penalised() ||
+    if (!options_.speculate || !few || !r.options.speculate || !s->draws || r.sampling.penalised() || r.matcher ||
         r.generated < r.sampling.min_tokens || s->length() - s->computed != 1)
       continue;
     // Texts that do not repeat themselves stop paying for the attempt.
@@ -286,6 +287,7 @@ sampling::RowRequest ModelRunner::sample_row(Step& step, const Row& row) {
   }
   request.parameters = &r.sampling;
   request.slot = std::max(r.slot, 0);
+  if (r.matcher) request.mask = r.matcher->mask();
   request.generated = r.generated + row.position - (share.start + share.count - 1 - share.drafts);
   return request;
 }

@@ -12,7 +12,8 @@ namespace {
 
 // hearth_record_type and hearth_finish_reason of include/hearth.h.
 enum : uint16_t { token_record = 1, prompt_record = 2, embedding_record = 3, finished_record = 4 };
-enum : uint32_t { reason_stop = 1, reason_length = 2 };
+enum : uint32_t { reason_stop = 1, reason_length = 2, reason_error = 4 };
+constexpr int status_internal = 11;
 
 double milliseconds(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
@@ -83,7 +84,16 @@ bool ModelRunner::publish_token(LiveRequest& r, const sampling::Drawn& drawn) {
   record.top_count = pack_top(drawn);
   record.top = top_;
   outbox_.ring().write(record);
-  if (stop < 0 && !ends && r.generated < r.max_new) return false;
+  bool exhausted = false;
+  if (r.matcher && !ends && stop < 0) {
+    if (!r.matcher->accept(drawn.token)) {
+      // Only when no token of the vocabulary spells what the grammar wants.
+      end(r, reason_error, status_internal, "the vocabulary cannot spell what the grammar asks for");
+      return true;
+    }
+    exhausted = r.matcher->exhausted();
+  }
+  if (stop < 0 && !ends && !exhausted && r.generated < r.max_new) return false;
   text_.clear();
   char id[16];
   std::snprintf(id, sizeof id, "%d", drawn.token);
@@ -93,7 +103,7 @@ bool ModelRunner::publish_token(LiveRequest& r, const sampling::Drawn& drawn) {
     r.stop.push(piece_, text_);
     r.stop.flush(text_);
   }
-  finish(r, stop >= 0 || ends ? reason_stop : reason_length, stop >= 0 ? r.stop_json[stop].c_str() : ends ? id : "null", text_);
+  finish(r, stop >= 0 || ends || exhausted ? reason_stop : reason_length, stop >= 0 ? r.stop_json[stop].c_str() : ends ? id : "null", text_);
   return true;
 }
 

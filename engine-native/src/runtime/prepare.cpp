@@ -166,7 +166,8 @@ void prepare_output(LiveRequest& r, const LoadedModel& m) {
   r.sampling = resolve_sampling(r.options, info.sampling);
   int sampled = m.runner->sampled_vocabulary();
   std::erase_if(r.sampling.bias, [&](const auto& entry) { return entry.first >= sampled; });
-  if (!r.options.ignore_eos) r.end_tokens = info.end_tokens;
+  // A grammar that is complete ends with an end token whatever was asked about them.
+  if (!r.options.ignore_eos || r.grammar) r.end_tokens = info.end_tokens;
   r.end_tokens.insert(r.end_tokens.end(), r.options.stop_tokens.begin(), r.options.stop_tokens.end());
   for (int32_t id : r.end_tokens)
     if (id >= 0 && id < sampled && r.sampling.banned_before_min.size() < sampling::banned_max)
@@ -215,8 +216,19 @@ Status check_submission(const LiveRequest& r, const LoadedModel& m) {
   return Status::ok();
 }
 
+namespace {
+
+Status compile_grammar(LiveRequest& r, const LoadedModel& m) {
+  if (r.options.grammar.is_null()) return Status::ok();
+  HEARTH_ASSIGN(r.grammar, m.grammars->get(r.options.grammar));
+  return Status::ok();
+}
+
+}  // namespace
+
 void prepare_request(LiveRequest& r, const LoadedModel& m) {
   Status status = make_tokens(r, m);
+  if (status) status = compile_grammar(r, m);
   if (!status) {
     r.error_status = static_cast<int>(status.code());
     r.error_message = status.message();

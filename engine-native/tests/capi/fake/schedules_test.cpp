@@ -2,6 +2,7 @@
 // prefix cache, each request's tokens are those it gets alone, and every block comes back.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <random>
@@ -174,7 +175,9 @@ TEST_F(Schedules, StopStringsAreCutAndNeverShownInPart) {
   Answer whole = client.run(model, {{"max_tokens", 60}, {"temperature", 0}}, "stop test");
   std::string text = whole.text();
   ASSERT_GT(text.size(), 30u);
-  std::string stop = text.substr(20, 3);
+  size_t ascii = 20;  // a place with three plain characters
+  while (ascii + 3 < text.size() && std::any_of(text.begin() + ascii, text.begin() + ascii + 3, [](char c) { return c < 0x20; })) ++ascii;
+  std::string stop = text.substr(ascii, 3);
   size_t at = text.find(stop);
   for (bool include : {false, true}) {
     Answer cut = client.run(model, {{"max_tokens", 60}, {"temperature", 0}, {"stop", {stop}}, {"include_stop", include}}, "stop test");
@@ -307,7 +310,9 @@ TEST_F(Schedules, ImagesAreExpandedEncodedOnceAndPartOfThePrefix) {
 }
 
 TEST_F(Schedules, TheStepPathAllocatesNothing) {
-  if (getenv("ASAN_OPTIONS")) GTEST_SKIP() << "sanitizers bring their own operator new";
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers bring their own operator new, so nothing is counted";
+#endif
   Client client;
   uint32_t model = client.load({{"shape", "fake"}});
   std::vector<uint32_t> ids;

@@ -1,0 +1,348 @@
+// hearth-bench: what the whole engine does, against what the machine could do, both measured in this process.
+//
+//   hearth-bench --json (--model DIR | --shape NAME) --device cpu|cuda --precision w4a16|w4a8|w4a32|w8a8|f16|...
+//                --batch 1,4,16 --prompt 128,512,2048 --new 128 [--context N] [--threads N] [--kv auto|f16|int8|...]
+//                [--group N] [--head-bits N] [--repeat N] [--chunk N]
+//
+// One JSON line a measurement. Requests go through the engine as a server's would: mailbox, scheduler, step loop, ring.
+//   prefill: batch prompts from submit to the last first token; a token is a prompt token.
+//   decode: from the moment every sequence has its first token until the first one ends; a token is a generated one.
+// bytes_per_token (decode): weights that a step reads, and the KV of all live sequences, over the tokens of a step.
+// limit: bandwidth over those bytes (decode); measured matrix throughput over 2 x parameters (prefill).
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <random>
+
+#include "device/bandwidth.h"
+#include "ops/bind.h"
+#include "runtime/engine.h"
+#include "runtime/json_reader.h"
+
+namespace {
+
+using namespace hearth;
+using runtime::Json;
+using Clock = std::chrono::steady_clock;
+
+struct Arguments {
+  std::string model, shape, device = "cpu", precision = "auto", kv = "auto";
+  std::vector<int> batch = {1}, prompt = {128};
+  int count_new = 128, context = 0, threads = 0, group = 0, head_bits = 0, repeat = 1, chunk = 0;
+  bool json = false;
+};
+
+[[noreturn]] void usage(const std::string& problem) {
+  std::fprintf(stderr, "hearth-bench: %s\nusage: hearth-bench --json (--model DIR | --shape NAME) --device cpu|cuda --precision P "
+                       "--batch 1,4 --prompt 128,512 --new 128 [--context N] [--threads N] [--kv K] [--group N] [--head-bits N] [--repeat N] [--chunk N]\n",
+               problem.c_str());
+  std::exit(2);
+}
+
+int number(const std::string& text, const char* option) {
+  size_t end = 0;
+  int value = -1;
+  try {
+    value = std::stoi(text, &end);
+  } catch (const std::exception&) {
+  }
+  if (value < 0 || end != text.size()) usage(std::string(option) + " needs a whole number, not \"" + text + "\"");
+  return value;
+}
+
+std::vector<int> numbers(const std::string& text, const char* option) {
+  std::vector<int> out;
+  for (size_t begin = 0; begin <= text.size();) {
+    size_t end = std::min(text.find(',', begin), text.size());
+    out.push_back(std::max(1, number(text.substr(begin, end - begin), option)));
+    begin = end + 1;
+  }
+  return out;
+}
+
+Arguments parse(int argc, char** argv) {
+  Arguments a;
+  for (int i = 1; i < argc; ++i) {
+    std::string option = argv[i];
+    if (option == "--json") { a.json = true; continue; }
+    if (i + 1 >= argc) usage(option + " needs a value");
+    std::string value = argv[++i];
+    if (option == "--model") a.model = value;
+    else if (option == "--shape") a.shape = value;
+    else if (option == "--device") a.device = value;
+    else if (option == "--precision") a.precision = value;
+    else if (option == "--kv") a.kv = value;
+    else if (option == "--batch") a.batch = numbers(value, "--batch");
+    else if (option == "--prompt") a.prompt = numbers(value, "--prompt");
+    else if (option == "--new") a.count_new = std::max(2, number(value, "--new"));
+    else if (option == "--context") a.context = number(value, "--context");
+    else if (option == "--threads") a.threads = number(value, "--threads");
+    else if (option == "--group") a.group = number(value, "--group");
+    else if (option == "--head-bits") a.head_bits = number(value, "--head-bits");
+    else if (option == "--repeat") a.repeat = std::max(1, number(value, "--repeat"));
+    else if (option == "--chunk") a.chunk = number(value, "--chunk");
+    else usage("unknown option " + option);
+  }
+  if (a.model.empty() == a.shape.empty()) usage("either --model or --shape is needed");
+  return a;
+}
+
+template <class T>
+T must(Result<T> result) {
+  if (!result) {
+    std::fprintf(stderr, "hearth-bench: %s\n", result.status().message().c_str());
+    std::exit(1);
+  }
+  return std::move(result).value();
+}
+void must(const Status& status) {
+  if (!status) {
+    std::fprintf(stderr, "hearth-bench: %s\n", status.message().c_str());
+    std::exit(1);
+  }
+}
+
+// ---- The machine's limits --------------------------------------------------------------------------------------------
+
+// CUDA: a device copy reads and writes every byte.
+double copy_gb_s(device::Device& device) {
+  const size_t bytes = size_t{1} << 30;
+  void* a = must(device.allocate(bytes, device::MemoryKind::workspace, "bandwidth"));
+  void* b = must(device.allocate(bytes, device::MemoryKind::workspace, "bandwidth"));
+  double best = 0;
+  for (int pass = 0; pass < 8; ++pass) {
+    must(device.stream().synchronize());
+    auto begin = Clock::now();
+    for (int i = 0; i < 4; ++i) must(device.copy(b, a, bytes));
+    must(device.stream().synchronize());
+    best = std::max(best, 4 * 2 * static_cast<double>(bytes) / std::chrono::duration<double>(Clock::now() - begin).count() / 1e9);
+  }
+  device.release(a);
+  device.release(b);
+  return best;
+}
+
+// Floating-point operations a second of a large dense linear: the best this engine's own kernels reach.
+double matrix_flops(device::Device& device) {
+  const bool cpu = device.info().kind == device::DeviceKind::cpu;
+  const int width = cpu ? 2048 : 8192, rows = cpu ? 256 : 8192;
+  ops::LinearSpec spec;
+  spec.in = spec.out = width;
+  spec.weight = cpu ? ops::WeightFormat::f32 : ops::WeightFormat::f16;
+  spec.x_type = spec.y_type = cpu ? DType::f32 : DType::f16;
+  auto bound = must(ops::bind(spec, device.info()));
+  size_t weight_bytes = static_cast<size_t>(width) * width * (cpu ? 4 : 2), row_bytes = static_cast<size_t>(rows) * width * (cpu ? 4 : 2);
+  std::vector<std::byte> host(weight_bytes, std::byte{0}), packed(bound.packed_bytes());
+  bound.pack({width, width, spec.weight, 0, false, host.data(), nullptr, nullptr}, packed.data());
+  void* weight = must(device.allocate(packed.size(), device::MemoryKind::workspace, "matrix"));
+  void* x = must(device.allocate(row_bytes, device::MemoryKind::workspace, "matrix"));
+  void* y = must(device.allocate(row_bytes, device::MemoryKind::workspace, "matrix"));
+  void* scratch = must(device.allocate(std::max<size_t>(1, bound.workspace_bytes(rows, device.info())), device::MemoryKind::workspace, "matrix"));
+  must(device.upload(weight, packed.data(), packed.size()));
+  must(device.fill_zero(x, row_bytes));
+  ops::LinearParams params;
+  params.rows = rows;
+  params.x = x, params.x_stride = width, params.weight = weight, params.y = y, params.y_stride = width, params.workspace = scratch;
+  double best = 0;
+  for (int pass = 0; pass < 6; ++pass) {
+    must(device.stream().synchronize());
+    auto begin = Clock::now();
+    bound.run(params, device.stream());
+    must(device.stream().synchronize());
+    best = std::max(best, 2.0 * width * width * rows / std::chrono::duration<double>(Clock::now() - begin).count());
+  }
+  for (void* pointer : {weight, x, y, scratch}) device.release(pointer);
+  return best;
+}
+
+// Most memory the process had at once, file pages left out; with a GPU, the plan of its memory on top.
+int64_t peak_bytes(const Json& info, bool cuda) {
+  std::ifstream file("/proc/self/status");
+  int64_t peak = 0, pages_of_files = 0;
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("VmHWM:", 0) == 0) peak = std::atoll(line.c_str() + 6) * 1024;
+    if (line.rfind("RssFile:", 0) == 0) pages_of_files = std::atoll(line.c_str() + 8) * 1024;
+  }
+  peak = std::max<int64_t>(0, peak - pages_of_files);
+  if (cuda)
+    for (const Json& line : info["memory"])
+      if (line["what"] != "total") peak += line["bytes"].get<int64_t>();
+  return peak;
+}
+
+// ---- Driving the engine ----------------------------------------------------------------------------------------------
+
+class Bench {
+ public:
+  explicit Bench(const Arguments& a) : a_(a) {
+    runtime::EngineOptions options;
+    options.device = a.device;
+    options.threads = a.threads;
+    options.ring_bytes = 64 << 20;
+    options.queue_tokens = INT64_MAX / 2;
+    options.queue_requests = 4096;
+    measure_limits(options);
+    engine_ = must(runtime::Engine::open(options));
+    doorbell_ = engine_->take_doorbell();
+    load();
+  }
+  ~Bench() {
+    engine_->close();
+    close(doorbell_);
+  }
+
+  void run() {
+    for (int prompt : a_.prompt)
+      for (int batch : a_.batch) measure(batch, prompt);
+  }
+
+ private:
+  // Before the model is there: the bandwidth test wants quiet memory of its own.
+  void measure_limits(const runtime::EngineOptions& options) {
+    auto device = must(runtime::open_device(options));
+    cuda_ = device->info().kind == device::DeviceKind::cuda;
+    bandwidth_ = cuda_ ? copy_gb_s(*device) : must(device::measure_cpu_read_bandwidth(*device)).gb_s;
+    flops_ = matrix_flops(*device);
+  }
+
+  void load() {
+    int longest = *std::max_element(a_.prompt.begin(), a_.prompt.end()), most = *std::max_element(a_.batch.begin(), a_.batch.end());
+    int context = a_.context > 0 ? a_.context : longest + a_.count_new + 16;
+    Json request = {{"precision", a_.precision}, {"kv", a_.kv}, {"group", a_.group}, {"head_bits", a_.head_bits}, {"context", context},
+                    {"max_sequences", most}, {"kv_tokens", static_cast<int64_t>(context + 16) * most}, {"prefix_cache", false}, {"prefill_chunk", a_.chunk}};
+    request[a_.model.empty() ? "shape" : "path"] = a_.model.empty() ? a_.shape : a_.model;
+    uint32_t job = 0;
+    must(engine_->model_open(request.dump(), model_, job));
+    std::string failure = "the load did not finish";
+    wait([&](const Json& finished) {
+      failure = finished.contains("error") ? finished["error"]["message"].get<std::string>() : "";
+      return true;
+    }, job);
+    if (!failure.empty()) must(Status(Code::internal, failure));
+    info_ = must(engine_->model_info(model_));
+    auto loaded = must(engine_->ready_model(model_));
+    kv_bytes_per_token_ = static_cast<double>(loaded->model->kv_block_bytes()) / kv::block_tokens;
+    for (const Json& line : info_["memory"])
+      if (line["what"] == "weights") weight_bytes_ = line["bytes"].get<double>();
+  }
+
+  // Drains until `job` is finished.
+  template <class Done>
+  void wait(Done done, uint32_t job) {
+    for (bool over = false; !over;) {
+      drain([&](const uint8_t* record, uint16_t type, uint32_t request, uint32_t) {
+        if (type != 4 || request != job) return;
+        uint32_t size;
+        std::memcpy(&size, record + 28, 4);
+        over = done(Json::parse(std::string(reinterpret_cast<const char*>(record) + 48, size)));
+      });
+    }
+  }
+  template <class Each>
+  void drain(Each each) {
+    pollfd p{doorbell_, POLLIN, 0};
+    ::poll(&p, 1, 1000);
+    char bell[64];
+    (void)!::read(doorbell_, bell, sizeof bell);
+    for (;;) {
+      uint32_t written = 0;
+      engine_->drain(buffer_, written);
+      if (written == 0) return;
+      for (uint32_t at = 0; at < written;) {
+        uint32_t size, request, reason;
+        uint16_t type;
+        std::memcpy(&size, &buffer_[at], 4), std::memcpy(&type, &buffer_[at + 4], 2);
+        std::memcpy(&request, &buffer_[at + 8], 4), std::memcpy(&reason, &buffer_[at + 16], 4);
+        each(&buffer_[at], type, request, reason);
+        at += size;
+      }
+    }
+  }
+
+  struct Timing {
+    double prefill_s = 0, decode_s = 0;
+    int64_t decoded = 0;
+  };
+  Timing once(int batch, int prompt) {
+    std::mt19937 random(static_cast<unsigned>(batch * 131 + prompt));
+    int vocabulary = info_["vocabulary"];
+    std::string json = Json{{"max_tokens", a_.count_new}, {"ignore_eos", true}, {"temperature", 0}, {"speculate", false}}.dump();
+    std::vector<std::vector<int32_t>> prompts(batch, std::vector<int32_t>(prompt));
+    for (auto& ids : prompts)
+      for (int32_t& id : ids) id = static_cast<int32_t>(random() % vocabulary);
+    auto begin = Clock::now(), all_first = begin, end = begin;
+    for (auto& ids : prompts) {
+      uint32_t id = 0;
+      must(engine_->submit(model_, {json, {}, {}, ids, {}}, id));
+    }
+    int started = 0, finished = 0;
+    std::map<uint32_t, int> seen;
+    Timing t;
+    while (finished < batch) {
+      drain([&](const uint8_t* record, uint16_t type, uint32_t request, uint32_t reason) {
+        auto now = Clock::now();
+        if (type == 1 && seen[request]++ == 0 && ++started == batch) all_first = now;
+        else if (type == 1 && started == batch && finished == 0) ++t.decoded, end = now;
+        if (type != 4) return;
+        ++finished;
+        if (reason == 2) return;
+        uint32_t size;
+        std::memcpy(&size, record + 28, 4);
+        must(Status(Code::internal, std::string(reinterpret_cast<const char*>(record) + 48, size)));
+      });
+    }
+    t.prefill_s = std::chrono::duration<double>(all_first - begin).count();
+    t.decode_s = std::chrono::duration<double>(end - all_first).count();
+    return t;
+  }
+
+  void measure(int batch, int prompt) {
+    once(batch, std::min(prompt, 32));  // warm: pages, caches, graphs
+    std::vector<double> prefill, decode;
+    for (int i = 0; i < a_.repeat; ++i) {
+      Timing t = once(batch, prompt);
+      prefill.push_back(static_cast<double>(batch) * prompt / t.prefill_s);
+      decode.push_back(t.decode_s > 0 ? static_cast<double>(t.decoded) / t.decode_s : 0);
+    }
+    std::sort(prefill.begin(), prefill.end());
+    std::sort(decode.begin(), decode.end());
+    double parameters = info_["parameters"].get<double>();
+    double context = prompt + a_.count_new / 2.0;
+    double step_bytes = weight_bytes_ + batch * context * kv_bytes_per_token_;
+    double prefill_limit = flops_ / (2 * parameters), decode_limit = bandwidth_ * 1e9 / (step_bytes / batch);
+    print("prefill", batch, prompt, prefill[prefill.size() / 2], weight_bytes_ / (static_cast<double>(batch) * prompt), prefill_limit);
+    print("decode", batch, prompt, decode[decode.size() / 2], step_bytes / batch, decode_limit);
+  }
+
+  void print(const char* phase, int batch, int prompt, double rate, double bytes, double limit) {
+    Json line = {{"phase", phase}, {"model", a_.model.empty() ? a_.shape : a_.model}, {"device", info_["device"]}, {"precision", info_["precision"]},
+                 {"kv", info_["kv"]}, {"batch", batch}, {"prompt", prompt}, {"new", a_.count_new}, {"context", info_["context"]},
+                 {"tokens_per_second", rate}, {"bytes_per_token", bytes}, {"bandwidth_gb_s", bandwidth_}, {"matrix_tflops", flops_ / 1e12},
+                 {"limit_tokens_per_second", limit}, {"fraction_of_limit", rate / limit}, {"peak_bytes", peak_bytes(info_, cuda_)}};
+    if (a_.json) std::printf("%s\n", line.dump().c_str());
+    else std::printf("%-8s batch %3d prompt %5d new %4d  %10.1f tok/s  %5.1f %% of %.1f\n", phase, batch, prompt, a_.count_new, rate, 100 * rate / limit, limit);
+    std::fflush(stdout);
+  }
+
+  const Arguments& a_;
+  std::shared_ptr<runtime::Engine> engine_;
+  std::vector<uint8_t> buffer_ = std::vector<uint8_t>(1 << 20);
+  int doorbell_ = -1;
+  uint32_t model_ = 0;
+  bool cuda_ = false;
+  Json info_;
+  double bandwidth_ = 0, flops_ = 0, kv_bytes_per_token_ = 0, weight_bytes_ = 0;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Arguments arguments = parse(argc, argv);
+  Bench(arguments).run();
+  return 0;
+}
