@@ -10,6 +10,9 @@ namespace hearth::kernels::cpu::HEARTH_ISA {
 
 constexpr int amx_rows_min = 8;
 
+// GCC's tile intrinsics are assembly that does not say it reads memory: what they read must be written before.
+HEARTH_INLINE void memory_is_written() { asm volatile("" ::: "memory"); }
+
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
   uint16_t row_bytes[16] = {};
@@ -33,6 +36,7 @@ class TileShapes {
     shape(0, first, 64), shape(1, second, 64);
     shape(2, first, depth), shape(3, second, depth);
     shape(4, depth / 4, 64);
+    memory_is_written();
     _tile_loadconfig(&config);
   }
 
@@ -74,6 +78,7 @@ struct W4Amx {
     for (int r = 0; r < rows; ++r) _mm512_storeu_ps(out + r * block_rows, _mm512_setzero_ps());
     for (int g = 0; g < few.in / (32 * subgroups); ++g) {
       decode(block + layout.quants + static_cast<size_t>(g) * subgroups * 256, weights);
+      memory_is_written();
       const int8_t* q = o.q + g * subgroups * 32;
       _tile_zero(0);
       _tile_zero(1);
@@ -128,6 +133,7 @@ struct W8Amx {
     shapes.set(rows, 64);
     alignas(64) int32_t sums[rows_max * block_rows];
     const uint8_t* quants = block + few.layout.quants;
+    memory_is_written();
     _tile_zero(0);
     _tile_zero(1);
     for (int k = 0; k < few.in; k += 64, quants += 1024) {
