@@ -69,15 +69,19 @@ __device__ __forceinline__ void store(void* p, int type, int64_t i, float v) {
 
 // ---- Activations -------------------------------------------------------------------------------------------------------
 
-__device__ __forceinline__ float activate(float v, int activation) {
+// The rare ones are a call: inlined in an unrolled epilogue they made kernels of 300 KB that ran from the L2.
+__device__ __noinline__ float activate_rare(float v, int activation) {
   switch (activation) {
-    case activation_silu: return v / (1.f + __expf(-v));
     case activation_gelu_tanh: return 0.5f * v * (1.f + tanhf(0.7978845608028654f * (v + 0.044715f * v * v * v)));
     case activation_gelu_erf: return 0.5f * v * (1.f + erff(v * 0.7071067811865476f));
     case activation_quick_gelu: return v / (1.f + __expf(-1.702f * v));
-    case activation_relu: return fmaxf(v, 0.f);
-    default: return v;
+    default: return fmaxf(v, 0.f);
   }
+}
+__device__ __forceinline__ float activate(float v, int activation) {
+  if (activation == activation_none) return v;
+  if (activation == activation_silu) return __fdividef(v, 1.f + __expf(fminf(-v, 80.f)));
+  return activate_rare(v, activation);
 }
 
 // ---- Asynchronous copies -------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ struct LinearArgs {
   int rows, in, k_padded, out, tiles, groups, group, unit_bytes;
   int x_type, y_type, norm, activation;
   int gated, residual;
+  int pass;                             // w4 decode: tiles between two barriers
   int whole_tiles;                      // 1: a block does whole tiles, no split of K
 };
 

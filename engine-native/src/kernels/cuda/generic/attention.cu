@@ -10,13 +10,13 @@ extern "C" __global__ void __launch_bounds__(256) attention_prepare_kernel(const
   launch_dependents();
   wait_predecessors();
   const int row = blockIdx.x, warp = threadIdx.x / 32;
-  float* x = values + warp * p.head_dim;
+  float* x = values + warp * ((p.head_dim + 1) / 2 * 2);
   if (p.prepared) {
     const int sequence = __ldcg(p.row_sequence + row);
     if (__ldcg(p.row_begin + sequence + 1) - __ldcg(p.row_begin + sequence) == 1) return;
   }
   const int slot = __ldcg(p.kv_slot + row);
-  float2* turns = reinterpret_cast<float2*>(values + 8 * p.head_dim);
+  float2* turns = reinterpret_cast<float2*>(values + 8 * ((p.head_dim + 1) / 2 * 2));
   for (int i = threadIdx.x; i < p.rope_dims / 2; i += blockDim.x) turns[i] = rope_turn(p, row, i);
   __syncthreads();
   for (int head = blockIdx.y * 8 + warp; head < p.heads + 2 * p.kv_heads; head += gridDim.y * 8) {

@@ -21,7 +21,18 @@ __device__ __forceinline__ int rope_axis(const AttentionArgs& p, int pair) {
 
 __device__ __forceinline__ void head_load(const AttentionArgs& p, int row, int head, float* x) {
   const int64_t at = row * p.qkv_stride + static_cast<int64_t>(head) * p.head_dim;
-  for (int i = threadIdx.x % 32; i < p.head_dim; i += 32) x[i] = load(p.qkv, p.type, at + i);
+  const int lane = threadIdx.x % 32;
+  if (p.type != type_f32 && p.head_dim <= 256 && p.head_dim % 2 == 0 && p.qkv_stride % 2 == 0) {  // all loads at once
+    const uint32_t* from = reinterpret_cast<const uint32_t*>(static_cast<const uint16_t*>(p.qkv) + at);
+    uint32_t v[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v[i] = 2 * (lane + 32 * i) < p.head_dim ? __ldcg(from + lane + 32 * i) : 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (2 * (lane + 32 * i) < p.head_dim) *reinterpret_cast<float2*>(x + 2 * (lane + 32 * i)) = p.type == type_f16 ? unpack2<__half>(v[i]) : unpack2<__nv_bfloat16>(v[i]);
+  } else {
+    for (int i = lane; i < p.head_dim; i += 32) x[i] = load(p.qkv, p.type, at + i);
+  }
   __syncwarp();
 }
 

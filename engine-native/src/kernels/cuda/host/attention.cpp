@@ -101,7 +101,7 @@ int split_count(const AttentionSpec& s, int sequences, int max_context, int mult
 
 void launch_prepare(const AttentionSpec& s, const AttentionArgs& a, CudaStream& stream) {
   const int blocks = a.rows >= 4 * stream.multiprocessors() ? 1 : std::min(divide_up(s.heads + 2 * s.kv_heads, 8), 8);
-  stream.launch(prepare_kernel, {a.rows, blocks, 1, 256, 8 * s.head_dim * 4 + s.rope_dims * 4}, a);
+  stream.launch(prepare_kernel, {a.rows, blocks, 1, 256, 8 * round_up(s.head_dim, 2) * 4 + s.rope_dims * 4}, a);
 }
 
 void mma_run(const AttentionSpec& s, const AttentionParams& p, Stream& base) {

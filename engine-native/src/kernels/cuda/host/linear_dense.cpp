@@ -89,7 +89,7 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
   Scratch scratch(p.workspace);
   void* x = scratch.take<char>(static_cast<size_t>(p.rows) * s.in * 2);
   const Tuning& t = tuning();
-  const int stages = t.rows_stages == 8 ? 6 : 4;
+  const int stages = t.dense_stages;
   const int shared = rows_shared_bytes(2048, stages, p.rows, a.k_padded, 2);
   if (p.rows <= t.rows_max && p.rows * (a.k_padded * 2 + 64) <= t.rows_x_bytes && shared <= stream.shared_limit()) {
     const bool fused = p.rows <= t.fused_norm_rows && s.in <= 8192;

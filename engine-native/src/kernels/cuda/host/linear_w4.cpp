@@ -41,10 +41,8 @@ struct Layout {
   size_t unit(int tile, int u) const { return (static_cast<size_t>(tile) * units + u) * unit_bytes; }
 };
 
-#define HEARTH_ROWS_TYPE(g, st, type) {{&module_linear_rows_w4_##type, "linear_rows_w4_g" #g "_t1_s" #st "_" #type}, \
-    {&module_linear_rows_w4_##type, "linear_rows_w4_g" #g "_t2_s" #st "_" #type}, {&module_linear_rows_w4_##type, "linear_rows_w4_g" #g "_t3_s" #st "_" #type}}
-#define HEARTH_ROWS(g, st) {HEARTH_ROWS_TYPE(g, st, f16), HEARTH_ROWS_TYPE(g, st, bf16)}
-const CudaKernel rows_kernels[4][2][3] = {HEARTH_ROWS(128, 4), HEARTH_ROWS(64, 4), HEARTH_ROWS(32, 4), HEARTH_ROWS(128, 8)};  // [group][type][tiles a pass]
+#define HEARTH_ROWS(g, st) {{&module_linear_rows_w4_f16, "linear_rows_w4_g" #g "_s" #st "_f16"}, {&module_linear_rows_w4_bf16, "linear_rows_w4_g" #g "_s" #st "_bf16"}}
+const CudaKernel rows_kernels[3][2][2] = {{HEARTH_ROWS(128, 3), HEARTH_ROWS(128, 4)}, {HEARTH_ROWS(64, 3), HEARTH_ROWS(64, 4)}, {HEARTH_ROWS(32, 3), HEARTH_ROWS(32, 4)}};  // [group][stages][type]
 #define HEARTH_TILE(ng, n) {{&module_linear_tile_w4_f16, "linear_tile_w4_ng" #ng "_n" #n "_f16"}, {&module_linear_tile_w4_bf16, "linear_tile_w4_ng" #ng "_n" #n "_bf16"}}
 constexpr int sizes = 4;
 const CudaKernel tile_kernels[2][sizes][2] = {{HEARTH_TILE(1, 16), HEARTH_TILE(1, 32), HEARTH_TILE(1, 64), HEARTH_TILE(1, 128)},
@@ -59,16 +57,20 @@ int size_for(int rows) { return rows <= 16 ? 0 : rows <= 32 ? 1 : rows <= 64 ? 2
 
 int group_index(int group) { return group == 128 ? 0 : group == 64 ? 1 : 2; }
 
-// How the decode path takes these rows; shared_bytes 0: it does not.
+// How the decode path takes these rows; shared_bytes 0: it does not. One block a multiprocessor, in at most half of the
+// shared memory where that is possible, so that the next kernel's block fits beside it.
 struct RowsPlan { int shared_bytes, stages, grid, pass; };
 RowsPlan plan_rows(const LinearSpec& s, const Layout& layout, int rows, int multiprocessors, int limit) {
   const Tuning& t = tuning();
+  constexpr int warps = 16;
   if (rows > t.rows_max || rows * (layout.k_padded * 2 + 64) > t.rows_x_bytes) return {0, 0, 0, 0};
-  const int stages = s.group == 128 ? t.rows_stages : 4;
-  const int per_block = divide_up(layout.tiles, multiprocessors * t.rows_blocks_per_multiprocessor);
-  const int pass = divide_up(per_block, divide_up(per_block, 3));
-  const int bytes = 8 * stages * layout.unit_bytes + pass * 8 * 512 + rows * (layout.k_padded * 2 + 64);
-  return {bytes <= limit ? bytes : 0, stages, divide_up(layout.tiles, per_block), pass};
+  const int per_block = divide_up(layout.tiles, multiprocessors), pairs = divide_up(rows, 2);
+  const int pass = std::min(per_block, std::max(1, 16 / pairs));
+  const int fixed = pass * warps * 8 * pairs * 16 + layout.k_padded / s.group * 32 + rows * (layout.k_padded * 2 + 64);
+  auto bytes = [&](int stages) { return warps * stages * layout.unit_bytes + fixed; };
+  const int half = limit / 2 - 1536;  // what the system keeps a block, and the barriers
+  const int stages = t.rows_stages == 4 && (bytes(4) <= half || bytes(3) > half) ? 4 : 3;
+  return {bytes(stages) <= limit ? bytes(stages) : 0, stages, std::min(layout.tiles, multiprocessors), pass};
 }
 
 const char* declines(const LinearSpec& s, const DeviceInfo& info) {
@@ -176,8 +178,8 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
     const bool fused = s.norm == NormKind::none || (s.norm == NormKind::rms && p.rows <= tuning().fused_norm_rows);
     const bool readable = p.x_stride % 8 == 0 && aligned16(p.x);
     if (!fused || !readable) make_contiguous(a, narrow, x, stream);
-    const CudaKernel& kernel = rows_kernels[plan.stages == 8 ? 3 : group_index(s.group)][type][plan.pass - 1];
-    stream.launch(kernel, {plan.grid, 1, 1, 256, plan.shared_bytes}, a);
+    a.pass = plan.pass;
+    stream.launch(rows_kernels[group_index(s.group)][plan.stages - 3][type], {plan.grid, 1, 1, 512, plan.shared_bytes}, a);
     return;
   }
   make_contiguous(a, narrow, x, stream);
