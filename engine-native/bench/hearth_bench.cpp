@@ -187,6 +187,7 @@ class Bench {
     options.queue_tokens = INT64_MAX / 2;
     options.queue_requests = 4096;
     measure_limits(options);
+    std::ofstream("/proc/self/clear_refs") << "5";  // the peak is the model's, not the bandwidth test's
     engine_ = must(runtime::Engine::open(options));
     doorbell_ = engine_->take_doorbell();
     load();
@@ -281,6 +282,7 @@ class Bench {
       must(engine_->submit(model_, {json, {}, {}, ids, {}}, id));
     }
     int started = 0, finished = 0;
+    double own_decode_s = 0;
     std::map<uint32_t, int> seen;
     Timing t;
     while (finished < batch) {
@@ -290,14 +292,19 @@ class Bench {
         else if (type == 1 && started == batch && finished == 0) ++t.decoded, end = now;
         if (type != 4) return;
         ++finished;
-        if (reason == 2) return;
         uint32_t size;
         std::memcpy(&size, record + 28, 4);
-        must(Status(Code::internal, std::string(reinterpret_cast<const char*>(record) + 48, size)));
+        std::string usage(reinterpret_cast<const char*>(record) + 48, size);
+        if (reason != 2) must(Status(Code::internal, usage));
+        if (batch == 1) own_decode_s = Json::parse(usage)["decode_ms"].get<double>() / 1000;
       });
     }
     t.prefill_s = std::chrono::duration<double>(all_first - begin).count();
     t.decode_s = std::chrono::duration<double>(end - all_first).count();
+    if (batch == 1) {  // the engine's own clock: a fast model's tokens reach the reader in bundles
+      t.decode_s = own_decode_s;
+      t.decoded = a_.count_new - 1;
+    }
     return t;
   }
 

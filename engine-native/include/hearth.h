@@ -13,7 +13,8 @@
  *   - Any call may come from any thread. A NULL, unknown or closed handle is HEARTH_CLOSED or HEARTH_INVALID.
  *   - No 64-bit value and no struct crosses. No call throws; none aborts on input.
  *   - Calls that answer with text or arrays take a buffer and its capacity and always set `needed`; when the
- *     capacity is too small they return HEARTH_TOO_SMALL and write nothing.
+ *     capacity is too small they return HEARTH_TOO_SMALL and write nothing. JSON answers end with a NUL, which `needed`
+ *     counts.
  *
  * Promises about requests
  *   - An accepted request gets exactly one FINISHED record and nothing after it; a rejected one gets no record.
@@ -50,7 +51,7 @@ enum hearth_status {
   HEARTH_CLOSED = 10,
   HEARTH_INTERNAL = 11,
   HEARTH_TOO_SMALL = 12,    /* the caller's buffer; `needed` says how much */
-  HEARTH_TOO_LONG = 13      /* prompt (+ requested tokens) over the context; message "<prompt>/<limit>" in JSON:
+  HEARTH_TOO_LONG = 13      /* the prompt leaves no room in the context; message in JSON:
                                {"prompt_tokens":n,"context":m} */
 };
 
@@ -108,12 +109,13 @@ HEARTH_API const char *hearth_version(void);
  * Opens an engine. options_json: {"device":"auto"|"cpu"|"cuda","threads":int (0 = one per core),
  *   "ring_bytes":int (default 4194304), "queue_requests":int (default 512), "queue_tokens":int (default 2097152),
  *   "profile":string|null (forces a device profile), "memory":"auto"|"unified"|"discrete",
- *   "log_level":"error"|"warn"|"info"|"debug"}
+ *   "log_level":"error"|"warn"|"info"|"debug" (default warn; lines on standard error)}
  * "cuda" without a usable device is HEARTH_DEVICE with the next step to take; it never falls back to the CPU.
  */
 HEARTH_API int32_t hearth_open(const char *options_json, hearth_engine **engine, char *error, uint32_t error_size);
 
-/* Refuses new work, finishes every live request with "cancelled", ends jobs, then closes the doorbell. Idempotent. */
+/* Refuses new work, finishes every live request with "cancelled", ends jobs, then closes the doorbell. Idempotent.
+   Returns at once: end-of-file says that all is finished. A load in progress is waited for. */
 HEARTH_API int32_t hearth_stop(hearth_engine *engine);
 
 /* hearth_stop, then joins and frees. The handle is dead afterwards; NULL is a no-op. */
@@ -129,7 +131,7 @@ HEARTH_API int32_t hearth_drain(hearth_engine *engine, uint8_t *buffer, uint32_t
 
 /* What is going on, as JSON: {"models":[{"model","running","waiting","kv_blocks_total","kv_blocks_used",
    "kv_blocks_cached","prefix_hit_tokens","prefix_query_tokens","preemptions","prompt_tokens","generation_tokens",
-   "steps","image_hits","image_queries"}],"memory":[...],"step_ms_p50","step_ms_p99","allocations_on_step"} */
+   "steps","image_hits","image_queries","draft_tokens","draft_accepted"}],"memory":[...],"step_ms_p50","step_ms_p99","allocations_on_step"} */
 HEARTH_API int32_t hearth_stats(hearth_engine *engine, char *json, uint32_t capacity, uint32_t *needed);
 
 /* Devices, instruction sets, kernels chosen and refused with reasons, as JSON; engine may be NULL (no model needed). */
@@ -150,7 +152,7 @@ HEARTH_API int32_t hearth_doctor(hearth_engine *engine, const char *options_json
 HEARTH_API int32_t hearth_model_open(hearth_engine *engine, const char *model_json, uint32_t *model, uint32_t *job,
                                      char *error, uint32_t error_size);
 
-/* Unloads: cancels its requests, waits for the step to end, frees its memory. */
+/* Unloads: cancels its requests, waits for the step to end, frees its memory. HEARTH_BUSY while it is loading. */
 HEARTH_API int32_t hearth_model_close(hearth_engine *engine, uint32_t model, char *error, uint32_t error_size);
 
 /* {"name","architecture","parameters","vocabulary","context","max_sequences","precision","kv","device",
@@ -176,6 +178,8 @@ HEARTH_API int32_t hearth_model_info(hearth_engine *engine, uint32_t model, char
  *   "stop":[string,...], "stop_tokens":[id,...], "include_stop":bool, "skip_special_tokens":bool (default true),
  *   "grammar":null|{"type":"json_schema"|"json_object"|"regex"|"choice"|"tools", "spec":any},
  *   "priority":int, "speculate":bool, "pooling":"mean"|"last", "normalize":bool, "dimensions":int}
+ * Bounds: 64 stop strings of 1024 bytes, 32 stop_tokens, 300 logit_bias entries from -100 to 100, 128 images.
+ * max_tokens beyond the context's end finishes there with HEARTH_FINISH_LENGTH. A model that is loading: HEARTH_BUSY.
  * Sampling fields that are absent or null take the model's defaults. *request is never 0 and not reused while live.
  * A prompt over the context is a FINISHED record with HEARTH_FINISH_ERROR and status HEARTH_TOO_LONG, since only the
  * engine counts tokens; everything that can be checked at once is checked here.
@@ -205,7 +209,8 @@ HEARTH_API int32_t hearth_detokenize(hearth_engine *engine, uint32_t model, cons
 /*
  * Starts quantize, convert or evaluate on a thread of its own. NOTICE records report progress, FINISHED the result
  * ({"result":{...}}); hearth_cancel(job) interrupts it cleanly.
- * job_json: {"job":"quantize"|"convert"|"evaluate"|"verify", ... options named as the command line's}
+ * job_json: {"job":"quantize","path","out","method":"awq"|"smoothquant"|"rtn","calibrate","group","tokens","sequence",
+ *   "search_tokens","threads","clip"} or {"job":"convert","path","out","target","precision","group","head_bits"}.
  */
 HEARTH_API int32_t hearth_job(hearth_engine *engine, const char *job_json, uint32_t *job, char *error,
                               uint32_t error_size);

@@ -60,7 +60,7 @@ Result<ImageCache::Entry*> ImageCache::encode(uint64_t hash, const model::Model:
     if (rows.status().code() != Code::busy) return rows.status();  // busy: the arena has no run of rows that long
     if (drop_one()) continue;
     // Somebody's rows will be given back; with nobody's there, the image is larger than the arena.
-    if (entries_.empty()) return rows.status();
+    if (entries_.empty()) return out_of_memory(rows.status().message());
     return static_cast<Entry*>(nullptr);
   }
 }

@@ -25,7 +25,8 @@ TEST(RealModel, WritesAStoryTheSameWayTwice) {
   ASSERT_TRUE(a.finished);
   EXPECT_EQ(a.end().reason, HEARTH_FINISH_LENGTH) << a.end().bytes;
   EXPECT_EQ(a.count(HEARTH_RECORD_TOKEN), 60);
-  EXPECT_GT(std::count(a.text().begin(), a.text().end(), ' '), 20) << a.text();
+  std::string text = a.text();
+  EXPECT_GT(std::count(text.begin(), text.end(), ' '), 20) << text;
   Answer b = client.run(model, greedy(60), "Once upon a time");
   EXPECT_EQ(a.tokens(), b.tokens());
   EXPECT_GT(client.stats()["models"][0]["steps"].get<int>(), 60);
