@@ -5,8 +5,6 @@
 namespace hearth::model {
 namespace {
 
-constexpr double tolerance = 1e-4;
-
 class TextGolden : public testing::TestWithParam<const char*> {};
 
 TEST_P(TextGolden, PrefillChunksAndSteps) {
@@ -32,7 +30,7 @@ TEST_P(TextGolden, GreedyTokensAreEqual) {
   sequence.ids = golden.values<int32_t>("ids");
   sequence.ids.resize(static_cast<size_t>(golden.number("greedy_prompt")));
   const auto expected = golden.values<int32_t>("greedy");
-  EXPECT_EQ(greedy(*model, sequence, static_cast<int>(expected.size())), expected);
+  EXPECT_EQ(greedy_matches(*model, sequence, expected), expected.size());
 }
 
 INSTANTIATE_TEST_SUITE_P(Architectures, TextGolden,
@@ -71,6 +69,35 @@ TEST(Batching, SequencesDoNotTouchEachOther) {
   }
 }
 
+// Pure decode of several sequences at once: on a GPU a recorded graph of a larger batch, with empty slots.
+TEST(Batching, DecodeTogether) {
+  const Golden golden("llama-f32");
+  auto model = load(exact_options(checkpoint_path("llama-f32")));
+  ASSERT_TRUE(model);
+  const auto expected = golden.values<float>("logits");
+  const size_t vocabulary = static_cast<size_t>(model->info().vocabulary);
+  std::vector<Sequence> sequences;
+  const int prompt[] = {40, 7, 22};
+  for (int i = 0; i < 3; i++) {
+    sequences.emplace_back(*model, i);
+    sequences.back().ids = golden.values<int32_t>("ids");
+    step(*model, sequences.back(), prompt[i]);
+  }
+  for (int round = 0; round < 20; round++) {
+    const SequenceRows rows[] = {sequences[0].rows(1), sequences[1].rows(1), sequences[2].rows(1)};
+    const int32_t wanted[] = {0, 1, 2};
+    ASSERT_TRUE(model->forward({rows, wanted}).is_ok());
+    ASSERT_TRUE(model->device().stream().synchronize().is_ok());
+    std::vector<float> logits(3 * vocabulary);
+    ASSERT_TRUE(model->device().download(logits.data(), model->logits(), logits.size() * 4).is_ok());
+    for (size_t i = 0; i < 3; i++) {
+      const size_t at = static_cast<size_t>(sequences[i].done++);
+      EXPECT_LE(distance(std::span(logits).subspan(i * vocabulary, vocabulary), std::span(expected).subspan(at * vocabulary, vocabulary)), tolerance) << i;
+    }
+  }
+}
+
+#ifndef HEARTH_TEST_CUDA
 // Formats of the KV pool and of activations cost what they should and no more.
 TEST(Formats, DistanceOfEveryKvFormat) {
   const Golden golden("llama-outlier");
@@ -111,6 +138,8 @@ TEST(Formats, RoundingWhileLoading) {
   }
 }
 
+#endif
+
 // Hidden states are what the head multiplies: logits follow from them.
 TEST(Hidden, FinalNormOfTheWantedRows) {
   const Golden golden("llama-f32");
@@ -142,7 +171,7 @@ TEST(Hidden, FinalNormOfTheWantedRows) {
 
 // A KV block copied to the host, overwritten and brought back leaves the sequence as it was.
 TEST(KvBlocks, RoundTripThroughTheHost) {
-  for (const char* kv : {"f16", "int8"}) {
+  for (const char* kv : {"f16", "bf16", "int8"}) {
     LoadOptions options = exact_options(checkpoint_path("llama-mha"));
     options.kv = kv;
     auto model = load(options);
@@ -164,7 +193,7 @@ TEST(KvBlocks, RoundTripThroughTheHost) {
     EXPECT_GT(distance(step(*model, whole, 1), before), 1e-3);
     whole.done--;
     ASSERT_TRUE(model->write_kv_block(block, saved.data()).is_ok());
-    EXPECT_EQ(step(*model, whole, 1), before);
+    EXPECT_LE(distance(step(*model, whole, 1), before), on_gpu ? 1e-5 : 0.0);
     EXPECT_FALSE(model->read_kv_block(model->info().kv_blocks, saved.data()).is_ok());
   }
 }

@@ -59,7 +59,7 @@ class Copy {
 std::string load_error(const std::string& path, const std::function<void(LoadOptions&)>& change = {}) {
   LoadOptions options = exact_options(path);
   if (change) change(options);
-  auto model = Model::load(options, cpu());
+  auto model = Model::load(options, test_device());
   EXPECT_FALSE(model.is_ok()) << "it loaded";
   return model ? "" : model.status().message();
 }

@@ -36,6 +36,19 @@ std::string text_of(const std::vector<std::string>& pieces, const std::vector<in
   return text;
 }
 
+// Greedy continuation of a sequence whose prompt is in `ids`.
+std::vector<int32_t> greedy(Model& model, Sequence& sequence, int count) {
+  const auto vocabulary = static_cast<size_t>(model.info().vocabulary);
+  std::vector<float> logits = prefill(model, sequence, 64);
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < count; i++) {
+    tokens.push_back(best_of(std::span(logits).last(vocabulary)));
+    sequence.ids.push_back(tokens.back());
+    if (i + 1 < count) logits = step(model, sequence, 1);
+  }
+  return tokens;
+}
+
 std::string story(const std::string& precision, const std::string& kv) {
   LoadOptions options = exact_options(checkpoint_path("stories260K"));
   options.precision = precision;

@@ -20,9 +20,23 @@ namespace hearth::model {
 inline std::string checkpoint_path(const std::string& name) { return std::string(HEARTH_SOURCE_DIR) + "/test/fixtures/checkpoints/" + name; }
 inline std::string golden_path(const std::string& name) { return std::string(HEARTH_SOURCE_DIR) + "/test/fixtures/goldens/" + name + ".safetensors"; }
 
-inline device::Device& cpu() {
-  static std::unique_ptr<device::Device> device = device::open_cpu_device(2).value();
-  return *device;
+// The device under test. hearth-gpu-model-test builds the same goldens for the first GPU, in its 16-bit arithmetic.
+#ifdef HEARTH_TEST_CUDA
+inline constexpr bool on_gpu = true;
+inline constexpr double tolerance = 1e-2;
+inline constexpr float draw_gap = 0.1f;  // where the two best are closer, either may be drawn
+#else
+inline constexpr bool on_gpu = false;
+inline constexpr double tolerance = 1e-4;
+inline constexpr float draw_gap = 0;
+#endif
+inline device::Device& test_device() {
+  static Result<std::unique_ptr<device::Device>> device = on_gpu ? device::open_cuda_device(0, "", false) : device::open_cpu_device(2);
+  if (!device) {
+    std::fprintf(stderr, "%s\n", device.status().message().c_str());
+    std::exit(1);
+  }
+  return **device;
 }
 
 // A file of captured tensors.
@@ -72,14 +86,14 @@ inline LoadOptions exact_options(const std::string& path) {
   LoadOptions options;
   options.path = path;
   options.precision = "none";
-  options.kv = "f32";
+  options.kv = on_gpu ? "auto" : "f32";
   options.max_sequences = 4;
   options.step_tokens = 96;
   return options;
 }
 
 inline std::unique_ptr<Model> load(const LoadOptions& options) {
-  auto model = Model::load(options, cpu());
+  auto model = Model::load(options, test_device());
   EXPECT_TRUE(model.is_ok()) << model.status().message();
   return model ? std::move(*model) : nullptr;
 }
@@ -150,19 +164,25 @@ inline std::vector<float> prefill(Model& model, Sequence& sequence, int chunk) {
 
 inline int32_t best_of(std::span<const float> row) { return static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin()); }
 
-// Greedy continuation of a sequence whose prompt is in `ids`, by decode steps.
-inline std::vector<int32_t> greedy(Model& model, Sequence& sequence, int count) {
-  const auto vocabulary = static_cast<size_t>(model.info().vocabulary);
+// How many of `expected` follow the prompt greedily, up to the first that is not drawn. `draw_gap` apart counts as drawn.
+// Positions of multimodal rope continue from the highest.
+inline size_t greedy_matches(Model& model, Sequence& sequence, const std::vector<int32_t>& expected, int limit = 0) {
+  const auto vocabulary = static_cast<size_t>(model.info().vocabulary), axes = static_cast<size_t>(model.info().position_axes);
   std::vector<float> logits = prefill(model, sequence, 64);
-  std::vector<int32_t> tokens;
-  for (int i = 0; i < count; i++) {
-    tokens.push_back(best_of(std::span(logits).last(vocabulary)));
-    sequence.ids.push_back(tokens.back());
+  int32_t position = sequence.positions.empty() ? 0 : *std::max_element(sequence.positions.begin(), sequence.positions.end());
+  for (size_t i = 0; i < expected.size(); i++) {
+    const auto row = std::span(logits).last(vocabulary).first(limit > 0 ? static_cast<size_t>(limit) : vocabulary);
+    if (row[static_cast<size_t>(best_of(row))] - row[static_cast<size_t>(expected[i])] > draw_gap) return i;
+    sequence.ids.push_back(expected[i]);
     if (!sequence.source.empty()) sequence.source.push_back(0);
-    if (!sequence.positions.empty()) return tokens;  // the caller extends multimodal positions itself
-    if (i + 1 < count) logits = step(model, sequence, 1);
+    if (!sequence.positions.empty()) {  // [axes][tokens]: every axis grows by one
+      position++;
+      const size_t total = sequence.ids.size();
+      for (size_t axis = 0; axis < axes; axis++) sequence.positions.insert(sequence.positions.begin() + static_cast<std::ptrdiff_t>(axis * total + total - 1), position);
+    }
+    logits = step(model, sequence, 1);
   }
-  return tokens;
+  return expected.size();
 }
 
 }  // namespace hearth::model
