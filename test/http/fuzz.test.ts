@@ -91,6 +91,9 @@ describe('bodies', () => {
     '/v1/chat/completions',
     '/v1/completions',
     '/v1/embeddings',
+    '/v1/messages',
+    '/v1/messages/count_tokens',
+    '/v1/responses',
     '/tokenize',
     '/detokenize',
     '/apply-template',
@@ -100,7 +103,7 @@ describe('bodies', () => {
         fc.asyncProperty(body, async ([messages, fields]) => {
           await send(
             url,
-            JSON.stringify({ ...(url.includes('chat') || url.includes('template') ? { messages } : {}), ...fields }),
+            JSON.stringify({ ...(/chat|template|v1\/messages/.test(url) ? { messages } : {}), ...fields }),
           );
         }),
         { numRuns: 60 },
