@@ -78,6 +78,7 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
   dropUpgradesOnClose(app);
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id);
+    reply.header('x-content-type-options', 'nosniff');
   });
   logRequests(app);
   await guardAccess(app, settings, dependencies.keys);
