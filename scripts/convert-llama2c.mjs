@@ -11,7 +11,9 @@ if (!folder) {
 }
 
 const file = readFileSync(model);
-const [dim, ffn, layers, heads, kvHeads, signedVocabulary, context] = Array.from({ length: 7 }, (_, i) => file.readInt32LE(4 * i));
+const [dim, ffn, layers, heads, kvHeads, signedVocabulary, context] = Array.from({ length: 7 }, (_, i) =>
+  file.readInt32LE(4 * i),
+);
 const vocabulary = Math.abs(signedVocabulary); // negative: the head has a table of its own
 const headDim = dim / heads;
 let offset = 28;
@@ -37,7 +39,10 @@ function toHalves(bytes, rows) {
 const tensors = new Map();
 const each = (name, rows, columns, change = (bytes) => bytes) => {
   for (let i = 0; i < layers; i++) {
-    tensors.set(`model.layers.${i}.${name}.weight`, { shape: columns ? [rows, columns] : [rows], bytes: change(take(rows * (columns ?? 1))) });
+    tensors.set(`model.layers.${i}.${name}.weight`, {
+      shape: columns ? [rows, columns] : [rows],
+      bytes: change(take(rows * (columns ?? 1))),
+    });
   }
 };
 const kv = kvHeads * headDim;
@@ -67,12 +72,27 @@ const size = Buffer.alloc(8);
 size.writeBigUInt64LE(BigInt(json.length));
 
 mkdirSync(folder, { recursive: true });
-writeFileSync(join(folder, 'model.safetensors'), Buffer.concat([size, Buffer.from(json), ...[...tensors.values()].map((t) => t.bytes)]));
+writeFileSync(
+  join(folder, 'model.safetensors'),
+  Buffer.concat([size, Buffer.from(json), ...[...tensors.values()].map((t) => t.bytes)]),
+);
 const config = {
-  architectures: ['LlamaForCausalLM'], model_type: 'llama', hidden_size: dim, intermediate_size: ffn, num_hidden_layers: layers,
-  num_attention_heads: heads, num_key_value_heads: kvHeads, vocab_size: vocabulary, max_position_embeddings: context,
-  hidden_act: 'silu', rms_norm_eps: 1e-5, rope_theta: 10000, tie_word_embeddings: signedVocabulary > 0, torch_dtype: 'float32',
-  bos_token_id: 1, eos_token_id: 2,
+  architectures: ['LlamaForCausalLM'],
+  model_type: 'llama',
+  hidden_size: dim,
+  intermediate_size: ffn,
+  num_hidden_layers: layers,
+  num_attention_heads: heads,
+  num_key_value_heads: kvHeads,
+  vocab_size: vocabulary,
+  max_position_embeddings: context,
+  hidden_act: 'silu',
+  rms_norm_eps: 1e-5,
+  rope_theta: 10000,
+  tie_word_embeddings: signedVocabulary > 0,
+  torch_dtype: 'float32',
+  bos_token_id: 1,
+  eos_token_id: 2,
 };
 writeFileSync(join(folder, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
 copyFileSync(tokenizer, join(folder, 'tok512.bin'));

@@ -110,9 +110,8 @@ async function main() {
     verbose: { type: 'boolean', default: false },
   };
   const { values } = parseArgs({ options });
-  const server = values.url
-    ? { url: values.url, stop: () => {} }
-    : (await prepare({ targets: ['hearth'] }), await startServer(values.model));
+  if (!values.url) await prepare({ targets: ['hearth'] });
+  const server = values.url ? { url: values.url, stop: () => {} } : await startServer(values.model);
   const questions = readFileSync(join(folder, 'eval-500.jsonl'), 'utf8')
     .trim()
     .split('\n')
