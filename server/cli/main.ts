@@ -23,6 +23,9 @@ const commands: Record<string, Command> = {
   },
   pull: { help: 'bring a model from the hub', ...later(() => import('./pull.ts')) },
   rm: { help: 'delete a pulled model', ...later(() => import('./rm.ts')) },
+  quantize: { help: 'float weights to 4 or 8 bits (AWQ, SmoothQuant)', ...later(() => import('./quantize.ts')) },
+  convert: { help: 'pack weights ahead of time for a device', ...later(() => import('./convert.ts')) },
+  eval: { help: 'perplexity, and the distance from another model', ...later(() => import('./eval.ts')) },
 };
 
 /** A command in a file of its own, loaded when it is called; it prints its own help. */

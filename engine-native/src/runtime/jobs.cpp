@@ -1,6 +1,7 @@
 #include "runtime/jobs.h"
 
 #include "quantize/convert.h"
+#include "quantize/evaluate.h"
 #include "quantize/quantize.h"
 #include "runtime/json_reader.h"
 
@@ -76,6 +77,38 @@ Result<JobFunction> make_convert(JsonReader& reader) {
   return JobFunction([o](Job& job) { return quantize::convert(o, progress_of(job)); });
 }
 
+// Opens a device of its own: the engine's belongs to the step thread.
+Result<std::unique_ptr<device::Device>> open_device(const std::string& kind, int threads) {
+  if (kind == "cpu") return device::open_cpu_device(threads);
+  const Result<int> gpus = device::count_cuda_devices();
+  if (kind == "cuda" || (gpus && *gpus > 0)) return device::open_cuda_device(0, "", false);
+  return device::open_cpu_device(threads);
+}
+
+Result<JobFunction> make_evaluate(JsonReader& reader) {
+  quantize::EvaluateOptions o;
+  std::string kind = "cpu";
+  int threads = 0;
+  HEARTH_TRY(reader.read("path", o.path));
+  HEARTH_TRY(reader.read("against", o.against));
+  HEARTH_TRY(reader.read("text", o.text));
+  HEARTH_TRY(reader.read("precision", o.precision));
+  HEARTH_TRY(read_group(reader, o.group));
+  HEARTH_TRY(reader.read_integer("head_bits", 0, 16, o.head_bits));
+  HEARTH_TRY(reader.read_integer("window", 0, 1 << 24, o.window));
+  HEARTH_TRY(reader.read_integer("tokens", 0, INT32_MAX, o.tokens));
+  HEARTH_TRY(reader.read_integer("threads", 0, 1024, threads));
+  HEARTH_TRY(reader.read("device", kind));
+  if (kind != "auto" && kind != "cpu" && kind != "cuda") return JsonReader::wrong("device", "auto, cpu or cuda");
+  HEARTH_TRY(reader.finish());
+  HEARTH_TRY(require_text(o.path, "path"));
+  HEARTH_TRY(require_text(o.text, "text"));
+  return JobFunction([o, kind, threads](Job& job) -> Result<Json> {
+    HEARTH_ASSIGN(const auto device, open_device(kind, threads));
+    return quantize::evaluate(o, *device, progress_of(job));
+  });
+}
+
 }  // namespace
 
 Result<JobFunction> make_job(std::string_view json) {
@@ -84,8 +117,9 @@ Result<JobFunction> make_job(std::string_view json) {
   HEARTH_TRY(reader.read("job", kind));
   if (kind == "quantize") return make_quantize(reader);
   if (kind == "convert") return make_convert(reader);
-  if (kind == "evaluate" || kind == "verify") return unsupported("job \"" + kind + "\" is not in this engine");
-  return JsonReader::wrong("job", "quantize or convert");
+  if (kind == "evaluate") return make_evaluate(reader);
+  if (kind == "verify") return unsupported("job \"" + kind + "\" is not in this engine");
+  return JsonReader::wrong("job", "quantize, convert or evaluate");
 }
 
 }  // namespace hearth::runtime

@@ -1,0 +1,104 @@
+// hearth eval DIR: perplexity, and the distance from a second model, on the kernels that would serve them.
+
+import { resolve } from 'node:path';
+import { parseArgs } from 'node:util';
+import { z } from 'zod';
+import { UsageError } from '../config.ts';
+import { given, modelPath, oneOf, runJob, wholeNumber } from './jobs.ts';
+import { table } from './terminal.ts';
+
+export const help = `hearth eval DIR [DIR...] --text FILE [options]
+
+Perplexity by the published protocol: windows of min(2048, context) tokens, none overlapping, the last incomplete one
+dropped. With --against also the KL divergence from that model and how often both would say the same token.
+
+  --text FILE         UTF-8 text
+  --against DIR       reference model, usually the float weights
+  --precision KIND    how the models are held: auto (default), none, f32, f16, bf16, w4a16, w4a32, w4a8, w8a8
+  --window N          tokens a window
+  --tokens N          only the text's first N tokens
+  --device KIND       auto, cpu (default), cuda
+  --threads N         CPU threads
+  --json              print as JSON
+
+Example:
+  hearth eval models/tinyllama-awq models/tinyllama-rtn --against models/TinyLlama-1.1B --text wiki.test.raw`;
+
+const resultSchema = z.object({
+  precision: z.string(),
+  window: z.number(),
+  tokens: z.number(),
+  perplexity: z.number(),
+  tokens_per_second: z.number(),
+  against: z
+    .object({ precision: z.string(), perplexity: z.number(), kl: z.number(), top1_agreement: z.number() })
+    .optional(),
+});
+type Evaluation = z.infer<typeof resultSchema>;
+
+const precisions = ['auto', 'none', 'f32', 'f16', 'bf16', 'w4a16', 'w4a32', 'w4a8', 'w8a8'] as const;
+
+export async function run(args: string[]): Promise<number> {
+  const { values, positionals } = parseArgs({
+    args,
+    allowPositionals: true,
+    options: {
+      text: { type: 'string' },
+      against: { type: 'string' },
+      precision: { type: 'string' },
+      window: { type: 'string' },
+      tokens: { type: 'string' },
+      device: { type: 'string' },
+      threads: { type: 'string' },
+      json: { type: 'boolean' },
+    },
+  });
+  if (positionals.length === 0) throw new UsageError('hearth eval takes one or more models; see hearth eval --help');
+  if (!values.text) throw new UsageError('hearth eval needs --text FILE');
+  const device = oneOf('--device', values.device, ['auto', 'cpu', 'cuda']) as 'auto' | 'cpu' | 'cuda' | undefined;
+  const threads = wholeNumber('--threads', values.threads, 1);
+  const results: unknown[] = [];
+  for (const model of positionals) {
+    results.push(
+      await runJob(
+        `evaluating ${model}`,
+        given({
+          job: 'evaluate',
+          path: modelPath(model),
+          against: values.against === undefined ? undefined : modelPath(values.against),
+          text: resolve(values.text),
+          precision: oneOf('--precision', values.precision, precisions),
+          window: wholeNumber('--window', values.window, 2),
+          tokens: wholeNumber('--tokens', values.tokens, 1),
+          threads,
+          device,
+        }),
+      ),
+    );
+  }
+  const shown = results.map((result) => resultSchema.parse(result));
+  process.stdout.write(
+    values.json ? `${JSON.stringify(results, null, 2)}\n` : print(positionals, shown, values.against),
+  );
+  return 0;
+}
+
+function print(models: string[], results: Evaluation[], against: string | undefined): string {
+  const row = (name: string, precision: string, perplexity: number, more: string[]) => [
+    name,
+    precision,
+    perplexity.toFixed(4),
+    ...more,
+  ];
+  const rows = results.map((result, at) =>
+    row(models[at]!, result.precision, result.perplexity, [
+      result.against ? result.against.kl.toFixed(6) : '',
+      result.against ? `${(100 * result.against.top1_agreement).toFixed(2)} %` : '',
+      result.tokens_per_second.toFixed(0),
+    ]),
+  );
+  const reference = results[0]?.against;
+  if (reference && against) rows.unshift(row(against, reference.precision, reference.perplexity, ['', '', '']));
+  const { window = 0, tokens = 0 } = results[0] ?? {};
+  return `${table(['model', 'held as', 'perplexity', 'KL', 'same token', 'tokens/s'], rows)}\n\n${tokens} tokens in windows of ${window}\n`;
+}

@@ -1,0 +1,68 @@
+// What the commands that run a long job in the engine share: opening it, a progress line, and Ctrl-C.
+
+import { existsSync } from 'node:fs';
+import { UsageError } from '../config.ts';
+import { EngineError } from '../engine/port.ts';
+import { defaultLibrary } from '../main.ts';
+import { localModel, ModelPathError } from '../models/local.ts';
+import { ProgressLine } from './terminal.ts';
+
+/** A whole number at least `least`, or nothing. */
+export function wholeNumber(option: string, text: string | undefined, least: number): number | undefined {
+  if (text === undefined) return undefined;
+  const value = Number(text);
+  if (!Number.isSafeInteger(value) || value < least)
+    throw new UsageError(`${option} takes a whole number of at least ${least}, not ${text.slice(0, 40)}`);
+  return value;
+}
+
+/** The one of `choices` that was given, or nothing. */
+export function oneOf(option: string, text: string | undefined, choices: readonly string[]): string | undefined {
+  if (text === undefined || choices.includes(text)) return text;
+  throw new UsageError(`${option} takes ${choices.join(', ')}, not ${text.slice(0, 40)}`);
+}
+
+/** A folder, a .gguf file or the name of a model here, as a path. */
+export function modelPath(given: string): string {
+  try {
+    return localModel(given).path;
+  } catch (error) {
+    if (error instanceof ModelPathError) throw new UsageError(error.message);
+    throw error;
+  }
+}
+
+export interface JobOptions {
+  device?: 'auto' | 'cpu' | 'cuda';
+  threads?: number;
+}
+
+/** Runs a job to its end and returns its result. The first Ctrl-C interrupts it cleanly. */
+export async function runJob(label: string, job: Record<string, unknown>, options: JobOptions = {}): Promise<unknown> {
+  if (!existsSync(defaultLibrary)) throw new UsageError(`${defaultLibrary} is not built: run npm start once`);
+  const { NativeEngine } = await import('../engine/native/engine.ts');
+  const engine = await NativeEngine.open(process.env.HEARTH_ENGINE_LIBRARY || defaultLibrary, {
+    device: options.device ?? 'cpu',
+    threads: options.threads ?? 0,
+    queueRequests: 1,
+    queueTokens: 65536,
+  });
+  const line = new ProgressLine(label);
+  const abort = new AbortController();
+  const interrupt = () => abort.abort();
+  process.once('SIGINT', interrupt);
+  try {
+    return await engine.job(job, ({ stage, done, total }) => line.update(done, total, stage), abort.signal);
+  } catch (error) {
+    if (error instanceof EngineError) throw new UsageError(error.message);
+    throw error;
+  } finally {
+    line.end();
+    process.removeListener('SIGINT', interrupt);
+    await engine.close();
+  }
+}
+
+/** An object without the members that are undefined: the engine refuses keys it does not know, not missing ones. */
+export const given = (object: Record<string, unknown>): Record<string, unknown> =>
+  Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined));
