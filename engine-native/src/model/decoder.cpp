@@ -8,12 +8,6 @@ namespace {
 
 int64_t round_up(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
-// Activations between ops: f32 on CPUs; on GPUs the 16-bit type the model was trained in, since BF16 models overflow F16.
-DType activation_type(const device::DeviceInfo& info, DType trained) {
-  if (info.kind == device::DeviceKind::cpu) return DType::f32;
-  return trained == DType::bf16 ? DType::bf16 : DType::f16;
-}
-
 }  // namespace
 
 Decoder::~Decoder() {
@@ -110,7 +104,7 @@ Status Decoder::declare_layer(WeightPlan& plan, const Precision& precision, ops:
 }
 
 Status Decoder::declare(WeightPlan& plan, const Precision& body, const Precision& head, ops::KvFormat kv) {
-  type_ = activation_type(device_.info(), spec_.dtype);
+  type_ = activation_type(device_.info(), plan.checkpoint(), "model.layers.0.self_attn.q_proj", body, spec_.dtype);
   layers_.resize(spec_.layers.size());
   rope_.assign(spec_.ropes.size(), nullptr);
   for (size_t i = 0; i < spec_.ropes.size(); i++) {

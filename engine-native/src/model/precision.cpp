@@ -153,6 +153,15 @@ Result<LinearData> convert(LinearData from, const HeldLinear& held) {
 
 }  // namespace
 
+DType activation_type(const device::DeviceInfo& info, const formats::Checkpoint& checkpoint, const std::string& module,
+                      const Precision& precision, DType trained) {
+  if (info.kind == device::DeviceKind::cpu) return DType::f32;
+  const auto header = checkpoint.linear_header(module);
+  const WeightFormat format = header ? precision.held(*header).format : WeightFormat::f16;  // a missing tensor is named when it is declared
+  if (format == WeightFormat::bf16) return DType::bf16;
+  return !is_dense(format) && trained == DType::bf16 ? DType::bf16 : DType::f16;
+}
+
 LinearData narrow_dense(const ops::HostLinear& dense, WeightFormat format) {
   const auto* values = static_cast<const float*>(dense.data);
   LinearData like;

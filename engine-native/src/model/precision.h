@@ -43,6 +43,11 @@ std::string name_of(const HeldLinear& held, device::DeviceKind kind);
 // A linear's parts (rows stacked in order) read from the checkpoint and brought into the form they are held in.
 Result<formats::LinearData> read_held(const formats::Checkpoint&, std::span<const std::string> modules, const HeldLinear&);
 
+// Type of activations between ops whose weights are held like `module`: f32 on CPUs; on GPUs the 16-bit type of dense
+// weights, since kernels multiply like with like, and for packed ones the type the model was trained in, since models
+// trained in BF16 overflow F16.
+DType activation_type(const device::DeviceInfo& info, const formats::Checkpoint& checkpoint, const std::string& module,
+                      const Precision& precision, DType trained);
 // A dense f32 linear in another dense type.
 formats::LinearData narrow_dense(const ops::HostLinear& dense, ops::WeightFormat format);
 

@@ -62,7 +62,7 @@ Status LlavaEncoder::declare_embeddings(WeightPlan& plan, const Precision& preci
 
 Status LlavaEncoder::declare_projector(WeightPlan& plan, const Precision& precision) {
   const bool merges = spec_.projector == LlavaSpec::Projector::mlp_downsample;
-  const DType type = tower_type(device_.info());
+  const DType type = transformer_.type();
   const int from = spec_.blocks.width * (merges ? 4 : 1);
   LinearRequest first;
   first.modules = {spec_.projector_modules[0]};

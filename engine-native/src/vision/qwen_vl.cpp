@@ -40,7 +40,7 @@ Status QwenEncoder::declare_patches(WeightPlan& plan, const Precision& precision
 }
 
 Status QwenEncoder::declare_merger(WeightPlan& plan, const Precision& precision, const std::string& name, bool over_four, Merger* merger) {
-  const DType type = tower_type(device_.info());
+  const DType type = transformer_.type();
   const int width = spec_.blocks.width, merged = 4 * width;
   merger->over_four = over_four;
   const std::string norm = name + (spec_.third ? "norm" : "ln_q");
@@ -84,7 +84,7 @@ Status QwenEncoder::declare(WeightPlan& plan, const Precision& body) {
     HEARTH_TRY(declare_merger(plan, precision, "visual.deepstack_merger_list." + std::to_string(i) + ".", true, &deepstack_[i]));
   }
   transformer_.want_workspace(patch_.op.workspace_bytes(spec_.patches_max, device_.info()));
-  const ops::NormSpec norm{spec_.blocks.norm, spec_.blocks.width, spec_.blocks.epsilon, false, DType::f32, tower_type(device_.info())};
+  const ops::NormSpec norm{spec_.blocks.norm, spec_.blocks.width, spec_.blocks.epsilon, false, DType::f32, transformer_.type()};
   HEARTH_ASSIGN(norm_, ops::bind(norm, device_.info()));
   HEARTH_ASSIGN(reorder_, ops::bind(ops::GatherSpec{spec_.width_out, DType::f32, DType::f32}, device_.info()));
   return Status::ok();
@@ -102,13 +102,13 @@ size_t QwenEncoder::table_bytes(int patches) const {
 int64_t QwenEncoder::activation_bytes() const {
   const auto most = static_cast<size_t>(spec_.patches_max), width = static_cast<size_t>(spec_.blocks.width);
   size_t bytes = table_bytes(spec_.patches_max) + 8 * 256;
-  bytes += 2 * round_up(most * width * size_of(tower_type(device_.info()))) + round_up(most / 4 * static_cast<size_t>(spec_.width_out) * 4);
+  bytes += 2 * round_up(most * width * size_of(transformer_.type())) + round_up(most / 4 * static_cast<size_t>(spec_.width_out) * 4);
   return static_cast<int64_t>(bytes) + Uploader::cost(table_bytes(spec_.patches_max)) + transformer_.bytes(spec_.patches_max);
 }
 
 Status QwenEncoder::allocate() {
   const auto most = static_cast<size_t>(spec_.patches_max), width = static_cast<size_t>(spec_.blocks.width);
-  const size_t element = size_of(tower_type(device_.info()));
+  const size_t element = size_of(transformer_.type());
   auto take = [&](size_t bytes) -> Result<void*> {
     HEARTH_ASSIGN(void* memory, device_.allocate(bytes, device::MemoryKind::workspace, "the vision tower"));
     memory_.push_back(memory);

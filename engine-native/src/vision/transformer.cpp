@@ -15,8 +15,6 @@ int64_t round_up(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
 }  // namespace
 
-DType tower_type(const device::DeviceInfo& info) { return info.kind == device::DeviceKind::cpu ? DType::f32 : DType::f16; }
-
 Precision tower_precision(const Precision& body) {
   Precision precision = body;
   if (body.kind == Precision::Kind::w4) precision.kind = Precision::Kind::as_file;
@@ -95,7 +93,7 @@ Status Transformer::declare_block(WeightPlan& plan, const Precision& precision, 
 }
 
 Status Transformer::declare(WeightPlan& plan, const Precision& precision) {
-  type_ = tower_type(device_.info());
+  type_ = model::activation_type(device_.info(), plan.checkpoint(), spec_.prefix + "0." + spec_.qkv.front(), precision, DType::f16);
   blocks_.resize(static_cast<size_t>(spec_.layers));
   for (int i = 0; i < spec_.layers; i++) HEARTH_TRY(declare_block(plan, precision, i));
   ops::VisionAttentionSpec attention;

@@ -51,7 +51,7 @@ class Transformer {
   Status allocate(int rows);
   // Block `index` over the residual stream x [rows, width], in place.
   void run(int index, float* x, const BlockRows& rows);
-  DType type() const { return type_; }
+  DType type() const { return type_; }  // of activations between ops, known after declare()
   // Scratch of ops that run between blocks: at least `workspace` bytes as given to allocate().
   void* workspace() const { return workspace_; }
   void want_workspace(size_t bytes) { workspace_bytes_ = std::max(workspace_bytes_, bytes); }
@@ -74,8 +74,6 @@ class Transformer {
   void* workspace_ = nullptr;
 };
 
-// Activations between a tower's ops.
-DType tower_type(const device::DeviceInfo& info);
 // A tower is held as its file has it (4-bit bodies leave it alone), in one dense type, or in W8A8 where that was asked for.
 model::Precision tower_precision(const model::Precision& body);
 // A convolution over whole patches as a linear: [width, ...] flattened, columns padded with zeros to `in`.
