@@ -77,7 +77,7 @@ void CudaStream::launch_raw(const CudaKernel& kernel, const LaunchShape& shape, 
   config.shared_bytes = shape.shared_bytes;
   config.stream = handle_;
   config.attributes = &attribute;
-  config.attribute_count = shape.overlaps && hopper() ? 1 : 0;
+  config.attribute_count = shape.overlaps && overlap_allowed && hopper() ? 1 : 0;
   void* arguments[] = {params};
   ++launches_;
   if (cu::Result code = api_->cuLaunchKernelEx(&config, f, arguments, nullptr)) fail(cu::error(code, kernel.name));

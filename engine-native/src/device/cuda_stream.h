@@ -48,6 +48,8 @@ class CudaStream final : public Stream {
   // Resident blocks of the kernel an SM holds; 0 with a sticky error when it cannot be loaded.
   int occupancy(const CudaKernel& kernel, int threads, int shared_bytes);
   uint64_t launches() const { return launches_; }
+  // Off: every kernel starts when the one before has ended. For measurements.
+  bool overlap_allowed = true;
 
  private:
   friend class CudaDevice;

@@ -226,6 +226,16 @@ TEST(Linear, W4HeadInF32) {
   }
 }
 
+// So many tiles a block that the decode path takes them in several passes.
+TEST(Linear, W4ManyTiles) {
+  for (int rows : {1, 2, 4})
+    for (int group : {128, 32}) {
+      LinearSpec s = spec(256 + 128 * random_int(0, 3), 50000 + random_int(0, 40), WeightFormat::w4, DType::f16, DType::f16);
+      s.group = group;
+      check_linear(s, rows, "many tiles", "cuda/sm80/w4-mma");
+    }
+}
+
 TEST(Linear, Dense) {
   int i = 0;
   for (WeightFormat format : {WeightFormat::f16, WeightFormat::bf16})

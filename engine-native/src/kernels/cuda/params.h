@@ -62,7 +62,7 @@ struct AttentionArgs {
   int rows, sequences, block_table_stride, max_rows;
   int heads, kv_heads, head_dim, window, kv_type, type;
   int rope_dims, rope_interleaved, position_axes, axis_interleaved, axis_sections[3], qk_norm;
-  int splits, group, prepared, tiles_per_sequence;
+  int splits, prepared, releases_early;
 };
 struct VisionArgs {
   void* qkv; int64_t qkv_stride; void* out; int64_t out_stride;

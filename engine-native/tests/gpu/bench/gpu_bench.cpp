@@ -185,6 +185,17 @@ struct Model {
     p.out = b; p.out_stride = s.heads * s.dim; p.workspace = workspace;
     attend->run(attention, p, gpu->stream());
   }
+  // parts: 1 qkv, 2 attention, 4 o, 8 up, 16 down
+  void chain(const Batch& bt, int parts) {
+    const int rows = bt.rows;
+    for (int i = 0; i < s.layers; ++i) {
+      if (parts & 1) qkv.run(i, rows, x, s.width, a, (s.heads + 2 * s.kv_heads) * s.dim, norm, workspace);
+      if (parts & 2) attention_run(bt, i);
+      if (parts & 4) o.run(i, rows, b, s.heads * s.dim, x, s.width, nullptr, workspace);
+      if (parts & 8) up.run(i, rows, x, s.width, a, s.ffn, norm, workspace);
+      if (parts & 16) down.run(i, rows, a, s.ffn, x, s.width, nullptr, workspace);
+    }
+  }
   void step(const Batch& bt) {
     const int rows = bt.rows;
     for (int i = 0; i < s.layers; ++i) {
@@ -240,8 +251,31 @@ int main(int argc, char** argv) {
     std::fflush(stdout);
     return us;
   };
+  if (wants(what, "overlap")) {
+    for (int batch : batches)
+      for (int variant = 0; variant < 5; ++variant) {
+        device::cuda(gpu->stream()).overlap_allowed = variant != 4;
+        tuning.attention_overlaps = variant & 1;
+        tuning.attention_releases_early = variant & 2;
+        decode(batch, 160, variant == 4 ? "no overlap" : (std::string("attention ") + (variant & 1 ? "overlaps, " : "waits, ") + (variant & 2 ? "releases early" : "releases late")).c_str());
+      }
+    device::cuda(gpu->stream()).overlap_allowed = true;
+    tuning = {};
+  }
+  if (wants(what, "chain")) {
+    const Batch bt = model.batch(1, 1, 160);
+    for (int parts : {31, 29, 1, 2, 4, 8, 16, 3, 6, 12, 24, 17}) {
+      const double us = median_us([&] { model.chain(bt, parts); }, 40) / model.s.layers;
+      std::printf("chain of %s%s%s%s%s: %.2f us a layer\n", parts & 1 ? "qkv " : "", parts & 2 ? "attention " : "", parts & 4 ? "o " : "", parts & 8 ? "up " : "", parts & 16 ? "down" : "", us);
+    }
+    need(gpu->stream().synchronize());
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < 20; ++i) model.chain(bt, 31);
+    need(gpu->stream().synchronize());
+    std::printf("chain without a graph: %.2f us a layer\n", std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() / 20 / model.s.layers);
+  }
   if (wants(what, "tune")) {
-    for (int stages : {3, 4}) {
+    for (int stages : {3, 5}) {
       tuning.rows_stages = stages;
       decode(1, 160, ("stages " + std::to_string(stages)).c_str());
     }

@@ -6,6 +6,7 @@
 #include "kernels/cuda/host/resources.h"
 #include "kernels/cuda/host/convert.h"
 #include "kernels/cuda/host/implementations.h"
+#include "kernels/cuda/host/tuning.h"
 
 namespace hearth::kernels::cuda {
 
@@ -111,6 +112,7 @@ void mma_run(const AttentionSpec& s, const AttentionParams& p, Stream& base) {
   const bool many = p.batch.max_rows > 1;
   a.splits = split_count(s, p.batch.sequences, p.batch.max_context, stream.multiprocessors());
   a.prepared = 1;
+  a.releases_early = tuning().attention_releases_early;
   if (many) {
     launch_prepare(s, a, stream);
     const int size = size_index(prefill_dims, head_sizes, s.head_dim), rows = prefill_warps[size] * 16;
@@ -119,7 +121,7 @@ void mma_run(const AttentionSpec& s, const AttentionParams& p, Stream& base) {
   // With one sequence of many rows there is no single row to serve.
   if (many && p.batch.sequences == 1) return;
   const int size = size_index(decode_dims, decode_sizes, s.head_dim);
-  stream.launch(decode_kernels[size][variant], {a.splits, s.kv_heads * head_tiles(s), p.batch.sequences, decode_warps * 32, decode_shared_bytes(size)}, a);
+  stream.launch(decode_kernels[size][variant], {a.splits, s.kv_heads * head_tiles(s), p.batch.sequences, decode_warps * 32, decode_shared_bytes(size), tuning().attention_overlaps}, a);
 }
 
 // A batch has at most max_rows sequences; splits fall as sequences rise, so the product is bounded by both ends.

@@ -22,7 +22,8 @@ using device::CudaStream;
 using device::DeviceInfo;
 using device::Stream;
 
-extern const CudaModule module_linear_rows_w4_f16, module_linear_rows_w4_bf16, module_linear_tile_w4_f16, module_linear_tile_w4_bf16, module_dequantize;
+extern const CudaModule module_linear_rows_w4_f16, module_linear_rows_w4_bf16, module_linear_rows_w4_bulk_f16, module_linear_rows_w4_bulk_bf16,
+    module_linear_tile_w4_f16, module_linear_tile_w4_bf16, module_dequantize;
 
 namespace {
 
@@ -42,7 +43,9 @@ struct Layout {
 };
 
 #define HEARTH_ROWS(g, st) {{&module_linear_rows_w4_f16, "linear_rows_w4_g" #g "_s" #st "_f16"}, {&module_linear_rows_w4_bf16, "linear_rows_w4_g" #g "_s" #st "_bf16"}}
-const CudaKernel rows_kernels[3][2][2] = {{HEARTH_ROWS(128, 3), HEARTH_ROWS(128, 4)}, {HEARTH_ROWS(64, 3), HEARTH_ROWS(64, 4)}, {HEARTH_ROWS(32, 3), HEARTH_ROWS(32, 4)}};  // [group][stages][type]
+const CudaKernel rows_kernels[3][2][2] = {{HEARTH_ROWS(128, 3), HEARTH_ROWS(128, 5)}, {HEARTH_ROWS(64, 3), HEARTH_ROWS(64, 5)}, {HEARTH_ROWS(32, 3), HEARTH_ROWS(32, 5)}};  // [group][stages][type]
+#define HEARTH_BULK(g, st) {{&module_linear_rows_w4_bulk_f16, "linear_rows_w4_bulk_g" #g "_s" #st "_f16"}, {&module_linear_rows_w4_bulk_bf16, "linear_rows_w4_bulk_g" #g "_s" #st "_bf16"}}
+const CudaKernel bulk_kernels[3][2][2] = {{HEARTH_BULK(128, 3), HEARTH_BULK(128, 5)}, {HEARTH_BULK(64, 3), HEARTH_BULK(64, 5)}, {HEARTH_BULK(32, 3), HEARTH_BULK(32, 5)}};
 #define HEARTH_TILE(ng, n) {{&module_linear_tile_w4_f16, "linear_tile_w4_ng" #ng "_n" #n "_f16"}, {&module_linear_tile_w4_bf16, "linear_tile_w4_ng" #ng "_n" #n "_bf16"}}
 constexpr int sizes = 4;
 const CudaKernel tile_kernels[2][sizes][2] = {{HEARTH_TILE(1, 16), HEARTH_TILE(1, 32), HEARTH_TILE(1, 64), HEARTH_TILE(1, 128)},
@@ -69,7 +72,7 @@ RowsPlan plan_rows(const LinearSpec& s, const Layout& layout, int rows, int mult
   const int fixed = pass * warps * 8 * pairs * 16 + layout.k_padded / s.group * 32 + rows * (layout.k_padded * 2 + 64);
   auto bytes = [&](int stages) { return warps * stages * layout.unit_bytes + fixed; };
   const int half = limit / 2 - 1536;  // what the system keeps a block, and the barriers
-  const int stages = t.rows_stages == 4 && (bytes(4) <= half || bytes(3) > half) ? 4 : 3;
+  const int stages = t.rows_stages == 5 && bytes(5) <= limit && (bytes(5) <= half || bytes(3) > half) ? 5 : 3;
   return {bytes(stages) <= limit ? bytes(stages) : 0, stages, std::min(layout.tiles, multiprocessors), pass};
 }
 
@@ -179,7 +182,8 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
     const bool readable = p.x_stride % 8 == 0 && aligned16(p.x);
     if (!fused || !readable) make_contiguous(a, narrow, x, stream);
     a.pass = plan.pass;
-    stream.launch(rows_kernels[group_index(s.group)][plan.stages - 3][type], {plan.grid, 1, 1, 512, plan.shared_bytes}, a);
+    const auto& kernels = hopper_linear_takes(stream.info().compute_capability) ? bulk_kernels : rows_kernels;
+    stream.launch(kernels[group_index(s.group)][plan.stages == 5][type], {plan.grid, 1, 1, 512, plan.shared_bytes}, a);
     return;
   }
   make_contiguous(a, narrow, x, stream);

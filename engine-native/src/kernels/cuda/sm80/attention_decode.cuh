@@ -49,15 +49,15 @@ __device__ __forceinline__ void attention_decode(const AttentionArgs& p) {
   const int kv_head = blockIdx.y / head_tiles, head0 = kv_head * per_kv + blockIdx.y % head_tiles * decode_heads;
   const int live_heads = min(decode_heads, per_kv - blockIdx.y % head_tiles * decode_heads);
   const int sequence = blockIdx.z;
-  launch_dependents();
   // Before the wait: what describes the step (uploaded before its first kernel) and the history in the pool (written by
   // earlier steps). The row's own q, k and v come from the kernel before this one.
   const int row = __ldcg(p.row_begin + sequence), count = __ldcg(p.row_begin + sequence + 1) - row;
   const int context = __ldcg(p.context + sequence), position = context - 1;
-  if (count != 1) { wait_predecessors(); return; }
+  if (count != 1) { wait_predecessors(); launch_dependents(); return; }
   T* out = static_cast<T*>(p.out) + row * p.out_stride;
   if (context <= 0) {  // an empty slot of a bucket
     wait_predecessors();
+    launch_dependents();
     if (blockIdx.x == 0)
       for (int i = threadIdx.x; i < live_heads * p.head_dim; i += decode_threads) out[static_cast<int64_t>(head0) * p.head_dim + i] = from_float<T>(0.f);
     return;
@@ -68,7 +68,7 @@ __device__ __forceinline__ void attention_decode(const AttentionArgs& p) {
   const int per_split = max(4 * decode_warps, (blocks + p.splits - 1) / p.splits);
   const int active = (blocks + per_split - 1) / per_split;
   const int split = blockIdx.x;
-  if (split >= active) { wait_predecessors(); return; }
+  if (split >= active) { wait_predecessors(); launch_dependents(); return; }
   const int begin = block_first + split * per_split, end = min(begin + per_split, block_first + blocks);
   const int32_t* table = p.block_table + static_cast<int64_t>(sequence) * p.block_table_stride;
   int64_t next_block = begin + warp < end ? __ldcg(table + begin + warp) : 0;
@@ -83,6 +83,7 @@ __device__ __forceinline__ void attention_decode(const AttentionArgs& p) {
     }
   }
   wait_predecessors();
+  if (p.releases_early) launch_dependents();
   __syncthreads();
 
   // Queries to shared memory as T; the new token's K and V to the pool (head tiles of one KV head write the same values).

@@ -58,69 +58,77 @@ template <> struct RawNibbles<__nv_bfloat16> {  // 128 + q
   }
 };
 
-template <class T, int GROUP, int STAGES>
+// BULK (Hopper): the last warp loads for all, one bulk copy of a unit for every other warp at a time. Otherwise each warp
+// loads its own units with cp.async.
+template <class T, int GROUP, int STAGES, bool BULK>
 __device__ __forceinline__ void linear_rows_w4(const LinearArgs& p) {
   using U = Unit<GROUP>;
   extern __shared__ __align__(128) char shared[];
-#if __CUDA_ARCH__ >= 900
-  __shared__ __align__(8) uint64_t full[w4_rows_warps * STAGES];
-#endif
+  __shared__ __align__(8) uint64_t full[STAGES], empty[STAGES];
+  constexpr int workers = BULK ? w4_rows_warps - 1 : w4_rows_warps;  // warps that multiply
   __shared__ float squares[8 * w4_rows_warps];
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
   const int x_stride = p.k_padded * 2 + 64;  // 64: neighbouring rows fall into different banks
   const int pairs = (p.rows + 1) / 2;        // live lanes of a quad: each has two rows
-  float4* red = reinterpret_cast<float4*>(shared + w4_rows_warps * STAGES * U::bytes);         // [pass][warps][8][pairs]
-  float* sums = reinterpret_cast<float*>(red + p.pass * w4_rows_warps * 8 * pairs);            // [k / GROUP][8]
+  float4* red = reinterpret_cast<float4*>(shared + workers * STAGES * U::bytes);               // [pass][workers][8][pairs]
+  float* sums = reinterpret_cast<float*>(red + p.pass * workers * 8 * pairs);                  // [k / GROUP][8]
   char* xs = reinterpret_cast<char*>(sums + p.k_padded / GROUP * 8);                           // [rows][x_stride]
-  char* ring = shared + warp * STAGES * U::bytes;
 
   const int units = p.k_padded / 128;
   const int tile_begin = static_cast<int>(static_cast<int64_t>(p.tiles) * blockIdx.x / gridDim.x);
   const int tile_end = static_cast<int>(static_cast<int64_t>(p.tiles) * (blockIdx.x + 1) / gridDim.x);
 
-  // The loader: this warp's units of a pass are `w4_rows_warps` apart.
+  // The loader walks the passes; a turn is one unit for every worker.
   int load_tile = tile_begin - p.pass, load_left = 0, load_slot = 0;
   const char* source = nullptr;
   const uint64_t policy = evict_first_policy();
-#if __CUDA_ARCH__ >= 900
-  const uint32_t barriers = shared_address(full) + warp * STAGES * 8, ring_address = shared_address(ring);
-  if (lane == 0) {
-#pragma unroll
-    for (int i = 0; i < STAGES; ++i) asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers + i * 8) : "memory");
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  }
-  __syncwarp();
-#endif
-  auto load_next = [&] {
-    while (load_left == 0 && load_tile + p.pass < tile_end) {
+  auto next_pass = [&] {  // false: nothing is left
+    while (load_left <= 0) {
+      if (load_tile + p.pass >= tile_end) return false;
       load_tile += p.pass;
-      load_left = (min(p.pass, tile_end - load_tile) * units - warp + w4_rows_warps - 1) / w4_rows_warps;
-      if (load_left < 0) load_left = 0;
-      source = static_cast<const char*>(p.weight) + (static_cast<int64_t>(load_tile) * units + warp) * U::bytes;
+      load_left = min(p.pass, tile_end - load_tile) * units - (BULK ? 0 : warp);  // units from the source on
+      source = static_cast<const char*>(p.weight) + (static_cast<int64_t>(load_tile) * units + (BULK ? 0 : warp)) * U::bytes;
     }
-    if (load_left > 0) {
+    return true;
+  };
+  const uint32_t full_address = shared_address(full), empty_address = shared_address(empty);
+  auto load_next = [&] {
+    if constexpr (BULK) {
 #if __CUDA_ARCH__ >= 900
-      if (lane == 0) {
-        const uint32_t to = ring_address + load_slot * U::bytes, barrier = barriers + load_slot * 8;
-        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "n"(U::bytes) : "memory");
-        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(source), "n"(U::bytes), "r"(barrier), "l"(policy) : "memory");
-      }
-#else
-      const uint32_t to = shared_address(ring) + load_slot * U::bytes;
+      const int bytes = min(load_left, workers) * U::bytes;
+      const uint32_t to = shared_address(shared) + load_slot * workers * U::bytes, barrier = full_address + load_slot * 8;
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+      asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(source), "r"(bytes), "r"(barrier), "l"(policy) : "memory");
+#endif
+    } else {
+      const uint32_t to = shared_address(shared) + (load_slot * workers + warp) * U::bytes;
       copy16_once(to + lane * 16, source + lane * 16, policy);
       copy16_once(to + 512 + lane * 16, source + 512 + lane * 16, policy);
       if (lane < (U::bytes - 1024) / 16) copy16_once(to + 1024 + lane * 16, source + 1024 + lane * 16, policy);
-#endif
-      load_slot = load_slot + 1 == STAGES ? 0 : load_slot + 1;
-      source += w4_rows_warps * U::bytes;
-      --load_left;
     }
-#if __CUDA_ARCH__ < 900
-    copy_commit();
-#endif
+    load_slot = load_slot + 1 == STAGES ? 0 : load_slot + 1;
+    source += workers * U::bytes;
+    load_left -= workers;
   };
+  if constexpr (BULK) {
+    if (warp == workers && lane == 0) {
+      for (int i = 0; i < STAGES; ++i) {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(full_address + i * 8) : "memory");
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(empty_address + i * 8), "n"(workers) : "memory");
+      }
+#if __CUDA_ARCH__ >= 900
+      asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
 #pragma unroll 1
-  for (int i = 0; i < STAGES - 1; ++i) load_next();
+      for (int i = 0; i < STAGES && next_pass(); ++i) load_next();
+    }
+  } else {
+#pragma unroll 1
+    for (int i = 0; i < STAGES - 1; ++i) {
+      if (next_pass()) load_next();
+      copy_commit();
+    }
+  }
 
   // A fused RMS norm is applied in two halves: here x * weight / 16 (16: room in f16 for residuals up to 10^6), and in the
   // epilogue the row's 16 / rms, since the product is linear. So nobody waits for the sum of squares here.
@@ -162,10 +170,10 @@ __device__ __forceinline__ void linear_rows_w4(const LinearArgs& p) {
   }
   __syncthreads();
 
-  const bool live = g < p.rows;
-  const char* x_lane = xs + g * x_stride + t * 16;
+  // Columns beyond the rows multiply some live row: their sums are never stored.
+  const char* x_lane = xs + min(g, p.rows - 1) * x_stride + t * 16;
   const float* sums_lane = sums + 2 * t;
-  int slot = 0, parity = 0;
+  int slot = 0, parity = 0, loaded = STAGES, load_limit = STAGES, load_parity = 0;
 #pragma unroll 1
   for (int tile0 = tile_begin; tile0 < tile_end; tile0 += p.pass) {
     const int count = min(p.pass, tile_end - tile0);
@@ -187,29 +195,48 @@ __device__ __forceinline__ void linear_rows_w4(const LinearArgs& p) {
     float total[4] = {0, 0, 0, 0};
     int local = 0, unit = warp;
     auto flush = [&] {
-      if (t < pairs) red[((local * w4_rows_warps + warp) * 8 + g) * pairs + t] = make_float4(total[0], total[1], total[2], total[3]);
+      if (t < pairs) red[((local * workers + warp) * 8 + g) * pairs + t] = make_float4(total[0], total[1], total[2], total[3]);
       total[0] = total[1] = total[2] = total[3] = 0;
       ++local;
       unit -= units;
     };
-    const int mine = (count * units - warp + w4_rows_warps - 1) / w4_rows_warps;
+    const int turns = (count * units + workers - 1) / workers;
+    // The loader runs up to STAGES turns ahead, into the next pass too: those slots are freed before the pass's barrier.
+    load_limit += turns;
+    if (BULK && warp == workers) {
+      if (lane == 0) {
+#pragma unroll 1
+        while (loaded < load_limit && next_pass()) {
+#if __CUDA_ARCH__ >= 900
+          asm volatile("{\n.reg .pred done;\nwait:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra wait;\n}" ::"r"(empty_address + load_slot * 8), "r"(load_parity) : "memory");
+#endif
+          if (load_slot == STAGES - 1) load_parity ^= 1;
+          load_next();
+          ++loaded;
+        }
+      }
+      __syncwarp();
+    }
+    // Every worker takes every turn of the pass, also one that has no unit for it.
+    const int mine = warp == workers ? 0 : turns - ((turns - 1) * workers + warp >= count * units ? 1 : 0);
 #pragma unroll 1
     for (int i = 0; i < mine; ++i) {
       while (unit >= units) flush();
       uint4 x[4];
 #pragma unroll
-      for (int b = 0; b < 4; ++b) {
-        x[b] = make_uint4(0, 0, 0, 0);
-        if (live) x[b] = *reinterpret_cast<const uint4*>(x_lane + unit * 256 + b * 64);
-      }
+      for (int b = 0; b < 4; ++b) x[b] = *reinterpret_cast<const uint4*>(x_lane + unit * 256 + b * 64);
+      if constexpr (BULK) {
 #if __CUDA_ARCH__ >= 900
-      asm volatile("{\n.reg .pred done;\nwait:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra wait;\n}" ::"r"(barriers + slot * 8), "r"(parity) : "memory");
-#else
-      copy_wait<STAGES - 2>();
+        asm volatile("{\n.reg .pred done;\nwait:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra wait;\n}" ::"r"(full_address + slot * 8), "r"(parity) : "memory");
 #endif
-      __syncwarp();  // also: every lane is done with the slot that is loaded next
-      load_next();
-      const char* from = ring + slot * U::bytes;
+      } else {
+        copy_wait<STAGES - 2>();
+        __syncwarp();  // also: every lane is done with the slot that is loaded next
+        if (next_pass()) load_next();
+        copy_commit();
+      }
+      const char* from = shared + (slot * workers + warp) * U::bytes;
+      const uint32_t release = empty_address + slot * 8;
       if (++slot == STAGES) { slot = 0; parity ^= 1; }
       const uint4 first = *reinterpret_cast<const uint4*>(from + lane * 16), second = *reinterpret_cast<const uint4*>(from + 512 + lane * 16);
       const uint32_t words[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
@@ -235,15 +262,28 @@ __device__ __forceinline__ void linear_rows_w4(const LinearArgs& p) {
         total[2] += scale.y * ((even[2] + odd[2]) * Raw::factor_high - zero_high * sum.x);
         total[3] += scale.y * ((even[3] + odd[3]) * Raw::factor_high - zero_high * sum.y);
       }
-      unit += w4_rows_warps;
+      if constexpr (BULK) {
+#if __CUDA_ARCH__ >= 900
+        __syncwarp();
+        if (lane == 0) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(release) : "memory");
+#endif
+      }
+      unit += workers;
     }
-    while (local < count) flush();
+    if (BULK && warp < workers && mine < turns) {  // a turn without a unit still frees its slot
+#if __CUDA_ARCH__ >= 900
+      asm volatile("{\n.reg .pred done;\nwait:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra wait;\n}" ::"r"(full_address + slot * 8), "r"(parity) : "memory");
+      if (lane == 0) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(empty_address + slot * 8) : "memory");
+#endif
+      if (++slot == STAGES) { slot = 0; parity ^= 1; }
+    }
+    while (warp < workers && local < count) flush();
     __syncthreads();
     if (finishes) {
       float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll
-      for (int w = 0; w < w4_rows_warps; ++w) {
-        const float4 v = red[((warp * w4_rows_warps + w) * 8 + g) * pairs + t];
+      for (int w = 0; w < workers; ++w) {
+        const float4 v = red[((warp * workers + w) * 8 + g) * pairs + t];
         sum.x += v.x; sum.y += v.y; sum.z += v.z; sum.w += v.w;
       }
       float norm[2] = {1, 1};
@@ -272,9 +312,7 @@ __device__ __forceinline__ void linear_rows_w4(const LinearArgs& p) {
     }
     if (tile0 + p.pass < tile_end) __syncthreads();  // the sums are read before the next pass writes them
   }
-#if __CUDA_ARCH__ < 900
-  copy_wait<0>();
-#endif
+  if constexpr (!BULK) copy_wait<0>();
 }
 
 }  // namespace hearth::kernels::cuda
