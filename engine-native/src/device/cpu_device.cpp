@@ -84,6 +84,7 @@ class CpuDevice final : public Device {
 
   const DeviceInfo& info() const override { return info_; }
   Stream& stream() override { return stream_; }
+  void adopt_step_thread() override { pool_.pin_caller(); }
 
   Result<void*> allocate(size_t bytes, MemoryKind kind, const char* what) override {
     if (bytes == 0) bytes = 1;

@@ -66,6 +66,9 @@ class Device {
   // The stream steps run on. Thread-compatible: one thread at a time.
   virtual Stream& stream() = 0;
 
+  // Called once by the thread that will run steps for ever: pins it where the device wants it (CPU: worker 0's core).
+  virtual void adopt_step_thread() {}
+
   // Memory the ops can read and write, 256-byte aligned, contents undefined. Freed with the device at the latest.
   virtual Result<void*> allocate(size_t bytes, MemoryKind kind, const char* what) = 0;
   virtual void release(void* pointer) = 0;
