@@ -15,8 +15,8 @@
 //       "prefix":TEXT, "suffix":TEXT}}                 around all calls together (default empty)
 //   Any of them may have "after":TEXT beside "type": free text comes first and ends with TEXT (</think>), then the rest.
 // Any other key is an error, and so is a keyword or a piece of syntax that is not implemented: the message names its
-// JSON path. White space in JSON: after each of { [ , : one blank, or a line feed and any blanks and tabs; and before
-// } and ]. Object members come in the schema's order, then additional ones.
+// JSON path. White space in JSON: after each of { [ , : and before } and ] there may be one blank, or a line feed and at most
+// 16 blanks and tabs (without a bound small models write blanks for ever). Object members come in the schema's order, then additional ones.
 #pragma once
 
 #include <cstdint>

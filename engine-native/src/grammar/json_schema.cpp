@@ -44,10 +44,13 @@ std::string escaped(std::string_view name) {
   return out;
 }
 
+// Bounded, since small models fall into writing blanks for ever where they are allowed to.
+constexpr int indent_max = 16;
+
 Expr ws() {
   ByteSet blank;
   blank.add(' ', ' '), blank.add('\t', '\t');
-  static const Expr instance = optional(choice({literal(" "), sequence({literal("\n"), repeat(byte_set(blank), 0, -1)})}));
+  static const Expr instance = optional(choice({literal(" "), sequence({literal("\n"), repeat(byte_set(blank), 0, indent_max)})}));
   return instance;
 }
 

@@ -13,7 +13,7 @@ namespace {
 // hearth_record_type and hearth_finish_reason of include/hearth.h.
 enum : uint16_t { token_record = 1, prompt_record = 2, embedding_record = 3, finished_record = 4 };
 enum : uint32_t { reason_stop = 1, reason_length = 2, reason_error = 4 };
-constexpr int status_internal = 11;
+constexpr int status_unsupported = 3;
 
 double milliseconds(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
@@ -88,7 +88,7 @@ bool ModelRunner::publish_token(LiveRequest& r, const sampling::Drawn& drawn) {
   if (r.matcher && !ends && stop < 0) {
     if (!r.matcher->accept(drawn.token)) {
       // Only when no token of the vocabulary spells what the grammar wants.
-      end(r, reason_error, status_internal, "the vocabulary cannot spell what the grammar asks for");
+      end(r, reason_error, status_unsupported, "the vocabulary cannot spell what the grammar asks for");
       return true;
     }
     exhausted = r.matcher->exhausted();

@@ -82,8 +82,8 @@ TEST(RealModel, SchedulesDoNotChangeTheAnswers) {
 
 TEST(RealModel, AnswersInJson) {
   Client client;
-  uint32_t model = client.load({{"path", folder}});
-  ASSERT_NE(model, 0u);
+  uint32_t model = client.load({{"path", std::string(HEARTH_SOURCE_DIR) + "/models/hearth-tiny-vl"}});
+  ASSERT_NE(model, 0u) << client.answers[client.job].end().bytes;
   Json schema = {{"type", "object"}, {"properties", {{"name", {{"type", "string"}, {"maxLength", 12}}}, {"age", {{"type", "integer"}, {"minimum", 1}, {"maximum", 99}}}}},
                  {"required", {"name", "age"}}, {"additionalProperties", false}};
   for (int seed = 0; seed < 20; ++seed) {
@@ -96,6 +96,11 @@ TEST(RealModel, AnswersInJson) {
     EXPECT_LE(value["age"], 99);
     EXPECT_EQ(value.size(), 2u);
   }
+  // tinystories has no token with a brace in it.
+  uint32_t without_braces = client.load({{"path", folder}});
+  Answer unspellable = client.run(without_braces, {{"max_tokens", 5}, {"grammar", {{"type", "json_object"}}}}, "x");
+  EXPECT_EQ(unspellable.end().reason, HEARTH_FINISH_ERROR);
+  EXPECT_EQ(unspellable.usage()["error"]["status"], HEARTH_UNSUPPORTED);
   Answer bad = client.run(model, {{"grammar", {{"type", "json_schema"}, {"spec", {{"type", "integer"}, {"multipleOf", 2}}}}}}, "x");
   EXPECT_EQ(bad.end().reason, HEARTH_FINISH_ERROR);
   EXPECT_EQ(bad.usage()["error"]["status"], HEARTH_UNSUPPORTED);

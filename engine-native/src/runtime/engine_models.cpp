@@ -1,0 +1,168 @@
+// Models and long jobs: what comes and goes while the step loop runs.
+#include <algorithm>
+#include <cmath>
+
+#include "core/log.h"
+#include "runtime/engine.h"
+#include "runtime/json_reader.h"
+
+namespace hearth::runtime {
+namespace {
+
+enum : uint16_t { finished_record = 4, notice_record = 5 };
+enum : uint32_t { reason_cancelled = 3, reason_error = 4, reason_done = 5 };
+
+}  // namespace
+
+Status Engine::model_open(std::string_view json, uint32_t& model, uint32_t& job_id) {
+  HEARTH_ASSIGN(ModelRequest request, parse_model_request(json));
+  auto loaded = std::make_shared<LoadedModel>();
+  loaded->name = request.name;
+  std::shared_ptr<Job> job;
+  {
+    std::lock_guard lock(mutex_);
+    HEARTH_TRY(refuse_when_stopped());
+    loaded->handle = model = next_model_++;
+    job = std::make_shared<Job>(job_id = new_id());
+    models_[model] = loaded;
+    jobs_[job_id] = job;
+  }
+  launch_job(job, [this, loaded, request](Job& self) { return run_load(loaded, request, self); });
+  return Status::ok();
+}
+
+Result<Json> Engine::run_load(const std::shared_ptr<LoadedModel>& loaded, const ModelRequest& request, Job& job) {
+  auto fail = [&](Status status) {
+    std::lock_guard lock(mutex_);
+    loaded->state = ModelState::closed;
+    models_.erase(loaded->handle);
+    log::write(log::Level::warn, "model " + loaded->name + " was not loaded: " + status.message());
+    return status;
+  };
+  auto opened = open_device(options_);
+  if (!opened) return fail(opened.status());
+  loaded->device = std::move(opened).value();
+  auto progress = [](void* context, const char* stage, double done, double total) {
+    static_cast<Job*>(context)->report(stage, done, total);
+  };
+  auto result = load_model(request.load, *loaded->device, progress, &job);
+  if (!result) return fail(result.status());
+  loaded->model = std::move(result->model);
+  loaded->vocabulary = std::move(result->vocabulary);
+  RunnerOptions options;
+  options.prefix_cache = request.prefix_cache;
+  options.overlap = hooks().overlap.value_or(loaded->device->info().kind == device::DeviceKind::cuda);
+  options.queue_requests = options_.queue_requests;
+  auto runner = ModelRunner::create(*loaded->model, loaded->vocabulary, outbox_, options,
+                                    [this](LiveRequest& r) { finished_.push_back(r.id); });
+  if (!runner) return fail(runner.status());
+  loaded->runner = std::move(runner).value();
+  loaded->grammars = std::make_unique<grammar::GrammarCache>(make_token_trie(*loaded));
+  loaded->info = describe_model(*loaded, result->chat_template);
+  if (job.cancelled()) return fail(Status(Code::cancelled, "the load was cancelled"));
+  log::write(log::Level::debug, "model " + loaded->name + " is ready on " + loaded->device->info().name);
+  job.report("ready", 1, 1, loaded->info["memory"]);
+  post([this, loaded] {
+    std::lock_guard lock(mutex_);
+    if (stopping_ || !failure_) return;
+    stepping_.push_back(loaded);
+    loaded->state = ModelState::ready;
+  });
+  return Json{{"model", loaded->handle}};
+}
+
+Status Engine::model_close(uint32_t model) {
+  std::shared_ptr<LoadedModel> loaded;
+  {
+    std::lock_guard lock(mutex_);
+    auto at = models_.find(model);
+    if (at == models_.end()) return Status(Code::closed, "no open model has handle " + std::to_string(model));
+    if (at->second->state == ModelState::loading) return Status(Code::busy, "the model is still loading");
+    loaded = at->second;
+    loaded->state = ModelState::closing;
+    models_.erase(at);
+  }
+  bool out = false;
+  post([this, loaded, &out] {
+    std::vector<LiveRequest*> live(loaded->runner->live().begin(), loaded->runner->live().end());
+    for (LiveRequest* request : live) loaded->runner->end(*request, reason_cancelled);
+    std::erase(stepping_, loaded);
+    std::lock_guard lock(mutex_);
+    out = true;
+    changed_.notify_all();
+  });
+  // Requests hold the model while they are prepared and until they are forgotten; memory is free when this returns.
+  std::unique_lock lock(mutex_);
+  while (!done_ && !(out && loaded->preparing == 0 && loaded.use_count() == 1))
+    changed_.wait_for(lock, std::chrono::milliseconds(1));
+  return Status::ok();
+}
+
+Result<Json> Engine::model_info(uint32_t model) {
+  HEARTH_ASSIGN(std::shared_ptr<LoadedModel> loaded, ready_model(model));
+  return loaded->info;
+}
+
+Status Engine::start_job(std::string_view json, uint32_t& id) {
+  HEARTH_ASSIGN(JobFunction function, make_job(json));
+  std::shared_ptr<Job> job;
+  {
+    std::lock_guard lock(mutex_);
+    HEARTH_TRY(refuse_when_stopped());
+    job = std::make_shared<Job>(id = new_id());
+    jobs_[id] = job;
+  }
+  launch_job(job, std::move(function));
+  return Status::ok();
+}
+
+void Engine::launch_job(std::shared_ptr<Job> job, JobFunction function) {
+  std::weak_ptr<Job> weak = job;
+  job->on_notice = [this, weak] {
+    post([this, weak] {
+      auto job = weak.lock();
+      if (!job || !outbox_.empty()) return;  // a reader that is behind gets the next progress instead
+      std::string text = job->take_notice();
+      if (text.empty()) return;
+      Record record;
+      record.type = notice_record;
+      record.request = job->id();
+      record.logprob = NAN;
+      record.text = text;
+      outbox_.send(record);
+    });
+  };
+  std::lock_guard lock(mutex_);  // finish_job finds the thread set, however short the job is
+  job->thread = std::thread([this, job, function = std::move(function)] {
+    Result<Json> result = function(*job);
+    post([this, job, result = std::move(result)] { finish_job(job, result); });
+  });
+}
+
+void Engine::finish_job(const std::shared_ptr<Job>& job, const Result<Json>& result) {
+  std::thread thread;
+  {
+    std::lock_guard lock(mutex_);
+    thread = std::move(job->thread);
+  }
+  thread.join();  // its last act was to post this
+  Json json = Json::object();
+  Record record;
+  record.type = finished_record;
+  record.request = job->id();
+  record.logprob = NAN;
+  record.reason = reason_done;
+  if (result) {
+    json["result"] = *result;
+  } else {
+    record.reason = result.status().code() == Code::cancelled ? reason_cancelled : reason_error;
+    json["error"] = {{"status", static_cast<int>(result.status().code())}, {"message", result.status().message()}};
+  }
+  std::string text = dump(json);
+  record.bytes = text;
+  outbox_.send(record);
+  std::lock_guard lock(mutex_);
+  jobs_.erase(job->id());
+}
+
+}  // namespace hearth::runtime
