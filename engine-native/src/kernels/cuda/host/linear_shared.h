@@ -27,11 +27,6 @@ constexpr int tile_stage_bytes(int kind, int groups_per_step, int bm, int bn) {
   return (weights + meta + 127) / 128 * 128 + bn * 128;
 }
 
-struct LinearLaunch {
-  device::CudaStream& stream;
-  LinearArgs args{};
-};
-
 // Fills what does not depend on the implementation.
 LinearArgs linear_arguments(const ops::LinearSpec& s, const ops::LinearParams& p, device::CudaStream& stream);
 
