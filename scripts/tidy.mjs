@@ -46,7 +46,7 @@ const serverArrows = {
   images: ['errors', 'engine/port'],
   models: ['errors'],
   engine: ['errors'],
-  http: ['openai', 'chat', 'images', 'models', 'engine/port', 'errors', 'config'],
+  http: ['openai', 'chat', 'images', 'models', 'engine/port', 'engine/event-stream', 'errors', 'config'],
 };
 
 const breaches = [];

@@ -14,9 +14,11 @@ import type { Render } from './chat/prompt.ts';
 import { EngineError } from './engine/port.ts';
 import { ApiError, errors } from './errors.ts';
 import { guardAccess } from './http/access.ts';
+import { Admission } from './http/admission.ts';
 import { chatCompletions } from './http/chat-completions.ts';
 import { completions } from './http/completions.ts';
 import type { AppContext, HttpSettings } from './http/context.ts';
+import { docs } from './http/docs.ts';
 import { embeddings } from './http/embeddings.ts';
 import { isOurFault, toApiError } from './http/engine-errors.ts';
 import { health } from './http/health.ts';
@@ -27,6 +29,7 @@ import { Metrics } from './http/metrics.ts';
 import { models } from './http/models.ts';
 import { openapi } from './http/openapi.ts';
 import { page } from './http/page.ts';
+import { RateLimits } from './http/rate-limits.ts';
 import { responses } from './http/responses.ts';
 import { refuseOtherMethods } from './http/routes.ts';
 import { ClientGone } from './http/scope.ts';
@@ -69,9 +72,16 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
     frameworkErrors: (error, _request, reply) =>
       send(reply as FastifyReply, fromFastify(error, 0) ?? toApiError(error)),
   }) as unknown as FastifyInstance;
-  const metrics = new Metrics(() => lifecycle.engineForStats());
   const keepAlive = new KeepAlive(settings.keepAliveSeconds * 1000);
-  const context: AppContext = { ...dependencies, metrics, keepAlive };
+  const limits = new RateLimits((owner, kind) => metrics.rateLimited(owner, kind));
+  const admission = new Admission(settings, {
+    ended(owner, cost, usage) {
+      limits.settle(owner, cost, usage ? usage.promptTokens + usage.completionTokens : 0);
+      if (usage) metrics.used(owner, usage);
+    },
+  });
+  const metrics = new Metrics(() => lifecycle.engineForStats(), admission);
+  const context: AppContext = { ...dependencies, metrics, keepAlive, admission, limits };
   app.removeContentTypeParser('text/plain');
   app.decorate('definitions', []);
   app.addHook('onClose', () => keepAlive.close());
@@ -82,6 +92,7 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
   });
   logRequests(app);
   await guardAccess(app, settings, dependencies.keys);
+  countRequests(app, metrics, limits);
   handleErrors(app, metrics, settings.bodyLimitMb * 1024 * 1024);
   await app.register(
     async (scope) => {
@@ -94,6 +105,7 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
       embeddings(scope, context);
       tokens(scope, context);
       openapi(scope);
+      docs(scope);
       await page(scope);
       refuseOtherMethods(scope);
     },
@@ -113,6 +125,17 @@ function dropUpgradesOnClose(app: FastifyInstance): void {
   app.addHook('preClose', async () => {
     await new Promise((resolve) => setTimeout(resolve, sockets.size ? 50 : 0));
     for (const socket of sockets) socket.destroy();
+  });
+}
+
+/** Every POST counts against its key's requests a minute, before its body is read. */
+function countRequests(app: FastifyInstance, metrics: Metrics, limits: RateLimits): void {
+  app.addHook('onRequest', async (request, reply) => {
+    if (request.method !== 'POST' || !request.routeOptions.config.definition) return;
+    metrics.requested(request.keyOwner);
+    limits.takeRequest(request.keyOwner);
+    // On the raw answer, where a route may still put them right: Fastify's own headers would win over those.
+    for (const [name, value] of Object.entries(limits.headers(request.keyOwner))) reply.raw.setHeader(name, value);
   });
 }
 

@@ -136,7 +136,15 @@ export const settingsSchema = z.strictObject({
   maxImagePixels: whole(limits, 'pixels of one image', 50_000_000, 1, 1_000_000_000),
 
   apiKey: list(access, 'keys that clients must send, comma-separated', 'KEY,...'),
-  apiKeyFile: text(access, 'file with one key a line, read again when it changes', 'FILE'),
+  apiKeyFile: text(access, 'file with one key and its limits a line, read again when it changes', 'FILE'),
+  requestsPerMinute: whole(access, 'requests a key may make in a minute; 0 = no limit', 0, 0, 1_000_000),
+  tokensPerMinute: whole(
+    access,
+    'tokens of prompts and answers a key may use in a minute; 0 = no limit',
+    0,
+    0,
+    1_000_000_000,
+  ),
   auth: flag(access, 'ask for keys when listening beyond loopback', true),
   allowedHosts: list(access, 'further Host names to answer (IP literals and this machine’s names pass)', 'NAME,...'),
   corsOrigins: list(access, 'origins of web pages that may call the API; * = any', 'ORIGIN,...'),

@@ -8,6 +8,8 @@ export interface Speaker {
   /** Runs one stage of the start and says how long it took. */
   stage<T>(title: string, work: (note: (detail: string) => void) => Promise<T>): Promise<T>;
   say(line: string): void;
+  /** Like say, but at every log level: what the operator cannot find out in another way. */
+  announce(text: string): void;
 }
 
 export interface SpeakerOptions {
@@ -27,6 +29,10 @@ export function makeSpeaker(options: SpeakerOptions): Speaker {
   return {
     logger,
     say,
+    announce(message) {
+      const line = text ? message : JSON.stringify({ level: 30, time: new Date().toISOString(), msg: message });
+      options.out.write(`${line}\n`);
+    },
     async stage(title, work) {
       const begin = performance.now();
       let detail = '';

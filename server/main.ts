@@ -1,6 +1,7 @@
 // The composition root of `hearth serve`: settings → engine → app → listen → drain on a signal.
 
 import { readFileSync } from 'node:fs';
+import { networkInterfaces } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import type { FastifyInstance } from 'fastify';
 import { buildApp } from './app.ts';
@@ -8,7 +9,7 @@ import { TemplateRenderer } from './chat/templates.ts';
 import { readSettings, type Settings, settingsHelp, UsageError } from './config.ts';
 import { NativeEngine } from './engine/native/engine.ts';
 import { type Engine, EngineError, type ModelInfo } from './engine/port.ts';
-import { KeyRing } from './http/keys.ts';
+import { generateKey, KeyFileError, KeyRing } from './http/keys.ts';
 import { Lifecycle } from './http/lifecycle.ts';
 import { ImageDecoder } from './images/decoder.ts';
 import { makeSpeaker, type Speaker } from './log.ts';
@@ -41,8 +42,9 @@ export async function serve(options: ServeOptions): Promise<void> {
   }
   const begin = performance.now();
   const model = settings.shape ? { path: '', name: settings.modelName || settings.shape } : findModel(settings);
-  const keys = openKeys(settings);
   const speaker = makeSpeaker({ level: settings.logLevel, format: settings.logFormat, out: options.out });
+  const generated = needsKey(settings) ? generateKey() : null;
+  const keys = openKeys(settings, generated, speaker);
   const lifecycle = new Lifecycle();
   const renderer = new TemplateRenderer({ timeoutMs: settings.templateTimeoutMs });
   const images = new ImageDecoder({
@@ -63,6 +65,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   let engine: Engine | null = null;
   try {
     const url = await speaker.stage('listening', (note) => listen(app, settings, note));
+    if (generated !== null) tellKey(url, settings, generated, speaker);
     engine = await openEngine(options, settings, speaker, lifecycle);
     const info = await load(engine, settings, model, speaker, lifecycle);
     lifecycle.ready(engine, info.name);
@@ -89,21 +92,43 @@ function findModel(settings: Settings): ServedModel {
 
 const isLoopback = (host: string) => /^(localhost|127\.\d+\.\d+\.\d+|::1|\[::1\])$/i.test(host);
 
-function openKeys(settings: Settings): KeyRing {
-  let keys: KeyRing;
+function openKeys(settings: Settings, generated: string | null, speaker: Speaker): KeyRing {
+  const keys = generated === null ? settings.apiKey : [generated];
   try {
-    keys = new KeyRing(settings.apiKey, settings.apiKeyFile);
+    return new KeyRing(keys, settings.apiKeyFile, settings, (problem) => speaker.logger.warn(problem));
   } catch (error) {
+    if (error instanceof KeyFileError) throw new UsageError(`--api-key-file: ${error.message}`);
     throw new UsageError(
       `--api-key-file: cannot read ${settings.apiKeyFile}: ${(error as NodeJS.ErrnoException).code}`,
     );
   }
-  if (!keys.active && settings.auth && !isLoopback(settings.host)) {
-    throw new UsageError(
-      `listening on ${settings.host} lets others in: set --api-key or --api-key-file, or --no-auth to serve without keys`,
-    );
-  }
-  return keys;
+}
+
+/** Others can reach the server, nobody gave it a key, and nobody said that it needs none. */
+const needsKey = ({ host, auth, apiKey, apiKeyFile }: Settings) =>
+  auth && apiKey.length === 0 && apiKeyFile === '' && !isLoopback(host);
+
+/** The one time the key is shown: it lives in memory only, and the next start makes another. */
+function tellKey(url: string, settings: Settings, key: string, speaker: Speaker): void {
+  const base = lanUrl(url, settings.host);
+  const body = `{"messages":[{"role":"user","content":"Hello"}]}`;
+  speaker.announce(
+    `No API key was given, so one was made for this run: ${key}\n` +
+      `Others reach this server at ${base}; give them the key, or set --api-key-file, or --no-auth. Try:\n` +
+      `  curl ${settings.tlsCert ? '-k ' : ''}${base}/v1/chat/completions -H 'Authorization: Bearer ${key}' ` +
+      `-H 'Content-Type: application/json' -d '${body}'`,
+  );
+}
+
+/** The address that other machines use, when the server listens on all of them. */
+function lanUrl(url: string, host: string): string {
+  const any = host === '0.0.0.0' || host === '::' || host === '';
+  if (!any) return url;
+  const own = Object.values(networkInterfaces()).flatMap((list) => list ?? []);
+  const address = own.find(({ family, internal }) => family === 'IPv4' && !internal)?.address ?? '127.0.0.1';
+  const made = new URL(url);
+  made.hostname = address;
+  return made.href.replace(/\/$/, '');
 }
 
 function tlsOf(settings: Settings): { tls?: { cert: string; key: string } } {

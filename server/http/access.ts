@@ -7,10 +7,12 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { errors } from '../errors.ts';
 import type { HttpSettings } from './context.ts';
 import type { KeyOwner, KeyRing } from './keys.ts';
+import { rateHeaderNames } from './rate-limits.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
-    keyOwner: KeyOwner | null;
+    /** Whose request it is; `anonymous` where no key is asked for. */
+    keyOwner: KeyOwner;
   }
 }
 
@@ -24,12 +26,14 @@ export async function guardAccess(app: FastifyInstance, settings: HttpSettings, 
     }
   });
   if (settings.corsOrigins.length > 0) await allowOrigins(app, settings.corsOrigins);
-  app.decorateRequest('keyOwner', null);
+  app.decorateRequest('keyOwner', null as unknown as KeyOwner);
   app.addHook('onRequest', async (request) => {
+    request.keyOwner = keys.anonymous;
     if (!keys.active || isOpen(request)) return;
     const key = keyOf(request);
-    request.keyOwner = key === null ? null : keys.identify(key);
-    if (!request.keyOwner) throw errors.unauthorized();
+    const owner = key === null ? null : keys.identify(key);
+    if (!owner) throw errors.unauthorized();
+    request.keyOwner = owner;
   });
 }
 
@@ -80,7 +84,7 @@ async function allowOrigins(app: FastifyInstance, origins: readonly string[]): P
       'OpenAI-Organization',
       'OpenAI-Project',
     ],
-    exposedHeaders: ['x-request-id', 'retry-after'],
+    exposedHeaders: ['x-request-id', 'retry-after', 'retry-after-ms', ...rateHeaderNames],
     maxAge: 3600,
   });
 }

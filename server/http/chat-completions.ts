@@ -50,7 +50,7 @@ export function chatCompletions(app: FastifyInstance, context: AppContext): void
 
 async function answer(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
   const body = parseBody(chatRequestSchema, request, context.settings.lenient);
-  const scope = new RequestScope(context.lifecycle, reply.raw);
+  const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
   const task = toTask(context, body);
   const images = await loadImages(context, task.model, imagesOf(body.messages));
   if (images.length > 0) task.engine.images = images;

@@ -51,7 +51,7 @@ export async function startChat(context: AppContext, task: ChatTask, scope: Requ
     kind: 'generate',
     ...prompt,
   };
-  const generations = await admit(context.lifecycle.engine(), perChoice(base, task.choices), scope, context.metrics);
+  const generations = await admit(context, perChoice(base, task.choices), scope);
   const promptTokens = generations[0]!.promptTokens;
   return { generations, promptTokens, parserOf: () => makeParser(constraint, family, prompt.text) };
 }

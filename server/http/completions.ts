@@ -49,7 +49,7 @@ interface Choice {
 
 async function answer(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
   const body = parseBody(completionRequestSchema, request, context.settings.lenient);
-  const scope = new RequestScope(context.lifecycle, reply.raw);
+  const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
   const model = context.lifecycle.model(body.model);
   const prompts = toPrompts(body.prompt);
   const copies = body.n ?? 1;
@@ -60,7 +60,7 @@ async function answer(context: AppContext, request: FastifyRequest, reply: Fasti
   checkVocabulary(prompts, model);
   const requests = prompts.flatMap((prompt) => perChoice(toRequest(model, prompt, body), copies));
   const echoes = body.echo ? await Promise.all(prompts.map((prompt) => echoOf(context, model, prompt))) : [];
-  const generations = await admit(context.lifecycle.engine(), requests, scope, context.metrics);
+  const generations = await admit(context, requests, scope);
   const choices = generations.map((generation, at) => ({ generation, echo: echoes[Math.floor(at / copies)] ?? '' }));
   const envelope: Envelope = {
     id: newId('cmpl-'),

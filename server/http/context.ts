@@ -2,8 +2,10 @@
 
 import type { Render } from '../chat/prompt.ts';
 import type { ImageDecoder } from '../images/decoder.ts';
+import type { Admission } from './admission.ts';
 import type { Lifecycle } from './lifecycle.ts';
 import type { Metrics } from './metrics.ts';
+import type { RateLimits } from './rate-limits.ts';
 import type { KeepAlive } from './sse.ts';
 
 /** The settings that routes read; config.ts has their meaning and defaults. */
@@ -18,6 +20,8 @@ export interface HttpSettings {
   heartbeatSeconds: number;
   allowedHosts: readonly string[];
   corsOrigins: readonly string[];
+  queueRequests: number;
+  queueTokens: number;
 }
 
 export interface AppContext {
@@ -26,6 +30,8 @@ export interface AppContext {
   render: Render;
   images: ImageDecoder;
   metrics: Metrics;
+  admission: Admission;
+  limits: RateLimits;
   keepAlive: KeepAlive;
 }
 

@@ -24,7 +24,7 @@ export function embeddings(app: FastifyInstance, context: AppContext): void {
 
 async function answer(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
   const body = parseBody(embeddingRequestSchema, request, context.settings.lenient);
-  const scope = new RequestScope(context.lifecycle, reply.raw);
+  const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
   const model = context.lifecycle.model(body.model);
   const requests = toPrompts(body.input).map(
     (prompt): EngineRequest => ({
@@ -39,7 +39,7 @@ async function answer(context: AppContext, request: FastifyRequest, reply: Fasti
       ...defined({ dimensions: body.dimensions }),
     }),
   );
-  const generations = await admit(context.lifecycle.engine(), requests, scope, context.metrics);
+  const generations = await admit(context, requests, scope);
   const results = await Promise.all(
     generations.map(async (generation) => {
       let values = new Float32Array(0);

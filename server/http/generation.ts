@@ -1,14 +1,9 @@
 // Requests to the engine: submitted together, admitted together, read to their end.
 
-import type {
-  Engine,
-  EngineEvent,
-  EngineRequest,
-  FinishedEvent,
-  PromptTokenEvent,
-  TokenEvent,
-} from '../engine/port.ts';
-import type { GenerationClock, Metrics } from './metrics.ts';
+import type { EngineEvent, EngineRequest, FinishedEvent, PromptTokenEvent, TokenEvent } from '../engine/port.ts';
+import { expectedTokens } from './admission.ts';
+import type { AppContext } from './context.ts';
+import type { GenerationClock } from './metrics.ts';
 import type { RequestScope } from './scope.ts';
 
 /** How long an engine may take to say that it accepted a request before the answer's head goes out anyway. */
@@ -28,18 +23,24 @@ export interface Generation {
  * that what it refuses can still be answered with a plain status. Throws EngineError, ApiError or ClientGone.
  */
 export async function admit(
-  engine: Engine,
+  context: AppContext,
   requests: readonly EngineRequest[],
   scope: RequestScope,
-  metrics: Metrics,
 ): Promise<Generation[]> {
+  const { lifecycle, metrics, admission, limits } = context;
+  const engine = lifecycle.engine();
+  scope.throwIfAborted();
+  const costs = requests.map((request) => expectedTokens(request, lifecycle.model(request.model).context));
+  const total = costs.reduce((sum, cost) => sum + cost, 0);
+  limits.reserveTokens(scope.owner, total);
+  scope.setHeaders(limits.headers(scope.owner));
+  let submitted = 0;
   const generations: Generation[] = [];
   try {
-    for (const request of requests) {
-      scope.throwIfAborted();
-      const stream = await engine.submit(request);
-      scope.onAbort(() => stream.cancel());
-      const events = stream[Symbol.asyncIterator]();
+    for (const [at, request] of requests.entries()) {
+      const events = admission.submit(engine, request, scope.owner, costs[at]!);
+      submitted += costs[at]!;
+      scope.onAbort(() => events.cancel());
       const first = events.next();
       const generation = { events, first, clock: metrics.observe(request.model), promptTokens: 0 };
       generations.push(generation);
@@ -55,6 +56,8 @@ export async function admit(
     scope.throwIfAborted();
     return generations;
   } catch (error) {
+    // What was submitted settles itself when it ends.
+    limits.settle(scope.owner, total - submitted, 0);
     for (const { events } of generations) void events.return?.();
     throw error;
   }

@@ -56,7 +56,7 @@ export function messages(app: FastifyInstance, context: AppContext): void {
 
 async function answer(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
   const body = parseBody(messagesRequestSchema, request, context.settings.lenient);
-  const scope = new RequestScope(context.lifecycle, reply.raw);
+  const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
   const task = toTask(context, body);
   const images = await loadImages(context, task.model, imageSources(body));
   if (images.length > 0) task.engine.images = images;

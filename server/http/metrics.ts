@@ -2,6 +2,8 @@
 
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Engine, FinishReason, RequestUsage } from '../engine/port.ts';
+import type { Admission } from './admission.ts';
+import type { KeyOwner } from './keys.ts';
 
 const seconds = [
   0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640,
@@ -30,6 +32,19 @@ export class Metrics {
     labelNames: ['status', 'code'],
     registers: [this.registry],
   });
+  readonly #keyRequests = this.#keyCounter('hearth:key_requests_total', 'Requests by key.');
+  readonly #keyPromptTokens = this.#keyCounter('hearth:key_prompt_tokens_total', 'Prompt tokens by key.');
+  readonly #keyCachedTokens = this.#keyCounter(
+    'hearth:key_cached_tokens_total',
+    'Prompt tokens by key that were found in the prefix cache.',
+  );
+  readonly #keyNewTokens = this.#keyCounter('hearth:key_generation_tokens_total', 'Generated tokens by key.');
+  readonly #keyLimited = new Counter({
+    name: 'hearth:key_rate_limited_total',
+    help: 'Requests refused by a key’s limit a minute.',
+    labelNames: ['key', 'limit'],
+    registers: [this.registry],
+  });
   readonly #firstToken = this.#histogram('vllm:time_to_first_token_seconds', 'Time to the first token.', seconds);
   readonly #interToken = this.#histogram('vllm:inter_token_latency_seconds', 'Time between tokens.', interTokenSeconds);
   readonly #endToEnd = this.#histogram('vllm:e2e_request_latency_seconds', 'Time of whole requests.', seconds);
@@ -39,17 +54,35 @@ export class Metrics {
   readonly #promptTokens = this.#histogram('vllm:request_prompt_tokens', 'Tokens of prompts.', counts);
   readonly #newTokens = this.#histogram('vllm:request_generation_tokens', 'Tokens of answers.', counts);
 
-  constructor(stats: () => Engine | null) {
+  constructor(stats: () => Engine | null, admission: Pick<Admission, 'waiting' | 'owners'>) {
     collectDefaultMetrics({ register: this.registry, eventLoopMonitoringPrecision: 10 });
-    this.#addEngineGauges(stats);
+    this.#addEngineGauges(stats, admission);
+    this.#addKeyGauge(admission);
   }
 
   #histogram(name: string, help: string, buckets: number[]) {
     return new Histogram({ name, help, buckets, labelNames, registers: [this.registry] });
   }
 
+  #keyCounter(name: string, help: string) {
+    return new Counter({ name, help, labelNames: ['key'], registers: [this.registry] });
+  }
+
+  #addKeyGauge(admission: Pick<Admission, 'owners'>): void {
+    const gauge = new Gauge({
+      name: 'hearth:key_requests_waiting',
+      help: 'Requests by key that wait for their turn in front of the engine.',
+      labelNames: ['key'],
+      registers: [this.registry],
+      collect: () => {
+        gauge.reset();
+        for (const { name, waiting } of admission.owners()) gauge.inc({ key: name }, waiting);
+      },
+    });
+  }
+
   /** Counts what the engine counts; read when the page is asked for. */
-  #addEngineGauges(stats: () => Engine | null): void {
+  #addEngineGauges(stats: () => Engine | null, admission: Pick<Admission, 'waiting'>): void {
     const add = (
       name: string,
       help: string,
@@ -67,7 +100,11 @@ export class Metrics {
       });
     };
     add('vllm:num_requests_running', 'Requests in the running batch.', (model) => model.running);
-    add('vllm:num_requests_waiting', 'Requests in the queue.', (model) => model.waiting);
+    add(
+      'vllm:num_requests_waiting',
+      'Requests in the queue.',
+      (model) => model.waiting + admission.waiting(model.model),
+    );
     add('vllm:kv_cache_usage_perc', 'Share of KV blocks in use, 0 to 1.', (model) =>
       model.kvBlocksTotal ? model.kvBlocksUsed / model.kvBlocksTotal : 0,
     );
@@ -102,6 +139,20 @@ export class Metrics {
         this.#finished(model, clock, reason, usage);
       },
     );
+  }
+
+  requested({ name }: KeyOwner): void {
+    this.#keyRequests.inc({ key: name });
+  }
+
+  used({ name }: KeyOwner, usage: RequestUsage): void {
+    this.#keyPromptTokens.inc({ key: name }, usage.promptTokens);
+    this.#keyCachedTokens.inc({ key: name }, usage.cachedTokens);
+    this.#keyNewTokens.inc({ key: name }, usage.completionTokens);
+  }
+
+  rateLimited({ name }: KeyOwner, limit: 'requests' | 'tokens'): void {
+    this.#keyLimited.inc({ key: name, limit });
   }
 
   refused(status: number, code: string | null): void {

@@ -62,8 +62,8 @@ export async function responses(app: FastifyInstance, context: AppContext): Prom
 
 async function answer(context: AppContext, store: ResponseStore, request: FastifyRequest, reply: FastifyReply) {
   const body = parseBody(responseRequestSchema, request, context.settings.lenient);
-  const scope = new RequestScope(context.lifecycle, reply.raw);
-  const turn = await startTurn(context, [store], body, scope, request.keyOwner?.name ?? '');
+  const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
+  const turn = await startTurn(context, [store], body, scope, request.keyOwner.name);
   if (!body.stream) {
     return sendWhole(context, request, reply, async () => {
       const writer = turn.writer();
@@ -192,7 +192,7 @@ function serveSocket(context: AppContext, store: ResponseStore, socket: WebSocke
   let waiting = 0;
   socket.on('message', (data, isBinary) => {
     if (waiting >= waitingMax) return send({ type: 'error', status: 429, ...errors.queueFull(1).toWire() });
-    const scope = new RequestScope(context.lifecycle, null);
+    const scope = new RequestScope(context.lifecycle, null, request.keyOwner);
     running.add(scope);
     waiting++;
     last = last
@@ -216,8 +216,10 @@ async function serveMessage(
   let writer: ResponseWriter | null = null;
   try {
     scope.throwIfAborted();
+    context.limits.takeRequest(scope.owner);
+    context.metrics.requested(scope.owner);
     const body = checkedBody(responseRequestSchema, createBody(text), request.log, context.settings.lenient);
-    const turn = await startTurn(context, stores, body, scope, request.keyOwner?.name ?? '');
+    const turn = await startTurn(context, stores, body, scope, request.keyOwner.name);
     writer = turn.writer(send);
     writer.begin();
     await finishTurn(turn, writer);

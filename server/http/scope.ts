@@ -2,6 +2,7 @@
 
 import type { ServerResponse } from 'node:http';
 import type { ApiError } from '../errors.ts';
+import type { KeyOwner } from './keys.ts';
 import type { Abortable, Lifecycle } from './lifecycle.ts';
 
 /** Thrown inside a route whose client has gone: there is nobody to tell. */
@@ -13,13 +14,18 @@ export class ClientGone extends Error {
 }
 
 export class RequestScope implements Abortable {
+  /** Whose request it is. */
+  readonly owner: KeyOwner;
   readonly #lifecycle: Lifecycle;
+  readonly #response: ServerResponse | null;
   readonly #cancels: Array<() => void> = [];
   #reason: ApiError | ClientGone | null = null;
 
   /** `response` is null for what has none of its own (a WebSocket turn); then `release` ends it. */
-  constructor(lifecycle: Lifecycle, response: ServerResponse | null) {
+  constructor(lifecycle: Lifecycle, response: ServerResponse | null, owner: KeyOwner) {
+    this.owner = owner;
     this.#lifecycle = lifecycle;
+    this.#response = response;
     lifecycle.track(this);
     response?.once('close', () => {
       if (!response.writableFinished) this.abort(null);
@@ -42,6 +48,12 @@ export class RequestScope implements Abortable {
   onAbort(cancel: () => void): void {
     if (this.#reason) cancel();
     else this.#cancels.push(cancel);
+  }
+
+  /** Adds to the head of the answer, as long as it is not on its way. */
+  setHeaders(headers: Record<string, string>): void {
+    if (!this.#response || this.#response.headersSent) return;
+    for (const [name, value] of Object.entries(headers)) this.#response.setHeader(name, value);
   }
 
   throwIfAborted(): void {

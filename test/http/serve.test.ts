@@ -148,9 +148,36 @@ describe('hearth serve', () => {
     taken.close();
     const refuse = new EngineError('corrupt', 'model.safetensors: tensor a.b is truncated');
     await expect(start([], { open: () => Promise.reject(refuse) }).done).rejects.toThrow(UsageError);
-    await expect(start(['--host', '0.0.0.0']).done).rejects.toThrow(/--no-auth/);
+    await expect(start(['--api-key-file', fileOf('bad-keys', 'k rpm=x')]).done).rejects.toThrow(/line 1: rpm=/);
     await expect(start(['--api-key-file', join(folder, 'none')]).done).rejects.toThrow(/--api-key-file/);
     await expect(start(['--model', join(folder, 'none')]).done).rejects.toThrow(UsageError);
+  });
+
+  it('beyond loopback without a key makes one, shows it once, and asks for it', async () => {
+    const server = start(['--host', '0.0.0.0', '--log-level', 'error']);
+    const shown = () => server.lines().find(({ msg }) => /No API key/.test(msg))?.msg as string | undefined;
+    while (!shown()) await Promise.race([server.done, new Promise((resolve) => setTimeout(resolve, 10))]);
+    const [, key] = / for this run: (hearth-[\w-]{32})\n/.exec(shown()!)!;
+    const [, url] = /curl (http:\/\/\S+)\/v1\/chat\/completions /.exec(shown()!)!;
+    expect(url).not.toContain('0.0.0.0');
+    const local = url!.replace(/\/\/[^:]+:/, '//127.0.0.1:');
+    const status = async (headers: Record<string, string>) => (await fetch(`${local}/v1/models`, { headers })).status;
+    expect(await status({})).toBe(401);
+    while ((await status({ authorization: `Bearer ${key}` })) === 503)
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    expect(await status({ authorization: `Bearer ${key}` })).toBe(200);
+    server.stop();
+    await server.done;
+    expect(server.lines().filter((line) => JSON.stringify(line).includes(key!))).toHaveLength(1);
+  });
+
+  it('beyond loopback with --no-auth asks for none', async () => {
+    const server = start(['--host', '0.0.0.0', '--no-auth']);
+    const url = (await server.url()).replace('0.0.0.0', '127.0.0.1');
+    expect((await fetch(`${url}/v1/models`)).status).not.toBe(401);
+    server.stop();
+    await server.done;
+    expect(JSON.stringify(server.lines())).not.toContain('No API key');
   });
 
   it('reads keys again when their file changes', async () => {
