@@ -104,7 +104,7 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
       await responses(scope, context);
       embeddings(scope, context);
       tokens(scope, context);
-      openapi(scope);
+      openapi(scope, settings);
       docs(scope);
       await page(scope);
       refuseOtherMethods(scope);

@@ -1,8 +1,9 @@
 // The OpenAPI document, made from the routes' own zod schemas: what is validated is what is published.
 
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { errorSchema } from '../openai/common.ts';
+import type { HttpSettings } from './context.ts';
 import { addRoute, type RouteDefinition } from './routes.ts';
 
 type Json = Record<string, unknown>;
@@ -73,7 +74,17 @@ function toJsonSchema(schema: z.ZodType, io: 'input' | 'output'): Json {
   return rest;
 }
 
-export function openapi(app: FastifyInstance): void {
+/**
+ * Where clients find this server. A proxy's word (X-Forwarded-Proto, -Host, -Prefix) counts only when proxies are
+ * trusted: Fastify sees to the first two.
+ */
+function publicUrl(request: FastifyRequest, { trustProxy, basePath }: HttpSettings): string {
+  const given = trustProxy ? request.headers['x-forwarded-prefix'] : undefined;
+  const prefix = typeof given === 'string' && /^(\/[A-Za-z0-9._~-]+)+$/.test(given) ? given : '';
+  return `${request.protocol}://${request.host}${prefix}${basePath}`;
+}
+
+export function openapi(app: FastifyInstance, settings: HttpSettings): void {
   let made: Json | null = null;
   addRoute(app, {
     method: 'GET',
@@ -81,9 +92,9 @@ export function openapi(app: FastifyInstance): void {
     summary: 'This document',
     response: z.record(z.string(), z.unknown()),
     open: true,
-    handler: () => {
+    handler: (request) => {
       made ??= makeOpenapi(app.definitions);
-      return made;
+      return { ...made, servers: [{ url: publicUrl(request, settings) }] };
     },
   });
 }
