@@ -49,6 +49,8 @@ class Decoder {
   const DecoderSpec& spec() const { return spec_; }
   // Binds every op and declares every weight.
   Status declare(WeightPlan& plan, const Precision& body, const Precision& head, ops::KvFormat kv);
+  // Bytes of the token embedding, which a step gathers rows from; the head has a packed copy of its own.
+  int64_t table_bytes() const { return int64_t{spec_.vocabulary} * spec_.width * static_cast<int64_t>(size_of(table_type_)); }
   // Bytes that allocate() will take for these limits: activations, workspace, logits.
   int64_t activation_bytes(const DecoderLimits& limits) const;
   int64_t workspace_bytes(const DecoderLimits& limits) const;

@@ -238,7 +238,9 @@ Status Loader::plan() {
   kv_shape_ = {static_cast<int>(spec.layers.size()), spec.kv_heads, spec.head_dim, kv_};
   step_limits_ = {model_->limits_.rows, info.max_sequences, model_->limits_.logit_rows, info.context, 0, spec.vocabulary, model_->arena_.capacity};
   MemoryNeeds needs;
-  needs.weights = model_->weights_->bytes();
+  // A step reads all of the first and one row a token of the second: the roofline needs them apart.
+  needs.embedding = model_->decoder_.table_bytes();
+  needs.weights = model_->weights_->bytes() - needs.embedding;
   needs.vision_weights = model_->vision_weights_ ? model_->vision_weights_->bytes() : 0;
   needs.activations = model_->decoder_.activation_bytes(model_->limits_);
   needs.workspace = model_->decoder_.workspace_bytes(model_->limits_);

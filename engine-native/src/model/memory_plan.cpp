@@ -24,6 +24,7 @@ std::vector<MemoryLine> fixed_lines(const MemoryNeeds& needs) {
     if (bytes > 0) lines.push_back({what, bytes});
   };
   add("weights", needs.weights);
+  add("token embedding", needs.embedding);
   add("vision weights", needs.vision_weights);
   add("activations", needs.activations);
   add("workspace", needs.workspace);

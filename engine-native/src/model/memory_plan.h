@@ -11,7 +11,7 @@ namespace hearth::model {
 
 // What the plan is made from. Bytes; zero where a model has no such part.
 struct MemoryNeeds {
-  int64_t weights = 0, vision_weights = 0, activations = 0, workspace = 0, logits = 0, inputs = 0, vision = 0, image_rows = 0;
+  int64_t weights = 0, embedding = 0, vision_weights = 0, activations = 0, workspace = 0, logits = 0, inputs = 0, vision = 0, image_rows = 0;
   int64_t block_bytes = 0;  // of one KV block over all layers
   int context = 0;          // tokens one sequence may have
   int max_sequences = 0;

@@ -65,6 +65,7 @@ Result<Json> Engine::run_load(const std::shared_ptr<LoadedModel>& loaded, const 
   post([this, loaded] {
     std::lock_guard lock(mutex_);
     if (stopping_ || !failure_) return;
+    loaded->device->adopt_step_thread();  // the step thread is worker 0 of the model's pool
     stepping_.push_back(loaded);
     loaded->state = ModelState::ready;
   });
