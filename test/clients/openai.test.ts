@@ -1,6 +1,7 @@
 // The official SDK's helpers as oracles: parse() and the stream's own accumulator over a schema.
 
 import OpenAI from 'openai';
+import { LengthFinishReasonError } from 'openai/error';
 import { zodResponseFormat, zodTextFormat } from 'openai/helpers/zod';
 import { describe, expect, it } from 'vitest';
 import { z } from 'zod';
@@ -28,7 +29,7 @@ describe('the OpenAI SDK', () => {
     const app = await server(() => ({ tokens: personTokens }));
     const client = new OpenAI({ baseURL: `${app.url}/v1`, apiKey: 'none', maxRetries: 0 });
     const body = { model: 'tiny', messages, max_tokens: 1, response_format: zodResponseFormat(schema, 'person') };
-    await expect(client.chat.completions.parse(body)).rejects.toThrow(OpenAI.LengthFinishReasonError);
+    await expect(client.chat.completions.parse(body)).rejects.toThrow(LengthFinishReasonError);
   });
 
   it('parses Responses by schema', async () => {
