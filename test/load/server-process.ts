@@ -18,7 +18,8 @@ export class ServerProcess {
   readonly samples: Sample[] = [];
   /** Lines of the log at level error or worse. */
   readonly problems: string[] = [];
-  readonly exited: Promise<number | null>;
+  /** The exit code, or the signal that ended it. */
+  readonly exited: Promise<number | string | null>;
   readonly #child: ChildProcess;
   #url = '';
   #begin = 0;
@@ -31,7 +32,9 @@ export class ServerProcess {
         stdio: ['ignore', 'pipe', 'inherit'],
       },
     );
-    this.exited = new Promise((resolve) => this.#child.once('exit', (code) => resolve(code)));
+    this.exited = new Promise((resolve) => this.#child.once('exit', (code, signal) => resolve(signal ?? code)));
+    // However this process ends, the server does not outlive it.
+    process.once('exit', () => this.#child.kill('SIGKILL'));
     createInterface({ input: this.#child.stdout! }).on('line', (line) => this.#read(line));
   }
 

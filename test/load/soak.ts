@@ -5,7 +5,7 @@
 
 import { parseArgs } from 'node:util';
 import { badRequests, makeQuestions, type Question } from './requests.ts';
-import { ServerProcess, slopePerHour } from './server-process.ts';
+import { type Sample, ServerProcess, slopePerHour } from './server-process.ts';
 
 const { values } = parseArgs({
   options: {
@@ -151,7 +151,16 @@ function percentile(sorted: readonly number[], share: number): string {
   return `${Math.round(value)} ms`;
 }
 
-function report(server: ServerProcess, exit: number | null, loaded: string): boolean {
+/** Means of the eight parts of the run: a plateau shows here before a slope is worth anything. */
+function course(samples: readonly Sample[]): string {
+  const length = Math.max(1, Math.ceil(samples.length / 8));
+  const parts = Array.from({ length: Math.ceil(samples.length / length) }, (_, at) =>
+    samples.slice(at * length, (at + 1) * length),
+  );
+  return parts.map((part) => (part.reduce((sum, one) => sum + one.residentMib, 0) / part.length).toFixed(0)).join(' ');
+}
+
+function report(server: ServerProcess, exit: number | string | null, loaded: string): boolean {
   const first = server.samples[0]!;
   const last = server.samples.at(-1)!;
   const peak = Math.max(...server.samples.map(({ residentMib }) => residentMib));
@@ -164,6 +173,7 @@ function report(server: ServerProcess, exit: number | null, loaded: string): boo
       'memory first / last / peak',
       `${first.residentMib.toFixed(0)} / ${last.residentMib.toFixed(0)} / ${peak.toFixed(0)} MiB`,
     ],
+    ['memory in eighths of the run', `${course(server.samples)} MiB`],
     ['memory slope', `${slopePerHour(server.samples, (sample) => sample.residentMib).toFixed(1)} MiB/h`],
     ['descriptors first / last', `${first.descriptors} / ${last.descriptors}`],
     ['descriptors slope', `${slopePerHour(server.samples, (sample) => sample.descriptors).toFixed(1)} /h`],
@@ -189,7 +199,17 @@ async function main(): Promise<boolean> {
   const server = new ServerProcess(['--queue-requests', String(Math.max(8, Math.floor(clients / 2)))]);
   await server.ready();
   const questions = makeQuestions();
-  for (const question of questions) question.alone = await answerTo(server.url, question, false);
+  for (const question of questions) {
+    question.alone = await answerTo(server.url, question, false).catch(async (error) => {
+      const ended = await Promise.race([
+        server.exited,
+        new Promise((resolve) => setTimeout(resolve, 1000, 'still up')),
+      ]);
+      throw new Error(`an answer alone failed (server: ${ended}): ${JSON.stringify(question.body).slice(0, 200)}`, {
+        cause: error,
+      });
+    });
+  }
   console.log(`${questions.length} answers alone; now ${clients} clients for ${minutes} minutes`);
   const sampler = setInterval(() => server.sample(), Math.max(1000, Math.min(10_000, minutes * 600)));
   const running = Array.from({ length: clients }, (_, id) => beClient(server.url, questions, id));
@@ -203,4 +223,9 @@ async function main(): Promise<boolean> {
   return report(server, exit, loaded);
 }
 
-process.exit((await main()) ? 0 : 1);
+try {
+  process.exit((await main()) ? 0 : 1);
+} catch (error) {
+  console.error('soak: the server could not be used', error);
+  process.exit(1);
+}
