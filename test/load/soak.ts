@@ -196,7 +196,7 @@ async function books(url: string): Promise<string> {
 
 async function main(): Promise<boolean> {
   // A queue shorter than the crowd, so that there is something to refuse.
-  const server = new ServerProcess(['--queue-requests', String(Math.max(8, Math.floor(clients / 2)))]);
+  const server = new ServerProcess(['--queue-requests', String(Math.max(8, Math.floor(clients / 8)))]);
   await server.ready();
   const questions = makeQuestions();
   for (const question of questions) {
@@ -211,6 +211,7 @@ async function main(): Promise<boolean> {
     });
   }
   console.log(`${questions.length} answers alone; now ${clients} clients for ${minutes} minutes`);
+  server.sample();
   const sampler = setInterval(() => server.sample(), Math.max(1000, Math.min(10_000, minutes * 600)));
   const running = Array.from({ length: clients }, (_, id) => beClient(server.url, questions, id));
   await Promise.race([new Promise((resolve) => setTimeout(resolve, minutes * 60_000)), server.exited]);
