@@ -4,7 +4,7 @@ export default defineConfig({
   test: {
     include: ['test/**/*.test.ts', 'server/**/*.test.ts'],
     // These need a browser, a proxy, a GPU or minutes: they have commands of their own.
-    exclude: ['node_modules/**', 'test/browser/**', 'test/proxy/**', 'test/load/**', 'test/bench/**'],
+    exclude: ['node_modules/**', 'test/browser/**', 'test/proxy/**', 'test/load/**', 'test/bench/**', 'test/pack/**'],
     testTimeout: 20_000,
     maxWorkers: 2,
   },

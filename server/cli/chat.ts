@@ -91,7 +91,7 @@ async function startServer(name: string | undefined): Promise<{ url: string; chi
   const main = fileURLToPath(new URL('./main.ts', import.meta.url));
   const args = [
     '--import',
-    'tsx',
+    import.meta.resolve('tsx'), // from this package, wherever the command runs
     main,
     'serve',
     '--port',
