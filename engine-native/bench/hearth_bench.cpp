@@ -37,11 +37,18 @@ struct Arguments {
   bool json = false;
 };
 
+constexpr const char* usage_text =
+    "usage: hearth-bench --json (--model DIR | --shape NAME) --device cpu|cuda --precision P --batch 1,4 --prompt 128,512 "
+    "--new 128 [--context N] [--threads N] [--kv K] [--group N] [--head-bits N] [--repeat N] [--chunk N]\n";
+
 [[noreturn]] void usage(const std::string& problem) {
-  std::fprintf(stderr, "hearth-bench: %s\nusage: hearth-bench --json (--model DIR | --shape NAME) --device cpu|cuda --precision P "
-                       "--batch 1,4 --prompt 128,512 --new 128 [--context N] [--threads N] [--kv K] [--group N] [--head-bits N] [--repeat N] [--chunk N]\n",
-               problem.c_str());
+  std::fprintf(stderr, "hearth-bench: %s\n%s", problem.c_str(), usage_text);
   std::exit(2);
+}
+
+[[noreturn]] void help() {
+  std::fputs(usage_text, stdout);
+  std::exit(0);
 }
 
 int number(const std::string& text, const char* option) {
@@ -69,6 +76,7 @@ Arguments parse(int argc, char** argv) {
   Arguments a;
   for (int i = 1; i < argc; ++i) {
     std::string option = argv[i];
+    if (option == "--help" || option == "-h") help();
     if (option == "--json") { a.json = true; continue; }
     if (i + 1 >= argc) usage(option + " needs a value");
     std::string value = argv[++i];

@@ -49,7 +49,7 @@ std::string what_would_fit(const MemoryNeeds& needs, int64_t left) {
   if (!needs.int8_kv && tokens * 2 >= needs.context) text += "\n  --kv int8 with the full context may fit";
   if (needs.dense_weights) text += "\n  --quantize w4a16 (w4a8 on a CPU) takes weights to about " + mebibytes(needs.weights / 4 + needs.weights / 32);
   if (needs.max_sequences > 8) text += "\n  --max-sequences " + std::to_string(std::max(1, needs.max_sequences / 4)) + " takes logits and inputs to a quarter";
-  return text + "\n  or a smaller model (hearth models lists them with their sizes)";
+  return text + "\n  or a smaller model (hearth list lists them with their sizes)";
 }
 
 // Blocks when nothing was asked for: every sequence at full context, or what the device has to spare.

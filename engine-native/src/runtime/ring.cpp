@@ -76,8 +76,9 @@ bool Ring::publish() {
 
 void Ring::copy_out(uint64_t at, uint8_t* to, size_t size) const {
   size_t from = at % capacity_, first = std::min(size, capacity_ - from);
-  std::memcpy(to, data_.get() + from, first);
-  std::memcpy(to + first, data_.get(), size - first);
+  // An empty drain may bring a null buffer, which memcpy may not be given even for no bytes.
+  if (first > 0) std::memcpy(to, data_.get() + from, first);
+  if (size > first) std::memcpy(to + first, data_.get(), size - first);
 }
 
 bool Ring::drain(std::span<uint8_t> out, uint32_t& written) {

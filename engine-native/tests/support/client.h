@@ -64,7 +64,7 @@ inline ClientRecord parse_record(const uint8_t* at) {
   size_t before = p - (reinterpret_cast<const char*>(at) + HEARTH_RECORD_HEADER_SIZE);
   p += (4 - before % 4) % 4;
   r.values.resize(u32(44));
-  std::memcpy(r.values.data(), p, r.values.size() * 4);
+  if (!r.values.empty()) std::memcpy(r.values.data(), p, r.values.size() * 4);
   return r;
 }
 
