@@ -29,7 +29,7 @@ const underNode = {
   ...environment,
   ASAN_OPTIONS: 'detect_leaks=0',
   LD_PRELOAD: ['libasan.so', 'libubsan.so'].map(runtime).filter(existsSync).join(':'),
-  HEARTH_LIBRARY: join(folder, 'libhearth.so'),
+  HEARTH_ENGINE_LIBRARY: join(folder, 'libhearth.so'),
 };
 
 const parts = [
@@ -42,7 +42,7 @@ const parts = [
   [
     'ABI under the HTTP tests',
     process.execPath,
-    [join(root, 'node_modules/vitest/vitest.mjs'), 'run', 'test/abi', 'test/http'],
+    [join(root, 'node_modules/vitest/vitest.mjs'), 'run', '--pool=forks', 'test/abi', 'test/native'],
     underNode,
   ],
 ];

@@ -7,14 +7,16 @@ import OpenAI from 'openai';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { defaultLibrary, serve } from '../../server/main.ts';
 
+/** test:sanitize names a library built with ASan and UBSan here. */
+const library = process.env.HEARTH_ENGINE_LIBRARY ?? defaultLibrary;
+
 let stop = (_signal: string) => {};
 let done: Promise<void>;
 let url = '';
 let client: OpenAI;
 
 beforeAll(async () => {
-  if (!existsSync(defaultLibrary))
-    throw new Error(`${defaultLibrary} is not built: run npm test, or scripts/build-native.mjs`);
+  if (!existsSync(library)) throw new Error(`${library} is not built: run npm test, or scripts/build-native.mjs`);
   let log = '';
   const out = new Writable({
     write(chunk, _encoding, written) {
@@ -25,7 +27,7 @@ beforeAll(async () => {
   const stopped = new Promise<string>((resolve) => {
     stop = resolve;
   });
-  const argv = ['--port', '0', '--log-format', 'json', '--device', 'cpu'];
+  const argv = ['--port', '0', '--log-format', 'json', '--device', 'cpu', '--engine-library', library];
   done = serve({ argv, env: {}, out, stop: stopped });
   const lines = () =>
     log
