@@ -14,7 +14,8 @@ export const notice = signal('');
 /** Adds files to the message being written; what is no picture is said, not dropped in silence. */
 export async function addFiles(files: Iterable<File>): Promise<void> {
   notice.value = '';
-  for (const file of files) {
+  // A copy: the browser empties its own list when the event is over or the input is cleared.
+  for (const file of [...files]) {
     if (!isPicture(file)) {
       notice.value = `${file.name} is not a picture.`;
       continue;
