@@ -2,12 +2,12 @@
 
 import { readFileSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
-import { fileURLToPath } from 'node:url';
 import type { FastifyInstance } from 'fastify';
 import { buildApp } from './app.ts';
 import { TemplateRenderer } from './chat/templates.ts';
 import { readSettings, type Settings, settingsHelp, UsageError } from './config.ts';
 import { NativeEngine } from './engine/native/engine.ts';
+import { defaultLibrary } from './engine/native/library.ts';
 import { type Engine, EngineError, type ModelInfo } from './engine/port.ts';
 import { generateKey, KeyFileError, KeyRing } from './http/keys.ts';
 import { Lifecycle } from './http/lifecycle.ts';
@@ -30,8 +30,6 @@ export interface ServeOptions {
   /** Resolves when the server should stop. */
   stop?: Promise<string>;
 }
-
-export const defaultLibrary = fileURLToPath(new URL('../engine-native/build/libhearth.so', import.meta.url));
 
 /** Serves until it is told to stop. Throws UsageError for what the operator got wrong. */
 export async function serve(options: ServeOptions): Promise<void> {

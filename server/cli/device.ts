@@ -4,7 +4,7 @@ import { existsSync } from 'node:fs';
 import { z } from 'zod';
 import { UsageError } from '../config.ts';
 import { doctor } from '../engine/native/engine.ts';
-import { defaultLibrary } from '../main.ts';
+import { defaultLibrary } from '../engine/native/library.ts';
 
 export interface DeviceSummary {
   name: string;

@@ -1,11 +1,9 @@
 // hearth doctor: what the engine found on this machine, as a table or as it is (--json).
 
 import { existsSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import { UsageError } from '../config.ts';
 import { doctor } from '../engine/native/engine.ts';
-
-const library = fileURLToPath(new URL('../../engine-native/build/libhearth.so', import.meta.url));
+import { defaultLibrary } from '../engine/native/library.ts';
 
 const help = `hearth doctor [--json] [--device auto|cpu|cuda] [--model PATH | --shape NAME] [--engine-library FILE]
 
@@ -18,7 +16,7 @@ const valued: Record<string, string> = { '--device': 'device', '--model': 'model
 export async function runDoctor(argv: string[]): Promise<number> {
   const options: Record<string, unknown> = {};
   let json = false;
-  let path = process.env['HEARTH_ENGINE_LIBRARY'] || library;
+  let path = process.env['HEARTH_ENGINE_LIBRARY'] || defaultLibrary;
   for (let at = 0; at < argv.length; at++) {
     const argument = argv[at]!;
     if (argument === '--help' || argument === '-h') {

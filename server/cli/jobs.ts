@@ -2,8 +2,8 @@
 
 import { existsSync } from 'node:fs';
 import { UsageError } from '../config.ts';
+import { defaultLibrary } from '../engine/native/library.ts';
 import { EngineError } from '../engine/port.ts';
-import { defaultLibrary } from '../main.ts';
 import { localModel, ModelPathError } from '../models/local.ts';
 import { ProgressLine } from './terminal.ts';
 

@@ -5,7 +5,8 @@ import { existsSync } from 'node:fs';
 import { Writable } from 'node:stream';
 import OpenAI from 'openai';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { defaultLibrary, serve } from '../../server/main.ts';
+import { defaultLibrary } from '../../server/engine/native/library.ts';
+import { serve } from '../../server/main.ts';
 
 /** test:sanitize names a library built with ASan and UBSan here. */
 const library = process.env.HEARTH_ENGINE_LIBRARY ?? defaultLibrary;
