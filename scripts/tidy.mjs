@@ -19,6 +19,7 @@ const nativeArrows = {
   vision: ['core', 'device', 'formats', 'kv', 'model', 'ops'],
   model: ['core', 'device', 'formats', 'kv', 'ops', 'vision'],
   quantize: ['core', 'device', 'formats', 'model', 'ops', 'tokenizer'],
+  verify: ['core', 'device', 'model', 'ops'],
   runtime: [
     'core',
     'device',
@@ -31,6 +32,7 @@ const nativeArrows = {
     'sampling',
     'scheduler',
     'tokenizer',
+    'verify',
     'vision',
   ],
   capi: ['core', 'runtime'],

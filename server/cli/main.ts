@@ -2,13 +2,11 @@
 
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import { readSettings, UsageError } from '../config.ts';
 import { HubError } from '../models/hub-error.ts';
 import { isModel, resolveModel } from '../models/local.ts';
+import { benchBinary } from './bench.ts';
 import { runDoctor } from './doctor.ts';
-
-const benchBinary = fileURLToPath(new URL('../../engine-native/build/hearth-bench', import.meta.url));
 
 type Command = { help: string; run: (argv: string[]) => Promise<number> };
 
@@ -16,6 +14,10 @@ const commands: Record<string, Command> = {
   serve: { help: 'serve a model over the OpenAI API', run: runServe },
   bench: { help: 'measure the engine (options of hearth-bench)', run: runBench },
   doctor: { help: 'show devices, instruction sets, kernels and why', run: runDoctor },
+  verify: {
+    help: 'check every kernel on this device and write a report',
+    ...later(() => import('./verify.ts')),
+  },
   chat: { help: 'talk with a model in the terminal', ...later(() => import('./chat.ts')) },
   list: {
     help: 'show models here and in the catalogue; --fits plans for this device',

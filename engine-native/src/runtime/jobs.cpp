@@ -4,6 +4,7 @@
 #include "quantize/evaluate.h"
 #include "quantize/quantize.h"
 #include "runtime/json_reader.h"
+#include "verify/verify.h"
 
 namespace hearth::runtime {
 
@@ -109,6 +110,28 @@ Result<JobFunction> make_evaluate(JsonReader& reader) {
   });
 }
 
+// The engine's device is named as engine options name it: a report is about one device.
+Result<JobFunction> make_verify(JsonReader& reader) {
+  verify::Options o;
+  std::string kind = "auto";
+  int threads = 0, seed = 0;
+  HEARTH_TRY(reader.read("device", kind));
+  HEARTH_TRY(reader.read("model", o.model));
+  HEARTH_TRY(reader.read("speed", o.speed));
+  HEARTH_TRY(reader.read_integer("seed", 0, INT32_MAX, seed));
+  HEARTH_TRY(reader.read_integer("threads", 0, 1024, threads));
+  if (kind != "auto" && kind != "cpu" && kind != "cuda") return JsonReader::wrong("device", "auto, cpu or cuda");
+  HEARTH_TRY(reader.finish());
+  o.seed = static_cast<uint32_t>(seed);
+  return JobFunction([o, kind, threads](Job& job) -> Result<Json> {
+    HEARTH_ASSIGN(const auto device, open_device(kind, threads));
+    return verify::verify(*device, o, [&job](const std::string& stage, double done, double total) {
+      job.report(stage.c_str(), done, total);
+      return !job.cancelled();
+    });
+  });
+}
+
 }  // namespace
 
 Result<JobFunction> make_job(std::string_view json) {
@@ -118,8 +141,8 @@ Result<JobFunction> make_job(std::string_view json) {
   if (kind == "quantize") return make_quantize(reader);
   if (kind == "convert") return make_convert(reader);
   if (kind == "evaluate") return make_evaluate(reader);
-  if (kind == "verify") return unsupported("job \"" + kind + "\" is not in this engine");
-  return JsonReader::wrong("job", "quantize, convert or evaluate");
+  if (kind == "verify") return make_verify(reader);
+  return JsonReader::wrong("job", "quantize, convert, evaluate or verify");
 }
 
 }  // namespace hearth::runtime
