@@ -147,7 +147,11 @@ HEARTH_API int32_t hearth_doctor(hearth_engine *engine, const char *options_json
  *   "precision":"auto"|"f32"|"f16"|"bf16"|"w4a16"|"w4a8"|"w4a32"|"w8a8"|"none", "group":32|64|128,
  *   "kv":"auto"|"f32"|"f16"|"bf16"|"int8", "head_bits":0|4|8|16 (0 = default), "context":int (0 = the model's),
  *   "max_sequences":int (0 = default), "kv_tokens":int (0 = what fits), "memory_limit_mb":int (0 = none),
- *   "prefill_chunk":int (0 = profile), "prefix_cache":bool, "seed":int}
+ *   "prefill_chunk":int (0 = profile), "prefix_cache":bool, "seed":int,
+ *   "plan":bool, "reclaimable_mb":int}
+ * "plan": nothing is loaded and *model is 0; the job's result is {"memory":[{"what","bytes"}] at the least, "bytes": their
+ *   sum, "available_bytes": free now}. It is HEARTH_OUT_OF_MEMORY, with the table and what would fit, when the model does
+ *   not fit even after `reclaimable_mb` were given back: so the caller knows what must be closed before it opens.
  */
 HEARTH_API int32_t hearth_model_open(hearth_engine *engine, const char *model_json, uint32_t *model, uint32_t *job,
                                      char *error, uint32_t error_size);

@@ -102,6 +102,21 @@ class Loader {
     return std::unique_ptr<Model>(std::move(model_));
   }
 
+  // Up to the plan.
+  Result<MemoryDemand> demand(int64_t reclaimable) {
+    HEARTH_TRY(open());
+    HEARTH_TRY(declare());
+    HEARTH_TRY(choose_limits());
+    const MemoryNeeds needs = memory_needs();
+    HEARTH_ASSIGN(const int64_t free, free_bytes());
+    HEARTH_TRY(plan_memory(needs, limited(free + reclaimable), options_.kv_tokens).status());
+    MemoryDemand out;
+    out.lines = least_lines(needs, options_.kv_tokens);
+    for (const MemoryLine& line : out.lines) out.bytes += line.bytes;
+    out.available = limited(free);
+    return out;
+  }
+
   // Up to the binding, then the weights go to the sink instead of the device.
   Status pack(const PackSink& sink) {
     HEARTH_TRY(open());
@@ -123,6 +138,11 @@ class Loader {
   Status choose_limits();
   Status choose_context();
   Status plan();
+  MemoryNeeds memory_needs();
+  Result<int64_t> free_bytes();
+  int64_t limited(int64_t bytes) const {
+    return options_.memory_limit_bytes > 0 ? std::min(bytes, options_.memory_limit_bytes) : bytes;
+  }
   Status fill();
   Status allocate_images();
   Status describe();
@@ -232,7 +252,8 @@ Status Loader::choose_limits() {
   return Status::ok();
 }
 
-Status Loader::plan() {
+// Sizes the step's buffers and the KV blocks, and says what all of it takes.
+MemoryNeeds Loader::memory_needs() {
   const DecoderSpec& spec = model_->spec_.decoder;
   ModelInfo& info = model_->info_;
   kv_shape_ = {static_cast<int>(spec.layers.size()), spec.kv_heads, spec.head_dim, kv_};
@@ -254,13 +275,21 @@ Status Loader::plan() {
   needs.dense_weights = info.precision == "f32" || info.precision == "f16" || info.precision == "bf16";
   needs.int8_kv = kv_ == ops::KvFormat::int8;
   needs.cpu = device_.info().kind == device::DeviceKind::cpu;
+  return needs;
+}
+
+// A twentieth stays free for the driver, the server and the allocator's rounding.
+Result<int64_t> Loader::free_bytes() {
   HEARTH_ASSIGN(const size_t free, device_.available_bytes());
-  // A twentieth stays free for the driver, the server and the allocator's rounding.
-  int64_t available = static_cast<int64_t>(free - free / 20);
-  if (options_.memory_limit_bytes > 0) available = std::min(available, options_.memory_limit_bytes);
-  HEARTH_ASSIGN(const MemoryPlan plan, plan_memory(needs, available, options_.kv_tokens));
+  return std::max<int64_t>(0, static_cast<int64_t>(free - free / 20) - options_.reserved_bytes);
+}
+
+Status Loader::plan() {
+  const MemoryNeeds needs = memory_needs();
+  HEARTH_ASSIGN(const int64_t free, free_bytes());
+  HEARTH_ASSIGN(const MemoryPlan plan, plan_memory(needs, limited(free), options_.kv_tokens));
   model_->memory_ = plan.lines;
-  info.kv_blocks = plan.kv_blocks;
+  model_->info_.kv_blocks = plan.kv_blocks;
   step_limits_.blocks = plan.kv_blocks;
   return Status::ok();
 }
@@ -302,6 +331,10 @@ Status Loader::fill() {
 
 Result<std::unique_ptr<Model>> Model::load(const LoadOptions& options, device::Device& device, Progress progress, void* context) {
   return Loader(options, device, progress, context).run();
+}
+
+Result<MemoryDemand> Model::plan(const LoadOptions& options, device::Device& device, int64_t reclaimable) {
+  return Loader(options, device, nullptr, nullptr).demand(reclaimable);
 }
 
 Status pack_model(const LoadOptions& options, device::Device& target, const PackSink& sink) {

@@ -52,6 +52,11 @@ std::string what_would_fit(const MemoryNeeds& needs, int64_t left) {
   return text + "\n  or a smaller model (hearth list lists them with their sizes)";
 }
 
+// What was asked for, else one sequence of full context.
+int64_t least_blocks(const MemoryNeeds& needs, int64_t kv_tokens) {
+  return blocks_for(kv_tokens > 0 ? kv_tokens : needs.context);
+}
+
 // Blocks when nothing was asked for: every sequence at full context, or what the device has to spare.
 int64_t default_blocks(const MemoryNeeds& needs, int64_t left) {
   const int64_t wanted = blocks_for(int64_t{needs.context}) * needs.max_sequences;
@@ -75,20 +80,26 @@ std::string table_text(const std::vector<MemoryLine>& lines) {
   return text;
 }
 
+std::vector<MemoryLine> least_lines(const MemoryNeeds& needs, int64_t kv_tokens) {
+  std::vector<MemoryLine> lines = fixed_lines(needs);
+  const int64_t blocks = least_blocks(needs, kv_tokens);
+  lines.push_back({"KV pool of " + std::to_string(blocks * ops::kv_block_tokens) + " tokens", blocks * needs.block_bytes});
+  return lines;
+}
+
 Result<MemoryPlan> plan_memory(const MemoryNeeds& needs, int64_t available, int64_t kv_tokens) {
   MemoryPlan plan;
   plan.lines = fixed_lines(needs);
   const int64_t fixed = sum(plan.lines);
-  const int64_t least = blocks_for(kv_tokens > 0 ? std::min<int64_t>(kv_tokens, needs.context) : needs.context);
   const int64_t left = available - fixed;
-  const int64_t asked = kv_tokens > 0 ? std::max(blocks_for(kv_tokens), least) : least;
+  const int64_t asked = least_blocks(needs, kv_tokens);
   if (left < asked * needs.block_bytes) {
     plan.lines.push_back({"KV pool of " + std::to_string(asked * ops::kv_block_tokens) + " tokens", asked * needs.block_bytes});
     return out_of_memory("the model does not fit in " + mebibytes(available) + ":\n" + table_text(plan.lines) + "  together " +
                          mebibytes(fixed + asked * needs.block_bytes) + ". What would fit:" + what_would_fit(needs, std::max<int64_t>(left, 0)));
   }
   constexpr int64_t blocks_max = int64_t{1} << 26;  // slots must stay in 31 bits
-  const int64_t blocks = std::min(blocks_max, kv_tokens > 0 ? asked : std::max(least, default_blocks(needs, left)));
+  const int64_t blocks = std::min(blocks_max, kv_tokens > 0 ? asked : std::max(asked, default_blocks(needs, left)));
   plan.kv_blocks = static_cast<int>(blocks);
   plan.lines.push_back({"KV pool of " + std::to_string(blocks * ops::kv_block_tokens) + " tokens", blocks * needs.block_bytes});
   return plan;

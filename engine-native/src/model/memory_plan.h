@@ -26,6 +26,8 @@ struct MemoryPlan {
 // Divides `available` bytes. kv_tokens: 0 = what fits. At least one sequence of full context must fit; otherwise the
 // error holds the table and what would fit.
 Result<MemoryPlan> plan_memory(const MemoryNeeds& needs, int64_t available, int64_t kv_tokens);
+// The plan's lines with the smallest KV pool that will do.
+std::vector<MemoryLine> least_lines(const MemoryNeeds& needs, int64_t kv_tokens);
 // "what  1,234.5 MiB" lines, for people.
 std::string table_text(const std::vector<MemoryLine>& lines);
 

@@ -25,6 +25,7 @@ struct LoadOptions {
   int max_sequences = 0;          // 0 = by device
   int64_t kv_tokens = 0;          // 0 = what fits
   int64_t memory_limit_bytes = 0; // 0 = none
+  int64_t reserved_bytes = 0;     // promised to other models and not taken yet: free in the system's eyes only
   int step_tokens = 0;            // rows of one step at most; 0 = by profile
   uint32_t seed = 0;              // of random weights
 };
@@ -60,6 +61,13 @@ struct ModelInfo {
 };
 
 struct MemoryLine { std::string what; int64_t bytes; };
+
+// What a load would take at the least, and what the device has free now. For deciding what must leave first.
+struct MemoryDemand {
+  std::vector<MemoryLine> lines;
+  int64_t bytes = 0;      // of the lines together
+  int64_t available = 0;  // free now, less what must stay free
+};
 
 // One sequence's share of a step. Rows are [start, start + count) of the sequence.
 struct SequenceRows {
@@ -101,6 +109,9 @@ class Model {
   using Progress = void (*)(void* context, const char* stage, double done, double total);
   static Result<std::unique_ptr<Model>> load(const LoadOptions&, device::Device&, Progress progress = nullptr,
                                              void* context = nullptr);
+  // Plans without taking anything: reads headers only. `reclaimable` bytes count as free. Code::out_of_memory, with the
+  // table and what would fit, when the model would not fit even then.
+  static Result<MemoryDemand> plan(const LoadOptions&, device::Device&, int64_t reclaimable);
   virtual ~Model() = default;
 
   virtual const ModelInfo& info() const = 0;

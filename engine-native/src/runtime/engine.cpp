@@ -61,6 +61,7 @@ Result<std::shared_ptr<Engine>> Engine::open(const EngineOptions& options) {
   log::set_level(options.log_level);
   std::shared_ptr<Engine> engine(new Engine(options));
   HEARTH_ASSIGN(engine->device_, open_device(options));
+  engine->resident_at_open_ = resident_bytes();
   if (!engine->doorbell_.open()) return io_error("cannot make a socketpair for the doorbell");
   Engine* self = engine.get();
   engine->step_thread_ = std::thread([self] { self->step_loop(); });

@@ -32,6 +32,8 @@
 
 namespace hearth::runtime {
 
+int64_t resident_bytes();  // of this process; engine_models.cpp
+
 struct EngineOptions {
   std::string device = "auto";  // auto cpu cuda
   int threads = 0;
@@ -99,12 +101,16 @@ class Engine {
   void prepare_loop();
   // Jobs.
   uint32_t new_id();
+  Status launch_new_job(JobFunction function, uint32_t& id);
   void launch_job(std::shared_ptr<Job> job, JobFunction function);
   void finish_job(const std::shared_ptr<Job>& job, const Result<nlohmann::json>& result);
+  Result<nlohmann::json> run_plan(const ModelRequest& request);
+  int64_t reserved_bytes();
   Result<nlohmann::json> run_load(const std::shared_ptr<LoadedModel>& loaded, const ModelRequest& request, Job& job);
   Status refuse_when_stopped();
 
   EngineOptions options_;
+  int64_t resident_at_open_ = 0;
   std::unique_ptr<device::Device> device_;  // shows that there is one; models open their own
   Ring ring_;
   Outbox outbox_;

@@ -1,6 +1,9 @@
 // Models and long jobs: what comes and goes while the step loop runs.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 
 #include "core/log.h"
 #include "runtime/engine.h"
@@ -14,8 +17,40 @@ enum : uint32_t { reason_cancelled = 3, reason_error = 4, reason_done = 5 };
 
 }  // namespace
 
+int64_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  int64_t total = 0, resident = 0;
+  file >> total >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
+// Memory that loaded models were promised and have not touched, on devices whose memory is the system's: a KV pool costs
+// nothing until it is written, so the system still calls it free. What the process itself has grown by since the start
+// is taken for theirs.
+int64_t Engine::reserved_bytes() {
+  if (device_->info().kind != device::DeviceKind::cpu) return 0;
+  int64_t planned = 0;
+  std::lock_guard lock(mutex_);
+  for (const auto& [handle, loaded] : models_) planned += loaded->planned_bytes;
+  return std::max<int64_t>(0, planned - std::max<int64_t>(0, resident_bytes() - resident_at_open_));
+}
+
+Result<Json> Engine::run_plan(const ModelRequest& request) {
+  HEARTH_ASSIGN(auto device, open_device(options_));
+  constexpr int64_t mebibyte = int64_t{1} << 20;
+  HEARTH_ASSIGN(model::MemoryDemand demand, model::Model::plan(request.load, *device, request.reclaimable_mb * mebibyte));
+  Json lines = Json::array();
+  for (const model::MemoryLine& line : demand.lines) lines.push_back({{"what", line.what}, {"bytes", line.bytes}});
+  return Json{{"memory", lines}, {"bytes", demand.bytes}, {"available_bytes", demand.available}};
+}
+
 Status Engine::model_open(std::string_view json, uint32_t& model, uint32_t& job_id) {
   HEARTH_ASSIGN(ModelRequest request, parse_model_request(json));
+  request.load.reserved_bytes = reserved_bytes();
+  if (request.plan_only) {
+    model = 0;
+    return launch_new_job([this, request](Job&) { return run_plan(request); }, job_id);
+  }
   auto loaded = std::make_shared<LoadedModel>();
   loaded->name = request.name;
   std::shared_ptr<Job> job;
@@ -48,6 +83,7 @@ Result<Json> Engine::run_load(const std::shared_ptr<LoadedModel>& loaded, const 
   auto result = load_model(request.load, *loaded->device, progress, &job);
   if (!result) return fail(result.status());
   loaded->model = std::move(result->model);
+  for (const model::MemoryLine& line : loaded->model->memory()) loaded->planned_bytes += line.bytes;
   loaded->vocabulary = std::move(result->vocabulary);
   RunnerOptions options;
   options.prefix_cache = request.prefix_cache;
@@ -106,6 +142,10 @@ Result<Json> Engine::model_info(uint32_t model) {
 
 Status Engine::start_job(std::string_view json, uint32_t& id) {
   HEARTH_ASSIGN(JobFunction function, make_job(json));
+  return launch_new_job(std::move(function), id);
+}
+
+Status Engine::launch_new_job(JobFunction function, uint32_t& id) {
   std::shared_ptr<Job> job;
   {
     std::lock_guard lock(mutex_);

@@ -28,6 +28,7 @@ struct LoadedModel {
   std::unique_ptr<grammar::GrammarCache> grammars;
   nlohmann::json info;                     // of hearth_model_info
   std::atomic<ModelState> state{ModelState::loading};
+  std::atomic<int64_t> planned_bytes{0};   // once loaded: what the plan gave it
   std::atomic<int> preparing{0};           // requests that preparing threads hold
 };
 
@@ -50,6 +51,8 @@ struct ModelRequest {
   model::LoadOptions load;
   std::string name;
   bool prefix_cache = true;
+  bool plan_only = false;       // says what it would take; loads nothing
+  int64_t reclaimable_mb = 0;   // plan_only: memory that could be given back first
 };
 Result<ModelRequest> parse_model_request(std::string_view json);
 
