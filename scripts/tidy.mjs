@@ -48,7 +48,17 @@ const serverArrows = {
   images: ['errors', 'engine/port'],
   models: ['errors'],
   engine: ['errors'],
-  http: ['openai', 'chat', 'images', 'models', 'engine/port', 'engine/event-stream', 'errors', 'config'],
+  http: [
+    'openai',
+    'chat',
+    'images',
+    'models',
+    'engine/port',
+    'engine/event-stream',
+    'engine/model-set',
+    'errors',
+    'config',
+  ],
 };
 
 const breaches = [];

@@ -80,7 +80,11 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
       if (usage) metrics.used(owner, usage);
     },
   });
-  const metrics = new Metrics(() => lifecycle.engineForStats(), admission);
+  const metrics = new Metrics(
+    () => lifecycle.engineForStats(),
+    () => lifecycle.modelsForStats(),
+    admission,
+  );
   const context: AppContext = { ...dependencies, metrics, keepAlive, admission, limits };
   app.removeContentTypeParser('text/plain');
   app.decorate('definitions', []);

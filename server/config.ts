@@ -80,6 +80,37 @@ function list(section: string, help: string, value: string) {
   return describe(schema, section, help, value);
 }
 
+const modelEntry = z.strictObject({
+  name: z.string().min(1).max(256),
+  path: z.string().min(1).max(4096),
+  precision: z.enum(['auto', 'f32', 'f16', 'bf16', 'w4a16', 'w4a8', 'w4a32', 'w8a8', 'none']).optional(),
+  kv: z.enum(['auto', 'f32', 'f16', 'bf16', 'int8']).optional(),
+  context: z.int().min(0).max(16_777_216).optional(),
+  'max-sequences': z.int().min(0).max(4096).optional(),
+  'kv-tokens': z.int().min(0).max(1_000_000_000).optional(),
+  'chat-template': z.string().min(1).max(4096).optional(),
+});
+/** A model beside the default one: `NAME`, `NAME=PATH`, or in the config file a mapping with options of its own. */
+export type ModelEntry = string | z.infer<typeof modelEntry>;
+
+function modelList(section: string, help: string) {
+  const schema = z.preprocess(
+    (raw) => {
+      const given = emptyAsAbsent(raw);
+      if (typeof given !== 'string') return given;
+      return given
+        .split(',')
+        .map((item) => item.trim())
+        .filter(Boolean);
+    },
+    z
+      .array(z.union([z.string().min(1).max(4096), modelEntry]))
+      .max(1000)
+      .optional(),
+  );
+  return describe(schema, section, help, 'NAME[=PATH],...');
+}
+
 const server = 'Server';
 const model = 'Model';
 const engine = 'Engine';
@@ -102,6 +133,18 @@ export const settingsSchema = z.strictObject({
 
   model: text(model, 'folder of a model or a .gguf file (default: the model that ships with Hearth)', 'PATH'),
   modelName: text(model, 'name that clients use (default: the folder’s name)', 'NAME'),
+  models: modelList(
+    model,
+    'further models, loaded on first use; all = every pulled one, which is the default without --model',
+  ),
+  modelIdleSeconds: whole(
+    model,
+    'unload a model unused for so long, but not the default one; 0 = never',
+    900,
+    0,
+    864_000,
+  ),
+  modelLoadSeconds: whole(model, 'how long a request waits for its model to be loaded', 300, 1, 3600),
   shape: text(model, 'serve random weights of a shape, to measure speed', 'NAME'),
   precision: choice(
     model,
@@ -116,13 +159,20 @@ export const settingsSchema = z.strictObject({
   maxSequences: whole(model, 'requests in one step; 0 = default', 0, 0, 4096),
   kvTokens: whole(model, 'tokens in the KV pool; 0 = what fits', 0, 0, 1_000_000_000),
   prefixCache: flag(model, 'keep prompts for requests that begin alike', true),
+  hostKvMb: whole(
+    model,
+    'MiB of host memory for prefixes that the KV pool has no room for; 0 = none, -1 = a quarter of what is free, up to 4096, on a GPU with memory of its own',
+    -1,
+    -1,
+    16_777_216,
+  ),
   chatTemplate: text(model, 'Jinja file used instead of the model’s own template', 'FILE'),
   seed: whole(model, 'seed of random weights (--shape)', 0, 0, 4_294_967_295),
 
   device: choice(engine, 'where to compute', ['auto', 'cpu', 'cuda'], 'auto'),
   threads: whole(engine, 'CPU threads; 0 = one a core', 0, 0, 1024),
   profile: text(engine, 'force a device profile', 'NAME'),
-  memoryLimitMb: whole(engine, 'most memory the model may take; 0 = no limit', 0, 0, 16_777_216),
+  memoryLimitMb: whole(engine, 'most memory that all models together may take; 0 = no limit', 0, 0, 16_777_216),
   prefillChunk: whole(engine, 'tokens of a prompt in one step; 0 = by device', 0, 0, 1_048_576),
   engineLibrary: text(engine, 'libhearth.so to load (default: engine-native/build/libhearth.so)', 'FILE'),
 
@@ -137,6 +187,7 @@ export const settingsSchema = z.strictObject({
 
   apiKey: list(access, 'keys that clients must send, comma-separated', 'KEY,...'),
   apiKeyFile: text(access, 'file with one key and its limits a line, read again when it changes', 'FILE'),
+  adminKey: list(access, 'keys that may also load and unload models, comma-separated', 'KEY,...'),
   requestsPerMinute: whole(access, 'requests a key may make in a minute; 0 = no limit', 0, 0, 1_000_000),
   tokensPerMinute: whole(
     access,
@@ -281,7 +332,9 @@ export function settingsHelp(): string {
         : `--${flagOf(name)}`
       : `--${flagOf(name)} ${meta.value}`;
     const note =
-      isSwitch(name) || fallback === '' || (Array.isArray(fallback) && !fallback.length) ? '' : ` [${fallback}]`;
+      isSwitch(name) || fallback === '' || fallback === undefined || (Array.isArray(fallback) && !fallback.length)
+        ? ''
+        : ` [${fallback}]`;
     const help = isSwitch(name) && fallback === true ? `do not: ${meta.help}` : meta.help;
     const lines = sections.get(meta.section) ?? [];
     lines.push(

@@ -141,6 +141,22 @@ export const errors = {
       retryAfterSeconds: 2,
     }),
 
+  loadFailed: (model: string, reason: string) =>
+    new ApiError(
+      503,
+      'unavailable_error',
+      `The model ${quoted(model)} could not be loaded: ${reason.replace(/\s*\n\s*/g, '; ').replace(/ {2,}/g, ' ')}`,
+      // Trying again at once would load, and perhaps unload others, for nothing.
+      { code: 'model_load_failed', retryAfterSeconds: 30, headers: { 'x-should-retry': 'false' } },
+    ),
+
+  modelInUse: (model: string, why: string) =>
+    new ApiError(409, 'invalid_request_error', `The model ${quoted(model)} cannot be unloaded now: ${why}.`, {
+      param: 'model',
+      code: 'model_in_use',
+      headers: { 'x-should-retry': 'false' },
+    }),
+
   shuttingDown: () =>
     new ApiError(503, 'unavailable_error', 'The server is shutting down.', {
       code: 'shutting_down',

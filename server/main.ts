@@ -5,15 +5,17 @@ import { networkInterfaces } from 'node:os';
 import type { FastifyInstance } from 'fastify';
 import { buildApp } from './app.ts';
 import { TemplateRenderer } from './chat/templates.ts';
-import { readSettings, type Settings, settingsHelp, UsageError } from './config.ts';
+import { type ModelEntry, readSettings, type Settings, settingsHelp, UsageError } from './config.ts';
+import { ModelSet, type OfferedModel } from './engine/model-set.ts';
 import { NativeEngine } from './engine/native/engine.ts';
 import { defaultLibrary } from './engine/native/library.ts';
-import { type Engine, EngineError, type ModelInfo } from './engine/port.ts';
+import { type Engine, EngineError, type ModelInfo, type Progress } from './engine/port.ts';
 import { generateKey, KeyFileError, KeyRing } from './http/keys.ts';
 import { Lifecycle } from './http/lifecycle.ts';
 import { ImageDecoder } from './images/decoder.ts';
 import { makeSpeaker, type Speaker } from './log.ts';
 import { localModel, ModelPathError } from './models/local.ts';
+import { offeredModels } from './models/offered.ts';
 
 /** Files and the name that clients use. */
 interface ServedModel {
@@ -40,6 +42,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   }
   const begin = performance.now();
   const model = settings.shape ? { path: '', name: settings.modelName || settings.shape } : findModel(settings);
+  const others = findOthers(settings, model);
   const speaker = makeSpeaker({ level: settings.logLevel, format: settings.logFormat, out: options.out });
   const generated = needsKey(settings) ? generateKey() : null;
   const keys = openKeys(settings, generated, speaker);
@@ -61,18 +64,21 @@ export async function serve(options: ServeOptions): Promise<void> {
   });
   const stop = options.stop ?? firstSignal();
   let engine: Engine | null = null;
+  let models: ModelSet | null = null;
   try {
     const url = await speaker.stage('listening', (note) => listen(app, settings, note));
     if (generated !== null) tellKey(url, settings, generated, speaker);
     engine = await openEngine(options, settings, speaker, lifecycle);
-    const info = await load(engine, settings, model, speaker, lifecycle);
-    lifecycle.ready(engine, info.name);
+    models = makeModels(engine, settings, model, others, speaker);
+    const info = await load(models, model.name, speaker, lifecycle);
+    lifecycle.ready(engine, models);
     speaker.say(`Hearth serves ${info.name} on ${url} (ready in ${Math.round(performance.now() - begin)} ms)`);
     const signal = await stop;
     speaker.say(`${signal}: finishing ${lifecycle.active} running requests`);
     await lifecycle.drain(settings.drainSeconds * 1000);
   } finally {
     await app.close();
+    await models?.close();
     await engine?.close();
     await renderer.close();
     await images.close();
@@ -88,12 +94,22 @@ function findModel(settings: Settings): ServedModel {
   }
 }
 
+function findOthers(settings: Settings, first: ServedModel) {
+  try {
+    return offeredModels(first, settings.models, settings.model !== '' || settings.shape !== '');
+  } catch (error) {
+    if (error instanceof ModelPathError) throw new UsageError(`--models: ${error.message}`);
+    throw error;
+  }
+}
+
 const isLoopback = (host: string) => /^(localhost|127\.\d+\.\d+\.\d+|::1|\[::1\])$/i.test(host);
 
 function openKeys(settings: Settings, generated: string | null, speaker: Speaker): KeyRing {
   const keys = generated === null ? settings.apiKey : [generated];
+  const warn = (problem: string) => speaker.logger.warn(problem);
   try {
-    return new KeyRing(keys, settings.apiKeyFile, settings, (problem) => speaker.logger.warn(problem));
+    return new KeyRing(keys, settings.apiKeyFile, settings, warn, settings.adminKey);
   } catch (error) {
     if (error instanceof KeyFileError) throw new UsageError(`--api-key-file: ${error.message}`);
     throw new UsageError(
@@ -103,8 +119,8 @@ function openKeys(settings: Settings, generated: string | null, speaker: Speaker
 }
 
 /** Others can reach the server, nobody gave it a key, and nobody said that it needs none. */
-const needsKey = ({ host, auth, apiKey, apiKeyFile }: Settings) =>
-  auth && apiKey.length === 0 && apiKeyFile === '' && !isLoopback(host);
+const needsKey = ({ host, auth, apiKey, adminKey, apiKeyFile }: Settings) =>
+  auth && apiKey.length + adminKey.length === 0 && apiKeyFile === '' && !isLoopback(host);
 
 /** The one time the key is shown: it lives in memory only, and the next start makes another. */
 function tellKey(url: string, settings: Settings, key: string, speaker: Speaker): void {
@@ -207,35 +223,89 @@ async function startOrExplain<T>(work: Promise<T>): Promise<T> {
   }
 }
 
-async function load(
+/** Options of the command line that hold for every model; the default one has more of its own. */
+const commonOptions = ({
+  precision,
+  group,
+  kv,
+  headBits,
+  maxSequences,
+  prefillChunk,
+  prefixCache,
+  hostKvMb,
+}: Settings) => ({
+  precision,
+  group,
+  kv,
+  headBits,
+  maxSequences,
+  prefillChunk,
+  prefixCache,
+  hostKvMb,
+});
+
+function makeModels(
   engine: Engine,
   settings: Settings,
-  model: ServedModel,
+  first: ServedModel,
+  others: ReturnType<typeof findOthers>,
   speaker: Speaker,
-  lifecycle: Lifecycle,
-): Promise<ModelInfo> {
-  const template = settings.chatTemplate ? readOwn(settings.chatTemplate, '--chat-template') : null;
+): ModelSet {
+  const common = commonOptions(settings);
+  const { context, kvTokens } = settings;
+  const source = settings.shape ? { shape: settings.shape, seed: settings.seed } : { path: first.path };
+  const offered = [
+    { load: { ...common, ...source, name: first.name, context, kvTokens }, chatTemplate: templateOf(settings) },
+    ...others.map((other) => toOffered(common, other)),
+  ];
+  return new ModelSet(engine, offered, {
+    defaultModel: first.name,
+    idleMs: others.length > 0 ? settings.modelIdleSeconds * 1000 : 0,
+    waitMs: settings.modelLoadSeconds * 1000,
+    waitersMax: settings.queueRequests,
+    memoryLimitMb: settings.memoryLimitMb,
+    hooks: {
+      failed: (name, reason) => speaker.logger.warn({ model: name, reason }, 'a model could not be loaded'),
+      loaded: (name, seconds) =>
+        speaker.logger.info({ model: name, seconds: Number(seconds.toFixed(2)) }, 'model loaded'),
+      unloaded: (name, reason) => speaker.logger.info({ model: name, reason }, 'model unloaded'),
+    },
+  });
+}
+
+function toOffered(
+  common: ReturnType<typeof commonOptions>,
+  { name, path, options, context, vision }: ReturnType<typeof findOthers>[number],
+): OfferedModel {
+  const own = options as Exclude<ModelEntry, string>;
+  const template = own['chat-template'];
+  const given = {
+    precision: own.precision,
+    kv: own.kv,
+    context: own.context,
+    maxSequences: own['max-sequences'],
+    kvTokens: own['kv-tokens'],
+  };
+  const set = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+  return {
+    load: { ...common, ...set, path, name },
+    chatTemplate: template ? readOwn(template, `--models: chat-template of ${name}`) : null,
+    context: own.context || context,
+    vision,
+  };
+}
+
+const templateOf = ({ chatTemplate }: Settings) => (chatTemplate ? readOwn(chatTemplate, '--chat-template') : null);
+
+async function load(models: ModelSet, name: string, speaker: Speaker, lifecycle: Lifecycle): Promise<ModelInfo> {
   return speaker.stage('model', async (note) => {
-    const options = {
-      ...(settings.shape ? { shape: settings.shape, seed: settings.seed } : { path: model.path }),
-      name: model.name,
-      precision: settings.precision,
-      group: settings.group,
-      kv: settings.kv,
-      headBits: settings.headBits,
-      context: settings.context,
-      maxSequences: settings.maxSequences,
-      kvTokens: settings.kvTokens,
-      memoryLimitMb: settings.memoryLimitMb,
-      prefillChunk: settings.prefillChunk,
-      prefixCache: settings.prefixCache,
-    };
-    const loading = engine.loadModel(options, ({ stage, done, total }) => {
+    const onProgress = ({ stage, done, total }: Progress) => {
       lifecycle.loading(`${stage} ${total > 0 ? Math.round((100 * done) / total) : 0} %`);
-    });
-    const info = await startOrExplain(loading);
-    // The engine hands out this object for every request.
-    if (template !== null) info.chatTemplate = template;
+    };
+    const loading = models.load(name, { onProgress, waitMs: Number.POSITIVE_INFINITY });
+    // The operator is told more than clients are: the engine's own words, with paths and the whole table.
+    const own = loading.catch((error: Error) => Promise.reject(error.cause ?? error));
+    const info = await startOrExplain(own);
     const gib = info.memory.reduce((sum, { bytes }) => sum + bytes, 0) / 2 ** 30;
     note(`${info.name}: ${info.architecture}, ${info.precision} on ${info.device}, ${gib.toFixed(2)} GiB`);
     return info;

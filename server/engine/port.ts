@@ -194,6 +194,13 @@ export interface ModelStats {
   steps: number;
   imageHits: number;
   imageQueries: number;
+  draftTokens: number;
+  draftAccepted: number;
+  hostKvBlocksTotal: number;
+  hostKvBlocksUsed: number;
+  hostKvHitTokens: number;
+  hostKvSavedBytes: number;
+  hostKvFetchedBytes: number;
 }
 
 export interface EngineStats {
@@ -215,7 +222,15 @@ export interface LoadOptions {
   memoryLimitMb?: number;
   prefillChunk?: number;
   prefixCache?: boolean;
+  hostKvMb?: number;
   seed?: number;
+}
+
+/** What a load would take at the least, and what is free now. */
+export interface MemoryDemand {
+  memory: Array<{ what: string; bytes: number }>;
+  bytes: number;
+  availableBytes: number;
 }
 
 export interface Progress {
@@ -235,6 +250,8 @@ export interface Engine {
   /** Resolves to a running request; rejects with EngineError when the engine refuses it (busy, invalid). */
   submit(request: EngineRequest): Promise<EngineStream>;
   loadModel(options: LoadOptions, onProgress?: (progress: Progress) => void): Promise<ModelInfo>;
+  /** Rejects with out_of_memory when the model would not fit even with so much given back first. */
+  planModel(options: LoadOptions, reclaimableMb: number): Promise<MemoryDemand>;
   unloadModel(name: string): Promise<void>;
   /** Models ready to serve. */
   models(): ModelInfo[];

@@ -13,6 +13,8 @@ declare module 'fastify' {
   interface FastifyRequest {
     /** Whose request it is; `anonymous` where no key is asked for. */
     keyOwner: KeyOwner;
+    /** Whether a key was asked for at all. */
+    keyAsked: boolean;
   }
 }
 
@@ -27,8 +29,10 @@ export async function guardAccess(app: FastifyInstance, settings: HttpSettings, 
   });
   if (settings.corsOrigins.length > 0) await allowOrigins(app, settings.corsOrigins);
   app.decorateRequest('keyOwner', null as unknown as KeyOwner);
+  app.decorateRequest('keyAsked', false);
   app.addHook('onRequest', async (request) => {
     request.keyOwner = keys.anonymous;
+    request.keyAsked = keys.active;
     if (!keys.active || isOpen(request)) return;
     const key = keyOf(request);
     const owner = key === null ? null : keys.identify(key);
@@ -36,6 +40,22 @@ export async function guardAccess(app: FastifyInstance, settings: HttpSettings, 
     request.keyOwner = owner;
   });
 }
+
+/**
+ * Whether a request may change what the server does: its key says so, or no keys are asked for and it comes from this
+ * very machine, not through a proxy that nobody said to trust.
+ */
+export function mayAdminister(request: FastifyRequest): boolean {
+  if (request.keyAsked) return request.keyOwner.admin;
+  const forwarded = Object.keys(request.headers).some(
+    (name) => name === 'forwarded' || name.startsWith('x-forwarded-'),
+  );
+  // Only where proxies are trusted there is a list; anybody can have written its far end, so all of it counts.
+  const { ips } = request;
+  return ips ? ips.every(isLoopback) : isLoopback(request.ip) && !forwarded;
+}
+
+const isLoopback = (address: string) => /^(?:::1|(?:::ffff:)?127\.\d+\.\d+\.\d+)$/i.test(address);
 
 /** Only routes that were declared open; an unknown URL is not one of them. */
 function isOpen(request: FastifyRequest): boolean {

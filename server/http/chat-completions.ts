@@ -3,7 +3,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { OutputDelta } from '../chat/output.ts';
 import type { Turn } from '../chat/prompt.ts';
-import type { TokenEvent } from '../engine/port.ts';
+import type { ModelInfo, TokenEvent } from '../engine/port.ts';
 import {
   type ChatChoice,
   type ChatMessage,
@@ -31,6 +31,7 @@ import {
 } from './chat-core.ts';
 import type { AppContext } from './context.ts';
 import { type ImageReference, loadImages } from './image-parts.ts';
+import { useModel } from './model-use.ts';
 import { addRoute } from './routes.ts';
 import { RequestScope } from './scope.ts';
 import type { SseStream } from './sse.ts';
@@ -51,7 +52,7 @@ export function chatCompletions(app: FastifyInstance, context: AppContext): void
 async function answer(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
   const body = parseBody(chatRequestSchema, request, context.settings.lenient);
   const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
-  const task = toTask(context, body);
+  const task = toTask(context, body, await useModel(context, body.model, scope));
   const images = await loadImages(context, task.model, imagesOf(body.messages));
   if (images.length > 0) task.engine.images = images;
   const run = await startChat(context, task, scope);
@@ -68,8 +69,7 @@ async function answer(context: AppContext, request: FastifyRequest, reply: Fasti
   return reply;
 }
 
-function toTask(context: AppContext, body: ChatRequest): ChatTask {
-  const model = context.lifecycle.model(body.model);
+function toTask(context: AppContext, body: ChatRequest, model: ModelInfo): ChatTask {
   const choices = body.n ?? 1;
   checkChoices(context, choices);
   return {

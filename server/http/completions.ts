@@ -19,6 +19,7 @@ import { parseBody } from './body.ts';
 import { checkChoices, newId, nowSeconds, perChoice } from './chat-core.ts';
 import type { AppContext } from './context.ts';
 import { admit, type Generation, readGeneration } from './generation.ts';
+import { useModel } from './model-use.ts';
 import { addRoute } from './routes.ts';
 import { RequestScope } from './scope.ts';
 import type { SseStream } from './sse.ts';
@@ -50,7 +51,7 @@ interface Choice {
 async function answer(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
   const body = parseBody(completionRequestSchema, request, context.settings.lenient);
   const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
-  const model = context.lifecycle.model(body.model);
+  const model = await useModel(context, body.model, scope);
   const prompts = toPrompts(body.prompt);
   const copies = body.n ?? 1;
   checkChoices(context, copies);

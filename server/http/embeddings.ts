@@ -8,6 +8,7 @@ import { embeddingRequestSchema, embeddingResponseSchema, toBase64 } from '../op
 import { parseBody } from './body.ts';
 import type { AppContext } from './context.ts';
 import { admit, readGeneration } from './generation.ts';
+import { useModel } from './model-use.ts';
 import { addRoute } from './routes.ts';
 import { RequestScope } from './scope.ts';
 
@@ -25,7 +26,7 @@ export function embeddings(app: FastifyInstance, context: AppContext): void {
 async function answer(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
   const body = parseBody(embeddingRequestSchema, request, context.settings.lenient);
   const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
-  const model = context.lifecycle.model(body.model);
+  const model = await useModel(context, body.model, scope);
   const requests = toPrompts(body.input).map(
     (prompt): EngineRequest => ({
       model: model.name,

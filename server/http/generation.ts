@@ -30,7 +30,8 @@ export async function admit(
   const { lifecycle, metrics, admission, limits } = context;
   const engine = lifecycle.engine();
   scope.throwIfAborted();
-  const costs = requests.map((request) => expectedTokens(request, lifecycle.model(request.model).context));
+  const contexts = new Map(engine.models().map(({ name, context }) => [name, context]));
+  const costs = requests.map((request) => expectedTokens(request, contexts.get(request.model) ?? 1));
   const total = costs.reduce((sum, cost) => sum + cost, 0);
   limits.reserveTokens(scope.owner, total);
   scope.setHeaders(limits.headers(scope.owner));

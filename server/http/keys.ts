@@ -15,6 +15,8 @@ export interface KeyOwner {
   priority: number;
   /** Part of a busy engine among owners of one priority. */
   share: number;
+  /** May load and unload models. */
+  admin: boolean;
 }
 
 export type KeyDefaults = Pick<KeyOwner, 'requestsPerMinute' | 'tokensPerMinute'>;
@@ -33,7 +35,13 @@ const anonymousName = 'anonymous';
 const recheckMs = 1000;
 const hashOf = (key: string) => createHash('sha256').update(key).digest();
 const unlimited: KeyDefaults = { requestsPerMinute: 0, tokensPerMinute: 0 };
-const plain = (name: string, defaults: KeyDefaults): KeyOwner => ({ name, ...defaults, priority: 0, share: 1 });
+const plain = (name: string, defaults: KeyDefaults): KeyOwner => ({
+  name,
+  ...defaults,
+  priority: 0,
+  share: 1,
+  admin: false,
+});
 const nameOf = (hash: Buffer) => `key-${hash.toString('hex').slice(0, 8)}`;
 
 /** A key for those who have none. */
@@ -56,12 +64,14 @@ export class KeyRing {
     file: string,
     defaults: KeyDefaults = unlimited,
     onProblem: (message: string) => void = () => {},
+    adminKeys: readonly string[] = [],
   ) {
     this.anonymous = plain(anonymousName, defaults);
-    this.#given = keys.map((key) => {
+    const given = (admin: boolean) => (key: string) => {
       const hash = hashOf(key);
-      return { hash, owner: plain(nameOf(hash), defaults) };
-    });
+      return { hash, owner: { ...plain(nameOf(hash), defaults), admin } };
+    };
+    this.#given = [...keys.map(given(false)), ...adminKeys.map(given(true))];
     this.#file = file;
     this.#defaults = defaults;
     this.#onProblem = onProblem;
@@ -102,14 +112,14 @@ export class KeyRing {
   }
 }
 
-const fields: Record<string, { field: Exclude<keyof KeyOwner, 'name'>; min: number; max: number }> = {
+const fields: Record<string, { field: Exclude<keyof KeyOwner, 'name' | 'admin'>; min: number; max: number }> = {
   rpm: { field: 'requestsPerMinute', min: 0, max: 1_000_000 },
   tpm: { field: 'tokensPerMinute', min: 0, max: 1_000_000_000 },
   priority: { field: 'priority', min: -100, max: 100 },
   share: { field: 'share', min: 1, max: 100 },
 };
 
-/** One key a line, then `name=`, `rpm=`, `tpm=`, `priority=`, `share=` in any order. Throws KeyFileError. */
+/** One key a line, then `name=`, `rpm=`, `tpm=`, `priority=`, `share=`, `admin=` in any order. Throws KeyFileError. */
 export function parseKeyFile(text: string, defaults: KeyDefaults = unlimited): StoredKey[] {
   const owners = new Map<string, KeyOwner>();
   const keys: StoredKey[] = [];
@@ -121,7 +131,7 @@ export function parseKeyFile(text: string, defaults: KeyDefaults = unlimited): S
     for (const option of options) readOption(option, owner, at + 1);
     const known = owners.get(owner.name) ?? owner;
     if (JSON.stringify(known) !== JSON.stringify(owner)) {
-      throw new KeyFileError(`line ${at + 1}: '${owner.name}' has other limits than on an earlier line`);
+      throw new KeyFileError(`line ${at + 1}: '${owner.name}' has other options than on an earlier line`);
     }
     owners.set(owner.name, known);
     keys.push({ hash, owner: known });
@@ -140,9 +150,15 @@ function readOption(option: string, owner: KeyOwner, line: number): void {
     owner.name = value;
     return;
   }
+  if (name === 'admin') {
+    if (value !== 'yes' && value !== 'no') throw new KeyFileError(`line ${line}: admin= takes yes or no`);
+    owner.admin = value === 'yes';
+    return;
+  }
   const field = Object.hasOwn(fields, name) ? fields[name] : undefined;
   // What is not an option may be part of a key: it is not repeated.
-  if (!field) throw new KeyFileError(`line ${line}: after the key come name=, rpm=, tpm=, priority= and share=`);
+  if (!field)
+    throw new KeyFileError(`line ${line}: after the key come name=, rpm=, tpm=, priority=, share= and admin=`);
   const number = /^-?\d{1,10}$/.test(value) ? Number(value) : Number.NaN;
   if (!(number >= field.min && number <= field.max)) {
     throw new KeyFileError(`line ${line}: ${name}= takes a whole number from ${field.min} to ${field.max}`);

@@ -1,6 +1,7 @@
 // Whether the server can serve: one phase, one reason, and the requests that a shutdown must wait for.
 
-import type { Engine, ModelInfo } from '../engine/port.ts';
+import { ModelSet } from '../engine/model-set.ts';
+import type { Engine } from '../engine/port.ts';
 import { type ApiError, errors } from '../errors.ts';
 
 export type Phase = 'loading' | 'ready' | 'draining';
@@ -15,7 +16,7 @@ export class Lifecycle {
   #phase: Phase = 'loading';
   #detail = 'starting';
   #engine: Engine | null = null;
-  #defaultModel = '';
+  #models: ModelSet | null = null;
   readonly #active = new Set<Abortable>();
   #idle: (() => void) | null = null;
 
@@ -35,9 +36,10 @@ export class Lifecycle {
     this.#detail = detail;
   }
 
-  ready(engine: Engine, defaultModel: string): void {
+  /** From here on requests are served: with a set of models, or with those that the engine has. */
+  ready(engine: Engine, models: ModelSet | string): void {
     this.#engine = engine;
-    this.#defaultModel = defaultModel;
+    this.#models = typeof models === 'string' ? ModelSet.of(engine, models) : models;
     if (this.#phase === 'loading') this.#phase = 'ready';
     this.#detail = '';
   }
@@ -60,13 +62,15 @@ export class Lifecycle {
     return this.#engine;
   }
 
-  /** The model of a request; `default` and no name mean the one the server was started with. */
-  model(name: string | undefined): ModelInfo {
-    const models = this.engine().models();
-    const wanted = name === undefined || name === 'default' ? this.#defaultModel : name;
-    const model = models.find((one) => one.name === wanted);
-    if (!model) throw errors.modelNotFound(name ?? 'default');
-    return model;
+  /** The models; `default` and no name mean the one the server was started with. */
+  models(): ModelSet {
+    this.engine();
+    return this.#models!;
+  }
+
+  /** The models for counting only: also while draining. */
+  modelsForStats(): ModelSet | null {
+    return this.#models;
   }
 
   track(request: Abortable): void {

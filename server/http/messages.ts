@@ -2,6 +2,7 @@
 
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
+import type { ModelInfo } from '../engine/port.ts';
 import {
   BlockWriter,
   countTokensRequestSchema,
@@ -22,6 +23,7 @@ import { parseBody } from './body.ts';
 import { type ChatRun, type ChatTask, newId, renderPrompt, runChoice, startChat, sumUsage } from './chat-core.ts';
 import type { AppContext } from './context.ts';
 import { loadImages } from './image-parts.ts';
+import { useModel, withModel } from './model-use.ts';
 import { addRoute } from './routes.ts';
 import { RequestScope } from './scope.ts';
 import type { SseStream } from './sse.ts';
@@ -45,11 +47,12 @@ export function messages(app: FastifyInstance, context: AppContext): void {
     response: z.object({ input_tokens: z.int() }),
     handler: async (request) => {
       const body = parseBody(countTokensRequestSchema, request, context.settings.lenient);
-      const model = context.lifecycle.model(body.model);
-      const prompt = await renderPrompt(context, model, toPrompt(body));
-      const engine = context.lifecycle.engine();
-      const ids = await engine.tokenize(model.name, prompt.text, prompt.literal, prompt.addSpecialTokens);
-      return { input_tokens: ids.length };
+      return withModel(context, body.model, async (model) => {
+        const prompt = await renderPrompt(context, model, toPrompt(body));
+        const engine = context.lifecycle.engine();
+        const ids = await engine.tokenize(model.name, prompt.text, prompt.literal, prompt.addSpecialTokens);
+        return { input_tokens: ids.length };
+      });
     },
   });
 }
@@ -57,7 +60,7 @@ export function messages(app: FastifyInstance, context: AppContext): void {
 async function answer(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
   const body = parseBody(messagesRequestSchema, request, context.settings.lenient);
   const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
-  const task = toTask(context, body);
+  const task = toTask(body, await useModel(context, body.model, scope));
   const images = await loadImages(context, task.model, imageSources(body));
   if (images.length > 0) task.engine.images = images;
   const run = await startChat(context, task, scope);
@@ -77,11 +80,11 @@ const toPrompt = (body: PromptRequest) => ({
   variables: body.thinking ? { enable_thinking: body.thinking.type === 'enabled' } : {},
 });
 
-function toTask(context: AppContext, body: MessagesRequest): ChatTask {
+function toTask(body: MessagesRequest, model: ModelInfo): ChatTask {
   const choice = body.tool_choice;
   const single = choice && choice.type !== 'none' && choice.disable_parallel_tool_use === true;
   return {
-    model: context.lifecycle.model(body.model),
+    model,
     choices: 1,
     prompt: toPrompt(body),
     constraint: { tools: toFunctionTools(body), toolChoice: toToolChoice(body), parallel: !single },

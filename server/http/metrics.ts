@@ -1,6 +1,7 @@
 // Prometheus metrics under vLLM's names, so that the dashboards people have work here.
 
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { ModelSet, ModelStatus } from '../engine/model-set.ts';
 import type { Engine, FinishReason, RequestUsage } from '../engine/port.ts';
 import type { Admission } from './admission.ts';
 import type { KeyOwner } from './keys.ts';
@@ -54,10 +55,15 @@ export class Metrics {
   readonly #promptTokens = this.#histogram('vllm:request_prompt_tokens', 'Tokens of prompts.', counts);
   readonly #newTokens = this.#histogram('vllm:request_generation_tokens', 'Tokens of answers.', counts);
 
-  constructor(stats: () => Engine | null, admission: Pick<Admission, 'waiting' | 'owners'>) {
+  constructor(
+    stats: () => Engine | null,
+    models: () => ModelSet | null,
+    admission: Pick<Admission, 'waiting' | 'owners'>,
+  ) {
     collectDefaultMetrics({ register: this.registry, eventLoopMonitoringPrecision: 10 });
     this.#addEngineGauges(stats, admission);
     this.#addKeyGauge(admission);
+    this.#addModelGauges(models);
   }
 
   #histogram(name: string, help: string, buckets: number[]) {
@@ -77,6 +83,40 @@ export class Metrics {
       collect: () => {
         gauge.reset();
         for (const { name, waiting } of admission.owners()) gauge.inc({ key: name }, waiting);
+      },
+    });
+  }
+
+  /** Models that may be loaded, loaded or not. */
+  #addModelGauges(models: () => ModelSet | null): void {
+    const add = (name: string, help: string, read: (status: ModelStatus) => number) => {
+      const gauge = new Gauge({
+        name,
+        help,
+        labelNames,
+        registers: [this.registry],
+        collect: () => {
+          gauge.reset();
+          for (const status of models()?.status() ?? []) gauge.set({ model_name: status.name }, read(status));
+        },
+      });
+    };
+    add('hearth:model_loaded', '1 while a model is in memory.', ({ state }) => Number(state === 'loaded'));
+    add('hearth:model_requests', 'Requests that hold a model.', ({ inUse }) => inUse);
+    add('hearth:model_requests_waiting', 'Requests that wait for a model to be loaded.', ({ waiting }) => waiting);
+    add('hearth:model_loads_total', 'Loads that succeeded.', ({ counts }) => counts.loads);
+    add('hearth:model_load_failures_total', 'Loads that failed.', ({ counts }) => counts.failures);
+    add('hearth:model_load_seconds', 'What the last load took.', ({ counts }) => counts.loadSeconds);
+    const unloads = new Gauge({
+      name: 'hearth:model_unloads_total',
+      help: 'Unloads by reason: idle, memory (another model needed it) or request.',
+      labelNames: ['model_name', 'reason'],
+      registers: [this.registry],
+      collect: () => {
+        unloads.reset();
+        for (const { name, counts } of models()?.status() ?? []) {
+          for (const [reason, many] of Object.entries(counts.unloads)) unloads.set({ model_name: name, reason }, many);
+        }
       },
     });
   }
@@ -115,6 +155,13 @@ export class Metrics {
     add('vllm:prefix_cache_hits_total', 'Prompt tokens found in the prefix cache.', (model) => model.prefixHitTokens);
     add('vllm:mm_cache_queries_total', 'Images looked up in the embedding cache.', (model) => model.imageQueries);
     add('vllm:mm_cache_hits_total', 'Images found in the embedding cache.', (model) => model.imageHits);
+    add('vllm:spec_decode_num_draft_tokens_total', 'Tokens proposed by prompt lookup.', (model) => model.draftTokens);
+    add('vllm:spec_decode_num_accepted_tokens_total', 'Proposed tokens that were accepted.', (m) => m.draftAccepted);
+    add('hearth:host_kv_blocks', 'Blocks the host memory behind the KV pool can hold.', (m) => m.hostKvBlocksTotal);
+    add('hearth:host_kv_blocks_used', 'Blocks that hold a prefix there.', (model) => model.hostKvBlocksUsed);
+    add('hearth:host_kv_hit_tokens_total', 'Prompt tokens brought back from there.', (m) => m.hostKvHitTokens);
+    add('hearth:host_kv_saved_bytes_total', 'Bytes copied there from the KV pool.', (model) => model.hostKvSavedBytes);
+    add('hearth:host_kv_fetched_bytes_total', 'Bytes copied back to the KV pool.', (m) => m.hostKvFetchedBytes);
     add('hearth:kv_blocks_cached', 'Free KV blocks that still hold a prefix.', (model) => model.kvBlocksCached);
     add('hearth:steps_total', 'Engine steps.', (model) => model.steps);
     const memory = new Gauge({

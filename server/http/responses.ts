@@ -20,6 +20,7 @@ import { type ChatRun, type ChatTask, newId, nowSeconds, runChoice, startChat, s
 import type { AppContext } from './context.ts';
 import { isOurFault, toApiError } from './engine-errors.ts';
 import { loadImages } from './image-parts.ts';
+import { useModel } from './model-use.ts';
 import { ResponseStore } from './response-store.ts';
 import { addRoute } from './routes.ts';
 import { ClientGone, RequestScope } from './scope.ts';
@@ -91,7 +92,7 @@ async function startTurn(
   scope: RequestScope,
   owner: string,
 ): Promise<Turn> {
-  const model = context.lifecycle.model(body.model);
+  const model = await useModel(context, body.model, scope);
   const earlier = earlierItems(stores, body.previous_response_id, owner);
   const added = toItems(body.input);
   const items = [...earlier, ...added];

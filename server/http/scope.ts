@@ -19,6 +19,7 @@ export class RequestScope implements Abortable {
   readonly #lifecycle: Lifecycle;
   readonly #response: ServerResponse | null;
   readonly #cancels: Array<() => void> = [];
+  #atEnd: Array<() => void> | null = [];
   #reason: ApiError | ClientGone | null = null;
 
   /** `response` is null for what has none of its own (a WebSocket turn); then `release` ends it. */
@@ -29,7 +30,7 @@ export class RequestScope implements Abortable {
     lifecycle.track(this);
     response?.once('close', () => {
       if (!response.writableFinished) this.abort(null);
-      lifecycle.untrack(this);
+      this.release();
     });
   }
 
@@ -56,11 +57,20 @@ export class RequestScope implements Abortable {
     for (const [name, value] of Object.entries(headers)) this.#response.setHeader(name, value);
   }
 
+  /** Called once the request is over, however it ended; at once when it is. */
+  onEnd(tell: () => void): void {
+    if (this.#atEnd) this.#atEnd.push(tell);
+    else tell();
+  }
+
   throwIfAborted(): void {
     if (this.#reason) throw this.#reason;
   }
 
   release(): void {
+    const tell = this.#atEnd ?? [];
+    this.#atEnd = null;
+    for (const one of tell) one();
     this.#lifecycle.untrack(this);
   }
 }

@@ -15,6 +15,7 @@ import { parseBody } from './body.ts';
 import { toTurn } from './chat-completions.ts';
 import { renderPrompt } from './chat-core.ts';
 import type { AppContext } from './context.ts';
+import { withModel } from './model-use.ts';
 import { addRoute } from './routes.ts';
 
 export function tokens(app: FastifyInstance, context: AppContext): void {
@@ -27,14 +28,15 @@ export function tokens(app: FastifyInstance, context: AppContext): void {
     response: tokenizeResponseSchema,
     handler: async (request) => {
       const body = parseBody(tokenizeRequestSchema, request, lenient);
-      const model = context.lifecycle.model(body.model);
-      const prompt =
-        'prompt' in body
-          ? { text: body.prompt, literal: [], addSpecialTokens: body.add_special_tokens ?? true }
-          : await render(context, model, body);
-      const engine = context.lifecycle.engine();
-      const ids = await engine.tokenize(model.name, prompt.text, prompt.literal, prompt.addSpecialTokens);
-      return { count: ids.length, max_model_len: model.context, tokens: [...ids] };
+      return withModel(context, body.model, async (model) => {
+        const prompt =
+          'prompt' in body
+            ? { text: body.prompt, literal: [], addSpecialTokens: body.add_special_tokens ?? true }
+            : await render(context, model, body);
+        const engine = context.lifecycle.engine();
+        const ids = await engine.tokenize(model.name, prompt.text, prompt.literal, prompt.addSpecialTokens);
+        return { count: ids.length, max_model_len: model.context, tokens: [...ids] };
+      });
     },
   });
   addRoute(app, {
@@ -45,8 +47,9 @@ export function tokens(app: FastifyInstance, context: AppContext): void {
     response: detokenizeResponseSchema,
     handler: async (request) => {
       const body = parseBody(detokenizeRequestSchema, request, lenient);
-      const model = context.lifecycle.model(body.model);
-      return { prompt: await context.lifecycle.engine().detokenize(model.name, Int32Array.from(body.tokens), false) };
+      return withModel(context, body.model, async ({ name }) => ({
+        prompt: await context.lifecycle.engine().detokenize(name, Int32Array.from(body.tokens), false),
+      }));
     },
   });
   addRoute(app, {
@@ -57,8 +60,7 @@ export function tokens(app: FastifyInstance, context: AppContext): void {
     response: applyTemplateResponseSchema,
     handler: async (request) => {
       const body = parseBody(applyTemplateRequestSchema, request, lenient);
-      const { text } = await render(context, context.lifecycle.model(body.model), body);
-      return { prompt: text };
+      return withModel(context, body.model, async (model) => ({ prompt: (await render(context, model, body)).text }));
     },
   });
 }

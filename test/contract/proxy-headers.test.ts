@@ -96,7 +96,7 @@ describe('TLS', () => {
 
   const send = (options: object) =>
     new Promise<{ status: number; text: string }>((resolve, reject) => {
-      const body = JSON.stringify(ask({ stream: true }));
+      const body = JSON.stringify(ask({ stream: true, model: 'default' }));
       const headers = { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) };
       httpsRequest(`${url}/v1/chat/completions`, { method: 'POST', headers, ...options }, async (answer) => {
         let received = '';

@@ -17,6 +17,7 @@ const owner = (name: string, extra = {}) => ({
   tokensPerMinute: 0,
   priority: 0,
   share: 1,
+  admin: false,
   ...extra,
 });
 const entry = (name: string, cost = 100, extra = {}) => ({

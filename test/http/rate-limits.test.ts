@@ -24,6 +24,7 @@ const owner = (extra = {}) => ({
   tokensPerMinute: 0,
   priority: 0,
   share: 1,
+  admin: false,
   ...extra,
 });
 const refusal = (work: () => void): ApiError | null => {
@@ -38,7 +39,7 @@ const refusal = (work: () => void): ApiError | null => {
 describe('the key file', () => {
   it('has a key a line, then options in any order', () => {
     const keys = parseKeyFile(
-      '# comment\n\nplain\nk1 name=team rpm=60 tpm=1000 priority=-5 share=3\n  k2\tshare=3 priority=-5 tpm=1000 rpm=60 name=team \n',
+      '# comment\n\nplain\nk1 name=team rpm=60 tpm=1000 priority=-5 share=3 admin=yes\n  k2\tshare=3 admin=yes priority=-5 tpm=1000 rpm=60 name=team \n',
       { requestsPerMinute: 7, tokensPerMinute: 8 },
     );
     expect(keys.map((key) => key.owner)).toEqual([
@@ -48,9 +49,10 @@ describe('the key file', () => {
         tokensPerMinute: 8,
         priority: 0,
         share: 1,
+        admin: false,
       },
-      { name: 'team', requestsPerMinute: 60, tokensPerMinute: 1000, priority: -5, share: 3 },
-      { name: 'team', requestsPerMinute: 60, tokensPerMinute: 1000, priority: -5, share: 3 },
+      { name: 'team', requestsPerMinute: 60, tokensPerMinute: 1000, priority: -5, share: 3, admin: true },
+      { name: 'team', requestsPerMinute: 60, tokensPerMinute: 1000, priority: -5, share: 3, admin: true },
     ]);
     expect(keys[1]!.owner).toBe(keys[2]!.owner);
   });
@@ -63,9 +65,11 @@ describe('the key file', () => {
       ['secret rpm=-1', /^line 1: rpm= takes a whole number from 0/],
       ['secret rpm=1e3', /^line 1: rpm=/],
       ['secret share=0', /^line 1: share=/],
+      ['secret admin=true', /^line 1: admin= takes yes or no/],
+      ['secret name=a admin=yes\nother name=a', /^line 2: 'a' has other/],
       ['secret more secret', /^line 1: after the key/],
       ['secret constructor=1', /^line 1: after the key/],
-      ['secret name=a rpm=1\nother name=a rpm=2', /^line 2: 'a' has other limits/],
+      ['secret name=a rpm=1\nother name=a rpm=2', /^line 2: 'a' has other options/],
     ] as const) {
       expect(() => parseKeyFile(text)).toThrow(KeyFileError);
       expect(() => parseKeyFile(text)).toThrow(words);

@@ -26,7 +26,7 @@ export async function testApp(
   const lifecycle = new Lifecycle();
   if (!options.loading) lifecycle.ready(engine, engine.models()[0]!.name);
   const settings = { ...settingsSchema.parse({}), ...options.settings };
-  const keys = new KeyRing(settings.apiKey, settings.apiKeyFile, settings);
+  const keys = new KeyRing(settings.apiKey, settings.apiKeyFile, settings, () => {}, settings.adminKey);
   const render = (source: string, variables: Record<string, unknown>) => renderer.render(source, variables);
   const images = new ImageDecoder({
     bytesMax: settings.maxImageMb * 1024 * 1024,

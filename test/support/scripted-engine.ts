@@ -8,6 +8,8 @@ import {
   type EngineStats,
   type EngineStream,
   type FinishReason,
+  type LoadOptions,
+  type MemoryDemand,
   type ModelInfo,
   type RequestUsage,
   type TokenLogprob,
@@ -34,7 +36,20 @@ export interface Script {
   embedding?: number[];
 }
 
+/** What loading a model that is not there yet is like. */
+export interface ScriptedModel {
+  info?: Partial<ModelInfo>;
+  loadMs?: number;
+  /** MiB it takes. */
+  mb?: number;
+  fail?: EngineError;
+}
+
 export interface ScriptedOptions {
+  /** Models that can be loaded, by name. */
+  loadable?: Record<string, ScriptedModel>;
+  /** Memory for all of them. */
+  memoryMb?: number;
   models?: Partial<ModelInfo>[];
   reply?: (request: EngineRequest, index: number) => Script;
 }
@@ -65,6 +80,7 @@ const delay = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve,
 const encoder = new TextEncoder();
 
 interface Live {
+  model: string;
   stream: EventStream;
   cancelled: boolean;
 }
@@ -75,9 +91,11 @@ export class ScriptedEngine implements Engine {
   cancelled = 0;
   dead: EngineError | null = null;
   #models: ModelInfo[];
+  readonly #options: ScriptedOptions;
   #reply: (request: EngineRequest, index: number) => Script;
 
   constructor(options: ScriptedOptions = {}) {
+    this.#options = options;
     this.#models = (options.models ?? [{}]).map((model) => ({ ...scriptedModel, ...model }));
     this.#reply = options.reply ?? (() => ({ tokens: ['Hello', ',', ' world', '!'] }));
   }
@@ -87,7 +105,12 @@ export class ScriptedEngine implements Engine {
     this.requests.push(request);
     if (this.dead) return Promise.reject(this.dead);
     if (script.refuse) return Promise.reject(script.refuse);
+    if (!this.#models.some(({ name }) => name === request.model)) {
+      this.violations.push(`a request came for ${request.model}, which is not loaded`);
+      return Promise.reject(new EngineError('not_found', `no model named ${request.model}`));
+    }
     const live: Live = {
+      model: request.model,
       cancelled: false,
       stream: new EventStream(() => {
         if (!live.cancelled) this.cancelled++;
@@ -132,12 +155,65 @@ export class ScriptedEngine implements Engine {
     for (let left = ms; left > 0 && !live.cancelled; left -= 5) await delay(Math.min(left, 5));
   }
 
-  loadModel(): Promise<ModelInfo> {
-    return Promise.resolve(this.#models[0]!);
+  /** Every change of what is loaded, in order. */
+  readonly changes: string[] = [];
+  /** What must never happen, and did. */
+  readonly violations: string[] = [];
+  #changing = false;
+
+  #scripted(name: string): ScriptedModel {
+    const found = this.#options.loadable?.[name];
+    if (!found) throw new EngineError('not_found', `no model named ${name}`);
+    return found;
   }
 
-  async unloadModel(name: string): Promise<void> {
-    this.#models = this.#models.filter((model) => model.name !== name);
+  #usedMb(): number {
+    return this.#models.reduce((sum, { name }) => sum + (this.#options.loadable?.[name]?.mb ?? 0), 0);
+  }
+
+  async #change<T>(what: string, ms: number, work: () => T): Promise<T> {
+    if (this.#changing) this.violations.push(`${what} during another change`);
+    this.#changing = true;
+    await delay(ms);
+    this.#changing = false;
+    this.changes.push(what);
+    return work();
+  }
+
+  loadModel({ name }: LoadOptions): Promise<ModelInfo> {
+    if (!this.#options.loadable) return Promise.resolve(this.#models[0]!);
+    const { info, loadMs = 0, mb = 0, fail } = this.#scripted(name);
+    if (this.#models.some((model) => model.name === name)) this.violations.push(`${name} was loaded twice`);
+    return this.#change(`load ${name}`, loadMs, () => {
+      if (fail) throw fail;
+      const { memoryMb = Number.POSITIVE_INFINITY } = this.#options;
+      if (this.#usedMb() + mb > memoryMb) throw new EngineError('out_of_memory', `${name} does not fit`);
+      const memory = [{ what: 'weights', bytes: mb * 1024 * 1024 }];
+      const made = { ...scriptedModel, ...info, name, memory };
+      this.#models.push(made);
+      return made;
+    });
+  }
+
+  async planModel({ name }: LoadOptions, reclaimableMb: number): Promise<MemoryDemand> {
+    const { mb = 0 } = this.#scripted(name);
+    const { memoryMb = 1 << 20 } = this.#options;
+    const freeMb = memoryMb - this.#usedMb();
+    await delay(0);
+    if (mb > freeMb + reclaimableMb) {
+      throw new EngineError('out_of_memory', `the model does not fit in ${memoryMb} MiB:\n  weights  ${mb} MiB`);
+    }
+    const bytes = mb * 1024 * 1024;
+    return { memory: [{ what: 'weights', bytes }], bytes, availableBytes: freeMb * 1024 * 1024 };
+  }
+
+  unloadModel(name: string): Promise<void> {
+    if ([...this.live].some((live) => live.model === name && !live.cancelled)) {
+      this.violations.push(`${name} was unloaded while a request used it`);
+    }
+    return this.#change(`unload ${name}`, 1, () => {
+      this.#models = this.#models.filter((model) => model.name !== name);
+    });
   }
 
   models(): ModelInfo[] {
@@ -164,12 +240,22 @@ export class ScriptedEngine implements Engine {
     const empty = { waiting: 0, kvBlocksTotal: 100, kvBlocksUsed: 0, kvBlocksCached: 0, prefixHitTokens: 0 };
     const counters = { prefixQueryTokens: 0, preemptions: 0, promptTokens: 0, generationTokens: 0, steps: 0 };
     const images = { imageHits: 0, imageQueries: 0 };
+    const drafts = { draftTokens: 0, draftAccepted: 0 };
+    const host = {
+      hostKvBlocksTotal: 0,
+      hostKvBlocksUsed: 0,
+      hostKvHitTokens: 0,
+      hostKvSavedBytes: 0,
+      hostKvFetchedBytes: 0,
+    };
     const models = this.#models.map(({ name }) => ({
       model: name,
       running: this.live.size,
       ...empty,
       ...counters,
       ...images,
+      ...drafts,
+      ...host,
     }));
     return { models, memory: [] };
   }

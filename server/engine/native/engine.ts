@@ -10,11 +10,12 @@ import {
   type EngineStats,
   type EngineStream,
   type LoadOptions,
+  type MemoryDemand,
   type ModelInfo,
   type Progress,
 } from '../port.ts';
 import { type Abi, type EnginePointer, loadAbi, status } from './abi.ts';
-import { toEngineStats, toModelInfo, toModelJson, toRequestJson } from './json.ts';
+import { toEngineStats, toMemoryDemand, toModelInfo, toModelJson, toRequestJson } from './json.ts';
 import { readRecords, toEngineError } from './records.ts';
 
 const errorSize = 4096;
@@ -195,6 +196,14 @@ export class NativeEngine implements Engine {
     const info = this.#readInfo(handle[0]!);
     this.#models.set(options.name, { handle: handle[0]!, info });
     return info;
+  }
+
+  async planModel(options: LoadOptions, reclaimableMb: number): Promise<MemoryDemand> {
+    const handle = new Uint32Array(1);
+    const job = new Uint32Array(1);
+    const json = cString(JSON.stringify({ ...toModelJson(options), plan: true, reclaimable_mb: reclaimableMb }));
+    checked((error, size) => this.#abi.modelOpen(this.#pointer, json, handle, job, error, size));
+    return toMemoryDemand(await this.#job(job[0]!, () => {}));
   }
 
   #readInfo(handle: number): ModelInfo {

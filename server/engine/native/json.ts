@@ -1,6 +1,14 @@
 // The JSON that crosses the wall: camelCase here, snake_case there. Undefined fields stay out, unknown ones are errors.
 
-import type { EngineRequest, EngineStats, LoadOptions, ModelInfo, ModelStats, SamplingParameters } from '../port.ts';
+import type {
+  EngineRequest,
+  EngineStats,
+  LoadOptions,
+  MemoryDemand,
+  ModelInfo,
+  ModelStats,
+  SamplingParameters,
+} from '../port.ts';
 
 export function toRequestJson(request: EngineRequest): Record<string, unknown> {
   const { sampling = {} } = request;
@@ -51,6 +59,7 @@ export function toModelJson(options: LoadOptions): Record<string, unknown> {
     memory_limit_mb: options.memoryLimitMb,
     prefill_chunk: options.prefillChunk,
     prefix_cache: options.prefixCache,
+    host_kv_mb: options.hostKvMb,
     seed: options.seed,
   };
 }
@@ -75,6 +84,15 @@ export function toModelInfo(json: Json): ModelInfo {
     specialTokens: (json['special_tokens'] as Record<string, string> | undefined) ?? {},
     chatTemplate: (json['chat_template'] as string | null | undefined) ?? null,
     memory: (json['memory'] as ModelInfo['memory'] | undefined) ?? [],
+  };
+}
+
+export function toMemoryDemand(result: unknown): MemoryDemand {
+  const { memory, bytes, available_bytes } = result as Json;
+  return {
+    memory: memory as MemoryDemand['memory'],
+    bytes: bytes as number,
+    availableBytes: available_bytes as number,
   };
 }
 
