@@ -2,6 +2,7 @@
 // are known. Pure but for the renderer it is given.
 
 import { Marks, type Ranges } from './marks.ts';
+import { TemplateError } from './templates.ts';
 
 export type ContentPart = { type: 'text'; text: string } | { type: 'image' };
 
@@ -45,7 +46,41 @@ export type Render = (source: string, variables: Record<string, unknown>) => Pro
 /** Tags that templates look for in earlier answers; they stay outside the marks so that they are still found there. */
 const thinkTags = /(<\/?think>|<\/?seed:think>|\[\/?THINK\]|<\|(?:START|END)_THINKING\|>)/;
 
+/**
+ * The prompt of a conversation. A template that refuses its system message gets it at the head of the first user message
+ * instead, as the makers of such models (Gemma, early Mistral) advise; when it refuses that too, its first word stands.
+ */
 export async function buildPrompt(input: PromptInput, owner: TemplateOwner, render: Render): Promise<Prompt> {
+  try {
+    return await renderOnce(input, owner, render);
+  } catch (refusal) {
+    const folded = isRefusal(refusal) ? foldSystem(input.turns) : null;
+    if (!folded) throw refusal;
+    return renderOnce({ ...input, turns: folded }, owner, render).catch(() => Promise.reject(refusal));
+  }
+}
+
+/** A template that complained; one that was stopped would only be stopped again. */
+const isRefusal = (error: unknown) => error instanceof TemplateError && !error.timedOut;
+
+/** The leading system text joined to the first user message, or null when there is none. */
+function foldSystem(turns: readonly Turn[]): Turn[] | null {
+  const isSystem = ({ role }: Turn) => role === 'system' || role === 'developer';
+  const count = turns.findIndex((turn) => !isSystem(turn));
+  const leading = count < 0 ? turns : turns.slice(0, count);
+  const next = turns[leading.length];
+  if (leading.length === 0 || (next && next.role !== 'user')) return null;
+  const system = leading.flatMap(({ content }) => partsOf(content));
+  const parts = [...system, ...partsOf(next?.content ?? null)];
+  const hasImage = parts.some(({ type }) => type === 'image');
+  const content = hasImage ? parts : parts.map(partText).join('\n\n');
+  return [{ ...next, role: 'user', content }, ...turns.slice(leading.length + 1)];
+}
+
+const partsOf = (content: Turn['content']): ContentPart[] =>
+  typeof content === 'string' ? [{ type: 'text', text: content }] : (content ?? []);
+
+async function renderOnce(input: PromptInput, owner: TemplateOwner, render: Render): Promise<Prompt> {
   if (owner.chatTemplate === null) return plainPrompt(input);
   const marks = new Marks(stringsOf([input.turns, input.tools, input.variables]));
   const source = owner.chatTemplate;

@@ -89,10 +89,15 @@ describe('the 36 cases of llama.cpp', () => {
     it(one.name, async () => {
       const { add_generation_prompt, bos_token, eos_token } = one;
       const data = { messages: one.messages, add_generation_prompt, bos_token, eos_token };
-      // Three templates refuse these messages, in Python's jinja2 as here.
-      if (one.jinja2_error) return expect(prompt(one.chat_template, data)).rejects.toThrow(TemplateError);
+      // One template asks for a list of special tokens that these cases do not have, in Python's jinja2 as here.
+      if (/is undefined/.test(one.jinja2_error)) {
+        return expect(prompt(one.chat_template, data)).rejects.toThrow(TemplateError);
+      }
       const { text, typed } = await prompt(one.chat_template, data);
-      expect(text).toBe(one.jinja2_render ?? one.expected_llama_cpp_jinja);
+      // Two refuse the system message: it goes before the first user's, after an empty line as their makers have it.
+      const folded = one.expected_llama_cpp_jinja?.replace('helpful assistant\nHello', 'helpful assistant\n\nHello');
+      expect(text).toBe(one.jinja2_render ?? (one.jinja2_error ? folded : one.expected_llama_cpp_jinja));
+      if (one.jinja2_error) return expect(typed[0]).toBe('You are a helpful assistant\n\nHello');
       for (const { content } of one.messages)
         if (text.includes(content.trim())) expect(typed).toContain(content.trim());
     });
@@ -135,6 +140,38 @@ describe('marks', () => {
     expect((await prompt('[{{ messages[0].content }}]', { messages: [{ role: 'user', content: ' \n' }] })).text).toBe(
       '[ \n]',
     );
+  });
+});
+
+describe('a template that refuses its system message', () => {
+  const refusing =
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system here') }}{% endif %}" +
+    "{% if m.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}";
+  const system = { role: 'system', content: 'Be brief.' } as const;
+
+  it('gets it at the head of the first user message, several together, also without one', async () => {
+    const user = { role: 'user', content: 'Hi </s>' } as const;
+    const developer = { role: 'developer', content: 'Be kind.' } as const;
+    expect(await prompt(refusing, { messages: [system, developer, user] })).toEqual({
+      text: '<user>Be brief.\n\nBe kind.\n\nHi </s>',
+      typed: ['Be brief.\n\nBe kind.\n\nHi </s>'],
+    });
+    expect((await prompt(refusing, { messages: [system] })).text).toBe('<user>Be brief.');
+  });
+
+  it('keeps pictures where they were', async () => {
+    const owner = { chatTemplate: refusing, specialTokens: {}, imagePlaceholder: '[img]' };
+    const content = [{ type: 'image' as const }, { type: 'text' as const, text: 'What?' }];
+    const turns = [system, { role: 'user' as const, content }];
+    expect((await buildPrompt({ turns }, owner, render)).text).toBe('<user>Be brief.\n[img]\nWhat?');
+  });
+
+  it('still says no to what it refuses besides, in its own words', async () => {
+    const tool = { role: 'tool', content: 'x' } as const;
+    const user = { role: 'user', content: 'x' } as const;
+    await expect(prompt(refusing, { messages: [user, system] })).rejects.toThrow('no system here');
+    await expect(prompt(refusing, { messages: [system, user, tool] })).rejects.toThrow('no system here');
+    await expect(prompt(refusing, { messages: [user, tool] })).rejects.toThrow('no tools here');
   });
 });
 
