@@ -30,7 +30,7 @@ import {
   sumUsage,
 } from './chat-core.ts';
 import type { AppContext } from './context.ts';
-import { type ImageReference, loadImages } from './image-parts.ts';
+import { type ImageReference, withImages } from './image-parts.ts';
 import { useModel } from './model-use.ts';
 import { addRoute } from './routes.ts';
 import { RequestScope } from './scope.ts';
@@ -53,9 +53,10 @@ async function answer(context: AppContext, request: FastifyRequest, reply: Fasti
   const body = parseBody(chatRequestSchema, request, context.settings.lenient);
   const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
   const task = toTask(context, body, await useModel(context, body.model, scope));
-  const images = await loadImages(context, task.model, imagesOf(body.messages));
-  if (images.length > 0) task.engine.images = images;
-  const run = await startChat(context, task, scope);
+  const images = { references: imagesOf(body.messages), strings: request.longStrings };
+  const run = await withImages(context, task.model, images, scope, (decoded) =>
+    startChat(context, task, scope, decoded),
+  );
   const envelope: Envelope = {
     id: newId('chatcmpl-'),
     created: nowSeconds(),

@@ -9,7 +9,7 @@ import { type OutputDelta, type OutputParser, PlainParser } from '../chat/output
 import { buildPrompt, type PromptInput } from '../chat/prompt.ts';
 import { ReasoningParser } from '../chat/reasoning.ts';
 import { TemplateError } from '../chat/templates.ts';
-import type { EngineRequest, ModelInfo, RequestUsage, TokenEvent } from '../engine/port.ts';
+import type { DecodedImage, EngineRequest, ModelInfo, RequestUsage, TokenEvent } from '../engine/port.ts';
 import { errors } from '../errors.ts';
 import { choiceSeed } from '../openai/common.ts';
 import type { AppContext } from './context.ts';
@@ -20,7 +20,7 @@ export interface ChatTask {
   model: ModelInfo;
   prompt: PromptInput;
   /** Sampling, limits and stops, in the engine's words. */
-  engine: Omit<Partial<EngineRequest>, 'model' | 'kind' | 'text' | 'literal'>;
+  engine: Omit<Partial<EngineRequest>, 'model' | 'kind' | 'text' | 'literal' | 'images'>;
   choices: number;
   /** What the answer must be, and the functions it may call. `tools` stay here when `toolChoice` is none. */
   constraint: GrammarInput;
@@ -34,7 +34,12 @@ export interface ChatRun {
 }
 
 /** Renders the prompt and has the engine accept it. Whatever is wrong with the request is thrown from here. */
-export async function startChat(context: AppContext, task: ChatTask, scope: RequestScope): Promise<ChatRun> {
+export async function startChat(
+  context: AppContext,
+  task: ChatTask,
+  scope: RequestScope,
+  images: DecodedImage[],
+): Promise<ChatRun> {
   const { model, constraint } = task;
   const family = familyOf(model.chatTemplate);
   checkConstraint(constraint, family, model);
@@ -47,6 +52,7 @@ export async function startChat(context: AppContext, task: ChatTask, scope: Requ
     ...(showsSpecial(constraint, family) ? { skipSpecialTokens: false } : {}),
     ...task.engine,
     ...(grammar ? { grammar } : {}),
+    ...(images.length > 0 ? { images } : {}),
     model: model.name,
     kind: 'generate',
     ...prompt,

@@ -4,6 +4,8 @@ import type { DecodedImage, ModelInfo } from '../engine/port.ts';
 import { errors } from '../errors.ts';
 import { ImageError } from '../images/decoder.ts';
 import type { AppContext } from './context.ts';
+import type { LongStrings } from './long-strings.ts';
+import type { RequestScope } from './scope.ts';
 
 export interface ImageReference {
   url: string;
@@ -12,24 +14,39 @@ export interface ImageReference {
   param: string;
 }
 
-export async function loadImages(
+/** Where a request's pictures are: the references, and the body's long strings where they were taken out. */
+export interface RequestImages {
+  references: readonly ImageReference[];
+  strings?: LongStrings | null;
+}
+
+/** Decodes the pictures and gives them to `use`, which has the engine take them before it returns. */
+export async function withImages<T>(
   context: AppContext,
   model: ModelInfo,
-  references: readonly ImageReference[],
-): Promise<DecodedImage[]> {
+  images: RequestImages,
+  scope: RequestScope,
+  use: (images: DecodedImage[]) => Promise<T>,
+): Promise<T> {
+  const { references, strings } = images;
   const first = references[0];
-  if (!first) return [];
+  if (!first) return use([]);
   if (!model.vision) throw errors.invalidImage(`The model '${model.name}' does not take images.`, first.param);
   const { maxImages } = context.settings;
   if (references.length > maxImages) {
     throw errors.invalidImage(`A request may hold at most ${maxImages} images.`, references[maxImages]!.param);
   }
-  return Promise.all(references.map((reference) => loadOne(context, reference)));
+  // Those that wait hold their bodies: as many as may wait for the engine, and no more.
+  if (context.images.waiting >= context.settings.queueRequests) throw errors.queueFull(1);
+  return context.images.hold(async () => {
+    scope.throwIfAborted();
+    return use(await Promise.all(references.map((reference) => loadOne(context, reference, strings))));
+  });
 }
 
-async function loadOne(context: AppContext, { url, detail, param }: ImageReference): Promise<DecodedImage> {
+async function loadOne(context: AppContext, { url, detail, param }: ImageReference, strings?: LongStrings | null) {
   try {
-    return await context.images.load(url, detail);
+    return await context.images.load(strings ? strings.sourceOf(url) : url, detail);
   } catch (error) {
     if (!(error instanceof ImageError)) throw error;
     throw errors.invalidImage(`Invalid '${param}': ${error.message}.`, param);

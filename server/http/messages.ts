@@ -3,6 +3,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { ModelInfo } from '../engine/port.ts';
+import { type Engine, EngineError, type EngineRequest } from '../engine/port.ts';
 import {
   BlockWriter,
   countTokensRequestSchema,
@@ -22,7 +23,7 @@ import { defined } from '../openai/common.ts';
 import { parseBody } from './body.ts';
 import { type ChatRun, type ChatTask, newId, renderPrompt, runChoice, startChat, sumUsage } from './chat-core.ts';
 import type { AppContext } from './context.ts';
-import { loadImages } from './image-parts.ts';
+import { withImages } from './image-parts.ts';
 import { useModel, withModel } from './model-use.ts';
 import { addRoute } from './routes.ts';
 import { RequestScope } from './scope.ts';
@@ -42,28 +43,53 @@ export function messages(app: FastifyInstance, context: AppContext): void {
   addRoute(app, {
     method: 'POST',
     url: '/v1/messages/count_tokens',
-    summary: 'Tokens of a conversation in Anthropic’s form; images are not counted',
+    summary: 'Tokens of a conversation in Anthropic’s form, with those of its images',
     body: countTokensRequestSchema,
     response: z.object({ input_tokens: z.int() }),
-    handler: async (request) => {
-      const body = parseBody(countTokensRequestSchema, request, context.settings.lenient);
-      return withModel(context, body.model, async (model) => {
-        const prompt = await renderPrompt(context, model, toPrompt(body));
-        const engine = context.lifecycle.engine();
-        const ids = await engine.tokenize(model.name, prompt.text, prompt.literal, prompt.addSpecialTokens);
-        return { input_tokens: ids.length };
-      });
-    },
+    handler: (request, reply) => count(context, request, reply),
   });
+}
+
+async function count(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
+  const body = parseBody(countTokensRequestSchema, request, context.settings.lenient);
+  const images = { references: imageSources(body), strings: request.longStrings };
+  return withModel(context, body.model, async (model) => {
+    const prompt = await renderPrompt(context, model, toPrompt(body));
+    const engine = context.lifecycle.engine();
+    if (images.references.length > 0) {
+      const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
+      const task = { model: model.name, kind: 'generate' as const, maxTokens: 1, ...prompt };
+      return withImages(context, model, images, scope, async (decoded) => ({
+        input_tokens: await countWithImages(engine, { ...task, images: decoded }),
+      }));
+    }
+    const ids = await engine.tokenize(model.name, prompt.text, prompt.literal, prompt.addSpecialTokens);
+    return { input_tokens: ids.length };
+  });
+}
+
+/** What images become depends on their sizes: the engine says it when it accepts the prompt, which then goes no further. */
+async function countWithImages(engine: Engine, request: EngineRequest): Promise<number> {
+  try {
+    for await (const event of await engine.submit(request)) {
+      if (event.type === 'accepted') return event.promptTokens;
+      if (event.type === 'finished') return event.usage.promptTokens;
+    }
+  } catch (error) {
+    if (!(error instanceof EngineError) || error.code !== 'context_length_exceeded') throw error;
+    return Number(error.detail.prompt_tokens);
+  }
+  throw new Error('the engine ended a request without a finish');
 }
 
 async function answer(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
   const body = parseBody(messagesRequestSchema, request, context.settings.lenient);
   const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
   const task = toTask(body, await useModel(context, body.model, scope));
-  const images = await loadImages(context, task.model, imageSources(body));
-  if (images.length > 0) task.engine.images = images;
-  const run = await startChat(context, task, scope);
+  const images = { references: imageSources(body), strings: request.longStrings };
+  const run = await withImages(context, task.model, images, scope, (decoded) =>
+    startChat(context, task, scope, decoded),
+  );
   const id = newId('msg_');
   const model = task.model.name;
   if (!body.stream) return sendWhole(context, request, reply, () => collect(run, id, model, scope));

@@ -19,7 +19,7 @@ import { checkedBody, parseBody } from './body.ts';
 import { type ChatRun, type ChatTask, newId, nowSeconds, runChoice, startChat, sumUsage } from './chat-core.ts';
 import type { AppContext } from './context.ts';
 import { isOurFault, toApiError } from './engine-errors.ts';
-import { loadImages } from './image-parts.ts';
+import { withImages } from './image-parts.ts';
 import { useModel } from './model-use.ts';
 import { ResponseStore } from './response-store.ts';
 import { addRoute } from './routes.ts';
@@ -97,9 +97,10 @@ async function startTurn(
   const added = toItems(body.input);
   const items = [...earlier, ...added];
   const task = toTask(model, body, items);
-  const images = await loadImages(context, model, [...itemImages(earlier, 'previous'), ...itemImages(added, 'input')]);
-  if (images.length > 0) task.engine.images = images;
-  const run = await startChat(context, task, scope);
+  const references = [...itemImages(earlier, 'previous'), ...itemImages(added, 'input')];
+  const run = await withImages(context, model, { references }, scope, (images) =>
+    startChat(context, task, scope, images),
+  );
   const identity = { id: newId('resp_'), createdAt: nowSeconds(), model: model.name };
   return {
     run,

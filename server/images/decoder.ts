@@ -3,7 +3,6 @@
 import { Worker } from 'node:worker_threads';
 import type { DecodedImage } from '../engine/port.ts';
 import { fetchImage } from './fetch.ts';
-import { sniff } from './sniff.ts';
 
 /** Something is wrong with a picture; the message is for the client and says nothing of this machine. */
 export class ImageError extends Error {}
@@ -17,51 +16,71 @@ export interface ImageLimits {
   urlHosts: readonly string[];
 }
 
+/** A picture as it came: a URL, or the head of a data: URL with its base64 still as bytes of the request's body. */
+export type ImageSource = string | { head: string; base64: Uint8Array };
+
+type Pixels = Pick<DecodedImage, 'width' | 'height' | 'pixels'>;
+type Answer = { id: number } & ({ error: string } | Pixels);
+
 interface Job {
-  resolve: (image: { width: number; height: number; pixels: Uint8Array }) => void;
+  resolve: (image: Pixels) => void;
   reject: (error: ImageError) => void;
 }
 
-type Answer = { id: number } & ({ error: string } | { width: number; height: number; pixels: Uint8Array });
+interface Encoded {
+  base64: boolean;
+  source: Uint8Array | string;
+}
 
 /** Decodes at a time: bounds the memory that pictures take while they are neither bytes nor tokens. */
 const decodesMax = 2;
-const sideMin = 1;
+/** Requests whose pictures are pixels in this process at a time: from the decode until the engine has made them rows. */
+const requestsMax = 4;
+const headLengthMax = 200;
 
 export class ImageDecoder {
   readonly #limits: ImageLimits;
   #worker: Worker | null = null;
   readonly #jobs = new Map<number, Job>();
-  #running = 0;
-  readonly #waiting: Array<() => void> = [];
+  readonly #decodes = new Gate(decodesMax);
+  readonly #requests = new Gate(requestsMax);
   #nextId = 1;
 
   constructor(limits: ImageLimits) {
     this.#limits = limits;
   }
 
+  /** Runs `use`, which loads pictures and has the engine take them, when few others hold pictures. */
+  hold<T>(use: () => Promise<T>): Promise<T> {
+    return this.#requests.pass(use);
+  }
+
+  /** How many wait in hold(). */
+  get waiting(): number {
+    return this.#requests.waiting;
+  }
+
   /** Throws ImageError. */
-  async load(url: string, detail: DecodedImage['detail']): Promise<DecodedImage> {
-    const bytes = /^data:/i.test(url) ? this.#fromDataUrl(url) : await this.#fromWeb(url);
-    if (bytes.length === 0) throw new ImageError('the image is empty');
-    if (!sniff(bytes)) throw new ImageError('the image is not JPEG, PNG, WebP, GIF, AVIF or TIFF');
-    return { ...(await this.#decode(bytes)), detail };
+  async load(source: ImageSource, detail: DecodedImage['detail']): Promise<DecodedImage> {
+    const encoded = await this.#open(source);
+    const image = await this.#decodes.pass(() => this.#ask(encoded));
+    return { ...image, detail };
   }
 
   async close(): Promise<void> {
     await this.#worker?.terminate();
   }
 
-  #fromDataUrl(url: string): Uint8Array {
-    const comma = url.indexOf(',');
-    const head = url.slice(5, Math.min(comma < 0 ? 200 : comma, 200));
-    if (comma < 0 || !/;base64$/i.test(head)) throw new ImageError('a data: URL must hold base64');
-    const text = url.slice(comma + 1);
-    if (text.length > Math.ceil(this.#limits.bytesMax / 3) * 4 + 4) throw this.#tooLarge();
-    if (!/^[A-Za-z0-9+/_-]*={0,2}$/.test(text)) throw new ImageError('the base64 of the image is damaged');
-    const bytes = Buffer.from(text, 'base64');
-    if (bytes.length > this.#limits.bytesMax) throw this.#tooLarge();
-    return bytes;
+  async #open(source: ImageSource): Promise<Encoded> {
+    if (typeof source !== 'string') {
+      checkHead(source.head);
+      return { base64: true, source: source.base64 };
+    }
+    if (!/^data:/i.test(source)) return { base64: false, source: await this.#fromWeb(source) };
+    const comma = source.indexOf(',');
+    if (comma < 0) checkHead('');
+    checkHead(source.slice(0, Math.min(comma, headLengthMax)));
+    return { base64: true, source: source.slice(comma + 1) };
   }
 
   async #fromWeb(url: string): Promise<Uint8Array> {
@@ -76,29 +95,15 @@ export class ImageDecoder {
     });
   }
 
-  #tooLarge(): ImageError {
-    return new ImageError(`the image is larger than ${this.#limits.bytesMax} bytes`);
-  }
-
-  async #decode(bytes: Uint8Array) {
-    if (this.#running >= decodesMax) await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    this.#running++;
-    try {
-      const image = await this.#ask(bytes);
-      if (image.width < sideMin || image.height < sideMin) throw new ImageError('the image has no pixels');
-      return image;
-    } finally {
-      this.#running--;
-      this.#waiting.shift()?.();
-    }
-  }
-
-  #ask(bytes: Uint8Array): Promise<{ width: number; height: number; pixels: Uint8Array }> {
+  #ask({ base64, source }: Encoded): Promise<Pixels> {
     const worker = this.#worker ?? this.#start();
     const id = this.#nextId++;
+    const { bytesMax, pixelsMax } = this.#limits;
     return new Promise((resolve, reject) => {
       this.#jobs.set(id, { resolve, reject });
-      worker.postMessage({ id, bytes, pixelsMax: this.#limits.pixelsMax });
+      // A copy of its own: a view into a body would take the whole body along.
+      const own = typeof source === 'string' ? source : Uint8Array.prototype.slice.call(source);
+      worker.postMessage({ id, base64, source: own, bytesMax, pixelsMax }, typeof own === 'string' ? [] : [own.buffer]);
     });
   }
 
@@ -116,14 +121,8 @@ export class ImageDecoder {
     const job = this.#jobs.get(answer.id);
     this.#jobs.delete(answer.id);
     if (!job) return;
-    if (!('error' in answer)) job.resolve({ width: answer.width, height: answer.height, pixels: answer.pixels });
-    else job.reject(new ImageError(this.#inWords(answer.error)));
-  }
-
-  /** libvips' words hold file and function names; clients get ours. */
-  #inWords(message: string): string {
-    if (/pixel limit/i.test(message)) return `the image has more than ${this.#limits.pixelsMax} pixels`;
-    return 'the image is damaged or cannot be decoded';
+    if ('error' in answer) job.reject(new ImageError(answer.error));
+    else job.resolve({ width: answer.width, height: answer.height, pixels: answer.pixels });
   }
 
   #lost(worker: Worker): void {
@@ -131,5 +130,37 @@ export class ImageDecoder {
     this.#worker = null;
     for (const job of this.#jobs.values()) job.reject(new ImageError('the image could not be decoded'));
     this.#jobs.clear();
+  }
+}
+
+function checkHead(head: string): void {
+  if (!/^data:.*;base64$/is.test(head)) throw new ImageError('a data: URL must hold base64');
+}
+
+/** Lets a number of tasks through at a time, in the order they came. */
+class Gate {
+  #running = 0;
+  readonly #waiting: Array<() => void> = [];
+  readonly #most: number;
+
+  constructor(most: number) {
+    this.#most = most;
+  }
+
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  async pass<T>(task: () => Promise<T>): Promise<T> {
+    if (this.#running >= this.#most) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    else this.#running++;
+    try {
+      return await task();
+    } finally {
+      // The place goes to whoever waits longest.
+      const next = this.#waiting.shift();
+      if (next) next();
+      else this.#running--;
+    }
   }
 }

@@ -1,13 +1,48 @@
 // @ts-check
-// Decodes pictures to RGB8 on a thread of its own: the event loop never waits for pixels. Plain JavaScript, so that the
-// worker starts without the TypeScript loader.
+// From what a client sent to RGB8, on a thread of its own: neither base64 nor pixels hold up the event loop. Plain
+// JavaScript, so that the worker starts without the TypeScript loader.
 import { parentPort } from 'node:worker_threads';
 import sharp from 'sharp';
+import { decodeBmp } from './bmp.mjs';
+import { sniff } from './sniff.mjs';
 
 sharp.cache(false);
 
+/** What is said to the client; any other error is libvips', whose words hold file and function names. */
+class Refusal extends Error {}
+
+/**
+ * @typedef {{ base64: boolean, source: Uint8Array | string, bytesMax: number, pixelsMax: number }} Task
+ * @param {Task} task
+ */
+function bytesOf({ base64, source, bytesMax }) {
+  const tooLarge = new Refusal(`the image is larger than ${bytesMax} bytes`);
+  if (source.length > (base64 ? Math.ceil(bytesMax / 3) * 4 + 4 : bytesMax)) throw tooLarge;
+  const bytes = base64 ? fromBase64(source) : /** @type {Uint8Array} */ (source);
+  if (bytes.length > bytesMax) throw tooLarge;
+  if (bytes.length === 0) throw new Refusal('the image is empty');
+  return bytes;
+}
+
+/** @param {Uint8Array | string} source */
+function fromBase64(source) {
+  const text = typeof source === 'string' ? source : Buffer.from(source.buffer, source.byteOffset, source.length).latin1Slice();
+  if (!/^[A-Za-z0-9+/_-]*={0,2}$/.test(text)) throw new Refusal('the base64 of the image is damaged');
+  return Buffer.from(text, 'base64');
+}
+
+/** @param {Task} task */
+async function decode(task) {
+  const bytes = bytesOf(task);
+  const format = sniff(bytes);
+  if (!format) throw new Refusal('the image is not JPEG, PNG, WebP, GIF, AVIF, TIFF or BMP');
+  const image = format === 'bmp' ? decodeBmp(bytes, task.pixelsMax) : await decodeWithSharp(bytes, task.pixelsMax);
+  if (image.width < 1 || image.height < 1) throw new Refusal('the image has no pixels');
+  return image;
+}
+
 /** @param {Uint8Array} bytes @param {number} pixelsMax */
-async function decode(bytes, pixelsMax) {
+async function decodeWithSharp(bytes, pixelsMax) {
   // Only the first picture of an animation. Damaged data is an error, not a grey area.
   const image = sharp(bytes, { limitInputPixels: pixelsMax, failOn: 'error', pages: 1 });
   const { data, info } = await image
@@ -31,11 +66,18 @@ function widen(data, channels, count) {
   return rgb;
 }
 
-parentPort?.on('message', async ({ id, bytes, pixelsMax }) => {
+/** @param {unknown} error @param {number} pixelsMax */
+function inWords(error, pixelsMax) {
+  if (error instanceof Refusal) return error.message;
+  if (error instanceof Error && /pixel limit/i.test(error.message)) return `the image has more than ${pixelsMax} pixels`;
+  return 'the image is damaged or cannot be decoded';
+}
+
+parentPort?.on('message', async (/** @type {Task & { id: number }} */ task) => {
   try {
-    const image = await decode(bytes, pixelsMax);
-    parentPort?.postMessage({ id, ...image }, [image.pixels.buffer]);
+    const image = await decode(task);
+    parentPort?.postMessage({ id: task.id, ...image }, [image.pixels.buffer]);
   } catch (error) {
-    parentPort?.postMessage({ id, error: error instanceof Error ? error.message : 'unknown error' });
+    parentPort?.postMessage({ id: task.id, error: inWords(error, task.pixelsMax) });
   }
 });

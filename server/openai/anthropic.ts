@@ -3,6 +3,7 @@
 import { z } from 'zod';
 import { modelField } from './common.ts';
 import type { OutputDelta } from './deltas.ts';
+import { partError } from './parts.ts';
 import { ignored, optional } from './validation.ts';
 
 const textMax = 64 * 1024 * 1024;
@@ -58,7 +59,9 @@ const blocks = <T extends z.ZodType>(block: T) =>
 const messageSchema = z.discriminatedUnion('role', [
   z.strictObject({
     role: z.literal('user'),
-    content: blocks(z.discriminatedUnion('type', [textBlock, imageBlock, toolResultBlock])),
+    content: blocks(
+      z.discriminatedUnion('type', [textBlock, imageBlock, toolResultBlock], partError('text', 'image', 'tool_result')),
+    ),
   }),
   z.strictObject({
     role: z.literal('assistant'),

@@ -11,6 +11,7 @@ import {
   type toUsage,
   usageSchema,
 } from './common.ts';
+import { partError } from './parts.ts';
 import { ignored, optional } from './validation.ts';
 
 const textMax = 64 * 1024 * 1024;
@@ -35,7 +36,7 @@ const userContent = z.union(
   [
     z.string().max(textMax),
     z
-      .array(z.discriminatedUnion('type', [textPartSchema, imagePartSchema]))
+      .array(z.discriminatedUnion('type', [textPartSchema, imagePartSchema], partError('text', 'image_url')))
       .min(1)
       .max(4096),
   ],
@@ -45,7 +46,7 @@ const assistantContent = z.union(
   [
     z.string().max(textMax),
     z
-      .array(z.discriminatedUnion('type', [textPartSchema, refusalPartSchema]))
+      .array(z.discriminatedUnion('type', [textPartSchema, refusalPartSchema], partError('text', 'refusal')))
       .min(1)
       .max(4096),
   ],

@@ -2,6 +2,7 @@
 
 import { z } from 'zod';
 import { ignoredFields, modelField } from './common.ts';
+import { partError } from './parts.ts';
 import { ignored, optional } from './validation.ts';
 
 const textMax = 64 * 1024 * 1024;
@@ -9,23 +10,27 @@ const text = z.string().max(textMax);
 const nameSchema = z.string().regex(/^[a-zA-Z0-9_.-]{1,64}$/, 'must be 1 to 64 letters, digits, _, . or -');
 const idFields = { id: ignored(z.string().max(256)), status: ignored(z.string().max(64)) };
 
-const inputPart = z.discriminatedUnion('type', [
-  z.strictObject({ type: z.literal('input_text'), text }),
-  z.strictObject({
-    type: z.literal('input_image'),
-    image_url: z.string().min(1).max(textMax),
-    detail: optional(z.enum(['auto', 'low', 'high'])),
-    file_id: ignored(z.null()),
-  }),
-  z.strictObject({
-    type: z.literal('output_text'),
-    text,
-    annotations: ignored(z.array(z.unknown())),
-    logprobs: ignored(z.array(z.unknown())),
-    parsed: ignored(z.unknown()),
-  }),
-  z.strictObject({ type: z.literal('refusal'), refusal: text }),
-]);
+const inputPart = z.discriminatedUnion(
+  'type',
+  [
+    z.strictObject({ type: z.literal('input_text'), text }),
+    z.strictObject({
+      type: z.literal('input_image'),
+      image_url: z.string().min(1).max(textMax),
+      detail: optional(z.enum(['auto', 'low', 'high'])),
+      file_id: ignored(z.null()),
+    }),
+    z.strictObject({
+      type: z.literal('output_text'),
+      text,
+      annotations: ignored(z.array(z.unknown())),
+      logprobs: ignored(z.array(z.unknown())),
+      parsed: ignored(z.unknown()),
+    }),
+    z.strictObject({ type: z.literal('refusal'), refusal: text }),
+  ],
+  partError('input_text', 'input_image', 'output_text', 'refusal'),
+);
 
 const messageItem = z.strictObject({
   type: z.literal('message').default('message'),

@@ -69,3 +69,42 @@ describe('pictures', () => {
     expect([answer.status, answer.body.error.code]).toEqual([400, 'invalid_image']);
   });
 });
+
+describe('parts that are not pictures', () => {
+  const refused = async (path: string, body: object, param: string, words: RegExp) => {
+    const answer = await supertest(current.app.server).post(path).send(body);
+    expect([answer.status, answer.body.error.param]).toEqual([400, param]);
+    expect(answer.body.error.message).toMatch(words);
+  };
+  const video = { type: 'video_url', video_url: { url: 'data:video/mp4;base64,AAAA' } };
+
+  it('videos are refused by name, from data: and from the web, in every route', async () => {
+    current = await testApp({ models: [{ vision }] });
+    for (const url of ['data:video/mp4;base64,AAAA', 'https://example.com/a.mp4']) {
+      const messages = [{ role: 'user', content: [picture, { ...video, video_url: { url } }] }];
+      await refused(
+        '/v1/chat/completions',
+        { messages },
+        'messages[0].content[1].type',
+        /'video_url': videos are not taken; send frames/,
+      );
+    }
+    const input = [{ role: 'user', content: [{ type: 'input_video', video_url: 'x' }] }];
+    await refused('/v1/responses', { input }, 'input[0].content[0].type', /videos are not taken/);
+    const messages = [{ role: 'user', content: [{ type: 'video', source: {} }] }];
+    await refused('/v1/messages', { messages, max_tokens: 9 }, 'messages[0].content[0].type', /videos are not taken/);
+  });
+
+  it('audio, files and unknown types are refused with what is taken', async () => {
+    current = await testApp({ models: [{ vision }] });
+    const body = (part: object) => ({ messages: [{ role: 'user', content: [part] }] });
+    const param = 'messages[0].content[0].type';
+    await refused('/v1/chat/completions', body({ type: 'input_audio', input_audio: {} }), param, /audio is not taken/);
+    await refused(
+      '/v1/chat/completions',
+      body({ type: 'hologram' }),
+      param,
+      /'hologram': must be one of 'text', 'image_url'/,
+    );
+  });
+});
