@@ -17,6 +17,7 @@ namespace {
 
 constexpr int64_t logit_budget_bytes = int64_t{64} << 20;
 constexpr int64_t image_arena_bytes = int64_t{256} << 20;
+constexpr int64_t image_batch_share = 32;  // a pass of several images may take this part of the memory there is
 
 int default_sequences(const device::DeviceInfo& info) {
   const int64_t gigabytes = info.profile.memory_bytes >> 30;
@@ -107,8 +108,8 @@ class Loader {
     HEARTH_TRY(open());
     HEARTH_TRY(declare());
     HEARTH_TRY(choose_limits());
-    const MemoryNeeds needs = memory_needs();
     HEARTH_ASSIGN(const int64_t free, free_bytes());
+    const MemoryNeeds needs = memory_needs(limited(free + reclaimable));
     HEARTH_TRY(plan_memory(needs, limited(free + reclaimable), options_.kv_tokens).status());
     MemoryDemand out;
     out.lines = least_lines(needs, options_.kv_tokens);
@@ -138,7 +139,7 @@ class Loader {
   Status choose_limits();
   Status choose_context();
   Status plan();
-  MemoryNeeds memory_needs();
+  MemoryNeeds memory_needs(int64_t available);
   Result<int64_t> free_bytes();
   int64_t limited(int64_t bytes) const {
     return options_.memory_limit_bytes > 0 ? std::min(bytes, options_.memory_limit_bytes) : bytes;
@@ -252,8 +253,8 @@ Status Loader::choose_limits() {
   return Status::ok();
 }
 
-// Sizes the step's buffers and the KV blocks, and says what all of it takes.
-MemoryNeeds Loader::memory_needs() {
+// Sizes the step's buffers, the KV blocks and a pass of the vision tower, and says what all of it takes.
+MemoryNeeds Loader::memory_needs(int64_t available) {
   const DecoderSpec& spec = model_->spec_.decoder;
   ModelInfo& info = model_->info_;
   kv_shape_ = {static_cast<int>(spec.layers.size()), spec.kv_heads, spec.head_dim, kv_};
@@ -267,7 +268,10 @@ MemoryNeeds Loader::memory_needs() {
   needs.workspace = model_->decoder_.workspace_bytes(model_->limits_);
   needs.logits = model_->decoder_.logit_bytes(model_->limits_);
   needs.inputs = model_->steps_.bytes(step_limits_);
-  needs.vision = model_->encoder_ ? model_->encoder_->activation_bytes() : 0;
+  if (model_->encoder_) {
+    model_->encoder_->bound_batch(available / image_batch_share);
+    needs.vision = model_->encoder_->activation_bytes();
+  }
   needs.image_rows = int64_t{model_->arena_.capacity} * spec.width * 4 * (1 + spec.deepstack_layers);
   needs.block_bytes = static_cast<int64_t>(kv_shape_.block_bytes());
   needs.context = info.context;
@@ -285,9 +289,9 @@ Result<int64_t> Loader::free_bytes() {
 }
 
 Status Loader::plan() {
-  const MemoryNeeds needs = memory_needs();
   HEARTH_ASSIGN(const int64_t free, free_bytes());
   HEARTH_ASSIGN(const MemoryPlan plan, plan_memory(needs, limited(free), options_.kv_tokens));
+  const MemoryNeeds needs = memory_needs(limited(free));
   model_->memory_ = plan.lines;
   model_->info_.kv_blocks = plan.kv_blocks;
   step_limits_.blocks = plan.kv_blocks;

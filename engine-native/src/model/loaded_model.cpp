@@ -120,21 +120,47 @@ Result<std::unique_ptr<Model::PreparedImage>> LoadedModel::prepare_image(const I
   return std::unique_ptr<PreparedImage>(std::move(prepared));
 }
 
-Result<ImageRows> LoadedModel::encode_image(const PreparedImage& image) {
+vision::Job LoadedModel::job_of(const PreparedImage& image, int first_row) const {
+  const int64_t offset = int64_t{first_row} * spec_.decoder.width;
+  vision::Job job{&static_cast<const PreparedForEncoder&>(image).image, arena_.rows + offset, {}};
+  for (float* features : arena_.deepstack) job.deepstack.push_back(features + offset);
+  return job;
+}
+
+Result<std::vector<ImageRows>> LoadedModel::begin_images(std::span<const PreparedImage* const> images) {
   if (!encoder_) return no_vision(info_);
-  const auto& prepared = static_cast<const PreparedForEncoder&>(image);
-  const std::optional<int> first = image_rows_->take(prepared.layout.rows);
-  if (!first) {
+  std::vector<const vision::Prepared*> offered;
+  for (const PreparedImage* image : images) offered.push_back(&static_cast<const PreparedForEncoder*>(image)->image);
+  std::vector<ImageRows> rows;
+  std::vector<vision::Job> jobs;
+  const auto count = static_cast<size_t>(encoder_->batch(offered));
+  for (const PreparedImage* image : images.first(count)) {
+    const vision::Layout& layout = static_cast<const PreparedForEncoder*>(image)->layout;
+    const std::optional<int> first = image_rows_->take(layout.rows);
+    if (!first) break;
+    rows.push_back({*first, layout.rows, layout.positions, layout.position_span});
+    jobs.push_back(job_of(*image, *first));
+  }
+  if (rows.empty()) {
     return Status(Code::busy, "the image arena of " + std::to_string(arena_.capacity) + " rows is full (" + std::to_string(image_rows_->used()) + " used)");
   }
-  const int64_t offset = int64_t{*first} * spec_.decoder.width;
-  std::vector<float*> deepstack;
-  for (float* features : arena_.deepstack) deepstack.push_back(features + offset);
-  if (Status status = encoder_->encode(prepared.image, arena_.rows + offset, deepstack); !status) {
-    image_rows_->give_back(*first);
-    return status;
+  Status status = encoder_->begin(jobs);
+  if (status) return rows;
+  for (const ImageRows& taken : rows) release_image(taken);
+  return status;
+}
+
+Result<bool> LoadedModel::advance_images(std::chrono::steady_clock::time_point until) { return encoder_->advance(until); }
+
+Result<ImageRows> Model::encode_image(const PreparedImage& image) {
+  const PreparedImage* const one[] = {&image};
+  HEARTH_ASSIGN(const std::vector<ImageRows> rows, begin_images(one));
+  const auto never = std::chrono::steady_clock::time_point::max();
+  if (const auto over = advance_images(never); !over) {
+    release_image(rows[0]);
+    return over.status();
   }
-  return ImageRows{*first, prepared.layout.rows, prepared.layout.positions, prepared.layout.position_span};
+  return rows[0];
 }
 
 void LoadedModel::release_image(const ImageRows& rows) {

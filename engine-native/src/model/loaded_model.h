@@ -38,7 +38,8 @@ class LoadedModel final : public Model {
 
   Result<ImageLayout> image_layout(int width, int height) const override;
   Result<std::unique_ptr<PreparedImage>> prepare_image(const ImagePixels& pixels) const override;
-  Result<ImageRows> encode_image(const PreparedImage& image) override;
+  Result<std::vector<ImageRows>> begin_images(std::span<const PreparedImage* const> images) override;
+  Result<bool> advance_images(std::chrono::steady_clock::time_point until) override;
   void release_image(const ImageRows& rows) override;
 
  private:
@@ -51,6 +52,7 @@ class LoadedModel final : public Model {
 
   device::Device& device_;
   ModelSpec spec_;
+  vision::Job job_of(const PreparedImage& image, int first_row) const;
   ModelInfo info_;
   std::vector<MemoryLine> memory_;
   DecoderLimits limits_;

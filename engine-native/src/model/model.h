@@ -1,6 +1,7 @@
 // A loaded model: the one interface between the runtime (who schedules) and the graphs (what is computed).
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -135,12 +136,19 @@ class Model {
   virtual Status read_kv_block(int block, void* host) = 0;
   virtual Status write_kv_block(int block, const void* host) = 0;
 
-  // Vision. encode_image preprocesses on the calling thread (any thread), then runs the tower on the stream (the
-  // step's thread must call encode). Code::busy: the image arena has no room until rows are released.
+  // Vision. Preparing runs on any thread; the rest on the step's thread, since the tower runs on the stream.
   virtual Result<ImageLayout> image_layout(int width, int height) const = 0;
   struct PreparedImage { virtual ~PreparedImage() = default; };
   virtual Result<std::unique_ptr<PreparedImage>> prepare_image(const ImagePixels&) const = 0;
-  virtual Result<ImageRows> encode_image(const PreparedImage&) = 0;
+  // Starts one pass of the tower over as many of `images`, from the first, as the tower takes at once and the image arena
+  // has rows for; returns where they will lie. The images may go. Code::busy: no room for the first until rows are
+  // released. One pass at a time: advance_images() must have said true before the next.
+  virtual Result<std::vector<ImageRows>> begin_images(std::span<const PreparedImage* const> images) = 0;
+  // Goes on with the pass for as long as the clock is before `until`, so that a slow tower does not hold up the steps of
+  // other requests. True: it is over, in stream order. On an error the pass is over and its rows hold nothing of use.
+  virtual Result<bool> advance_images(std::chrono::steady_clock::time_point until) = 0;
+  // One image, start to end.
+  Result<ImageRows> encode_image(const PreparedImage& image);
   virtual void release_image(const ImageRows&) = 0;
 };
 

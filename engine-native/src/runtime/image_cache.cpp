@@ -1,6 +1,7 @@
 #include "runtime/image_cache.h"
 
 #include <cstring>
+#include <utility>
 
 namespace hearth::runtime {
 
@@ -29,40 +30,62 @@ ImageCache::~ImageCache() {
   for (auto& [hash, entry] : entries_) model_.release_image(entry.rows);
 }
 
-ImageCache::Entry* ImageCache::find(uint64_t hash) {
-  ++queries_;
+ImageCache::Entry* ImageCache::acquire(uint64_t hash) {
   auto at = entries_.find(hash);
   if (at == entries_.end()) return nullptr;
-  ++hits_;
-  ++at->second.references;
-  at->second.used = ++clock_;
-  return &at->second;
+  Entry& entry = at->second;
+  ++queries_;
+  if (!std::exchange(entry.fresh, false)) ++hits_;
+  ++entry.references;
+  entry.used = ++clock_;
+  return &entry;
 }
 
 bool ImageCache::drop_one() {
   auto oldest = entries_.end();
   for (auto at = entries_.begin(); at != entries_.end(); ++at)
-    if (at->second.references == 0 && (oldest == entries_.end() || at->second.used < oldest->second.used)) oldest = at;
+    if (at->second.references == 0 && at->second.ready && (oldest == entries_.end() || at->second.used < oldest->second.used)) oldest = at;
   if (oldest == entries_.end()) return false;
   model_.release_image(oldest->second.rows);
   entries_.erase(oldest);
   return true;
 }
 
-Result<ImageCache::Entry*> ImageCache::encode(uint64_t hash, const model::Model::PreparedImage& image) {
+Status ImageCache::begin(std::span<const Wanted> wanted) {
+  offered_.clear();
+  for (const Wanted& one : wanted) offered_.push_back(one.image);
   for (;;) {
-    auto rows = model_.encode_image(image);
+    auto rows = model_.begin_images(offered_);
     if (rows) {
-      Entry& entry = entries_[hash];
-      entry = {hash, std::move(rows).value(), 1, ++clock_};
-      return &entry;
+      for (size_t i = 0; i < rows->size(); ++i) {
+        Entry& entry = entries_[wanted[i].hash];
+        entry = {wanted[i].hash, std::move((*rows)[i]), 0, ++clock_};
+        pass_.push_back(&entry);
+      }
+      ++passes_;
+      return Status::ok();
     }
     if (rows.status().code() != Code::busy) return rows.status();  // busy: the arena has no run of rows that long
     if (drop_one()) continue;
     // Somebody's rows will be given back; with nobody's there, the image is larger than the arena.
-    if (entries_.empty()) return out_of_memory(rows.status().message());
-    return static_cast<Entry*>(nullptr);
+    return entries_.empty() ? out_of_memory(rows.status().message()) : Status::ok();
   }
+}
+
+Status ImageCache::advance(std::chrono::steady_clock::time_point until) {
+  auto over = model_.advance_images(until);
+  if (over && !*over) return Status::ok();
+  for (Entry* entry : pass_) entry->ready = static_cast<bool>(over);
+  pass_.clear();
+  return over ? Status::ok() : over.status();
+}
+
+void ImageCache::drop_failed() {
+  std::erase_if(entries_, [this](const auto& item) {
+    if (item.second.ready) return false;
+    model_.release_image(item.second.rows);
+    return true;
+  });
 }
 
 }  // namespace hearth::runtime

@@ -11,6 +11,8 @@ static_assert(kv::block_tokens == ops::kv_block_tokens);
 
 namespace {
 
+constexpr int images_per_pass_max = 16;  // offered to the model, which takes as many as it likes
+
 scheduler::Limits limits_of(const model::Model& model) {
   const model::ModelInfo& info = model.info();
   return {info.max_sequences, info.step_tokens, model.max_logit_rows()};
@@ -63,6 +65,7 @@ void ModelRunner::reserve_capacities() {
   positions_.reserve(static_cast<size_t>(limits.step_tokens) * axes_);
   logit_rows_.reserve(limits.max_logit_rows);
   live_.reserve(options_.queue_requests + limits.max_sequences);
+  wanted_.reserve(images_per_pass_max);
   piece_.reserve(4 * token_bytes_max_ + 256);
   text_.reserve(stop_string_bytes_max + 4 * token_bytes_max_ + 256);
   top_.reserve(ops::max_top_logprobs * (12 + token_bytes_max_));
@@ -113,46 +116,81 @@ void ModelRunner::detach(LiveRequest& r) {
 // ---- Before a step --------------------------------------------------------------------------------------------------
 
 // Rows behind the first image whose embedding is not there must wait; rows of images already computed are given back.
+// One that was preempted gives back all: others may need the room before it runs again.
 void ModelRunner::update_ready(LiveRequest& r) {
   r.ready = INT_MAX;
+  bool running = r.place == scheduler::Place::running;
   for (LiveImage& image : r.images) {
-    bool behind = r.place == scheduler::Place::running && image.begin + image.rows <= r.computed;
-    if (behind && image.resident) images_.release(std::exchange(image.resident, nullptr));
-    if (!behind && !image.resident) {
+    bool behind = running && image.begin + image.rows <= r.computed;
+    if ((behind || !running) && image.resident) images_.release(std::exchange(image.resident, nullptr));
+    if (!behind && !(image.resident && image.resident->ready)) {
       r.ready = image.begin;
       return;
     }
   }
 }
 
-// At most one image a turn goes through the tower, so that decodes of others are held up by one image, not by twenty.
-Status ModelRunner::encode_images(bool& worked) {
-  bool encoded = false;
-  for (size_t i = 0; i < live_.size(); ++i) {
+// Images that a request has come to, and those after them, in order: what it holds rows of it can always use up and give
+// back, so that requests never wait for each other's rows in a circle.
+void ModelRunner::want_images(const LiveRequest& r) {
+  if (r.place != scheduler::Place::running || r.computed < r.ready) return;
+  for (const LiveImage& image : r.images) {
+    if (wanted_.size() == wanted_.capacity()) return;
+    bool known = image.begin < r.ready || image.resident || images_.contains(image.hash);
+    for (const ImageCache::Wanted& other : wanted_) known |= other.hash == image.hash;
+    if (!known) wanted_.push_back({image.hash, image.prepared.get()});
+  }
+}
+
+void ModelRunner::acquire_images(LiveRequest& r) {
+  if (r.place != scheduler::Place::running || r.computed < r.ready) return;
+  for (LiveImage& image : r.images) {
+    if (image.begin < r.ready || image.resident) continue;
+    image.resident = images_.acquire(image.hash);
+    if (!image.resident) break;
+  }
+  update_ready(r);
+}
+
+// One pass of the vision tower over the images that running requests wait for, theirs together.
+Status ModelRunner::begin_images() {
+  wanted_.clear();
+  for (LiveRequest* r : live_)
+    if (!r->images.empty()) want_images(*r);
+  if (wanted_.empty()) return Status::ok();
+  Status status = images_.begin(wanted_);
+  if (!status && status.code() != Code::device && wanted_.size() > 1) status = images_.begin(std::span(wanted_).first(1));
+  if (status || status.code() == Code::device) return status;
+  const uint64_t hash = wanted_[0].hash;
+  for (size_t i = live_.size(); i-- > 0;) {
     LiveRequest& r = *live_[i];
-    if (r.images.empty()) continue;
-    update_ready(r);
-    if (encoded || r.place != scheduler::Place::running || r.ready == INT_MAX || r.computed < r.ready) continue;
-    for (LiveImage& image : r.images) {
-      if (image.begin != r.ready) continue;
-      image.resident = images_.find(image.hash);
-      if (!image.resident) {
-        auto entry = images_.encode(image.hash, *image.prepared);
-        if (!entry) {
-          if (entry.status().code() == Code::device) return entry.status();
-          end(r, 4, static_cast<int>(entry.status().code()), entry.status().message());
-          --i;
-          break;
-        }
-        image.resident = *entry;
-        encoded = true;
-      }
-      worked |= image.resident != nullptr;
-      update_ready(r);
-      break;
-    }
+    bool hit = false;
+    for (const LiveImage& image : r.images) hit |= image.hash == hash && image.begin == r.ready;
+    if (hit) end(r, 4, static_cast<int>(status.code()), status.message());
   }
   return Status::ok();
+}
+
+// A slice of the tower's work a turn, so that decodes of others go on beside it: on a CPU a pass may take seconds.
+Status ModelRunner::encode_images(bool& worked) {
+  constexpr auto slice = std::chrono::milliseconds(50);
+  for (LiveRequest* r : live_)
+    if (!r->images.empty()) update_ready(*r);
+  if (!images_.encoding()) HEARTH_TRY(begin_images());
+  for (LiveRequest* r : live_)
+    if (!r->images.empty()) acquire_images(*r);
+  if (!images_.encoding()) return Status::ok();
+  worked = true;
+  Status status = images_.advance(Clock::now() + slice);
+  for (size_t i = live_.size(); i-- > 0;) {
+    LiveRequest& r = *live_[i];
+    bool failed = false;
+    for (const LiveImage& image : r.images) failed |= !status && image.resident && !image.resident->ready;
+    if (failed) end(r, 4, static_cast<int>(status.code()), status.message());
+    else if (!r.images.empty()) update_ready(r);
+  }
+  if (!status) images_.drop_failed();
+  return status.code() == Code::device ? status : Status::ok();
 }
 
 void ModelRunner::propose_drafts() {

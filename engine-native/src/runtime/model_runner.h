@@ -83,6 +83,9 @@ class ModelRunner {
 
   // Before a step.
   Status encode_images(bool& worked);
+  Status begin_images();
+  void want_images(const LiveRequest& request);
+  void acquire_images(LiveRequest& request);
   void update_ready(LiveRequest& request);
   void propose_drafts();
   Status plan(Step& step, bool& any);
@@ -121,6 +124,7 @@ class ModelRunner {
   scheduler::Scheduler scheduler_;
   std::unique_ptr<sampling::Sampler> sampler_;
   ImageCache images_;
+  std::vector<ImageCache::Wanted> wanted_;  // of the next pass of the vision tower
   std::vector<LiveRequest*> live_;
   Step steps_[2];
   int turn_ = 0;

@@ -2,6 +2,7 @@
 // into patches) runs on any thread; encoding runs on the device's stream.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -37,12 +38,24 @@ struct Prepared {
   std::vector<int32_t> cell_rows;  // [cells] where each merged cell, in reading order, comes out of the tower
 };
 
+using Clock = std::chrono::steady_clock;
+
+// One image of a pass and where its results go: rows [layout.rows, width] f32, and each deepstack layer's features of
+// that shape.
+struct Job {
+  const Prepared* image = nullptr;
+  float* rows = nullptr;
+  std::vector<float*> deepstack;
+};
+
 class Encoder {
  public:
   virtual ~Encoder() = default;
   // Binds the tower's ops and declares its weights.
   virtual Status declare(model::WeightPlan& plan, const model::Precision& precision) = 0;
-  // Bytes allocate() takes: activations of one image, workspace, staging.
+  // Before allocate(): fewer images a pass, until activation_bytes() is within `bytes` or a pass holds one image.
+  virtual void bound_batch(int64_t bytes) = 0;
+  // Bytes allocate() takes: activations of one pass, workspace, staging.
   virtual int64_t activation_bytes() const = 0;
   virtual Status allocate() = 0;
   // Most rows one image can take.
@@ -51,8 +64,14 @@ class Encoder {
   virtual std::optional<int> fixed_rows() const = 0;
   virtual Result<Layout> layout(int width, int height) const = 0;
   virtual Result<Prepared> prepare(const Pixels& pixels) const = 0;
-  // Enqueues the tower and projector: rows [layout.rows, width] f32, and each deepstack layer's features of that shape.
-  virtual Status encode(const Prepared& image, float* rows, std::span<float* const> deepstack) = 0;
+
+  // How many of `images`, counted from the first, go through the tower together: at least one.
+  virtual int batch(std::span<const Prepared* const> images) const = 0;
+  // Uploads the images of a pass (batch() of them at most); they may go when it returns.
+  virtual Status begin(std::span<const Job> jobs) = 0;
+  // Enqueues tower and projector, at least one block, more while the clock is before `until`. True: the pass is over,
+  // and every job's rows are there in stream order. False: call again.
+  virtual Result<bool> advance(Clock::time_point until) = 0;
 };
 
 // The encoder of a family for a decoder of `width`. Errors name the key that is not supported.

@@ -10,18 +10,20 @@ using model::WeightPlan;
 
 namespace {
 
-size_t round_up(size_t bytes) { return (bytes + 255) / 256 * 256; }
+// Images of one pass: a GPU wants more rows than one image has; a CPU is busy with some 1,000 and gains nothing beyond.
+constexpr int images_max = 8, cpu_rows_wanted = 1024;
 
 }  // namespace
 
-LlavaEncoder::~LlavaEncoder() {
-  for (void* memory : memory_) device_.release(memory);
+LlavaEncoder::LlavaEncoder(LlavaSpec spec, device::Device& device) : Tower(spec.blocks, device), spec_(std::move(spec)) {
+  const bool cpu = device.info().kind == device::DeviceKind::cpu;
+  images_max_ = cpu ? std::clamp(cpu_rows_wanted / tokens(), 1, images_max) : images_max;
 }
 
-int LlavaEncoder::rows_out() const {
-  if (spec_.projector == LlavaSpec::Projector::mlp_downsample) return cells();
-  return tokens() - (spec_.drop_first ? 1 : 0);
-}
+int LlavaEncoder::rows_out() const { return merges() ? cells() : tokens() - (spec_.drop_first ? 1 : 0); }
+
+// Of several images the class tokens' rows go through the projector too, so that it is one product.
+int LlavaEncoder::projected_rows(int images) const { return images == 1 ? rows_out() : images * (merges() ? cells() : tokens()); }
 
 // ---- Weights ---------------------------------------------------------------------------------------------------------
 
@@ -61,15 +63,14 @@ Status LlavaEncoder::declare_embeddings(WeightPlan& plan, const Precision& preci
 }
 
 Status LlavaEncoder::declare_projector(WeightPlan& plan, const Precision& precision) {
-  const bool merges = spec_.projector == LlavaSpec::Projector::mlp_downsample;
   const DType type = transformer_.type();
-  const int from = spec_.blocks.width * (merges ? 4 : 1);
+  const int from = spec_.blocks.width * (merges() ? 4 : 1);
   LinearRequest first;
   first.modules = {spec_.projector_modules[0]};
   first.rows = {spec_.width_out};
   first.in = from;
   first.bias_required = spec_.projector_bias;
-  if (merges) {
+  if (merges()) {
     first.norm = spec_.projector_norm;
     first.spec.norm = ops::NormKind::layer;
     first.spec.norm_epsilon = 1e-5f;  // torch's default, which the projector keeps
@@ -100,61 +101,72 @@ Status LlavaEncoder::declare(WeightPlan& plan, const Precision& body) {
   HEARTH_TRY(declare_embeddings(plan, precision));
   HEARTH_TRY(transformer_.declare(plan, precision));
   HEARTH_TRY(declare_projector(plan, precision));
-  transformer_.want_workspace(patch_.op.workspace_bytes(patches(), device_.info()));
-  transformer_.want_workspace(projector_[0].op.workspace_bytes(rows_out(), device_.info()));
-  if (spec_.projector != LlavaSpec::Projector::linear) transformer_.want_workspace(projector_[1].op.workspace_bytes(rows_out(), device_.info()));
+  want_workspace();
   return Status::ok();
+}
+
+void LlavaEncoder::want_workspace() {
+  const int projected = projected_rows(images_max_);
+  size_t bytes = std::max(patch_.op.workspace_bytes(images_max_ * tokens(), device_.info()), projector_[0].op.workspace_bytes(projected, device_.info()));
+  if (spec_.projector != LlavaSpec::Projector::linear) bytes = std::max(bytes, projector_[1].op.workspace_bytes(projected, device_.info()));
+  transformer_.want_workspace(bytes);
 }
 
 // ---- Memory ----------------------------------------------------------------------------------------------------------
 
-int64_t LlavaEncoder::activation_bytes() const {
-  const size_t width = static_cast<size_t>(spec_.blocks.width), pixels = static_cast<size_t>(patches()) * static_cast<size_t>(columns()) * 4;
-  size_t bytes = round_up(pixels) + 2 * round_up(static_cast<size_t>(tokens()) * width * 4) + round_up(static_cast<size_t>(cells()) * 4 * width * 4);
-  bytes += round_up(static_cast<size_t>(rows_out()) * static_cast<size_t>(spec_.width_out) * 4);
-  return static_cast<int64_t>(bytes) + Uploader::cost(pixels) + transformer_.bytes(tokens());
+void LlavaEncoder::bound_batch(int64_t bytes) {
+  while (images_max_ > 1 && activation_bytes() > bytes) {
+    images_max_ /= 2;
+    want_workspace();
+  }
 }
 
-// Rows of the 2x2 cells, column by column as the reference's flat_square has it; -1 where the grid is padded.
+int64_t LlavaEncoder::activation_bytes() const {
+  const auto images = static_cast<size_t>(images_max_), rows = images * static_cast<size_t>(tokens()), width = static_cast<size_t>(spec_.blocks.width);
+  const size_t pixels = rows * static_cast<size_t>(columns()) * 4;
+  const size_t projected = static_cast<size_t>(projected_rows(images_max_)) * static_cast<size_t>(spec_.width_out) * 4;
+  size_t bytes = round_up(pixels) + (spec_.clip ? 2 : 1) * round_up(rows * width * 4) + round_up(projected);
+  if (merges()) bytes += round_up(images * static_cast<size_t>(cells()) * 4 * width * 4);
+  if (images > 1) bytes += round_up(projected);
+  return static_cast<int64_t>(bytes) + Uploader::cost(pixels) + transformer_.bytes(static_cast<int>(rows));
+}
+
+// Rows of each image's 2x2 cells, column by column as the reference's flat_square has it; -1 where the grid is padded.
 std::vector<int32_t> LlavaEncoder::cell_index() const {
   const int side = grid(), half = (side + 1) / 2;
   std::vector<int32_t> index;
-  for (int column = 0; column < half; column++) {
-    for (int row = 0; row < half; row++) {
-      for (int i = 0; i < 4; i++) {
-        const int y = 2 * row + i / 2, x = 2 * column + i % 2;
-        index.push_back(y < side && x < side ? y * side + x : -1);
-      }
+  for (int at = 0; at < images_max_ * half * half; at++) {
+    const int image = at / (half * half), column = at / half % half, row = at % half;
+    for (int i = 0; i < 4; i++) {
+      const int y = 2 * row + i / 2, x = 2 * column + i % 2;
+      index.push_back(y < side && x < side ? image * tokens() + first_patch() + y * side + x : -1);
     }
   }
   return index;
 }
 
 Status LlavaEncoder::allocate() {
-  const size_t width = static_cast<size_t>(spec_.blocks.width), pixels = static_cast<size_t>(patches()) * static_cast<size_t>(columns()) * 4;
-  auto take = [&](size_t bytes) -> Result<void*> {
-    HEARTH_ASSIGN(void* memory, device_.allocate(bytes, device::MemoryKind::workspace, "the vision tower"));
-    memory_.push_back(memory);
-    return memory;
-  };
-  HEARTH_TRY(uploads_.allocate(pixels));
-  HEARTH_TRY(transformer_.allocate(tokens()));
-  HEARTH_ASSIGN(void* uploaded, take(pixels));
-  pixels_ = static_cast<float*>(uploaded);
-  HEARTH_ASSIGN(void* x, take(static_cast<size_t>(tokens()) * width * 4));
-  x_ = static_cast<float*>(x);
-  HEARTH_ASSIGN(void* embedded, take(static_cast<size_t>(tokens()) * width * 4));
-  embedded_ = static_cast<float*>(embedded);
-  HEARTH_ASSIGN(merged_, take(static_cast<size_t>(cells()) * 4 * width * 4));
-  HEARTH_ASSIGN(hidden_, take(static_cast<size_t>(rows_out()) * static_cast<size_t>(spec_.width_out) * 4));
-  const std::vector<int32_t> index = cell_index();
-  HEARTH_ASSIGN(void* cell_rows, take(index.size() * 4));
-  cell_rows_ = static_cast<int32_t*>(cell_rows);
-  HEARTH_TRY(device_.upload(cell_rows_, index.data(), index.size() * 4));
-  host_segment_[1] = tokens();
-  HEARTH_ASSIGN(void* segment, take(sizeof(host_segment_)));
-  segment_ = static_cast<int32_t*>(segment);
-  HEARTH_TRY(device_.upload(segment_, host_segment_, sizeof(host_segment_)));
+  const auto images = static_cast<size_t>(images_max_), rows = images * static_cast<size_t>(tokens()), width = static_cast<size_t>(spec_.blocks.width);
+  const size_t pixels = rows * static_cast<size_t>(columns());
+  const size_t projected = static_cast<size_t>(projected_rows(images_max_)) * static_cast<size_t>(spec_.width_out);
+  HEARTH_TRY(uploads_.allocate(pixels * 4));
+  HEARTH_TRY(transformer_.allocate(static_cast<int>(rows)));
+  HEARTH_TRY(take(pixels_, pixels));
+  HEARTH_TRY(device_.fill_zero(pixels_, pixels * 4));
+  HEARTH_TRY(take(x_, rows * width));
+  if (spec_.clip) HEARTH_TRY(take(embedded_, rows * width));
+  HEARTH_TRY(take(hidden_, projected));
+  if (images > 1) HEARTH_TRY(take(projected_, projected));
+  if (merges()) {
+    const std::vector<int32_t> index = cell_index();
+    HEARTH_TRY(take(merged_, index.size() * width));
+    HEARTH_TRY(take(cell_rows_, index.size()));
+    HEARTH_TRY(device_.upload(cell_rows_, index.data(), index.size() * 4));
+    HEARTH_TRY(device_.stream().synchronize());  // the index goes
+  }
+  for (int i = 0; i <= images_max_; i++) host_segment_.push_back(i * tokens());
+  HEARTH_TRY(take(segment_, host_segment_.size()));
+  HEARTH_TRY(device_.upload(segment_, host_segment_.data(), host_segment_.size() * 4));
   return device_.stream().synchronize();
 }
 
@@ -173,37 +185,62 @@ Result<Prepared> LlavaEncoder::prepare(const Pixels& pixels) const {
   return prepared;
 }
 
-void LlavaEncoder::project(float* rows) {
-  device::Stream& stream = device_.stream();
-  const int64_t width = spec_.blocks.width;
-  const void* from = x_ + (spec_.drop_first ? width : 0);
-  int64_t stride = width;
-  if (spec_.projector == LlavaSpec::Projector::mlp_downsample) {
-    cell_gather_.run({4 * cells(), from, width, cell_rows_, merged_, width}, stream);
-    from = merged_;
-    stride = 4 * width;
-  }
-  if (spec_.projector == LlavaSpec::Projector::linear) {
-    return projector_[0].run(rows_out(), from, stride, rows, spec_.width_out, transformer_.workspace(), stream);
-  }
-  projector_[0].run(rows_out(), from, stride, hidden_, spec_.width_out, transformer_.workspace(), stream);
-  projector_[1].run(rows_out(), hidden_, spec_.width_out, rows, spec_.width_out, transformer_.workspace(), stream);
+int LlavaEncoder::batch(std::span<const Prepared* const> images) const {
+  return static_cast<int>(std::min<size_t>(images.size(), static_cast<size_t>(images_max_)));
 }
 
-Status LlavaEncoder::encode(const Prepared& image, float* rows, std::span<float* const>) {
-  if (image.patches.size() != static_cast<size_t>(patches()) * static_cast<size_t>(columns())) return invalid("an image prepared for another model");
+Status LlavaEncoder::begin(std::span<const Job> jobs) {
+  const size_t values = static_cast<size_t>(patches()) * static_cast<size_t>(columns()), width = static_cast<size_t>(spec_.blocks.width);
+  if (jobs.empty() || jobs.size() > static_cast<size_t>(images_max_)) return Status(Code::internal, "a pass of too many images");
+  for (const Job& job : jobs) {
+    if (job.image->patches.size() != values) return invalid("an image prepared for another model");
+  }
   device::Stream& stream = device_.stream();
-  const int64_t width = spec_.blocks.width;
-  HEARTH_TRY(uploads_.begin());
-  HEARTH_TRY(uploads_.add(pixels_, image.patches.data(), image.patches.size() * 4));
-  HEARTH_TRY(uploads_.end());
+  const int rows = static_cast<int>(jobs.size()) * tokens();
   float* to = spec_.clip ? embedded_ : x_;
-  HEARTH_TRY(device_.copy(to, positions_, static_cast<size_t>(tokens()) * static_cast<size_t>(width) * 4));
-  patch_.run(patches(), pixels_, columns(), to + (spec_.clip ? width : 0), width, transformer_.workspace(), stream);
-  if (spec_.clip) pre_norm_.run({tokens(), embedded_, width, pre_norm_weight_, pre_norm_bias_, x_, width}, stream);
-  const BlockRows all{tokens(), 1, tokens(), segment_, host_segment_, nullptr, nullptr};
-  for (int i = 0; i < spec_.layers_run; i++) transformer_.run(i, x_, all);
-  project(rows);
+  HEARTH_TRY(uploads_.begin());
+  for (size_t i = 0; i < jobs.size(); i++) {
+    const size_t first = i * static_cast<size_t>(tokens());
+    HEARTH_TRY(uploads_.add(pixels_ + (first + static_cast<size_t>(first_patch())) * static_cast<size_t>(columns()), jobs[i].image->patches.data(), values * 4));
+    HEARTH_TRY(device_.copy(to + first * width, positions_, static_cast<size_t>(tokens()) * width * 4));
+  }
+  HEARTH_TRY(uploads_.end());
+  const auto stride = static_cast<int64_t>(width);
+  patch_.run(rows, pixels_, columns(), to, stride, transformer_.workspace(), stream);
+  if (spec_.clip) pre_norm_.run({rows, embedded_, stride, pre_norm_weight_, pre_norm_bias_, x_, stride}, stream);
+  start(jobs);
+  return Status::ok();
+}
+
+void LlavaEncoder::run_block(int index) {
+  const int images = static_cast<int>(jobs().size());
+  transformer_.run(index, x_, {images * tokens(), images, tokens(), segment_, host_segment_.data(), nullptr, nullptr});
+}
+
+void LlavaEncoder::project(const void* from, int64_t stride, int rows, float* to) {
+  device::Stream& stream = device_.stream();
+  const int64_t out = spec_.width_out;
+  if (spec_.projector == LlavaSpec::Projector::linear) return projector_[0].run(rows, from, stride, to, out, transformer_.workspace(), stream);
+  projector_[0].run(rows, from, stride, hidden_, out, transformer_.workspace(), stream);
+  projector_[1].run(rows, hidden_, out, to, out, transformer_.workspace(), stream);
+}
+
+Status LlavaEncoder::finish() {
+  const int images = static_cast<int>(jobs().size()), rows = projected_rows(images), skipped = spec_.drop_first ? 1 : 0;
+  const int64_t width = spec_.blocks.width;
+  float* to = images == 1 ? jobs()[0].rows : projected_;
+  if (merges()) {
+    cell_gather_.run({4 * images * cells(), x_, width, cell_rows_, merged_, width}, device_.stream());
+    project(merged_, 4 * width, rows, to);
+  } else {
+    project(x_ + (images == 1 ? skipped * width : 0), width, rows, to);
+  }
+  if (images == 1) return Status::ok();
+  const int each = rows / images, first = merges() ? 0 : skipped;
+  for (int i = 0; i < images; i++) {
+    const float* from = projected_ + (int64_t{i} * each + first) * spec_.width_out;
+    HEARTH_TRY(device_.copy(jobs()[static_cast<size_t>(i)].rows, from, static_cast<size_t>(rows_out()) * static_cast<size_t>(spec_.width_out) * 4));
+  }
   return Status::ok();
 }
 

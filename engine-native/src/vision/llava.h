@@ -3,10 +3,8 @@
 
 #include <memory>
 
-#include "vision/encoder.h"
 #include "vision/processor.h"
-#include "vision/transformer.h"
-#include "vision/uploads.h"
+#include "vision/tower.h"
 
 namespace hearth::vision {
 
@@ -28,38 +26,42 @@ struct LlavaSpec {
 
 Result<LlavaSpec> read_llava_spec(const model::VisionSource& source, int width_out);
 
-class LlavaEncoder final : public Encoder {
+class LlavaEncoder final : public Tower {
  public:
-  LlavaEncoder(LlavaSpec spec, device::Device& device)
-      : spec_(std::move(spec)), device_(device), transformer_(spec_.blocks, device), uploads_(device) {}
-  ~LlavaEncoder() override;
+  LlavaEncoder(LlavaSpec spec, device::Device& device);
 
   Status declare(model::WeightPlan& plan, const model::Precision& body) override;
+  void bound_batch(int64_t bytes) override;
   int64_t activation_bytes() const override;
   Status allocate() override;
   int max_rows() const override { return rows_out(); }
   std::optional<int> fixed_rows() const override { return rows_out(); }
   Result<Layout> layout(int width, int height) const override;
   Result<Prepared> prepare(const Pixels& pixels) const override;
-  Status encode(const Prepared& image, float* rows, std::span<float* const> deepstack) override;
+  int batch(std::span<const Prepared* const> images) const override;
+  Status begin(std::span<const Job> jobs) override;
 
  private:
   int grid() const { return spec_.image / spec_.patch; }
   int patches() const { return grid() * grid(); }
-  int tokens() const { return patches() + (spec_.clip ? 1 : 0); }
+  int tokens() const { return patches() + first_patch(); }
+  int first_patch() const { return spec_.clip ? 1 : 0; }  // CLIP's class token comes first
   int cells() const { return (grid() + 1) / 2 * ((grid() + 1) / 2); }
+  bool merges() const { return spec_.projector == LlavaSpec::Projector::mlp_downsample; }
   int rows_out() const;
+  int projected_rows(int images) const;
   int columns() const { return padded_columns(3 * spec_.patch * spec_.patch); }
   Status declare_embeddings(model::WeightPlan& plan, const model::Precision& precision);
   Status declare_projector(model::WeightPlan& plan, const model::Precision& precision);
+  void want_workspace();
   Result<std::vector<float>> position_table(const formats::Checkpoint& checkpoint) const;
   std::vector<int32_t> cell_index() const;
-  void project(float* rows);
+  void run_block(int index) override;
+  Status finish() override;
+  void project(const void* from, int64_t stride, int rows, float* to);
 
   LlavaSpec spec_;
-  device::Device& device_;
-  Transformer transformer_;
-  Uploader uploads_;
+  int images_max_ = 1;  // of a pass
   model::Linear patch_, projector_[2];
   ops::BoundNorm pre_norm_;
   ops::BoundGather cell_gather_;
@@ -67,15 +69,16 @@ class LlavaEncoder final : public Encoder {
   const float* pre_norm_weight_ = nullptr;
   const float* pre_norm_bias_ = nullptr;
 
-  std::vector<void*> memory_;
-  float* pixels_ = nullptr;    // [patches, columns]
-  float* x_ = nullptr;         // [tokens, width]
-  float* embedded_ = nullptr;  // [tokens, width]: before CLIP's first norm
-  void* merged_ = nullptr;     // [cells, 4 * width]
-  void* hidden_ = nullptr;     // [rows_out, width_out]: between the projector's layers
-  int32_t* cell_rows_ = nullptr;  // [4 * cells]
-  int32_t* segment_ = nullptr;    // [2]
-  int32_t host_segment_[2] = {0, 0};
+  // Rows of a pass: [images_max_ * tokens], image after image.
+  float* pixels_ = nullptr;    // [rows, columns]; zeros for class tokens, so that one product embeds every image
+  float* x_ = nullptr;         // [rows, width]
+  float* embedded_ = nullptr;  // [rows, width]: before CLIP's first norm
+  float* merged_ = nullptr;    // [images_max_ * cells, 4 * width]
+  float* hidden_ = nullptr;    // [projected rows, width_out]: between the projector's layers
+  float* projected_ = nullptr; // [projected rows, width_out]: of several images
+  int32_t* cell_rows_ = nullptr;  // [images_max_ * 4 * cells]
+  int32_t* segment_ = nullptr;    // [images_max_ + 1]
+  std::vector<int32_t> host_segment_;
 };
 
 }  // namespace hearth::vision

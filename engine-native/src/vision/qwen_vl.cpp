@@ -12,13 +12,9 @@ using model::WeightPlan;
 
 namespace {
 
-size_t round_up(size_t bytes) { return (bytes + 255) / 256 * 256; }
+constexpr int images_max = 16;  // of a pass
 
 }  // namespace
-
-QwenEncoder::~QwenEncoder() {
-  for (void* memory : memory_) device_.release(memory);
-}
 
 // ---- Weights ---------------------------------------------------------------------------------------------------------
 
@@ -92,11 +88,11 @@ Status QwenEncoder::declare(WeightPlan& plan, const Precision& body) {
 
 // ---- Memory ----------------------------------------------------------------------------------------------------------
 
-// Everything of an image that is uploaded.
+// Everything of a pass that is uploaded.
 size_t QwenEncoder::table_bytes(int patches) const {
   const auto count = static_cast<size_t>(patches);
   return count * static_cast<size_t>(columns()) * 4 + count * static_cast<size_t>(spec_.blocks.width) * 4 +
-         2 * count * static_cast<size_t>(head_dim()) * 4 + (count + 4) * 8 + 8 * 16;
+         2 * count * static_cast<size_t>(head_dim()) * 4 + (count + 4 + images_max) * 8 + images_max * 8 * 16;
 }
 
 int64_t QwenEncoder::activation_bytes() const {
@@ -108,30 +104,21 @@ int64_t QwenEncoder::activation_bytes() const {
 
 Status QwenEncoder::allocate() {
   const auto most = static_cast<size_t>(spec_.patches_max), width = static_cast<size_t>(spec_.blocks.width);
-  const size_t element = size_of(transformer_.type());
-  auto take = [&](size_t bytes) -> Result<void*> {
-    HEARTH_ASSIGN(void* memory, device_.allocate(bytes, device::MemoryKind::workspace, "the vision tower"));
-    memory_.push_back(memory);
-    return memory;
-  };
+  const size_t element = size_of(transformer_.type()), head = static_cast<size_t>(head_dim());
   HEARTH_TRY(uploads_.allocate(table_bytes(spec_.patches_max)));
   HEARTH_TRY(transformer_.allocate(spec_.patches_max));
-  struct { float** to; size_t count; } const floats[] = {{&pixels_, most * static_cast<size_t>(columns())}, {&x_, most * width},
-                                                         {&cos_, most * static_cast<size_t>(head_dim())},
-                                                         {&sin_, most * static_cast<size_t>(head_dim())},
-                                                         {&unordered_, most / 4 * static_cast<size_t>(spec_.width_out)}};
-  for (const auto& [to, count] : floats) {
-    HEARTH_ASSIGN(void* memory, take(count * 4));
-    *to = static_cast<float*>(memory);
-  }
-  HEARTH_ASSIGN(normed_, take(most * width * element));
-  HEARTH_ASSIGN(hidden_, take(most * width * element));
-  struct { int32_t** to; size_t count; } const integers[] = {{&windows_, most + 4}, {&whole_, 2}, {&cell_rows_, most / 4}};
-  for (const auto& [to, count] : integers) {
-    HEARTH_ASSIGN(void* memory, take(count * 4));
-    *to = static_cast<int32_t*>(memory);
-  }
-  host_windows_.reserve(most + 4);
+  HEARTH_TRY(take(pixels_, most * static_cast<size_t>(columns())));
+  HEARTH_TRY(take(x_, most * width));
+  HEARTH_TRY(take(cos_, most * head));
+  HEARTH_TRY(take(sin_, most * head));
+  HEARTH_TRY(take(merged_, most / 4 * static_cast<size_t>(spec_.width_out)));
+  HEARTH_TRY(take_bytes(normed_, most * width * element));
+  HEARTH_TRY(take_bytes(hidden_, most * width * element));
+  HEARTH_TRY(take(windows_, most + 4 + images_max));
+  HEARTH_TRY(take(whole_, 1 + images_max));
+  HEARTH_TRY(take(cell_rows_, most / 4));
+  host_windows_.reserve(most + 4 + images_max);
+  host_cells_.reserve(most / 4);
   return Status::ok();
 }
 
@@ -192,61 +179,106 @@ Status QwenEncoder::check(const Prepared& image) const {
   return fits ? Status::ok() : invalid("an image prepared for another model");
 }
 
-Status QwenEncoder::upload(const Prepared& image) {
-  auto bytes = [](const auto& values) { return values.size() * sizeof(values[0]); };
-  host_whole_[1] = image.grid_h * image.grid_w;
-  host_windows_.assign(image.windows.begin(), image.windows.end());
-  HEARTH_TRY(uploads_.begin());
-  HEARTH_TRY(uploads_.add(pixels_, image.patches.data(), bytes(image.patches)));
-  HEARTH_TRY(uploads_.add(cos_, image.cos.data(), bytes(image.cos)));
-  HEARTH_TRY(uploads_.add(sin_, image.sin.data(), bytes(image.sin)));
-  HEARTH_TRY(uploads_.add(windows_, image.windows.data(), bytes(image.windows)));
-  HEARTH_TRY(uploads_.add(whole_, host_whole_, sizeof(host_whole_)));
-  HEARTH_TRY(uploads_.add(cell_rows_, image.cell_rows.data(), bytes(image.cell_rows)));
-  if (spec_.third) {
-    HEARTH_TRY(uploads_.add(x_, image.embeddings.data(), bytes(image.embeddings)));
-  } else {
-    HEARTH_TRY(device_.fill_zero(x_, static_cast<size_t>(host_whole_[1]) * static_cast<size_t>(spec_.blocks.width) * 4));
+int QwenEncoder::batch(std::span<const Prepared* const> images) const {
+  int count = 0;
+  int64_t patches = 0;
+  for (const Prepared* image : images.first(std::min<size_t>(images.size(), images_max))) {
+    patches += int64_t{image->grid_h} * image->grid_w;
+    if (count > 0 && patches > spec_.patches_max) break;
+    count++;
   }
+  return count;
+}
+
+// Where each image's patches, windows and cells lie in the pass.
+Status QwenEncoder::place(std::span<const Job> jobs) {
+  if (jobs.empty() || jobs.size() > images_max) return Status(Code::internal, "a pass of too many images");
+  first_.assign(1, 0);
+  host_windows_.assign(1, 0);
+  host_cells_.clear();
+  longest_window_ = longest_image_ = 0;
+  for (const Job& job : jobs) {
+    HEARTH_TRY(check(*job.image));
+    const int begin = patches(), count = job.image->grid_h * job.image->grid_w;
+    for (size_t i = 1; i < job.image->windows.size(); i++) {
+      longest_window_ = std::max(longest_window_, job.image->windows[i] - job.image->windows[i - 1]);
+      host_windows_.push_back(begin + job.image->windows[i]);
+    }
+    for (const int32_t row : job.image->cell_rows) host_cells_.push_back(begin / 4 + row);
+    longest_image_ = std::max(longest_image_, count);
+    first_.push_back(begin + count);
+  }
+  return patches() <= spec_.patches_max ? Status::ok() : Status(Code::internal, "a pass of too many patches");
+}
+
+Status QwenEncoder::upload_tables(std::span<const Job> jobs) {
+  auto put = [&](auto* to, const auto& values) { return uploads_.add(to, values.data(), values.size() * sizeof(values[0])); };
+  const auto head = static_cast<size_t>(head_dim());
+  for (size_t i = 0; i < jobs.size(); i++) {
+    const Prepared& image = *jobs[i].image;
+    const auto first = static_cast<size_t>(first_[i]);
+    HEARTH_TRY(put(pixels_ + first * static_cast<size_t>(columns()), image.patches));
+    HEARTH_TRY(put(cos_ + first * head, image.cos));
+    HEARTH_TRY(put(sin_ + first * head, image.sin));
+    if (spec_.third) HEARTH_TRY(put(x_ + first * static_cast<size_t>(spec_.blocks.width), image.embeddings));
+  }
+  HEARTH_TRY(put(windows_, host_windows_));
+  HEARTH_TRY(put(whole_, first_));
+  return put(cell_rows_, host_cells_);
+}
+
+Status QwenEncoder::upload(std::span<const Job> jobs) {
+  HEARTH_TRY(uploads_.begin());
+  HEARTH_TRY(upload_tables(jobs));
+  if (!spec_.third) HEARTH_TRY(device_.fill_zero(x_, static_cast<size_t>(patches()) * static_cast<size_t>(spec_.blocks.width) * 4));
   return uploads_.end();
 }
 
-void QwenEncoder::merge(const Merger& merger, int patches, float* rows) {
+Status QwenEncoder::begin(std::span<const Job> jobs) {
+  HEARTH_TRY(place(jobs));
+  HEARTH_TRY(upload(jobs));
+  patch_.run(patches(), pixels_, columns(), x_, spec_.blocks.width, transformer_.workspace(), device_.stream());
+  start(jobs);
+  return Status::ok();
+}
+
+void QwenEncoder::run_block(int index) {
+  const int images = static_cast<int>(jobs().size()), windows = static_cast<int>(host_windows_.size()) - 1;
+  const BlockRows whole{patches(), images, longest_image_, whole_, first_.data(), cos_, sin_};
+  const BlockRows windowed{patches(), windows, longest_window_, windows_, host_windows_.data(), cos_, sin_};
+  transformer_.run(index, x_, spec_.full[static_cast<size_t>(index)] ? whole : windowed);
+  const auto found = std::find(spec_.deepstack.begin(), spec_.deepstack.end(), index);
+  if (found != spec_.deepstack.end()) merge_deepstack(static_cast<size_t>(found - spec_.deepstack.begin()));
+}
+
+void QwenEncoder::merge(const Merger& merger, float* rows) {
   device::Stream& stream = device_.stream();
-  const int cells = patches / 4;
+  const int cells = patches() / 4;
   const int64_t width = spec_.blocks.width, merged = 4 * width;
   const void* from = x_;
   if (!merger.over_four) {
-    norm_.run({patches, x_, width, merger.norm_weight, merger.norm_bias, normed_, width}, stream);
+    norm_.run({patches(), x_, width, merger.norm_weight, merger.norm_bias, normed_, width}, stream);
     from = normed_;
   }
   merger.up.run(cells, from, merged, hidden_, merged, transformer_.workspace(), stream);
   merger.down.run(cells, hidden_, merged, rows, spec_.width_out, transformer_.workspace(), stream);
 }
 
-Status QwenEncoder::encode(const Prepared& image, float* rows, std::span<float* const> deepstack) {
-  HEARTH_TRY(check(image));
-  HEARTH_TRY(upload(image));
-  device::Stream& stream = device_.stream();
-  const int patches = host_whole_[1];
-  const int64_t width = spec_.blocks.width;
-  patch_.run(patches, pixels_, columns(), x_, width, transformer_.workspace(), stream);
-  int longest = 0;
-  for (size_t i = 1; i < host_windows_.size(); i++) longest = std::max(longest, host_windows_[i] - host_windows_[i - 1]);
-  const BlockRows whole{patches, 1, patches, whole_, host_whole_, cos_, sin_};
-  const BlockRows windowed{patches, static_cast<int>(host_windows_.size()) - 1, longest, windows_, host_windows_.data(), cos_, sin_};
-  for (int i = 0; i < spec_.blocks.layers; i++) {
-    transformer_.run(i, x_, spec_.full[static_cast<size_t>(i)] ? whole : windowed);
-    const auto found = std::find(spec_.deepstack.begin(), spec_.deepstack.end(), i);
-    const auto depth = static_cast<size_t>(found - spec_.deepstack.begin());
-    if (found != spec_.deepstack.end() && depth < deepstack.size()) merge(deepstack_[depth], patches, deepstack[depth]);
-  }
-  if (spec_.third) {
-    merge(merger_, patches, rows);
-  } else {
-    merge(merger_, patches, unordered_);
-    reorder_.run({patches / 4, unordered_, spec_.width_out, cell_rows_, rows, spec_.width_out}, stream);
-  }
+// Rows of the language model: merged cells of each image, brought back into reading order where windows had their own.
+void QwenEncoder::give(size_t index, float* to) {
+  const int cells = (first_[index + 1] - first_[index]) / 4;
+  reorder_.run({cells, merged_, spec_.width_out, cell_rows_ + first_[index] / 4, to, spec_.width_out}, device_.stream());
+}
+
+void QwenEncoder::merge_deepstack(size_t depth) {
+  if (depth >= jobs()[0].deepstack.size()) return;
+  merge(deepstack_[depth], merged_);
+  for (size_t i = 0; i < jobs().size(); i++) give(i, jobs()[i].deepstack[depth]);
+}
+
+Status QwenEncoder::finish() {
+  merge(merger_, merged_);
+  for (size_t i = 0; i < jobs().size(); i++) give(i, jobs()[i].rows);
   return Status::ok();
 }
 

@@ -5,10 +5,8 @@
 
 #include <memory>
 
-#include "vision/encoder.h"
 #include "vision/processor.h"
-#include "vision/transformer.h"
-#include "vision/uploads.h"
+#include "vision/tower.h"
 
 namespace hearth::vision {
 
@@ -27,20 +25,20 @@ struct QwenSpec {
 
 Result<QwenSpec> read_qwen_spec(const model::VisionSource& source, int width_out);
 
-class QwenEncoder final : public Encoder {
+class QwenEncoder final : public Tower {
  public:
-  QwenEncoder(QwenSpec spec, device::Device& device)
-      : spec_(std::move(spec)), device_(device), transformer_(spec_.blocks, device), uploads_(device) {}
-  ~QwenEncoder() override;
+  QwenEncoder(QwenSpec spec, device::Device& device) : Tower(spec.blocks, device), spec_(std::move(spec)) {}
 
   Status declare(model::WeightPlan& plan, const model::Precision& body) override;
+  void bound_batch(int64_t) override {}  // one largest image must fit, and smaller ones share its room
   int64_t activation_bytes() const override;
   Status allocate() override;
   int max_rows() const override { return spec_.patches_max / 4; }
   std::optional<int> fixed_rows() const override { return std::nullopt; }
   Result<Layout> layout(int width, int height) const override;
   Result<Prepared> prepare(const Pixels& pixels) const override;
-  Status encode(const Prepared& image, float* rows, std::span<float* const> deepstack) override;
+  int batch(std::span<const Prepared* const> images) const override;
+  Status begin(std::span<const Job> jobs) override;
 
  private:
   // A merger: 2x2 patches to one row. The norm runs over single patches, or over the merged four.
@@ -50,14 +48,20 @@ class QwenEncoder final : public Encoder {
   Status declare_patches(model::WeightPlan& plan, const model::Precision& precision);
   Status declare_merger(model::WeightPlan& plan, const model::Precision& precision, const std::string& name, bool over_four, Merger* merger);
   Status check(const Prepared& image) const;
-  Status upload(const Prepared& image);
-  void merge(const Merger& merger, int patches, float* rows);
+  Status place(std::span<const Job> jobs);
+  Status upload(std::span<const Job> jobs);
+  Status upload_tables(std::span<const Job> jobs);
+  void run_block(int index) override;
+  Status finish() override;
+  void merge(const Merger& merger, float* rows);
+  void merge_deepstack(size_t depth);
+  void give(size_t image, float* to);
   size_t table_bytes(int patches) const;
 
+  // A pass: the images' patches one after the other. Patch rows [first_[i], first_[i + 1]) are image i's.
+  int patches() const { return first_.back(); }
+
   QwenSpec spec_;
-  device::Device& device_;
-  Transformer transformer_;
-  Uploader uploads_;
   model::Linear patch_;
   Merger merger_;
   std::vector<Merger> deepstack_;
@@ -65,12 +69,12 @@ class QwenEncoder final : public Encoder {
   ops::BoundGather reorder_;
   std::vector<float> position_table_;  // host [side^2, width], the patches' bias added
 
-  std::vector<void*> memory_;
-  float *pixels_ = nullptr, *x_ = nullptr, *cos_ = nullptr, *sin_ = nullptr, *unordered_ = nullptr;
+  float *pixels_ = nullptr, *x_ = nullptr, *cos_ = nullptr, *sin_ = nullptr;  // of all patches
+  float* merged_ = nullptr;                                                   // [cells, width_out] in the tower's order
   void *normed_ = nullptr, *hidden_ = nullptr;
   int32_t *windows_ = nullptr, *whole_ = nullptr, *cell_rows_ = nullptr;
-  std::vector<int32_t> host_windows_;
-  int32_t host_whole_[2] = {0, 0};
+  std::vector<int32_t> first_, host_windows_, host_cells_;
+  int longest_window_ = 0, longest_image_ = 0;
 };
 
 }  // namespace hearth::vision

@@ -46,6 +46,7 @@ class Transformer {
   // Before declare(): where the blocks' tensors are, and how many blocks are run.
   void set_prefix(std::string prefix) { spec_.prefix = std::move(prefix); }
   void set_layers(int layers) { spec_.layers = layers; }
+  int layers() const { return spec_.layers; }
   Status declare(model::WeightPlan& plan, const model::Precision& precision);
   int64_t bytes(int rows) const;
   Status allocate(int rows);

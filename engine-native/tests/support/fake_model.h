@@ -115,7 +115,20 @@ class FakeModel final : public model::Model {
     for (uint8_t byte : pixels.rgb) prepared->hash = scramble(prepared->hash + byte + 1);
     return std::unique_ptr<PreparedImage>(std::move(prepared));
   }
-  Result<model::ImageRows> encode_image(const PreparedImage& image) override {
+  Result<std::vector<model::ImageRows>> begin_images(std::span<const PreparedImage* const> images) override {
+    std::vector<model::ImageRows> out;
+    for (const PreparedImage* image : images.first(std::min<size_t>(images.size(), 3))) {
+      auto rows = place_image(*image);
+      if (!rows && out.empty()) return rows.status();
+      if (!rows) break;
+      out.push_back(*rows);
+    }
+    pass_turns_ = 2;
+    return out;
+  }
+  // A pass takes two turns, as a slow tower's does.
+  Result<bool> advance_images(std::chrono::steady_clock::time_point) override { return --pass_turns_ == 0; }
+  Result<model::ImageRows> place_image(const PreparedImage& image) {
     const auto& prepared = static_cast<const Prepared&>(image);
     ++controls().encoded;
     for (int first = 0; first + prepared.rows <= shape_.image_rows; ++first) {
@@ -181,6 +194,7 @@ class FakeModel final : public model::Model {
 };
 
 // Shapes by name: "fake", "fake-small-pool", "fake-vision", "fake-broken" (fails to load).
+  int pass_turns_ = 0;
 inline Result<runtime::LoadResult> load_fake(const model::LoadOptions& options, device::Device& device,
                                              model::Model::Progress progress, void* context) {
   FakeShape shape;
