@@ -97,6 +97,8 @@ describe('bodies', () => {
     '/tokenize',
     '/detokenize',
     '/apply-template',
+    '/admin/models/load',
+    '/admin/models/unload',
   ]) {
     it(`any JSON on ${url}`, async () => {
       await fc.assert(

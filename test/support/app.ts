@@ -7,6 +7,7 @@ import { type Settings, settingsSchema } from '../../server/config.ts';
 import { KeyRing } from '../../server/http/keys.ts';
 import { Lifecycle } from '../../server/http/lifecycle.ts';
 import { ImageDecoder } from '../../server/images/decoder.ts';
+import { watchAnswers } from './answers.ts';
 import { ScriptedEngine, type ScriptedOptions } from './scripted-engine.ts';
 
 export interface TestApp {
@@ -35,12 +36,14 @@ export async function testApp(
   });
   const app = await buildApp({ images, lifecycle, settings, keys, render });
   await app.ready();
+  const problems = watchAnswers(app.server, settings.basePath);
   const url = options.listen ? await app.listen({ host: '127.0.0.1', port: 0 }) : '';
   const close = async () => {
     await engine.close();
     await app.close();
     await renderer.close();
     await images.close();
+    if (problems.length > 0) throw new Error(`answers that openapi.yaml does not allow:\n${problems.join('\n')}`);
   };
   return { app, engine, lifecycle, url, close };
 }
