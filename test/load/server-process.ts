@@ -74,6 +74,15 @@ export class ServerProcess {
     return sample;
   }
 
+  get pid(): number {
+    return this.#child.pid!;
+  }
+
+  /** As the kernel does when memory is short. */
+  kill(): void {
+    this.#child.kill('SIGKILL');
+  }
+
   stop(): void {
     this.#child.kill('SIGTERM');
   }

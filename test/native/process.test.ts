@@ -1,0 +1,120 @@
+// The server as a process of its own, with the model that ships: SIGTERM in the middle of its work, SIGKILL and another
+// start. Needs engine-native/build/libhearth.so, as serve.test.ts does.
+
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { defaultLibrary } from '../../server/engine/native/library.ts';
+import { ServerProcess } from '../load/server-process.ts';
+
+const library = process.env.HEARTH_ENGINE_LIBRARY ?? defaultLibrary;
+const servers: ServerProcess[] = [];
+
+beforeAll(() => {
+  if (!existsSync(library)) throw new Error(`${library} is not built: run npm test, or scripts/build-native.mjs`);
+});
+afterEach(() => {
+  for (const server of servers.splice(0)) server.kill();
+});
+
+async function start(extra: string[] = []): Promise<ServerProcess> {
+  const server = new ServerProcess(['--device', 'cpu', '--engine-library', library, ...extra]);
+  servers.push(server);
+  await server.ready();
+  return server;
+}
+
+/** A stream of many tokens; resolves with all of it, or with what came before the connection broke. */
+function begin(server: ServerProcess, maxTokens: number) {
+  const body = { messages: [{ role: 'user', content: 'Tell me a story.' }], stream: true, ignore_eos: true };
+  let text = '';
+  let first = () => {};
+  const begun = new Promise<void>((resolve) => {
+    first = resolve;
+  });
+  const ended = (async () => {
+    const response = await fetch(`${server.url}/v1/chat/completions`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ ...body, max_tokens: maxTokens, temperature: 1, speculative: false }),
+    });
+    const decoder = new TextDecoder();
+    for await (const piece of response.body!) {
+      text += decoder.decode(piece, { stream: true });
+      if (text.includes('"content":"') && text.length > 600) first();
+    }
+    return text;
+  })().catch(() => `${text}\nBROKEN`);
+  return { begun, ended };
+}
+
+const childrenOf = (pid: number): string[] =>
+  readdirSync('/proc')
+    .filter((entry) => /^\d+$/.test(entry))
+    .filter((entry) => {
+      try {
+        return new RegExp(`^PPid:\\s+${pid}$`, 'm').test(readFileSync(`/proc/${entry}/status`, 'utf8'));
+      } catch {
+        return false;
+      }
+    });
+
+describe('SIGTERM', () => {
+  it('lets running streams finish, refuses new requests, and exits with 0', async () => {
+    const server = await start();
+    const streams = Array.from({ length: 6 }, () => begin(server, 200));
+    await Promise.all(streams.map(({ begun }) => begun));
+    server.stop();
+    const ask = () =>
+      fetch(`${server.url}/v1/models`).then(
+        (response) => response.status,
+        () => 0,
+      );
+    let late = await ask();
+    while (late === 200) late = await ask(); // The signal is on its way.
+    expect([503, 0]).toContain(late);
+    for (const { ended } of streams) expect((await ended).slice(-40)).toMatch(/data: \[DONE\]\n\n$/);
+    expect(await server.exited).toBe(0);
+    expect(server.problems).toEqual([]);
+  }, 60_000);
+
+  it('ends what does not finish in time with an error event, and exits with 0 within the limit', async () => {
+    const server = await start(['--drain-seconds', '1']);
+    const streams = Array.from({ length: 40 }, () => begin(server, 4000));
+    await Promise.all(streams.slice(0, 4).map(({ begun }) => begun));
+    expect(childrenOf(server.pid)).toEqual([]);
+    const at = performance.now();
+    server.stop();
+    const texts = await Promise.all(streams.map(({ ended }) => ended));
+    expect(await server.exited).toBe(0);
+    expect(performance.now() - at).toBeLessThan(10_000);
+    let cut = 0;
+    for (const text of texts) {
+      const last = text.trimEnd().split('\n\n').at(-1)!;
+      if (last === 'data: [DONE]') continue;
+      cut++;
+      expect(JSON.parse(last.slice(6))).toMatchObject({ error: { code: 'shutting_down' } });
+      // Nothing that looks like success came before it.
+      expect(text).not.toMatch(/"finish_reason":"/);
+    }
+    expect(cut).toBeGreaterThan(0);
+    expect(server.problems).toEqual([]);
+  }, 60_000);
+});
+
+describe('SIGKILL', () => {
+  it('leaves nothing behind: the next start serves as soon as the first did, on the same port', async () => {
+    let at = performance.now();
+    const first = await start();
+    const firstMs = performance.now() - at;
+    const port = new URL(first.url).port;
+    const streams = Array.from({ length: 4 }, () => begin(first, 4000));
+    await Promise.all(streams.map(({ begun }) => begun));
+    first.kill();
+    expect(await first.exited).toBe('SIGKILL');
+    for (const { ended } of streams) expect(await ended).toMatch(/BROKEN$/);
+    at = performance.now();
+    const second = await start(['--port', port]);
+    expect(performance.now() - at).toBeLessThan(firstMs * 2 + 3000);
+    expect((await begin(second, 20).ended).slice(-40)).toMatch(/\[DONE\]\n\n$/);
+  }, 90_000);
+});
