@@ -2,7 +2,9 @@
 //
 //   hearth-bench --json (--model DIR | --shape NAME) --device cpu|cuda --precision w4a16|w4a8|w4a32|w8a8|f16|...
 //                --batch 1,4,16 --prompt 128,512,2048 --new 128 [--context N] [--threads N] [--kv auto|f16|int8|...]
-//                [--group N] [--head-bits N] [--repeat N] [--chunk N]
+//                [--group N] [--head-bits N] [--repeat N] [--chunk N] [--images 1,8]
+//
+// With --images the prompt holds that many pictures: see vision_bench.h.
 //
 // One JSON line a measurement. Requests go through the engine as a server's would: mailbox, scheduler, step loop, ring.
 //   prefill: batch prompts from submit to the last first token; a token is a prompt token.
@@ -23,6 +25,7 @@
 #include "ops/bind.h"
 #include "runtime/engine.h"
 #include "runtime/json_reader.h"
+#include "vision_bench.h"
 
 namespace {
 
@@ -32,14 +35,14 @@ using Clock = std::chrono::steady_clock;
 
 struct Arguments {
   std::string model, shape, device = "cpu", precision = "auto", kv = "auto";
-  std::vector<int> batch = {1}, prompt = {128};
+  std::vector<int> batch = {1}, prompt = {128}, images;
   int count_new = 128, context = 0, threads = 0, group = 0, head_bits = 0, repeat = 1, chunk = 0;
   bool json = false;
 };
 
 constexpr const char* usage_text =
     "usage: hearth-bench --json (--model DIR | --shape NAME) --device cpu|cuda --precision P --batch 1,4 --prompt 128,512 "
-    "--new 128 [--context N] [--threads N] [--kv K] [--group N] [--head-bits N] [--repeat N] [--chunk N]\n";
+    "--new 128 [--context N] [--threads N] [--kv K] [--group N] [--head-bits N] [--repeat N] [--chunk N] [--images 1,8]\n";
 
 [[noreturn]] void usage(const std::string& problem) {
   std::fprintf(stderr, "hearth-bench: %s\n%s", problem.c_str(), usage_text);
@@ -92,6 +95,7 @@ Arguments parse(int argc, char** argv) {
     else if (option == "--threads") a.threads = number(value, "--threads");
     else if (option == "--group") a.group = number(value, "--group");
     else if (option == "--head-bits") a.head_bits = number(value, "--head-bits");
+    else if (option == "--images") a.images = numbers(value, "--images");
     else if (option == "--repeat") a.repeat = std::max(1, number(value, "--repeat"));
     else if (option == "--chunk") a.chunk = number(value, "--chunk");
     else usage("unknown option " + option);
@@ -354,10 +358,24 @@ class Bench {
   double bandwidth_ = 0, flops_ = 0, kv_bytes_per_token_ = 0, weight_bytes_ = 0;
 };
 
+void with_images(const Arguments& a) {
+  runtime::EngineOptions options;
+  options.device = a.device;
+  options.threads = a.threads;
+  auto device = must(runtime::open_device(options));
+  bench::VisionRun run;
+  run.load.path = a.model, run.load.shape = a.shape, run.load.precision = a.precision, run.load.kv = a.kv;
+  run.load.group = a.group, run.load.head_bits = a.head_bits, run.load.context = a.context, run.load.step_tokens = a.chunk;
+  run.images = a.images, run.prompt = a.prompt.front(), run.count_new = a.count_new, run.repeat = a.repeat;
+  run.matrix_flops = matrix_flops(*device);
+  must(bench::run_vision(run, *device));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   Arguments arguments = parse(argc, argv);
-  Bench(arguments).run();
+  if (arguments.images.empty()) Bench(arguments).run();
+  else with_images(arguments);
   return 0;
 }

@@ -36,6 +36,7 @@ class LoadedModel final : public Model {
   Status read_kv_block(int block, void* host) override { return kv_.read(block, host); }
   Status write_kv_block(int block, const void* host) override { return kv_.write(block, host); }
 
+  double image_flops(int width, int height) const override { return encoder_ ? encoder_->flops(width, height) : 0; }
   Result<ImageLayout> image_layout(int width, int height) const override;
   Result<std::unique_ptr<PreparedImage>> prepare_image(const ImagePixels& pixels) const override;
   Result<std::vector<ImageRows>> begin_images(std::span<const PreparedImage* const> images) override;

@@ -138,6 +138,8 @@ class Model {
 
   // Vision. Preparing runs on any thread; the rest on the step's thread, since the tower runs on the stream.
   virtual Result<ImageLayout> image_layout(int width, int height) const = 0;
+  // Floating-point operations of the tower for an image of this size; 0 without vision.
+  virtual double image_flops(int width, int height) const { (void)width; (void)height; return 0; }
   struct PreparedImage { virtual ~PreparedImage() = default; };
   virtual Result<std::unique_ptr<PreparedImage>> prepare_image(const ImagePixels&) const = 0;
   // Starts one pass of the tower over as many of `images`, from the first, as the tower takes at once and the image arena

@@ -63,6 +63,8 @@ class Encoder {
   // Rows every image takes, where that does not depend on its size.
   virtual std::optional<int> fixed_rows() const = 0;
   virtual Result<Layout> layout(int width, int height) const = 0;
+  // Floating-point operations of an image's way through tower and projector.
+  virtual double flops(int width, int height) const = 0;
   virtual Result<Prepared> prepare(const Pixels& pixels) const = 0;
 
   // How many of `images`, counted from the first, go through the tower together: at least one.

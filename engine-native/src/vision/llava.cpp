@@ -177,6 +177,13 @@ Result<Layout> LlavaEncoder::layout(int width, int height) const {
   return Layout{rows_out(), {}, rows_out()};
 }
 
+double LlavaEncoder::flops(int, int) const {
+  const double width = spec_.blocks.width, out = spec_.width_out, from = width * (merges() ? 4 : 1);
+  const double patch = 2.0 * patches() * 3 * spec_.patch * spec_.patch * width;
+  const double projector = 2.0 * rows_out() * (from * out + (spec_.projector == LlavaSpec::Projector::linear ? 0 : out * out));
+  return patch + projector + spec_.layers_run * transformer_.flops(tokens(), tokens());
+}
+
 Result<Prepared> LlavaEncoder::prepare(const Pixels& pixels) const {
   HEARTH_ASSIGN(const Image image, process(spec_.processor, pixels));
   Prepared prepared;

@@ -37,6 +37,7 @@ class LlavaEncoder final : public Tower {
   int max_rows() const override { return rows_out(); }
   std::optional<int> fixed_rows() const override { return rows_out(); }
   Result<Layout> layout(int width, int height) const override;
+  double flops(int width, int height) const override;
   Result<Prepared> prepare(const Pixels& pixels) const override;
   int batch(std::span<const Prepared* const> images) const override;
   Status begin(std::span<const Job> jobs) override;

@@ -151,6 +151,16 @@ std::vector<float> reorder_patches(const std::vector<float>& patches, const std:
 
 }  // namespace
 
+double QwenEncoder::flops(int width, int height) const {
+  const auto size = processed_size(spec_.processor, width, height);
+  if (!size) return 0;
+  const double patches = double(size->width / spec_.patch) * (size->height / spec_.patch), merged = 4.0 * spec_.blocks.width;
+  const double window = std::min(patches, 4.0 * spec_.window_cells * spec_.window_cells);
+  double total = 2 * patches * 3 * spec_.frames * spec_.patch * spec_.patch * spec_.blocks.width;
+  for (const bool full : spec_.full) total += transformer_.flops(patches, full ? patches : window);
+  return total + (1.0 + static_cast<double>(deepstack_.size())) * patches / 2 * merged * (merged + spec_.width_out);
+}
+
 Result<Prepared> QwenEncoder::prepare(const Pixels& pixels) const {
   HEARTH_TRY(layout(pixels.width, pixels.height).status());
   HEARTH_ASSIGN(const Image image, process(spec_.processor, pixels));

@@ -36,6 +36,7 @@ class QwenEncoder final : public Tower {
   int max_rows() const override { return spec_.patches_max / 4; }
   std::optional<int> fixed_rows() const override { return std::nullopt; }
   Result<Layout> layout(int width, int height) const override;
+  double flops(int width, int height) const override;
   Result<Prepared> prepare(const Pixels& pixels) const override;
   int batch(std::span<const Prepared* const> images) const override;
   Status begin(std::span<const Job> jobs) override;

@@ -50,6 +50,11 @@ class Transformer {
   Status declare(model::WeightPlan& plan, const model::Precision& precision);
   int64_t bytes(int rows) const;
   Status allocate(int rows);
+  // Products of one block over `rows` rows that attend to `segment` rows each, two operations a multiplication.
+  double flops(double rows, double segment) const {
+    const double width = spec_.width, mlp = (spec_.gated ? 3.0 : 2.0) * spec_.ffn;
+    return rows * (2 * width * (4 * width + mlp) + 4 * segment * width);
+  }
   // Block `index` over the residual stream x [rows, width], in place.
   void run(int index, float* x, const BlockRows& rows);
   DType type() const { return type_; }  // of activations between ops, known after declare()
