@@ -19,7 +19,8 @@ void check_sample(int vocabulary, int rows, int style) {
   Array bias_ids(DType::i32, 64), sampled(DType::i32, slots), token(DType::i32, rows), top_ids(DType::i32, rows * max_top_logprobs), masks(DType::i32, 2 * mask_words);
   Array seen(DType::i16, static_cast<size_t>(slots) * vocabulary), counts(DType::i16, static_cast<size_t>(slots) * vocabulary);
   // Coarse values make ties; a wide spread makes the tail negligible.
-  for (size_t i = 0; i < logits.count(); ++i) logits.set(i, style % 3 == 0 ? std::round(random_normal() * 4) / 4 : random_normal() * (style % 3 == 1 ? 1 : 5));
+  // Style 7 is nearly flat: the cut falls among more candidates than a list holds.
+  for (size_t i = 0; i < logits.count(); ++i) logits.set(i, style == 7 ? random_normal() * 0.3f : style % 3 == 0 ? std::round(random_normal() * 4) / 4 : random_normal() * (style % 3 == 1 ? 1 : 5));
   logits.upload();
   std::vector<int32_t> ids(64), masked(2 * mask_words);
   for (auto& id : ids) id = random_int(0, vocabulary - 1);
@@ -36,7 +37,7 @@ void check_sample(int vocabulary, int rows, int style) {
     r.slot = i; r.seed = random_engine()(); r.position = static_cast<uint32_t>(random_int(0, 5000));
     if (style == 0) continue;  // plain argmax
     r.temperature = coin() ? 0.f : 0.2f + random_int(0, 100) / 60.f;
-    if (style > 2 && coin()) r.top_k = random_int(1, std::min(vocabulary, 60));
+    if (style > 2 && coin()) r.top_k = random_int(1, std::min(vocabulary, style == 7 ? 20000 : 60));
     if (style > 2 && coin()) r.top_p = random_int(1, 100) / 100.f;
     if (style > 2 && coin()) r.min_p = random_int(0, 30) / 100.f;
     if (coin()) r.repetition_penalty = 1.3f;
@@ -90,9 +91,11 @@ void check_sample(int vocabulary, int rows, int style) {
 
 TEST(Sample, MatchesReference) {
   for (int vocabulary : {1, 2, 31, 500, 32000, 50001})
-    for (int style = 0; style < 7; ++style) check_sample(vocabulary, vocabulary > 1000 ? 6 : 12, style);
+    for (int style = 0; style < 8; ++style) check_sample(vocabulary, vocabulary > 1000 ? 6 : 12, style);
 }
-TEST(Sample, LargeVocabulary) { check_sample(151936, 4, 4); }
+TEST(Sample, LargeVocabulary) { for (int style : {4, 6, 7}) check_sample(151936, 4, style); }
+// More rows than the device holds blocks of: one block a row.
+TEST(Sample, ManyRows) { check_sample(3000, 700, 5); }
 
 }  // namespace
 }  // namespace hearth::gpu_test

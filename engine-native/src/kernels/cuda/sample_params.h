@@ -1,4 +1,4 @@
-// Parameters of the sampling kernels. SampleRowArgs is ops::SampleRow, field for field (checked in host/convert.h).
+// Parameters of the sampling kernel. SampleRowArgs is ops::SampleRow, field for field (checked in host/convert.h).
 #pragma once
 
 #include <stdint.h>
@@ -6,6 +6,10 @@
 namespace hearth::kernels::cuda {
 
 constexpr int max_top = 20;
+constexpr int sample_threads = 256;
+constexpr int sample_chunks_max = 64;  // blocks of one row
+constexpr int sample_bins = 1024;      // of the histogram over (best - logit) / temperature
+constexpr int sample_list_max = 2048;  // candidates that are sorted outright
 
 struct SampleRowArgs {
   float temperature, top_p, min_p;
@@ -14,14 +18,26 @@ struct SampleRowArgs {
   uint32_t seed, position;
   int32_t slot, bias_begin, bias_count, mask, forced, top_logprobs, record;
 };
+// What one block found in its part of the vocabulary.
 struct SamplePartial { float value; int32_t id; float top, sum; };
+struct SampleMass { double total, above; };
+// A row's scratch, shared by its blocks.
+struct SampleRowState {
+  uint32_t count[sample_bins], part[sample_bins];  // tokens of a bin, and 256ths of the bin they are above its end
+  uint64_t list[sample_list_max];                  // order key << 32 | ~id: larger is better
+  SampleMass mass[sample_chunks_max];
+  SamplePartial partial[sample_chunks_max], draw[sample_chunks_max];
+  float least[sample_chunks_max];                  // the smallest logit that is not forbidden
+  uint32_t listed, unused[3];
+};
 struct SampleArgs {
   float* logits; int64_t logits_stride;
   const SampleRowArgs* row;
   const int32_t* bias_ids; const float* bias_values; const uint32_t* masks;
   const uint16_t* prompt_seen; uint16_t* output_count;
   int32_t *sampled, *token; float* logprob; int32_t* top_ids; float* top_logprobs;
-  SamplePartial* partial;
+  SampleRowState* state;                           // [rows]
+  int32_t* counters;                               // [rows][2], zero; set back by the last block of a row
   int rows, vocabulary, chunks;
 };
 

@@ -1,7 +1,12 @@
-// Sampling on the device. Two kernels: the first applies bias, penalties and mask over the vocabulary with many blocks a
-// row and finds, per block, the best logit, the sum of exponentials and the best noisy logit; the second, one block a
-// row, merges them, and for rows with top_k, top_p or min_p finds the threshold logit by radix selection over the bits of
-// the (order-preserving) float, then draws again among those above it. Ties go to the lowest id everywhere.
+// Sampling on the device: one kernel, several blocks a row, each with a part of the vocabulary. Ties go to the lowest id
+// everywhere.
+//   1. Bias, penalties and mask; the part's best logit, sum of exponentials and, when nothing is cut off, best noisy logit.
+//   2. Rows with top_k, top_p, min_p or wanted log-probabilities meet (row_barrier) and count their tokens in a histogram
+//      over (best - logit) / temperature. From it every block reads which bins [low, high] the cut must fall into.
+//   3. Tokens of those bins go to a list; tokens above them are kept for certain: their mass and best noisy logit are
+//      added up at once. Mostly `low` is 0 and the list is everything that can be drawn.
+//   4. The last block of a row sorts the list, cuts it exactly and draws. Where the list would be too long (thousands of
+//      equal logits, huge top_k with top_p) it finds the cut by radix selection over the bits of the logits instead.
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/sample_params.h"
 
@@ -25,15 +30,10 @@ __device__ __forceinline__ uint32_t philox_word(uint32_t seed, uint32_t position
   return c0;
 }
 constexpr float gumbel_max = 23.0f;  // as ops/noise.h: tokens further below the best cannot win
-__device__ __forceinline__ float gumbel_noise(uint32_t seed, uint32_t position, uint32_t token) {
-  const double u = (philox_word(seed, position, token) + 0.5) * 0x1p-32;
-  return static_cast<float>(-log(-log(u)));
-}
-
-// Larger floats have larger keys; NaN is the smallest of all.
+// Larger floats have larger keys; NaN is the smallest of all, and the two zeros are one.
 __device__ __forceinline__ uint32_t order_key(float v) {
   if (v != v) return 0;
-  const uint32_t bits = __float_as_uint(v);
+  const uint32_t bits = __float_as_uint(__fadd_rn(v, 0.f));
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 // Best value first, then the lowest id. Id -1: none.
@@ -68,19 +68,323 @@ __device__ __forceinline__ bool truncated(const SampleRowArgs& r) { return r.tem
 
 }  // namespace
 
+namespace {
+
+constexpr int threads = sample_threads, warps = threads / 32;
+constexpr float bins_per_unit = 32;  // at least; more where all logits lie close together
+
+// The noise's upper bound: -log(-log(u)) <= -log(1 - u), nearly equal where u is near 1, where the winners are.
+__device__ __forceinline__ float gumbel_bound(uint32_t word) {
+  return -__logf((static_cast<float>(~word) + 0.5f) * 0x1p-32f) + 2e-3f;
+}
+// Takes token t into the draw if its noisy logit can beat `best`.
+__device__ __forceinline__ Best draw_token(Best best, const SampleRowArgs& r, float l, int t) {
+  const uint32_t word = philox_word(r.seed, r.position, t);
+  const float scaled = __fdiv_rn(l, r.temperature);
+  if (best.id >= 0 && scaled + gumbel_bound(word) + 1e-6f * fabsf(scaled) < best.value) return best;
+  const double u = (word + 0.5) * 0x1p-32;
+  return better(best, Best{__fadd_rn(scaled, static_cast<float>(-log(-log(u)))), t});
+}
+
+__device__ __forceinline__ int load_acquire(const int32_t* p) {
+  int v;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+// All blocks of a row; `target` counts up by the number of blocks from barrier to barrier.
+__device__ __forceinline__ void row_barrier(int32_t* counter, int target) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    atomicAdd(counter, 1);
+    while (load_acquire(counter) < target) { }
+  }
+  __syncthreads();
+}
+
+struct Selection { uint32_t key; int last_id; };  // kept: larger keys, and of this key the ids up to last_id
+__device__ __forceinline__ bool selected(const Selection& s, uint32_t key, int id) { return key > s.key || (key == s.key && id <= s.last_id); }
+__device__ __forceinline__ float key_value(uint32_t key) { return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key); }
+
+struct Shared {
+  union {
+    struct { uint32_t count[sample_bins], part[sample_bins]; } bins;
+    uint64_t list[sample_list_max];
+    struct { unsigned histogram[256]; double weights[256]; } radix;
+  };
+  Best best[warps];
+  double sums[warps];
+  float scratch[33];
+  int low, high, take_all, last, cut;
+  uint32_t prefix, above;
+  double above_sum;
+};
+
+__device__ __forceinline__ float block_min(float v, float* scratch) { return -block_max(-v, scratch); }
+__device__ __forceinline__ double block_total(double v, double* scratch) { return block_sum_double(v, scratch); }
+// Exclusive sum over the threads in front; the same order every time.
+template <class T> __device__ __forceinline__ T block_before(T v, T* scratch) {
+  T inclusive = v;
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int d = 1; d < 32; d *= 2) {
+    const T other = __shfl_up_sync(0xffffffffu, inclusive, d);
+    if (lane >= d) inclusive += other;
+  }
+  __syncthreads();
+  if (lane == 31) scratch[threadIdx.x / 32] = inclusive;
+  __syncthreads();
+  T before = inclusive - v;
+  for (int w = 0; w < static_cast<int>(threadIdx.x) / 32; ++w) before += scratch[w];
+  return before;
+}
+
+// ---- The way for any distribution: radix selection by one block ----------------------------------------------------------
+
+// Keeps the best `keep` of what `selection` keeps, or, with by_mass, the fewest whose weight reaches `mass`.
+__device__ __noinline__ void radix_select(Shared& s, const float* logits, int vocabulary, float top, float temperature, bool by_mass, uint32_t keep, double mass, Selection& selection) {
+  const int thread = threadIdx.x;
+  const Selection old = selection;
+  auto weight = [&](float l) { return exp(static_cast<double>(l) / temperature - static_cast<double>(top) / temperature); };
+  uint32_t prefix = 0, above = 0;
+  double above_sum = 0;
+  for (int shift = 24; shift >= 0; shift -= 8) {
+    __syncthreads();
+    for (int i = thread; i < 256; i += threads) { s.radix.histogram[i] = 0; s.radix.weights[i] = 0; }
+    __syncthreads();
+    for (int t = thread; t < vocabulary; t += threads) {
+      const float l = __ldcg(logits + t);
+      const uint32_t k = order_key(l);
+      if (!(l > -INFINITY) || !selected(old, k, t) || (shift < 24 && (k >> (shift + 8)) != prefix)) continue;
+      const uint32_t bin = (k >> shift) & 255;
+      atomicAdd(&s.radix.histogram[bin], 1u);
+      if (by_mass) atomicAdd(&s.radix.weights[bin], weight(l));
+    }
+    __syncthreads();
+    if (thread == 0) {
+      uint32_t count = above;
+      double sum = above_sum;
+      int bin = 255;
+      for (; bin > 0; --bin) {
+        if (s.radix.histogram[bin] > 0 && (by_mass ? sum + s.radix.weights[bin] >= mass : count + s.radix.histogram[bin] >= keep)) break;
+        count += s.radix.histogram[bin];
+        sum += s.radix.weights[bin];
+      }
+      s.prefix = prefix << 8 | static_cast<uint32_t>(bin);
+      s.above = count;
+      s.above_sum = sum;
+    }
+    __syncthreads();
+    prefix = s.prefix;
+    above = s.above;
+    above_sum = s.above_sum;
+  }
+  const uint32_t there = s.radix.histogram[prefix & 255];  // tokens with exactly this key
+  uint32_t equal = keep - above;
+  if (by_mass) {
+    const double one = weight(key_value(prefix));
+    for (equal = 0; equal < there && (above_sum < mass || above + equal == 0); ++equal) above_sum += one;
+  }
+  if (there == 0) return;  // fewer than asked for: all stay
+  // The id of the equal-th token of this key.
+  const int part = (vocabulary + threads - 1) / threads, begin = min(vocabulary, thread * part), end = min(vocabulary, begin + part);
+  uint32_t mine = 0;
+  for (int t = begin; t < end; ++t) { const uint32_t k = order_key(__ldcg(logits + t)); mine += k == prefix && selected(old, k, t); }
+  uint32_t before = block_before<uint32_t>(mine, reinterpret_cast<uint32_t*>(s.scratch));
+  if (thread == 0) s.cut = equal == 0 ? -1 : 0x7fffffff;
+  __syncthreads();
+  if (before < equal && before + mine >= equal)
+    for (int t = begin; t < end; ++t) {
+      const uint32_t k = order_key(__ldcg(logits + t));
+      if (k == prefix && selected(old, k, t) && ++before == equal) { s.cut = t; break; }
+    }
+  __syncthreads();
+  selection = Selection{prefix, s.cut};
+}
+
+__device__ __noinline__ Best radix_draw(Shared& s, const SampleRowArgs& r, const float* logits, int vocabulary, float top) {
+  Selection selection{0, 0x7fffffff};
+  auto weight = [&](float l) { return exp(static_cast<double>(l) / r.temperature - static_cast<double>(top) / r.temperature); };
+  if (r.top_k > 0 && r.top_k < vocabulary) radix_select(s, logits, vocabulary, top, r.temperature, false, r.top_k, 0, selection);
+  if (r.min_p > 0) {  // weights fall with the key: the last key whose weight reaches min_p, by bisection
+    uint32_t low = selection.key, high = order_key(top);
+    while (low < high) {
+      const uint32_t middle = low + (high - low) / 2;
+      if (weight(key_value(middle)) >= r.min_p) high = middle;
+      else low = middle + 1;
+    }
+    if (low > selection.key) selection = Selection{low, 0x7fffffff};
+  }
+  if (r.top_p < 1) {
+    double total = 0;
+    for (int t = threadIdx.x; t < vocabulary; t += threads) {
+      const float l = __ldcg(logits + t);
+      if (l > -INFINITY && selected(selection, order_key(l), t)) total += weight(l);
+    }
+    total = block_total(total, s.sums);
+    radix_select(s, logits, vocabulary, top, r.temperature, true, 0, r.top_p * total, selection);
+  }
+  Best best{-INFINITY, -1};
+  const float floor = top - (gumbel_max + 4.0f) * r.temperature;
+  for (int t = threadIdx.x; t < vocabulary; t += threads) {
+    const float l = __ldcg(logits + t);
+    if (l > -INFINITY && l >= floor && selected(selection, order_key(l), t)) best = draw_token(best, r, l, t);
+  }
+  return block_best(best, s.best);
+}
+
+// ---- The list -------------------------------------------------------------------------------------------------------------
+
+// Descending, by one block; entries from `count` to the next power of two are filled with zeros.
+__device__ __forceinline__ void sort_list(uint64_t* list, int count) {
+  int size = 1;
+  while (size < count) size *= 2;
+  for (int i = count + threadIdx.x; i < size; i += threads) list[i] = 0;
+  for (int width = 2; width <= size; width *= 2)
+    for (int step = width / 2; step > 0; step /= 2) {
+      __syncthreads();
+      for (int i = threadIdx.x; i < size / 2; i += threads) {
+        const int a = (i / step) * 2 * step + i % step, b = a + step;
+        const uint64_t x = list[a], y = list[b];
+        if ((x < y) == ((a & width) == 0)) { list[a] = y; list[b] = x; }
+      }
+    }
+  __syncthreads();
+}
+
+// Draws from the sorted list; `base` tokens better than all of it are kept for certain, with mass `above` and draw `best`.
+__device__ __forceinline__ Best list_draw(Shared& s, const SampleRowArgs& r, int listed, int base, double above, double total_all, Best best, float top) {
+  const double inverse = 1.0 / r.temperature;
+  auto logit = [&](int i) { return key_value(static_cast<uint32_t>(s.list[i] >> 32)); };
+  auto weight = [&](int i) { return exp((static_cast<double>(logit(i)) - top) * inverse); };
+  constexpr int mine_max = sample_list_max / threads;
+  const int mine = (listed + threads - 1) / threads, begin = threadIdx.x * mine;
+  int n = listed;
+  if (r.top_k > 0) n = max(0, min(n, r.top_k - base));
+  if (r.min_p > 0) {
+    int reach = 0;
+    for (int i = begin; i < min(begin + mine, n); ++i) reach += weight(i) >= r.min_p || base + i == 0;
+    n = static_cast<int>(block_total(reach, s.sums));
+  }
+  if (r.top_p < 1) {
+    double local[mine_max], sum = 0;
+#pragma unroll
+    for (int i = 0; i < mine_max; ++i) { local[i] = i < mine && begin + i < n ? weight(begin + i) : 0; sum += local[i]; }
+    const double before = block_before<double>(sum, s.sums), inside = block_total(sum, s.sums);
+    const double total = r.top_k > 0 || n < listed ? above + inside : total_all;
+    const double enough = r.top_p * total;
+    if (threadIdx.x == 0) s.cut = n;
+    __syncthreads();
+    double reached = above + before;
+#pragma unroll
+    for (int i = 0; i < mine_max; ++i) {
+      if (i >= mine) break;
+      if (begin + i < n && (reached < enough || base + begin + i == 0)) {  // token i is kept; the next one is not if it suffices
+        if (reached + local[i] >= enough) atomicMin(&s.cut, begin + i + 1);
+      } else if (begin + i < n) {
+        atomicMin(&s.cut, begin + i);
+      }
+      reached += local[i];
+    }
+    __syncthreads();
+    n = s.cut;
+  }
+  const float floor = top - (gumbel_max + 4.0f) * r.temperature;
+  for (int i = threadIdx.x; i < n; i += threads)
+    if (logit(i) >= floor) best = draw_token(best, r, logit(i), static_cast<int>(~static_cast<uint32_t>(s.list[i])));
+  return block_best(best, s.best);
+}
+
+// ---- Which bins hold the cut ---------------------------------------------------------------------------------------------------
+
+// From the row's histogram, in s.low and s.high; s.take_all: the list would not do.
+__device__ __forceinline__ void find_bins(Shared& s, const SampleRowArgs& r, const SampleRowState& state, float per_unit, double total, bool cut, bool wants_list) {
+  constexpr int mine = sample_bins / threads;
+  const int bin0 = threadIdx.x * mine;
+  uint32_t count[mine], sum = 0;
+  double least[mine], mass = 0;  // of the bin's tokens: e^x >= 1 + x, so this is at most 0.1 % too small
+#pragma unroll
+  for (int i = 0; i < mine; ++i) {
+    count[i] = __ldcg(state.count + bin0 + i);
+    const uint32_t part = __ldcg(state.part + bin0 + i);
+    least[i] = exp(-(bin0 + i + 1) / static_cast<double>(per_unit)) * (count[i] + part / (256.0 * per_unit));
+    sum += count[i];
+    mass += least[i];
+  }
+  uint32_t seen = block_before<uint32_t>(sum, reinterpret_cast<uint32_t*>(s.scratch));
+  double reached = block_before<double>(mass, s.sums);
+  if (threadIdx.x == 0) { s.low = sample_bins - 2; s.high = sample_bins - 2; s.cut = sample_bins - 2; s.take_all = 0; }
+  __syncthreads();
+  const double enough = r.top_p * total;
+  int low = sample_bins - 2, high = sample_bins - 2, list_high = sample_bins - 2;
+  const bool both = r.top_k > 0 && r.top_p < 1;
+#pragma unroll
+  for (int i = 0; i < mine; ++i) {
+    seen += count[i];
+    reached += least[i];
+    if (cut && r.top_k > 0 && seen >= static_cast<uint32_t>(r.top_k)) { high = min(high, bin0 + i); low = min(low, bin0 + i); }
+    if (cut && r.top_p < 1 && !both) {
+      if (reached >= enough * (1 + 2e-5)) high = min(high, bin0 + i);
+      // A bin's mass is at most this much above `least`: 0.1 % and a 256th of its width a token.
+      if (reached * (1 + 1.2e-3) >= enough * (1 - 2e-5)) low = min(low, bin0 + i);
+    }
+    if (wants_list && seen >= static_cast<uint32_t>(r.top_logprobs)) list_high = min(list_high, bin0 + i);
+  }
+  if (cut && r.min_p > 0) {
+    const float at = -__logf(r.min_p) * per_unit;
+    high = min(high, max(0, static_cast<int>(at + 1.5f)));
+    low = min(low, max(0, static_cast<int>(at - 1.5f)));
+  }
+  atomicMin(&s.high, high);
+  atomicMin(&s.low, low);
+  atomicMin(&s.cut, list_high);
+  __syncthreads();
+  high = cut ? s.high : 0;
+  if (wants_list) high = max(high, s.cut);
+  low = s.low;
+  // Tokens up to `high`, and before `low`.
+  uint32_t upto = 0, before = 0;
+#pragma unroll
+  for (int i = 0; i < mine; ++i) {
+    if (bin0 + i <= high) upto += count[i];
+    if (bin0 + i < low) before += count[i];
+  }
+  const double upto_all = block_total(upto, s.sums), before_all = block_total(before, s.sums);
+  if (threadIdx.x == 0) {
+    const bool whole = upto_all <= sample_list_max;
+    if (!cut && !whole) high = -1;  // the few best are found without a list
+    if (cut && !whole && (both || upto_all - before_all > sample_list_max)) { s.take_all = 1; high = -1; }
+    s.low = whole || high < 0 ? 0 : low;
+    s.high = high;
+    s.above = static_cast<uint32_t>(before_all);
+  }
+  __syncthreads();
+}
+
+}  // namespace
+
 // Grid (chunks, rows).
-extern "C" __global__ void __launch_bounds__(256) sample_scan_kernel(const SampleArgs p) {
-  __shared__ Best best_scratch[8];
-  __shared__ float scratch[33];
+extern "C" __global__ void __launch_bounds__(sample_threads, 4) sample_kernel(const SampleArgs p) {
+  __shared__ Shared s;
+  __shared__ SampleRowArgs r;
   launch_dependents();
   wait_predecessors();
-  const int row = blockIdx.y;
-  const SampleRowArgs r = p.row[row];
+  const int row = blockIdx.y, thread = threadIdx.x, chunks = gridDim.x;
+  if (thread < static_cast<int>(sizeof(r) / 4)) reinterpret_cast<uint32_t*>(&r)[thread] = __ldcg(reinterpret_cast<const uint32_t*>(p.row + row) + thread);
+  __syncthreads();
+  SampleRowState& state = p.state[row];
+  int32_t* counter = p.counters + row * 2;
   float* logits = p.logits + row * p.logits_stride;
-  const int chunk = (p.vocabulary + gridDim.x - 1) / gridDim.x, begin = blockIdx.x * chunk, end = min(p.vocabulary, begin + chunk);
-  // Bias first: entries of this chunk. Ids may repeat, so one thread adds them in order.
+  const int part = (p.vocabulary + chunks - 1) / chunks, begin = min(p.vocabulary, static_cast<int>(blockIdx.x) * part), end = min(p.vocabulary, begin + part);
+  const bool cut = truncated(r) && r.forced < 0, wants_list = r.top_logprobs > 0, meets = cut || wants_list;
+  const float temperature = r.temperature > 0 ? r.temperature : 1.f;
+  if (meets) {  // cleared before the first barrier, filled after it
+    for (int i = blockIdx.x * threads + thread; i < 2 * sample_bins; i += chunks * threads) state.count[i] = 0;
+    if (blockIdx.x == 0 && thread == 0) state.listed = 0;
+  }
+  // Bias first: entries of this part. Ids may repeat, so one thread adds them in order.
   if (r.bias_count > 0) {
-    if (threadIdx.x == 0)
+    if (thread == 0)
       for (int i = r.bias_begin; i < r.bias_begin + r.bias_count; ++i)
         if (p.bias_ids[i] >= begin && p.bias_ids[i] < end) logits[p.bias_ids[i]] += p.bias_values[i];
     __syncthreads();
@@ -88,11 +392,12 @@ extern "C" __global__ void __launch_bounds__(256) sample_scan_kernel(const Sampl
   const bool repetition = r.repetition_penalty != 1.f, counts = r.frequency_penalty != 0.f || r.presence_penalty != 0.f;
   const int64_t slot = static_cast<int64_t>(r.slot) * p.vocabulary;
   const uint32_t* mask = r.mask >= 0 ? p.masks + static_cast<int64_t>(r.mask) * ((p.vocabulary + 31) / 32) : nullptr;
-  const bool noisy_draw = r.temperature > 0 && !truncated(r);
+  const bool noisy_draw = r.temperature > 0 && !cut && r.forced < 0;
   Best best{-INFINITY, -1};
-  float top = -INFINITY, sum = 0;
-  for (int t = begin + threadIdx.x; t < end; t += blockDim.x) {
-    float l = r.bias_count > 0 ? logits[t] : __ldcg(logits + t);
+  float top = -INFINITY, least = INFINITY, sum = 0;
+#pragma unroll 4
+  for (int t = begin + thread; t < end; t += threads) {
+    float l = __ldcg(logits + t);
     bool changed = false;
     if (repetition || counts) {
       const int count = p.output_count ? __ldcg(p.output_count + slot + t) : 0;
@@ -103,172 +408,145 @@ extern "C" __global__ void __launch_bounds__(256) sample_scan_kernel(const Sampl
     if (mask && !((mask[t / 32] >> (t % 32)) & 1u)) { l = -INFINITY; changed = true; }
     if (changed) logits[t] = l;
     if (l > -INFINITY) {
+      least = fminf(least, l);
       if (l > top) { sum = sum * __expf(top - l) + 1.f; top = l; }
       else sum += __expf(l - top);
       if (!noisy_draw) best = better(best, Best{l, t});
     }
   }
-  // The noisy draw wants the chunk's best logit first: most tokens are too far below it to be worth their noise.
-  const float chunk_top = block_max(top, scratch);
+  // The noisy draw wants the part's best logit first: most tokens are too far below it to be worth their noise.
+  const float part_top = block_max(top, s.scratch);
   if (noisy_draw) {
-    const float floor = chunk_top - (gumbel_max + 4.0f) * r.temperature;  // 4: the least noise is about -3.1
-    for (int t = begin + threadIdx.x; t < end; t += blockDim.x) {
-      const float l = logits[t];
-      if (l > -INFINITY && l >= floor) best = better(best, Best{__fadd_rn(__fdiv_rn(l, r.temperature), gumbel_noise(r.seed, r.position, t)), t});
+    const float floor = part_top - (gumbel_max + 4.0f) * r.temperature;  // 4: the least noise is about -3.1
+    for (int t = begin + thread; t < end; t += threads) {
+      const float l = __ldcg(logits + t);
+      if (l > -INFINITY && l >= floor) best = draw_token(best, r, l, t);
     }
   }
-  best = block_best(best, best_scratch);
-  sum = block_sum(top > -INFINITY ? sum * __expf(top - chunk_top) : 0.f, scratch);
-  if (threadIdx.x == 0) p.partial[static_cast<int64_t>(row) * gridDim.x + blockIdx.x] = SamplePartial{best.value, best.id, chunk_top, sum};
-}
-
-// One block a row.
-extern "C" __global__ void __launch_bounds__(1024) sample_finish_kernel(const SampleArgs p) {
-  __shared__ Best best_scratch[32];
-  __shared__ double sum_scratch[32];
-  __shared__ unsigned histogram[256];
-  __shared__ double weights[256];
-  __shared__ uint32_t chosen_prefix, chosen_left;
-  __shared__ double chosen_sum;
-  launch_dependents();
-  wait_predecessors();
-  const int row = blockIdx.x, thread = threadIdx.x;
-  const SampleRowArgs r = p.row[row];
-  const float* logits = p.logits + row * p.logits_stride;
-  Best best{-INFINITY, -1};
-  float top = -INFINITY;
-  for (int c = 0; c < p.chunks; ++c) {
-    const SamplePartial part = p.partial[static_cast<int64_t>(row) * p.chunks + c];
-    best = better(best, Best{part.value, part.id});
-    top = fmaxf(top, part.top);
+  best = block_best(best, s.best);
+  sum = block_sum(top > -INFINITY ? sum * __expf(top - part_top) : 0.f, s.scratch);
+  if (meets) least = block_min(least, s.scratch);
+  if (thread == 0) {
+    state.partial[blockIdx.x] = SamplePartial{best.value, best.id, part_top, sum};
+    state.least[blockIdx.x] = least;
   }
-  double norm = 0;
-  for (int c = 0; c < p.chunks; ++c) {
-    const SamplePartial part = p.partial[static_cast<int64_t>(row) * p.chunks + c];
-    if (part.top > -INFINITY) norm += static_cast<double>(part.sum) * exp(static_cast<double>(part.top) - top);
-  }
-  norm = top + log(norm);
 
-  if (truncated(r) && top > -INFINITY && r.forced < 0) {
-    // The kept set is the best by (logit descending, id ascending): everything with a key above `key`, and of those
-    // equal to it the first `ties` ids. Start from everything.
-    uint32_t key = order_key(-INFINITY) + 1;
-    uint32_t ties = 0xffffffffu;
-    const float inverse_temperature = 1.f / r.temperature;
-    auto weight = [&](float l) { return static_cast<double>(expf((l - top) * inverse_temperature)); };
-    // Keeps the best `keep` tokens, or, with `mass`, the fewest whose weight reaches it. Four passes of eight bits.
-    auto select = [&](bool by_mass, uint32_t keep, double mass) {
-      const uint32_t old_key = key, old_ties = ties;
-      uint32_t prefix = 0, above = 0;
-      double above_sum = 0;
-      for (int shift = 24; shift >= 0; shift -= 8) {
-        for (int i = thread; i < 256; i += blockDim.x) { histogram[i] = 0; weights[i] = 0; }
-        __syncthreads();
-        const int rounded = (p.vocabulary + 31) / 32 * 32;
-        for (int t = thread; t < rounded; t += blockDim.x) {
-          const float l = t < p.vocabulary ? logits[t] : -INFINITY;
-          const uint32_t k = t < p.vocabulary ? order_key(l) : 0;
-          const bool here = k >= old_key && (shift == 24 || (k >> (shift + 8)) == prefix);
-          const uint32_t bin = (k >> shift) & 255;
-          if (shift < 24) {
-            if (!here) continue;
-            atomicAdd(&histogram[bin], 1u);
-            if (by_mass) atomicAdd(&weights[bin], weight(l));
-            continue;
-          }
-          // The first bits are the same for nearly every token: one addition a warp and value.
-          for (unsigned left = __ballot_sync(0xffffffffu, here); left;) {
-            const uint32_t value = __shfl_sync(0xffffffffu, bin, __ffs(left) - 1);
-            const bool same = here && bin == value;
-            const unsigned members = __ballot_sync(0xffffffffu, same);
-            float sum = by_mass && same ? expf((l - top) * inverse_temperature) : 0.f;
-            if (by_mass) sum = warp_sum(sum);
-            if (thread % 32 == 0) {
-              atomicAdd(&histogram[value], static_cast<unsigned>(__popc(members)));
-              if (by_mass) atomicAdd(&weights[value], static_cast<double>(sum));
-            }
-            left &= ~members;
-          }
-        }
-        __syncthreads();
-        if (thread == 0) {
-          uint32_t count = above;
-          double sum = above_sum;
-          int bin = 255;
-          for (; bin > 0; --bin) {
-            const bool here = by_mass ? sum + weights[bin] >= mass && histogram[bin] > 0 : count + histogram[bin] >= keep && histogram[bin] > 0;
-            if (here) break;
-            count += histogram[bin];
-            sum += weights[bin];
-          }
-          chosen_prefix = prefix << 8 | static_cast<uint32_t>(bin);
-          chosen_left = count;
-          chosen_sum = sum;
-        }
-        __syncthreads();
-        prefix = chosen_prefix;
-        above = chosen_left;
-        above_sum = chosen_sum;
-        __syncthreads();
-      }
-      uint32_t equal;
-      if (by_mass) {
-        const uint32_t bits = prefix & 0x80000000u ? prefix & 0x7fffffffu : ~prefix;
-        const double one = weight(__uint_as_float(bits));
-        equal = 0;
-        double sum = above_sum;
-        while (equal < 0x7fffffffu && (sum < mass || (above == 0 && equal == 0)) && one > 0) { sum += one; ++equal; if (equal > histogram[prefix & 255]) break; }
-        equal = equal < 1 ? 1 : equal;
-      } else {
-        equal = keep - above;
-      }
-      if (prefix < old_key) return;  // fewer candidates than asked for: all stay
-      key = prefix;
-      ties = prefix == old_key ? (equal < old_ties ? equal : old_ties) : equal;
-    };
-    if (r.top_k > 0 && r.top_k < p.vocabulary) select(false, r.top_k, 0);
-    if (r.min_p > 0) {
-      // Weights fall with the key, so the last key whose weight reaches min_p is found by bisection.
-      uint32_t low = key, high = order_key(top);  // high always qualifies
-      while (low < high) {
-        const uint32_t middle = low + (high - low) / 2;
-        const uint32_t bits = middle & 0x80000000u ? middle & 0x7fffffffu : ~middle;
-        if (weight(__uint_as_float(bits)) >= r.min_p) high = middle;
-        else low = middle + 1;
-      }
-      if (low > key) { key = low; ties = 0xffffffffu; }
-    }
-    // Rank among equals of `key` is the number of equal ids before; only needed when some must go.
-    auto kept = [&](float l, int t) {
-      const uint32_t k = order_key(l);
-      if (k != key) return k > key;
-      if (ties == 0xffffffffu) return true;
-      uint32_t rank = 0;
-      for (int i = 0; i < t && rank < ties; ++i) rank += order_key(logits[i]) == key;
-      return rank < ties;
-    };
-    if (r.top_p < 1) {
+  float row_top = -INFINITY;
+  auto find_top = [&] {
+    row_top = thread < chunks ? __ldcg(&state.partial[thread].top) : -INFINITY;
+    row_top = block_max(row_top, s.scratch);
+  };
+  Best sure{-INFINITY, -1};  // of tokens that are kept for certain
+  int base = 0;              // how many those are
+  bool listed = false, by_radix = false;
+  if (meets) {
+    row_barrier(counter, chunks);
+    find_top();
+    if (row_top > -INFINITY) {  // otherwise every token is forbidden
+      const float spread = (row_top - block_min(thread < chunks ? __ldcg(&state.least[thread]) : INFINITY, s.scratch)) / temperature;
+      const float per_unit = fminf(fmaxf(bins_per_unit, (sample_bins - 2) / spread), 1e6f), scale = per_unit / temperature;
+      for (int i = thread; i < 2 * sample_bins; i += threads) s.bins.count[i] = 0;
+      __syncthreads();
       double total = 0;
-      for (int t = thread; t < p.vocabulary; t += blockDim.x) {
-        const float l = logits[t];
-        if (order_key(l) >= key && kept(l, t)) total += weight(l);
+      const float inverse = 1.f / temperature;
+      for (int t = begin + thread; t < end; t += threads) {
+        const float l = __ldcg(logits + t);
+        if (!(l > -INFINITY)) continue;
+        const float at = (row_top - l) * scale;
+        const int bin = min(static_cast<int>(at), sample_bins - 1);
+        if (bin == sample_bins - 1) continue;  // too far below to be drawn or to weigh anything
+        atomicAdd(&s.bins.count[bin], 1u);
+        if (cut && r.top_p < 1) {
+          atomicAdd(&s.bins.part[bin], static_cast<uint32_t>((1.f - (at - bin)) * 255.99f));
+          const float weight = expf((l - row_top) * inverse);
+          if (weight >= r.min_p) total += weight;
+        }
       }
-      total = block_sum_double(total, sum_scratch);
-      select(true, 0, r.top_p * total);
+      total = block_total(total, s.sums);
+      if (thread == 0) state.mass[blockIdx.x].total = total;
+      for (int i = thread; i < 2 * sample_bins; i += threads)
+        if (s.bins.count[i]) atomicAdd(state.count + i, s.bins.count[i]);
+      row_barrier(counter, 2 * chunks);
+      total = block_total(thread < chunks ? __ldcg(&state.mass[thread].total) : 0, s.sums);
+      find_bins(s, r, state, per_unit, total, cut, wants_list);
+      const int low = s.low, high = s.high;
+      by_radix = s.take_all;
+      listed = high >= 0;
+      base = low > 0 ? s.above : 0;
+      double above = 0;
+      const double inverse_wide = 1.0 / temperature;
+      if (listed)
+        for (int t0 = begin; t0 < end; t0 += threads) {
+          const int t = t0 + thread;
+          const float l = t < end ? __ldcg(logits + t) : -INFINITY;
+          const int bin = l > -INFINITY ? min(static_cast<int>((row_top - l) * scale), sample_bins - 1) : sample_bins - 1;
+          const bool goes = bin >= low && bin <= high;
+          const unsigned members = __ballot_sync(0xffffffffu, goes);
+          if (members) {
+            uint32_t at = 0;
+            if (thread % 32 == 0) at = atomicAdd(&state.listed, static_cast<uint32_t>(__popc(members)));
+            at = __shfl_sync(0xffffffffu, at, 0) + __popc(members & ((1u << (thread % 32)) - 1));
+            if (goes) state.list[at] = static_cast<uint64_t>(order_key(l)) << 32 | ~static_cast<uint32_t>(t);
+          }
+          if (bin < low) {
+            above += exp((static_cast<double>(l) - row_top) * inverse_wide);
+            sure = draw_token(sure, r, l, t);
+          }
+        }
+      if (low > 0) {
+        sure = block_best(sure, s.best);
+        above = block_total(above, s.sums);
+        if (thread == 0) { state.mass[blockIdx.x].above = above; state.draw[blockIdx.x] = SamplePartial{sure.value, sure.id, 0, 0}; }
+      }
     }
-    best = Best{-INFINITY, -1};
-    const float floor = top - (gumbel_max + 4.0f) * r.temperature;
-    for (int t = thread; t < p.vocabulary; t += blockDim.x) {
-      const float l = logits[t];
-      if (order_key(l) < key || l < floor || !kept(l, t)) continue;
-      best = better(best, Best{__fadd_rn(__fdiv_rn(l, r.temperature), gumbel_noise(r.seed, r.position, t)), t});
+  }
+
+  // The last block of the row finishes it.
+  __syncthreads();
+  if (thread == 0) {
+    __threadfence();
+    s.last = atomicAdd(counter + 1, 1) == chunks - 1;
+    if (s.last) counter[0] = counter[1] = 0;
+    __threadfence();
+  }
+  __syncthreads();
+  if (!s.last) return;
+  find_top();
+  double norm = 0;
+  best = Best{-INFINITY, -1};
+  if (thread < chunks) {
+    const SamplePartial* part = state.partial + thread;
+    best = Best{__ldcg(&part->value), __ldcg(&part->id)};
+    const float part_top_here = __ldcg(&part->top);
+    if (part_top_here > -INFINITY) norm = static_cast<double>(__ldcg(&part->sum)) * exp(static_cast<double>(part_top_here) - row_top);
+  }
+  best = block_best(best, s.best);
+  norm = row_top + log(block_total(norm, s.sums));
+  int in_list = 0;
+  if (listed) {
+    in_list = __ldcg(reinterpret_cast<const int*>(&state.listed));
+    for (int i = thread; i < in_list; i += threads) s.list[i] = __ldcg(reinterpret_cast<const unsigned long long*>(state.list + i));
+    sort_list(s.list, in_list);
+  }
+  if (cut && row_top > -INFINITY) {
+    if (by_radix) {
+      best = radix_draw(s, r, logits, p.vocabulary, row_top);
+    } else {
+      sure = Best{-INFINITY, -1};
+      double above = 0;
+      if (base > 0 && thread < chunks) {
+        sure = Best{__ldcg(&state.draw[thread].value), __ldcg(&state.draw[thread].id)};
+        above = __ldcg(&state.mass[thread].above);
+      }
+      above = block_total(above, s.sums);
+      const double total = block_total(thread < chunks ? __ldcg(&state.mass[thread].total) : 0, s.sums);
+      best = list_draw(s, r, in_list, base, above, total, sure, row_top);
     }
-    best = block_best(best, best_scratch);
   }
   const int token = r.forced >= 0 ? r.forced : best.id < 0 ? 0 : best.id;
   if (thread == 0) {
     p.token[row] = token;
-    p.logprob[row] = r.top_logprobs < 0 && r.forced < 0 ? 0.f : static_cast<float>(static_cast<double>(logits[token]) - norm);
+    p.logprob[row] = r.top_logprobs < 0 && r.forced < 0 ? 0.f : static_cast<float>(static_cast<double>(__ldcg(logits + token)) - norm);
     if (r.record) {
       p.sampled[r.slot] = token;
       if (p.output_count) {
@@ -277,24 +555,33 @@ extern "C" __global__ void __launch_bounds__(1024) sample_finish_kernel(const Sa
       }
     }
   }
-  // The n best, one pass each: the best that comes after the last one found.
+  if (!wants_list) return;
+  const int wanted = min(r.top_logprobs, max_top), ready = base > 0 ? 0 : min(in_list, wanted);
+  float* top_logprobs = p.top_logprobs + row * max_top;
+  int32_t* top_ids = p.top_ids + row * max_top;
   Best last{INFINITY, -1};
-  for (int n = 0; n < r.top_logprobs && n < max_top; ++n) {
+  if (ready > 0) {
+    if (thread < ready) {
+      top_ids[thread] = static_cast<int>(~static_cast<uint32_t>(s.list[thread]));
+      top_logprobs[thread] = static_cast<float>(static_cast<double>(key_value(static_cast<uint32_t>(s.list[thread] >> 32))) - norm);
+    }
+    last = Best{key_value(static_cast<uint32_t>(s.list[ready - 1] >> 32)), static_cast<int>(~static_cast<uint32_t>(s.list[ready - 1]))};
+  }
+  // Those the list does not hold, one pass each: the best that comes after the last one found.
+  for (int n = ready; n < wanted; ++n) {
     Best next{-INFINITY, -1};
-    for (int t = thread; t < p.vocabulary; t += blockDim.x) {
-      const float l = logits[t];
-      if (!(l > -INFINITY)) continue;
-      if (n > 0 && (l > last.value || (l == last.value && t <= last.id))) continue;
+    for (int t = thread; t < p.vocabulary; t += threads) {
+      const float l = __ldcg(logits + t);
+      if (!(l > -INFINITY) || (last.id >= 0 && (l > last.value || (l == last.value && t <= last.id)))) continue;
       next = better(next, Best{l, t});
     }
-    next = block_best(next, best_scratch);
+    next = block_best(next, s.best);
     if (thread == 0) {
-      p.top_ids[row * max_top + n] = next.id;
-      p.top_logprobs[row * max_top + n] = next.id < 0 ? -INFINITY : static_cast<float>(static_cast<double>(next.value) - norm);
+      top_ids[n] = next.id;
+      top_logprobs[n] = next.id < 0 ? -INFINITY : static_cast<float>(static_cast<double>(next.value) - norm);
     }
     if (next.id < 0) {  // no more candidates
-      for (int m = n + 1; m < r.top_logprobs && m < max_top; ++m)
-        if (thread == 0) { p.top_ids[row * max_top + m] = -1; p.top_logprobs[row * max_top + m] = -INFINITY; }
+      for (int m = n + 1 + thread; m < wanted; m += threads) { top_ids[m] = -1; top_logprobs[m] = -INFINITY; }
       break;
     }
     last = next;

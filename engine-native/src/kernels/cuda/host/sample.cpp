@@ -1,4 +1,4 @@
-// Sampling on CUDA: a scan with many blocks a row, then one block a row.
+// Sampling on CUDA: one kernel, several blocks a row that meet at a barrier of their own.
 #include <algorithm>
 
 #include "kernels/cuda/host/convert.h"
@@ -15,28 +15,35 @@ extern const device::CudaModule module_sample;
 
 namespace {
 
-const CudaKernel scan_kernel{&module_sample, "sample_scan_kernel"}, finish_kernel{&module_sample, "sample_finish_kernel"};
-constexpr int chunks_max = 32;
+const CudaKernel sample_kernel{&module_sample, "sample_kernel"};
 
 const char* declines(const SampleSpec& s, const DeviceInfo& info) {
   if (!is_cuda(info)) return "not a CUDA device";
   return s.vocabulary > 0 ? nullptr : "an empty vocabulary";
 }
-size_t workspace_bytes(const SampleSpec&, int max_rows, const DeviceInfo&) { return aligned(sizeof(SamplePartial) * chunks_max * max_rows); }
+size_t workspace_bytes(const SampleSpec&, int max_rows, const DeviceInfo&) { return aligned(sizeof(SampleRowState) * max_rows); }
+
+// Blocks of a row wait for each other, so all of them must fit on the device at once; one block waits for nobody.
+int chunk_count(const SampleSpec& s, int rows, device::CudaStream& stream) {
+  const int resident = stream.multiprocessors() * stream.occupancy(sample_kernel, sample_threads, 0);
+  const int useful = divide_up(s.vocabulary, 2 * sample_threads);
+  return std::clamp(std::min(resident / rows, useful), 1, sample_chunks_max);
+}
 
 void run(const SampleSpec& s, const SampleParams& p, Stream& base) {
   device::CudaStream& stream = device::cuda(base);
+  if (p.rows <= 0) return;
   SampleArgs a{};
   a.logits = const_cast<float*>(p.logits); a.logits_stride = p.logits_stride;
   a.row = reinterpret_cast<const SampleRowArgs*>(p.row);
   a.bias_ids = p.bias_ids; a.bias_values = p.bias_values; a.masks = p.masks;
   a.prompt_seen = p.prompt_seen; a.output_count = p.output_count;
   a.sampled = p.sampled; a.token = p.token; a.logprob = p.logprob; a.top_ids = p.top_ids; a.top_logprobs = p.top_logprobs;
-  a.partial = static_cast<SamplePartial*>(p.workspace);
+  a.state = static_cast<SampleRowState*>(p.workspace);
+  a.counters = stream.counters();
   a.rows = p.rows; a.vocabulary = s.vocabulary;
-  a.chunks = std::clamp(divide_up(s.vocabulary, 2048), 1, chunks_max);
-  stream.launch(scan_kernel, {a.chunks, p.rows, 1, 256}, a);
-  stream.launch(finish_kernel, {p.rows, 1, 1, 1024}, a);
+  a.chunks = chunk_count(s, p.rows, stream);
+  stream.launch(sample_kernel, {a.chunks, p.rows, 1, sample_threads}, a);
 }
 
 }  // namespace
