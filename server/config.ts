@@ -133,7 +133,7 @@ export const settingsSchema = z.strictObject({
 
   model: text(model, 'folder of a model or a .gguf file (default: the model that ships with Hearth)', 'PATH'),
   modelName: text(model, 'name that clients use (default: the folder’s name)', 'NAME'),
-  models: modelList(
+  moreModels: modelList(
     model,
     'further models, loaded on first use; all = every pulled one, which is the default without --model',
   ),
@@ -346,6 +346,7 @@ export function settingsHelp(): string {
   return (
     `${body}\n\n  ${'--config FILE'.padEnd(32)}YAML or JSON with these names as keys\n` +
     '\nEach option can also be set in the environment (--max-images is HEARTH_MAX_IMAGES) or in the config file.\n' +
-    'A flag wins over the environment, the environment over the file.\n'
+    'A flag wins over the environment, the environment over the file. HEARTH_MODELS names the folder of pulled models\n' +
+    '(default ~/.cache/hearth/models).\n'
   );
 }

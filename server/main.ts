@@ -96,9 +96,9 @@ function findModel(settings: Settings): ServedModel {
 
 function findOthers(settings: Settings, first: ServedModel) {
   try {
-    return offeredModels(first, settings.models, settings.model !== '' || settings.shape !== '');
+    return offeredModels(first, settings.moreModels, settings.model !== '' || settings.shape !== '');
   } catch (error) {
-    if (error instanceof ModelPathError) throw new UsageError(`--models: ${error.message}`);
+    if (error instanceof ModelPathError) throw new UsageError(`--more-models: ${error.message}`);
     throw error;
   }
 }
@@ -289,7 +289,7 @@ function toOffered(
   const set = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
   return {
     load: { ...common, ...set, path, name },
-    chatTemplate: template ? readOwn(template, `--models: chat-template of ${name}`) : null,
+    chatTemplate: template ? readOwn(template, `--more-models: chat-template of ${name}`) : null,
     context: own.context || context,
     vision,
   };

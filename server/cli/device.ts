@@ -20,8 +20,9 @@ const reportSchema = z.object({
 
 /** The first device of the doctor's report: the one that `--device auto` takes. */
 export async function describeDevice(): Promise<DeviceSummary> {
-  if (!existsSync(defaultLibrary)) throw new UsageError(`${defaultLibrary} is not built: run npm start once`);
-  const report = reportSchema.safeParse(doctor(defaultLibrary, {}));
+  const library = process.env.HEARTH_ENGINE_LIBRARY || defaultLibrary;
+  if (!existsSync(library)) throw new UsageError(`${library} is not built: run npm start once`);
+  const report = reportSchema.safeParse(doctor(library, {}));
   if (!report.success) throw new UsageError('the device does not say its bandwidth: give --memory and --bandwidth');
   const { name, memory_bytes: memoryBytes, bandwidth_gb_s: bandwidthGbS } = report.data.devices[0]!;
   return { name, memoryBytes, bandwidthGbS };

@@ -16,6 +16,8 @@ Shows the models on this machine and the catalogue of checkpoints that Hearth ca
   --bandwidth GB/S   plan for this bandwidth instead of the device's
   --json             print as JSON
 
+Environment: HEARTH_MODELS for the folder of pulled models.
+
 Examples:
   hearth list --fits
   hearth list --fits --memory 8 --bandwidth 256     (an RTX 4070 Laptop)`;

@@ -13,7 +13,7 @@ export interface OfferedFiles<Options> {
   vision: boolean | null;
 }
 
-/** An entry of the setting: `all`, `NAME`, `NAME=PATH`, or a mapping with a name, a path and options. */
+/** An entry of --more-models: `all`, `NAME`, `NAME=PATH`, or a mapping with a name, a path and options. */
 export type OfferedEntry<Options> = string | ({ name: string; path: string } & Options);
 
 /**

@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { settingsSchema } from '../../server/config.ts';
+import { readSettings, settingsSchema } from '../../server/config.ts';
 import { ModelSet } from '../../server/engine/model-set.ts';
 import { EngineError } from '../../server/engine/port.ts';
 import { ModelPathError } from '../../server/models/local.ts';
@@ -206,7 +206,7 @@ describe('metrics', () => {
   });
 });
 
-describe('--models', () => {
+describe('--more-models', () => {
   const make = (name: string, config: object) => {
     mkdirSync(join(folder, name), { recursive: true });
     writeFileSync(join(folder, name, 'config.json'), JSON.stringify(config));
@@ -241,11 +241,14 @@ describe('--models', () => {
     expect(() => names([`default-one=${text}`])).toThrow(/two models are called 'default-one'/);
   });
 
-  it('comes from flags, the environment and the file', () => {
-    expect(settingsSchema.parse({ models: 'a, b=/c' }).models).toEqual(['a', 'b=/c']);
-    expect(settingsSchema.parse({}).models).toBeUndefined();
+  it('comes from flags, the environment and the file; HEARTH_MODELS is the folder, and no setting', () => {
+    const env = { HEARTH_MODELS: '/some/folder', HEARTH_MORE_MODELS: 'x' };
+    expect(readSettings([], env).settings.moreModels).toEqual(['x']);
+    expect(readSettings(['--more-models', 'y'], env).settings.moreModels).toEqual(['y']);
+    expect(settingsSchema.parse({ moreModels: 'a, b=/c' }).moreModels).toEqual(['a', 'b=/c']);
+    expect(settingsSchema.parse({}).moreModels).toBeUndefined();
     const mapping = { name: 'm', path: '/m', precision: 'w4a16', context: 4096 };
-    expect(settingsSchema.parse({ models: [mapping] }).models).toEqual([mapping]);
-    expect(settingsSchema.safeParse({ models: [{ ...mapping, frobnicate: 1 }] }).success).toBe(false);
+    expect(settingsSchema.parse({ moreModels: [mapping] }).moreModels).toEqual([mapping]);
+    expect(settingsSchema.safeParse({ moreModels: [{ ...mapping, frobnicate: 1 }] }).success).toBe(false);
   });
 });

@@ -29,7 +29,7 @@ async function start(extra: string[]): Promise<void> {
   const stopped = new Promise<string>((resolve) => {
     stop = resolve;
   });
-  const models = ['--models', `tinystories-656k,wide=${wide}`];
+  const models = ['--more-models', `tinystories-656k,wide=${wide}`];
   const argv = ['--port', '0', '--log-format', 'json', '--device', 'cpu', '--engine-library', library];
   done = serve({ argv: [...argv, ...models, ...extra], env: {}, out, stop: stopped });
   for (;;) {
@@ -211,7 +211,7 @@ describe('a model that cannot fit', () => {
     await start([
       '--model',
       'tinystories-656k',
-      '--models',
+      '--more-models',
       'hearth-tiny-vl-awq',
       '--memory-limit-mb',
       '40',

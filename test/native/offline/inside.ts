@@ -111,7 +111,7 @@ async function serveAndUse(library: string): Promise<string[]> {
     stop = resolve;
   });
   const argv = ['--port', '0', '--log-format', 'json', '--device', 'cpu', '--engine-library', library];
-  const done = serve({ argv: [...argv, '--models', 'tinystories-656k'], env: {}, out, stop: stopped });
+  const done = serve({ argv: [...argv, '--more-models', 'tinystories-656k'], env: {}, out, stop: stopped });
   while (!log.includes('Hearth serves')) await Promise.race([done, new Promise((resolve) => setTimeout(resolve, 10))]);
   const url = /http:\/\/127\.0\.0\.1:\d+/.exec(log)![0];
   try {
