@@ -1,5 +1,6 @@
 // Writes a GGUF file of a Llama shape with random Q4_0 weights: the peer's model, made here so that nothing is downloaded.
-import { closeSync, openSync, writeSync } from 'node:fs';
+import { closeSync, openSync, writeFileSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
 
 const alignment = 32;
 const types = { uint32: 4, int32: 5, float32: 6, string: 8, array: 9 };
@@ -149,6 +150,14 @@ function header(s, tensors) {
   }
   const buffer = out.buffer();
   return Buffer.concat([buffer, Buffer.alloc((alignment - (buffer.length % alignment)) % alignment)]);
+}
+
+// For a machine without Node: the header and, a line a tensor, its kind and bytes; gguf-body.py writes the rest there.
+export function writePlan(folder, shape) {
+  const tensors = tensorsOf(shape);
+  writeFileSync(join(folder, 'header.bin'), header(shape, tensors));
+  const lines = tensors.map((t) => `${t.type === ggmlType.f32 ? 'ones' : 'q4_0'} ${t.bytes}`);
+  writeFileSync(join(folder, 'plan.txt'), `${lines.join('\n')}\n`);
 }
 
 // Random nibbles under one small scale (0.0010 as f16), so that activations stay finite.

@@ -136,6 +136,7 @@ Result<BoundGate> bind(const GateSpec& s, const DeviceInfo& i) { return bind_one
 Result<BoundAdd> bind(const AddSpec& s, const DeviceInfo& i) { return bind_one("add", s, i, add_implementations(i.kind)); }
 Result<BoundGather> bind(const GatherSpec& s, const DeviceInfo& i) { return bind_one("gather", s, i, gather_implementations(i.kind)); }
 Result<BoundAttention> bind(const AttentionSpec& s, const DeviceInfo& i) {
+  if (s.int8_products && i.kind != DeviceKind::cpu) return unsupported("attention with int8 products exists on CPUs only");
   return bind_one("attention", s, i, attention_implementations(i.kind));
 }
 Result<BoundVisionAttention> bind(const VisionAttentionSpec& s, const DeviceInfo& i) {

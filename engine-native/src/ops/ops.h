@@ -182,6 +182,8 @@ struct GatherParams {
 
 // ---- Attention over the paged KV pool --------------------------------------------------------------------------------
 
+inline constexpr int int8_chunk_tokens = 64;
+
 enum class KvFormat : uint8_t { f32, f16, bf16, int8 };  // int8: K rotated by a Hadamard matrix, one f32 scale a token and head
 
 // One layer's K and V: [blocks, kv_heads, kv_block_tokens, head_dim] each; int8 scales [blocks, kv_heads, kv_block_tokens].
@@ -197,6 +199,9 @@ struct AttentionSpec {
   float scale = 0;            // 1/sqrt(head_dim) unless the model says otherwise
   int window = 0;             // sliding window in tokens, 0 = none
   KvFormat kv = KvFormat::f16;
+  // W8A8: both products in int8, with kv int8 only. Queries (scaled, turned, rotated) are rounded a row and head; weights
+  // times V's scales are rounded a query and chunk of int8_chunk_tokens tokens, chunks counted from token 0.
+  bool int8_products = false;
   DType type = DType::f32;    // of qkv and out
   // Rope and q/k norm, applied before the write.
   int rope_dims = 0;          // leading dims of a head that turn; 0 = none

@@ -1,6 +1,7 @@
 // Attention: every implementation against plain softmax(q k^T) v in float64, over ragged batches in a paged pool.
 #include <algorithm>
 
+#include "kernels/cpu/scalar.h"
 #include "ops/bind.h"
 #include "support.h"
 
@@ -203,6 +204,51 @@ std::vector<double> expected(const Scene& c, int row, int head) {
   return out;
 }
 
+// Rounds to int8 values of one scale, as scalar.h defines it; returns the scale.
+double round_all(std::vector<double>& x) {
+  float amax = 0;
+  for (double v : x) amax = std::max(amax, std::fabs(static_cast<float>(v)));
+  const auto by = kernels::cpu::int8_scale(amax);
+  for (double& v : x) v = kernels::cpu::to_int8(static_cast<float>(v), by.inverse);
+  return by.scale;
+}
+
+// The same with both products in int8: AttentionSpec::int8_products.
+std::vector<double> expected_int8(const Scene& c, int row, int head) {
+  const AttentionSpec& s = c.s;
+  std::vector<double> q = rotate(norm_and_rope(c, row, head, c.q_norm), s.head_dim), out(s.head_dim);
+  for (double& x : q) x *= s.scale;
+  const double q_scale = round_all(q);
+  const int sequence = c.row_sequence[row], kv_head = head / (s.heads / s.kv_heads);
+  const int last = c.shape[sequence].past + row - c.row_begin[sequence], first = s.window > 0 ? std::max(0, last - s.window + 1) : 0;
+  const auto* values = reinterpret_cast<const int8_t*>(c.v.data());
+  double best = -INFINITY, total = 0;
+  for (int begin = first / int8_chunk_tokens * int8_chunk_tokens; begin <= last; begin += int8_chunk_tokens) {
+    std::vector<double> weights;
+    std::vector<int64_t> at;
+    double high = best;
+    for (int t = std::max(begin, first); t < begin + int8_chunk_tokens && t <= last; ++t) {
+      at.push_back(pool_row(c, sequence, t, kv_head));
+      double dot = 0;
+      for (int d = 0; d < s.head_dim; ++d) dot += q[d] * q_scale * pool_value(c, c.k, c.k_scale, at.back(), d);
+      weights.push_back(dot), high = std::max(high, dot);
+    }
+    const double shrink = std::exp(best - high);
+    best = high, total *= shrink;
+    for (size_t i = 0; i < weights.size(); ++i) {
+      total += weights[i] = std::exp(weights[i] - best);
+      weights[i] *= c.v_scale[at[i]];
+    }
+    const double scale = round_all(weights);
+    for (int d = 0; d < s.head_dim; ++d) {
+      out[d] *= shrink;
+      for (size_t i = 0; i < at.size(); ++i) out[d] += weights[i] * scale * values[at[i] * s.head_dim + d];
+    }
+  }
+  for (double& x : out) x /= total;
+  return out;
+}
+
 // What the step wrote to the pool is what q/k norm, rope and the format say.
 void check_written(const Scene& c) {
   const AttentionSpec& s = c.s;
@@ -277,6 +323,47 @@ TEST(Attention, FormatsAndShapes) {
       }
     }
   }
+}
+
+// Sums are exact integers, so results differ from float64's by rounding alone, but where a value lies so near the middle
+// of two int8 steps that its last bit decides: one step of one element of a chunk then, in very few rows.
+TEST(Attention, Int8Products) {
+  for (const auto& [heads, kv_heads, dim, window] : {std::tuple{4, 4, 64, 0}, {6, 2, 48, 0}, {8, 1, 128, 0}, {4, 2, 32, 40}, {2, 1, 12, 0}, {2, 2, 256, 0}}) {
+    AttentionSpec s = basic(heads, kv_heads, dim);
+    s.kv = KvFormat::int8, s.int8_products = true, s.window = window;
+    Scene before = make_scene(s, mixed, dim);
+    fill_past(before, dim + 1);
+    for_each_taker(attention_implementations(cpu), s, one_thread().info, [&](const auto& kernel) {
+      std::vector<std::vector<uint8_t>> outputs;
+      for (Cpu* on : {&one_thread(), &three_threads()}) {
+        Scene c = before;
+        std::vector<uint8_t> workspace(kernel.workspace_bytes(s, c.rows, on->info), 0xff);
+        Buffer out(s.type, static_cast<size_t>(c.rows) * s.heads * s.head_dim);
+        AttentionParams p = params_of(c);
+        p.workspace = workspace.data(), p.out = out.data(), p.out_stride = s.heads * s.head_dim;
+        kernel.run(s, p, on->stream);
+        Scene source = before;
+        source.k = c.k, source.v = c.v, source.k_scale = c.k_scale, source.v_scale = c.v_scale;
+        int flipped = 0;
+        for (int i = 0; i < c.rows * s.heads; ++i) {
+          const std::vector<double> want = expected_int8(source, i / s.heads, i % s.heads);
+          double worst = 0;
+          for (int d = 0; d < s.head_dim; ++d) worst = std::max(worst, std::fabs(out.get(static_cast<size_t>(i) * s.head_dim + d) - want[d]));
+          flipped += worst > 3e-5;
+          ASSERT_LE(worst, 0.1) << "row " << i / s.heads << " head " << i % s.heads;
+        }
+        EXPECT_LE(flipped, 1 + c.rows * s.heads / 50);
+        outputs.push_back(out.bytes);
+      }
+      EXPECT_EQ(outputs[0], outputs[1]) << "the result depends on the number of threads";
+    });
+  }
+}
+
+TEST(Attention, Int8ProductsNeedInt8KeysAndValues) {
+  AttentionSpec s = basic(2, 1, 16);
+  s.int8_products = true;
+  EXPECT_EQ(bind(s, one_thread().info).status().code(), Code::unsupported);
 }
 
 TEST(Attention, LargeHeads) {

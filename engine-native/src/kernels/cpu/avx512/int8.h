@@ -5,13 +5,16 @@
 
 namespace hearth::kernels::cpu::HEARTH_ISA {
 
-constexpr int prefetch_bytes = 2048;
+// How far a stream is read ahead: with one stream a worker, and with each of two (pair()).
+constexpr int prefetch_bytes = 2048, prefetch_pair_bytes = 1024;
 
 HEARTH_INLINE __m512i broadcast4(const int8_t* p) {
   int32_t four;
   std::memcpy(&four, p, 4);
   return _mm512_set1_epi32(four);
 }
+
+HEARTH_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
 
 // tile<R> for a number of rows known only now.
 template <class Kernel>
@@ -34,15 +37,86 @@ HEARTH_INLINE __m512i correction(__m512i zeros, int32_t sum) {
   return symmetric ? _mm512_set1_epi32(sum) : _mm512_madd_epi16(zeros, _mm512_set1_epi32(sum));
 }
 
+HEARTH_INLINE __m512 group_scales(const uint8_t* block, const W4Layout& layout, int g) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + layout.scales) + g));
+}
+HEARTH_INLINE __m512i group_zeros(const uint8_t* block, const W4Layout& layout, int g) {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block + layout.zeros) + g));
+}
+
+// A panel goes over a block in stretches of groups: a stretch is decoded to bytes once, then met by every tile of rows.
+struct Stretch {
+  int begin, end;            // groups
+  bool last;                 // of the block
+  const uint8_t* next;       // quants of the stretch after this one, be it of the next block: to read ahead
+  const uint8_t* next_scales;  // the part of the next block's scales to read ahead
+};
+
+constexpr int scratch_inputs = 2048;  // of a stretch at most: 32 KiB of bytes
+
+// body(stretch) for each. Few rows: short stretches, so that memory and multipliers take turns often.
+template <int group, class Body>
+HEARTH_INLINE void for_each_stretch(const uint8_t* block, const W4Layout& layout, int groups, int rows, Body body) {
+  const int step = (rows <= panel_tile_rows ? scratch_inputs / 4 : scratch_inputs) / group;
+  for (int begin = 0; begin < groups; begin += step) {
+    const int end = begin + step < groups ? begin + step : groups;
+    const uint8_t* next = end < groups ? block + layout.quants + static_cast<size_t>(end) * group * 8 : block + layout.bytes + layout.quants;
+    body(Stretch{begin, end, end == groups, next, block + layout.bytes + static_cast<size_t>(begin) * 2 * block_rows});
+  }
+}
+
+template <int subgroups>
+HEARTH_INLINE void prefetch_group(const Stretch& stretch, int g) {
+  prefetch(stretch.next_scales + static_cast<size_t>(g - stretch.begin) * 2 * block_rows);
+#pragma GCC unroll 16
+  for (int line = 0; line < 4 * subgroups; ++line) prefetch(stretch.next + static_cast<size_t>((g - stretch.begin) * 4 * subgroups + line) * 64);
+}
+
 template <int subgroups, bool symmetric>
 struct W4Vnni {
-  static constexpr int rows_max = 8;
+  static constexpr int rows_max = 8, panel_rows_min = 8, group = 32 * subgroups;
   int in;
   W4Layout layout;
 
   explicit W4Vnni(const ops::LinearSpec& s) : in(s.in), layout(w4_layout(s.in, s.group, s.symmetric)) {}
   size_t block_bytes() const { return layout.bytes; }
   void tile(const uint8_t* block, const Operands& o, int rows, float* out) const { tile_of_rows(*this, block, o, rows, out); }
+
+  // total + (dot - zero * sum of activations) * scales of group g.
+  HEARTH_INLINE __m512 add_group(const uint8_t* block, const W4Layout& layout, int g, __m512i dot, int32_t sum, float scale, __m512 total) {
+    __m512i zeros = _mm512_setzero_si512();
+    if constexpr (!symmetric) zeros = group_zeros(block, layout, g);
+    const __m512i d = _mm512_sub_epi32(dot, correction<symmetric>(zeros, sum));
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(d), _mm512_mul_ps(group_scales(block, layout, g), _mm512_set1_ps(scale)), total);
+  }
+
+  // One row against two blocks side by side: two streams keep DRAM busier than one, and share the broadcasts.
+  __attribute__((noinline)) void pair(const uint8_t* const (&block)[2], const Operands& o, float* const (&out)[2]) const {
+    const __m512i low = _mm512_set1_epi8(15);
+    const int8_t* q = o.q;
+    const uint8_t* quants[2] = {block[0] + layout.quants, block[1] + layout.quants};
+    __m512 total[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    for (int g = 0; g < in / group; ++g) {
+      __m512i dot[2][2];
+      for (auto& d : dot) d[0] = d[1] = _mm512_setzero_si512();
+#pragma GCC unroll 16
+      for (int chunk = 0; chunk < 4 * subgroups; ++chunk) {
+        const __m512i first = broadcast4(q + chunk * 8), second = broadcast4(q + chunk * 8 + 4);
+#pragma GCC unroll 2
+        for (int b = 0; b < 2; ++b) {
+          const __m512i w = _mm512_loadu_si512(quants[b] + chunk * 64);
+          prefetch(quants[b] + chunk * 64 + prefetch_pair_bytes);
+          dot[b][0] = _mm512_dpbusd_epi32(dot[b][0], _mm512_and_si512(w, low), first);
+          dot[b][1] = _mm512_dpbusd_epi32(dot[b][1], _mm512_and_si512(_mm512_srli_epi16(w, 4), low), second);
+        }
+      }
+      q += group, quants[0] += group * 8, quants[1] += group * 8;
+      for (int b = 0; b < 2; ++b) {
+        total[b] = add_group(block[b], layout, g, _mm512_add_epi32(dot[b][0], dot[b][1]), o.sum[g], o.scale[g], total[b]);
+      }
+    }
+    for (int b = 0; b < 2; ++b) _mm512_storeu_ps(out[b], _mm512_mul_ps(total[b], _mm512_loadu_ps(block[b])));
+  }
 
   template <int R>
   __attribute__((noinline)) void rows_tile(const uint8_t* block, const Operands& o, float* out) const {
@@ -51,32 +125,85 @@ struct W4Vnni {
     const int8_t* q = o.q;
     __m512 total[R];
     for (int r = 0; r < R; ++r) total[r] = _mm512_setzero_ps();
-    for (int g = 0; g < in / (32 * subgroups); ++g) {
+    for (int g = 0; g < in / group; ++g) {
       // Two sums a row while registers last: vpdpbusd takes five cycles to give its sum to the next.
       constexpr int chains = R <= 4 ? 2 : 1;
       __m512i dot[R][2];
       for (int r = 0; r < R; ++r) dot[r][0] = dot[r][1] = _mm512_setzero_si512();
       for (int chunk = 0; chunk < 4 * subgroups; ++chunk, quants += 64, q += 8) {
         const __m512i w = _mm512_loadu_si512(quants);
-        _mm_prefetch(reinterpret_cast<const char*>(quants + prefetch_bytes), _MM_HINT_T0);
+        prefetch(quants + prefetch_bytes);
         const __m512i first = _mm512_and_si512(w, low), second = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);
         for (int r = 0; r < R; ++r) {
           dot[r][0] = _mm512_dpbusd_epi32(dot[r][0], first, broadcast4(q + r * o.q_stride));
           dot[r][chains - 1] = _mm512_dpbusd_epi32(dot[r][chains - 1], second, broadcast4(q + r * o.q_stride + 4));
         }
       }
-      const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + layout.scales) + g));
-      __m512i zeros = _mm512_setzero_si512();
-      if constexpr (!symmetric) zeros = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block + layout.zeros) + g));
       for (int r = 0; r < R; ++r) {
         const __m512i sum = chains == 2 ? _mm512_add_epi32(dot[r][0], dot[r][1]) : dot[r][0];
-        const __m512i d = _mm512_sub_epi32(sum, correction<symmetric>(zeros, o.sum[r * o.group_stride + g]));
-        const __m512 by = _mm512_mul_ps(scale, _mm512_set1_ps(o.scale[r * o.group_stride + g]));
-        total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(d), by, total[r]);
+        total[r] = add_group(block, layout, g, sum, o.sum[r * o.group_stride + g], o.scale[r * o.group_stride + g], total[r]);
       }
     }
     const __m512 factor = _mm512_loadu_ps(block);
     for (int r = 0; r < R; ++r) _mm512_storeu_ps(out + r * block_rows, _mm512_mul_ps(total[r], factor));
+  }
+
+  // `chunks` of 8 inputs of 16 outputs, nibbles to bytes.
+  HEARTH_INLINE void decode(const uint8_t* quants, int chunks, uint8_t* to) {
+    const __m512i low = _mm512_set1_epi8(15);
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      const __m512i w = _mm512_loadu_si512(quants + chunk * 64);
+      _mm512_store_si512(to + chunk * 128, _mm512_and_si512(w, low));
+      _mm512_store_si512(to + chunk * 128 + 64, _mm512_and_si512(_mm512_srli_epi16(w, 4), low));
+    }
+  }
+
+  void panel(const uint8_t* block, const PanelOperands& o, int rows, float* out) const {
+    alignas(64) uint8_t weights[scratch_inputs * block_rows];
+    for_each_stretch<group>(block, layout, in / group, rows, [&](const Stretch& stretch) {
+      decode(block + layout.quants + static_cast<size_t>(stretch.begin) * group * 8, (stretch.end - stretch.begin) * 4 * subgroups, weights);
+      for (int row = 0; row < rows; row += 8) eight_rows(block, weights, o, row, stretch, out + row * block_rows);
+    });
+  }
+
+  // Rows [row, row + 8) over the decoded stretch, added to out; set at a block's first, scaled at its last.
+  __attribute__((noinline)) void eight_rows(const uint8_t* block, const uint8_t* weights, const PanelOperands& o, int row,
+                                            const Stretch& stretch, float* out) const {
+    const int tile = row / panel_tile_rows, lane = row % panel_tile_rows;
+    const int8_t* q_tile = o.q + tile * o.q_tile + lane * 64;
+    const float* scale = o.scale + tile * o.group_tile + lane;
+    const int32_t* negated_sum = o.sum + tile * o.group_tile + lane;
+    __m512 total[8];
+#pragma GCC unroll 8
+    for (int r = 0; r < 8; ++r) total[r] = stretch.begin == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(out + r * block_rows);
+    for (int g = stretch.begin; g < stretch.end; ++g) {
+      if (row == 0) prefetch_group<subgroups>(stretch, g);
+      __m512i dot[8];
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; ++r) {
+        dot[r] = _mm512_set1_epi32(negated_sum[g * panel_tile_rows + r]);
+        if constexpr (!symmetric) dot[r] = _mm512_madd_epi16(group_zeros(block, layout, g), dot[r]);
+      }
+      for (int sub = 0; sub < subgroups; ++sub) {
+        const int at = g * group + sub * 32;
+        const int8_t* q = q_tile + at / 64 * 1024 + at % 64;
+#pragma GCC unroll 8
+        for (int four = 0; four < 8; ++four, weights += 64) {
+          const __m512i w = _mm512_load_si512(weights);
+#pragma GCC unroll 8
+          for (int r = 0; r < 8; ++r) dot[r] = _mm512_dpbusd_epi32(dot[r], w, broadcast4(q + r * 64 + four * 4));
+        }
+      }
+      const __m512 scales = group_scales(block, layout, g);
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; ++r) {
+        const __m512 by = _mm512_mul_ps(scales, _mm512_set1_ps(scale[g * panel_tile_rows + r]));
+        total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r]), by, total[r]);
+      }
+    }
+    const __m512 factor = _mm512_loadu_ps(block);
+#pragma GCC unroll 8
+    for (int r = 0; r < 8; ++r) _mm512_storeu_ps(out + r * block_rows, stretch.last ? _mm512_mul_ps(total[r], factor) : total[r]);
   }
 };
 

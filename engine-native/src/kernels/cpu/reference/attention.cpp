@@ -14,6 +14,7 @@ const char* attention_declines(const AttentionSpec& s, const DeviceInfo&) {
   if (!is_float(s.type)) return "types are f32, f16 or bf16";
   if (s.kv_heads <= 0 || s.heads % s.kv_heads != 0) return "kv_heads must divide heads";
   if (s.rope_dims % 2 != 0 || s.rope_dims > s.head_dim) return "rope_dims must be even and at most head_dim";
+  if (s.int8_products && s.kv != KvFormat::int8) return "int8 products need int8 K and V";
   return nullptr;
 }
 
@@ -130,6 +131,60 @@ void attend(const AttentionSpec& s, const AttentionParams& p, int row, int head,
   for (int i = 0; i < s.head_dim; ++i) store(out, s.type, static_cast<int64_t>(head) * s.head_dim + i, sum[i] * factor);
 }
 
+// x rounded to int8 values (still floats); returns their scale.
+float round_to_int8(float* x, int count) {
+  float amax = 0;
+  for (int i = 0; i < count; ++i) amax = std::fmax(amax, std::fabs(x[i]));
+  const Int8Scale by = int8_scale(amax);
+  for (int i = 0; i < count; ++i) x[i] = to_int8(x[i], by.inverse);
+  return by.scale;
+}
+
+// The same with both products in int8 (AttentionSpec::int8_products), a chunk of tokens at a time. `q` is overwritten.
+void attend_int8(const AttentionSpec& s, const AttentionParams& p, int row, int head, float* q, float* sum) {
+  const Batch& b = p.batch;
+  const int sequence = b.row_sequence[row], kv_head = head / (s.heads / s.kv_heads), dim = s.head_dim;
+  const int last = b.context[sequence] - (b.row_begin[sequence + 1] - row);
+  const int first = s.window > 0 && last - s.window + 1 > 0 ? last - s.window + 1 : 0;
+  const auto* keys = static_cast<const int8_t*>(p.kv.k);
+  const auto* values = static_cast<const int8_t*>(p.kv.v);
+  for (int i = 0; i < dim; ++i) q[i] *= s.scale;
+  const float q_scale = round_to_int8(q, dim);
+  float best = -INFINITY, total = 0;
+  for (int i = 0; i < dim; ++i) sum[i] = 0;
+  for (int begin = first / int8_chunk_tokens * int8_chunk_tokens; begin <= last; begin += int8_chunk_tokens) {
+    int64_t at[int8_chunk_tokens];
+    float weight[int8_chunk_tokens] = {};
+    const int from = begin < first ? first - begin : 0, to = last - begin + 1 < int8_chunk_tokens ? last - begin + 1 : int8_chunk_tokens;
+    float high = best;
+    for (int t = from; t < to; ++t) {
+      const int64_t block = b.block_table[static_cast<int64_t>(sequence) * b.block_table_stride + (begin + t) / kv_block_tokens];
+      at[t] = kv_row(s, block * kv_block_tokens + (begin + t) % kv_block_tokens, kv_head);
+      int32_t dot = 0;
+      for (int i = 0; i < dim; ++i) dot += static_cast<int32_t>(q[i]) * keys[at[t] * dim + i];
+      weight[t] = static_cast<float>(dot) * (q_scale * p.kv.k_scale[at[t]]);
+      high = std::fmax(high, weight[t]);
+    }
+    const float shrink = std::exp(best - high);
+    best = high;
+    total *= shrink;
+    for (int t = from; t < to; ++t) {
+      weight[t] = std::exp(weight[t] - best);
+      total += weight[t];
+      weight[t] *= p.kv.v_scale[at[t]];
+    }
+    const float scale = round_to_int8(weight, int8_chunk_tokens);
+    for (int i = 0; i < dim; ++i) {
+      int32_t dot = 0;
+      for (int t = from; t < to; ++t) dot += static_cast<int32_t>(weight[t]) * values[at[t] * dim + i];
+      sum[i] = sum[i] * shrink + static_cast<float>(dot) * scale;
+    }
+  }
+  void* out = row_of(p.out, s.type, p.out_stride, row);
+  const float factor = total > 0 ? 1.0f / total : 0.0f;
+  for (int i = 0; i < dim; ++i) store(out, s.type, static_cast<int64_t>(head) * dim + i, sum[i] * factor);
+}
+
 void attention_run(const AttentionSpec& s, const AttentionParams& p, Stream& stream) {
   auto* queries = static_cast<float*>(p.workspace);
   auto* sums = reinterpret_cast<float*>(static_cast<uint8_t*>(p.workspace) + query_bytes(s, p.batch.rows));
@@ -145,7 +200,8 @@ void attention_run(const AttentionSpec& s, const AttentionParams& p, Stream& str
     const Range items = share(p.batch.rows * s.heads, worker, size);
     for (int item = items.begin; item < items.end; ++item) {
       const int64_t at = static_cast<int64_t>(item) * s.head_dim;
-      attend(s, p, item / s.heads, item % s.heads, queries + at, sums + at);
+      if (s.int8_products) attend_int8(s, p, item / s.heads, item % s.heads, queries + at, sums + at);
+      else attend(s, p, item / s.heads, item % s.heads, queries + at, sums + at);
     }
   });
 }

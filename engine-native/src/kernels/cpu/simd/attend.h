@@ -2,7 +2,7 @@
 // Online softmax over chunks of 64 tokens (Milakov and Gimelshein 2018), sums in f32.
 #pragma once
 
-#include "kernels/cpu/simd/vec.h"
+#include "kernels/cpu/simd/rows.h"
 
 namespace hearth::kernels::cpu::HEARTH_ISA {
 
@@ -23,7 +23,7 @@ struct Run {
 };
 
 struct Query {
-  const float* q;   // [head_dim], scaled
+  const float* q;   // [head_dim], scaled; with int8 products int16 [head_dim] in its place, scale in the last float
   int first, last;  // tokens it sees
 };
 
@@ -33,6 +33,9 @@ struct Tile {
   Query query[tile_queries];
   float best[tile_queries], total[tile_queries], shrink[tile_queries];
   alignas(64) float score[tile_queries][chunk_tokens];
+  // int8 products: each query's scale, and a chunk's weights times V's scales as int8 values with their scale.
+  float query_scale[tile_queries], weight_scale[tile_queries];
+  alignas(64) int16_t weight[tile_queries][chunk_tokens];
   alignas(64) float out[tile_queries][head_dim_max];
 };
 
@@ -144,6 +147,77 @@ __attribute__((noinline)) void attend_chunk(Tile& t, int begin, const Run<T>* ru
   for (; m + 4 <= t.queries; m += 4) gather_all<4>(t, m, runs, count);
   for (; m + 2 <= t.queries; m += 2) gather_all<2>(t, m, runs, count);
   if (m < t.queries) gather_all<1>(t, m, runs, count);
+}
+
+// ---- Int8 products: exact sums in int32, two inputs (or two tokens) a lane ----
+
+template <int M>
+HEARTH_INLINE void score_run_int8(Tile& t, int m, const Run<int8_t>& run, int at) {
+  for (int i = 0; i < run.count; ++i) {
+    const int8_t* k = run.k + i * t.stride;
+    I dot[M] = {};
+    for (int d = 0; d < t.head_dim; d += 2 * lanes) {
+      const I key = widen_pairs(k + d);
+      for (int j = 0; j < M; ++j) dot[j] += multiply_pairs(load_i32(reinterpret_cast<const int16_t*>(t.query[m + j].q) + d), key);
+    }
+    for (int j = 0; j < M; ++j) t.score[m + j][at + i] = static_cast<float>(sum(dot[j])) * (t.query_scale[m + j] * run.k_scale[i]);
+  }
+}
+
+// The chunk's weights times V's scales, rounded.
+HEARTH_INLINE void round_weights(Tile& t, const Run<int8_t>* runs, int count) {
+  for (int m = 0; m < t.queries; ++m) {
+    alignas(64) float scaled[chunk_tokens] = {};
+    for (int r = 0; r < count; ++r) {
+      for (int i = 0; i < runs[r].count; ++i) {
+        // A masked token's scale may be anything.
+        const float weight = t.score[m][r * run_tokens + i];
+        scaled[r * run_tokens + i] = weight > 0 ? weight * runs[r].v_scale[i] : 0.0f;
+      }
+    }
+    const Int8Scale by = int8_scale(largest_magnitude(scaled, chunk_tokens));
+    t.weight_scale[m] = by.scale;
+    for (int i = 0; i < chunk_tokens; i += lanes) store_u16(t.weight[m] + i, reinterpret_cast<U>(round_to_int(load(scaled + i) * by.inverse)) & 0xffffu);
+  }
+}
+
+template <int M>
+HEARTH_INLINE void gather_values_int8(Tile& t, int m, int d, const Run<int8_t>* runs, int count) {
+  I dot[M] = {};
+  for (int r = 0; r < count; ++r) {
+    for (int i = 0; i < runs[r].count; i += 2) {
+      // The token after an odd last one has weight 0.
+      const int8_t* v = runs[r].v + i * t.stride + d;
+      const I pair = zip_pairs(v, v + t.stride);
+      for (int j = 0; j < M; ++j) {
+        int32_t weights;
+        std::memcpy(&weights, t.weight[m + j] + r * run_tokens + i, 4);
+        dot[j] += multiply_pairs(splat(weights), pair);
+      }
+    }
+  }
+  for (int j = 0; j < M; ++j) {
+    float* out = t.out[m + j] + d;
+    store(out, load(out) * t.shrink[m + j] + to_f32(dot[j]) * t.weight_scale[m + j]);
+  }
+}
+
+// One chunk from a multiple of chunk_tokens on.
+__attribute__((noinline)) static void attend_chunk_int8(Tile& t, int begin, const Run<int8_t>* runs, int count) {
+  int tokens = 0;
+  for (int r = 0; r < count; ++r) {
+    int m = 0;
+    for (; m + 4 <= t.queries; m += 4) score_run_int8<4>(t, m, runs[r], tokens);
+    for (; m < t.queries; ++m) score_run_int8<1>(t, m, runs[r], tokens);
+    tokens += runs[r].count;
+  }
+  soften(t, begin, tokens);
+  round_weights(t, runs, count);
+  for (int d = 0; d < t.head_dim; d += lanes) {
+    int m = 0;
+    for (; m + 4 <= t.queries; m += 4) gather_values_int8<4>(t, m, d, runs, count);
+    for (; m < t.queries; ++m) gather_values_int8<1>(t, m, d, runs, count);
+  }
 }
 
 template <class O>

@@ -20,6 +20,8 @@ const char* attention_declines(const AttentionSpec& s, const DeviceInfo& info) {
   if (!is_float(s.type)) return "types are f32, f16 or bf16";
   if (s.head_dim % lanes != 0) return "head_dim is not a multiple of the vector";
   if (s.head_dim > head_dim_max) return "head_dim is over 256";
+  if (s.int8_products && s.kv != KvFormat::int8) return "int8 products need int8 K and V";
+  if (s.int8_products && s.head_dim % (2 * lanes) != 0) return "int8 products need head_dim in pairs of vectors";
   if (s.kv_heads <= 0 || s.heads % s.kv_heads != 0) return "kv_heads must divide heads";
   if (s.rope_dims % 2 != 0 || s.rope_dims > s.head_dim) return "rope_dims must be even and at most head_dim";
   return nullptr;
@@ -122,6 +124,15 @@ void write_head(const AttentionSpec& s, void* pool, float* scales, int64_t row, 
   }
 }
 
+// A query as int16 values of int8 size in its own place, the scale in its last float (head_dim is at least 8).
+HEARTH_INLINE void round_query(float* q, int head_dim) {
+  const Int8Scale by = int8_scale(largest_magnitude(q, head_dim));
+  alignas(64) int16_t rounded[head_dim_max];
+  for (int d = 0; d < head_dim; d += lanes) store_u16(rounded + d, reinterpret_cast<U>(round_to_int(load(q + d) * by.inverse)) & 0xffffu);
+  std::memcpy(q, rounded, 2 * static_cast<size_t>(head_dim));
+  q[head_dim - 1] = by.scale;
+}
+
 // Head `part` of a row: a query to the workspace, or (from `heads` on) a KV head's key and value to the pool.
 template <class X>
 void prepare_part(const AttentionSpec& s, const AttentionParams& p, const Turn& turn, int row, int part, float* queries) {
@@ -132,6 +143,7 @@ void prepare_part(const AttentionSpec& s, const AttentionParams& p, const Turn& 
     read_head(qkv + static_cast<int64_t>(part) * dim, dim, q);
     prepare_head(s, turn, p.q_norm, q);
     for (int d = 0; d < dim; d += lanes) store(q + d, load(q + d) * s.scale);
+    if (s.int8_products) round_query(q, dim);
     return;
   }
   const int32_t slot = p.batch.kv_slot[row];
@@ -186,7 +198,9 @@ void attend(const AttentionSpec& s, const AttentionParams& p, Tile& t, int seque
   t.stride = s.head_dim;
   start(t);
   const int32_t* table = p.batch.block_table + static_cast<int64_t>(sequence) * p.batch.block_table_stride;
-  for (int begin = first / run_tokens * run_tokens; begin <= last; begin += chunk_tokens) {
+  const int step = s.int8_products ? chunk_tokens : run_tokens;
+  for (int m = 0; s.int8_products && m < t.queries; ++m) t.query_scale[m] = t.query[m].q[s.head_dim - 1];
+  for (int begin = first / step * step; begin <= last; begin += chunk_tokens) {
     Run<T> runs[chunk_runs];
     int count = 0;
     for (int token = begin; token <= last && count < chunk_runs; token += run_tokens, ++count) {
@@ -194,6 +208,12 @@ void attend(const AttentionSpec& s, const AttentionParams& p, Tile& t, int seque
       const int tokens = last - token + 1 < run_tokens ? last - token + 1 : run_tokens;
       runs[count] = {static_cast<const T*>(p.kv.k) + row * s.head_dim, static_cast<const T*>(p.kv.v) + row * s.head_dim,
                      sizeof(T) == 1 ? p.kv.k_scale + row : nullptr, sizeof(T) == 1 ? p.kv.v_scale + row : nullptr, tokens};
+    }
+    if constexpr (sizeof(T) == 1) {
+      if (s.int8_products) {
+        attend_chunk_int8(t, begin, runs, count);
+        continue;
+      }
     }
     attend_chunk(t, begin, runs, count);
   }

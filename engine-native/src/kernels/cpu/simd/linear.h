@@ -27,11 +27,23 @@ HEARTH_INLINE Operands from_row(const Operands& all, int row) {
   return o;
 }
 
+// Operands of a panel kernel, in tiles of 16 rows so that every address is one pointer and a constant: q is
+// [tiles][inputs / 64][16 rows][64 inputs] (an AMX tile is contiguous), scale and sum are [tiles][groups][16 rows].
+// `sum` is the zero point's correction, negated: -8 sum(q) when the weights are symmetric, else -sum(q).
+constexpr int panel_tile_rows = 16;
+struct PanelOperands {
+  const int8_t* q; int64_t q_tile;          // bytes of a tile
+  const float* scale; const int32_t* sum; int64_t group_tile;  // elements of a tile
+};
+
 // Offsets of the operands in the workspace.
 struct Scratch {
   size_t scale = 0, sum = 0, x = 0, bytes = 0;
   int64_t q_stride = 0, group_stride = 0;
   bool copies_x = false;  // exact rows that need norm or widening
+
+  // Never more than 16 * q_stride.
+  int64_t panel_tile_bytes(const ops::LinearSpec& s) const { return static_cast<int64_t>((s.in + 63) / 64) * 64 * panel_tile_rows; }
 
   Scratch(const ops::LinearSpec& s, int rows) {
     const size_t r = static_cast<size_t>(rows);
@@ -50,13 +62,43 @@ struct Scratch {
   }
 };
 
-// Rows the workspace has room for: one a worker at least, for the unshared preparation.
-HEARTH_INLINE int scratch_rows(int rows, int workers) { return rows > workers ? rows : workers; }
+// Rows the workspace has room for: one a worker at least, for the unshared preparation; several rows in whole panel tiles.
+HEARTH_INLINE int scratch_rows(int rows, int workers) {
+  const int whole = rows > 1 ? (rows + panel_tile_rows - 1) / panel_tile_rows * panel_tile_rows : rows;
+  return whole > workers ? whole : workers;
+}
 
 inline size_t linear_workspace(const ops::LinearSpec& spec, int max_rows, const ops::DeviceInfo& info) {
   return Scratch(spec, scratch_rows(max_rows, info.threads)).bytes;
 }
 
+// A row quantised into its panel tile (PanelOperands). The last row of a step fills the lanes after it with scale 0.
+HEARTH_INLINE void quantise_to_panel(const ops::LinearSpec& s, const Scratch& at, uint8_t* base, int row, bool last, const float* x) {
+  const int tile = row / panel_tile_rows, lane = row % panel_tile_rows;
+  const int64_t first = tile * at.group_stride * panel_tile_rows + lane;
+  float* scale = reinterpret_cast<float*>(base + at.scale) + first;
+  int32_t* sums = reinterpret_cast<int32_t*>(base + at.sum) + first;
+  int8_t* q = reinterpret_cast<int8_t*>(base) + tile * at.panel_tile_bytes(s) + lane * 64;
+  const bool by_row = s.activations == ops::ActivationFormat::int8_row;
+  const int span = by_row ? s.in : s.group, zero = by_row ? 1 : s.symmetric ? 8 : 1;
+  for (int g = 0; g < s.in / span; ++g) {
+    const float* from = x + static_cast<int64_t>(g) * span;
+    const Int8Scale by = by_row && s.static_scale > 0 ? Int8Scale{s.static_scale, 1.0f / s.static_scale} : int8_scale(largest_magnitude(from, span));
+    int32_t total = 0;
+    for (int i = 0; i < span; i += 64) {
+      const int at_input = g * span + i, count = span - i < 64 ? span - i : 64;
+      total += quantise(from + i, count, by_row ? 64 : count, by.inverse, q + at_input / 64 * 1024 + at_input % 64);
+    }
+    scale[g * panel_tile_rows] = by.scale;
+    sums[g * panel_tile_rows] = -zero * total;
+    for (int pad = 1; last && lane + pad < panel_tile_rows; ++pad) {
+      scale[g * panel_tile_rows + pad] = 0;
+      sums[g * panel_tile_rows + pad] = 0;
+    }
+  }
+}
+
+template <bool panel = false>
 HEARTH_INLINE void prepare_row(const ops::LinearSpec& s, const ops::LinearParams& p, const Scratch& at, uint8_t* base, int from,
                                int to) {
   float* wide = reinterpret_cast<float*>(base + at.x) + static_cast<int64_t>(to) * s.in;
@@ -75,6 +117,7 @@ HEARTH_INLINE void prepare_row(const ops::LinearSpec& s, const ops::LinearParams
     x = wide;
   }
   if (s.activations == ops::ActivationFormat::exact) return;
+  if constexpr (panel) return quantise_to_panel(s, at, base, from, from == p.rows - 1, x);
   int8_t* q = reinterpret_cast<int8_t*>(base) + to * at.q_stride;
   float* scale = reinterpret_cast<float*>(base + at.scale) + to * at.group_stride;
   int32_t* sums = reinterpret_cast<int32_t*>(base + at.sum) + to * at.group_stride;
@@ -184,6 +227,45 @@ concept PairKernel = requires(const Kernel& k, const Operands& o, const uint8_t*
   k.pair(blocks, o, outs);
 };
 
+// A kernel that takes a whole panel of rows for one block: panel(block, operands of the first tile, rows, out[rows][16]),
+// out with room for whole tiles. It decodes a block's weights once for all its rows. For panel_rows_min rows and more.
+template <class Kernel>
+concept PanelKernel = requires(const Kernel& k, const uint8_t* block, const PanelOperands& o, int rows, float* out) {
+  k.panel(block, o, rows, out);
+  Kernel::panel_rows_min;
+};
+
+constexpr int panel_rows_max = 256;
+
+// Rows of a panel: its activations stay in the L2 cache (1 MiB and more where these instruction sets are).
+HEARTH_INLINE int rows_of_panel(const ops::LinearSpec& s) {
+  constexpr int cache_bytes = 1 << 20;
+  const int rows = cache_bytes / s.in / panel_tile_rows * panel_tile_rows;
+  return rows < panel_tile_rows ? panel_tile_rows : rows > panel_rows_max ? panel_rows_max : rows;
+}
+
+template <class Kernel>
+HEARTH_INLINE void stream_panels(const ops::LinearSpec& s, const ops::LinearParams& p, const Scratch& at, const uint8_t* base, Range units) {
+  const Kernel kernel(s);
+  const size_t bytes = kernel.block_bytes();
+  const int per_unit = s.gated ? 2 : 1, panel = rows_of_panel(s);
+  alignas(64) float tile[2][panel_rows_max * block_rows];
+  for (int first = 0; first < p.rows; first += panel) {
+    const int rows = p.rows - first < panel ? p.rows - first : panel;
+    const int tiles_before = first / panel_tile_rows;
+    const int64_t groups_before = tiles_before * at.group_stride * panel_tile_rows;
+    const PanelOperands o{reinterpret_cast<const int8_t*>(base) + tiles_before * at.panel_tile_bytes(s), at.panel_tile_bytes(s),
+                          reinterpret_cast<const float*>(base + at.scale) + groups_before,
+                          reinterpret_cast<const int32_t*>(base + at.sum) + groups_before, at.group_stride * panel_tile_rows};
+    for (int unit = units.begin; unit < units.end; ++unit) {
+      const uint8_t* block = static_cast<const uint8_t*>(p.weight) + bytes * per_unit * unit;
+      kernel.panel(block, o, rows, tile[0]);
+      if (s.gated) kernel.panel(block + bytes, o, rows, tile[1]);
+      epilogue(s, p, first, rows, unit * block_rows, tile[0], tile[1]);
+    }
+  }
+}
+
 template <class Kernel>
 HEARTH_INLINE void stream_blocks(const ops::LinearSpec& s, const ops::LinearParams& p, const Operands& all, Range units) {
   if constexpr (PairKernel<Kernel>) {
@@ -215,6 +297,16 @@ HEARTH_INLINE void run_blocked(const ops::LinearSpec& s, const ops::LinearParams
   auto* base = static_cast<uint8_t*>(p.workspace);
   const bool prepared = s.activations == ops::ActivationFormat::exact && !at.copies_x;
   const int units = block_count(s).units;
+  if constexpr (PanelKernel<Kernel>) {
+    if (p.rows >= Kernel::panel_rows_min) {
+      return pool.parallel([&](int worker, int size) {
+        const Range mine = share(p.rows, worker, size);
+        for (int row = mine.begin; row < mine.end; ++row) prepare_row<true>(s, p, at, base, row, row);
+        pool.barrier();
+        stream_panels<Kernel>(s, p, at, base, share(units, worker, size));
+      });
+    }
+  }
   pool.parallel([&](int worker, int size) {
     Operands o = operands_at(s, p, at, base);
     if (p.rows == 1 && !prepared) {

@@ -137,6 +137,35 @@ HEARTH_INLINE float largest(F v) { return vmaxnmvq_f32(reinterpret_cast<float32x
 HEARTH_INLINE bool any(I mask) { return vmaxvq_u32(reinterpret_cast<uint32x4_t>(mask)) != 0; }
 #endif
 
+// int8 in pairs, exact: 2 * lanes values widened to int16 pairs; lanes values of each of two rows side by side; and the
+// sum of a pair's products in each lane.
+#if HEARTH_LANES == 16
+HEARTH_INLINE I widen_pairs(const int8_t* p) { return reinterpret_cast<I>(_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))); }
+HEARTH_INLINE I zip_pairs(const int8_t* a, const int8_t* b) {
+  const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(a)), y = _mm_loadu_si128(reinterpret_cast<const __m128i*>(b));
+  return reinterpret_cast<I>(_mm512_cvtepi8_epi16(_mm256_set_m128i(_mm_unpackhi_epi8(x, y), _mm_unpacklo_epi8(x, y))));
+}
+HEARTH_INLINE I multiply_pairs(I a, I b) { return reinterpret_cast<I>(_mm512_madd_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b))); }
+#elif HEARTH_LANES == 8
+HEARTH_INLINE I widen_pairs(const int8_t* p) { return reinterpret_cast<I>(_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
+HEARTH_INLINE I zip_pairs(const int8_t* a, const int8_t* b) {
+  const __m128i x = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(a)), y = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(b));
+  return reinterpret_cast<I>(_mm256_cvtepi8_epi16(_mm_unpacklo_epi8(x, y)));
+}
+HEARTH_INLINE I multiply_pairs(I a, I b) { return reinterpret_cast<I>(_mm256_madd_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b))); }
+#elif HEARTH_LANES == 4
+HEARTH_INLINE I widen_pairs(const int8_t* p) { return reinterpret_cast<I>(vmovl_s8(vld1_s8(p))); }
+HEARTH_INLINE I zip_pairs(const int8_t* a, const int8_t* b) {
+  int32_t x, y;
+  std::memcpy(&x, a, 4), std::memcpy(&y, b, 4);
+  return reinterpret_cast<I>(vmovl_s8(vzip1_s8(vreinterpret_s8_s32(vdup_n_s32(x)), vreinterpret_s8_s32(vdup_n_s32(y)))));
+}
+HEARTH_INLINE I multiply_pairs(I a, I b) {
+  const int16x8_t x = reinterpret_cast<int16x8_t>(a), y = reinterpret_cast<int16x8_t>(b);
+  return reinterpret_cast<I>(vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y)));
+}
+#endif
+
 // The high halves of the 64-bit products of each lane with c.
 HEARTH_INLINE U multiply_high(U a, uint32_t c) {
 #if HEARTH_LANES == 16
