@@ -290,8 +290,8 @@ Result<int64_t> Loader::free_bytes() {
 
 Status Loader::plan() {
   HEARTH_ASSIGN(const int64_t free, free_bytes());
-  HEARTH_ASSIGN(const MemoryPlan plan, plan_memory(needs, limited(free), options_.kv_tokens));
   const MemoryNeeds needs = memory_needs(limited(free));
+  HEARTH_ASSIGN(const MemoryPlan plan, plan_memory(needs, limited(free), options_.kv_tokens));
   model_->memory_ = plan.lines;
   model_->info_.kv_blocks = plan.kv_blocks;
   step_limits_.blocks = plan.kv_blocks;
