@@ -6,9 +6,13 @@ import { prepare } from './lib/prepare.mjs';
 
 await prepare({ targets: ['hearth', 'hearth-bench'] });
 const command = process.argv[2] === 'cli' ? process.argv.slice(3) : ['serve', ...process.argv.slice(2)];
-const child = spawn(process.execPath, ['--import', 'tsx', join(root, 'server/cli/main.ts'), ...command], {
-  stdio: 'inherit',
-});
+const child = spawn(
+  process.execPath,
+  ['--import', import.meta.resolve('tsx'), join(root, 'server/cli/main.ts'), ...command],
+  {
+    stdio: 'inherit',
+  },
+);
 // A terminal sends Ctrl-C to both; a supervisor sends SIGTERM to this process only. The server drains either way.
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
 child.on('exit', (code, signal) => process.exit(signal ? 128 + 15 : (code ?? 1)));

@@ -1,17 +1,15 @@
 // The native tests for aarch64: cross-compiled with Debian's toolchain, run under qemu-user, and the instruction counts of
-// W4A8 and W4A32. Needs g++-aarch64-linux-gnu and qemu-user; libraries for aarch64 are unpacked beside the build, so that
-// nothing on the system changes.
+// W4A8 and W4A32. Needs g++-aarch64-linux-gnu, qemu-user and googletest.
 //   node scripts/test-arm.mjs [test-ops test-core ...]   default: every native test program
 import { spawnSync } from 'node:child_process';
-import { cpSync, existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
+import { crossSettings, installGoogleTest } from './lib/aarch64.mjs';
 import { native, root } from './lib/build.mjs';
 
 const build = join(native, 'build-aarch64');
-const sysroot = join(build, 'sysroot');
 const emulator = ['-cpu', 'max', '-L', '/usr/aarch64-linux-gnu'];
-const packages = ['libpcre2-dev', 'libutf8proc-dev'];
 // W4A8 must need at most a third of W4A32's instructions (targets.md).
 const instructionRatioMin = 3;
 
@@ -27,56 +25,7 @@ function run(command, args, options = {}) {
 }
 
 function checkTools() {
-  const missing = [
-    ['aarch64-linux-gnu-g++', 'g++-aarch64-linux-gnu'],
-    ['qemu-aarch64', 'qemu-user'],
-  ].filter(([program]) => spawnSync(program, ['--version']).error);
-  if (!existsSync('/usr/src/googletest')) missing.push(['googletest', 'googletest']);
-  if (missing.length) fail(`test:arm needs: apt-get install -y ${missing.map(([, name]) => name).join(' ')}`);
-}
-
-// Debian's aarch64 libraries, downloaded and unpacked; a package database of our own, so that apt's is not touched.
-function fillSysroot() {
-  if (existsSync(join(sysroot, 'done'))) return;
-  const state = join(build, 'apt');
-  mkdirSync(join(state, 'lists/partial'), { recursive: true });
-  mkdirSync(join(state, 'cache/archives/partial'), { recursive: true });
-  mkdirSync(sysroot, { recursive: true });
-  const options = [
-    'APT::Architecture=arm64',
-    'APT::Architectures=arm64',
-    `Dir::State::lists=${state}/lists`,
-    `Dir::Cache=${state}/cache`,
-    'Dir::State::status=/dev/null',
-    'APT::Sandbox::User=root',
-  ].flatMap((o) => ['-o', o]);
-  run('apt-get', [...options, '-qq', 'update']);
-  run('apt-get', [...options, '-qq', 'download', ...packages], { cwd: state });
-  for (const file of readdirSync(state).filter((name) => name.endsWith('.deb')))
-    run('dpkg', ['-x', join(state, file), sysroot]);
-  cpSync('/usr/include/nlohmann', join(sysroot, 'usr/include/nlohmann'), { recursive: true });
-  const gtest = join(build, 'googletest');
-  run(
-    'cmake',
-    [
-      '-S',
-      '/usr/src/googletest',
-      '-B',
-      gtest,
-      '-G',
-      'Ninja',
-      ...toolchain(),
-      '-DBUILD_GMOCK=OFF',
-      `-DCMAKE_INSTALL_PREFIX=${sysroot}/usr`,
-    ],
-    { stdio: 'ignore' },
-  );
-  run('ninja', ['-C', gtest, 'install'], { stdio: 'ignore' });
-  mkdirSync(join(sysroot, 'done'));
-}
-
-function toolchain() {
-  return [`-DCMAKE_TOOLCHAIN_FILE=${join(native, 'cmake/aarch64.cmake')}`, `-DHEARTH_SYSROOT=${sysroot}`];
+  if (spawnSync('qemu-aarch64', ['--version']).error) fail('test:arm needs: apt-get install -y qemu-user');
 }
 
 // Instructions of a program, by qemu's counting plugin-free way: one instruction a translation block, every block logged.
@@ -101,8 +50,9 @@ function perCall(mode) {
 }
 
 checkTools();
-fillSysroot();
-run('cmake', ['-S', native, '-B', build, '-G', 'Ninja', ...toolchain(), '-DHEARTH_CUDA=off'], {
+const settings = crossSettings();
+installGoogleTest();
+run('cmake', ['-S', native, '-B', build, '-G', 'Ninja', ...settings, '-DHEARTH_CUDA=off'], {
   stdio: ['ignore', 'ignore', 'inherit'],
 });
 const wanted = process.argv.slice(2);

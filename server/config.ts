@@ -174,7 +174,11 @@ export const settingsSchema = z.strictObject({
   profile: text(engine, 'force a device profile', 'NAME'),
   memoryLimitMb: whole(engine, 'most memory that all models together may take; 0 = no limit', 0, 0, 16_777_216),
   prefillChunk: whole(engine, 'tokens of a prompt in one step; 0 = by device', 0, 0, 1_048_576),
-  engineLibrary: text(engine, 'libhearth.so to load (default: engine-native/build/libhearth.so)', 'FILE'),
+  engineLibrary: text(
+    engine,
+    'libhearth.so to load (default: the one built here, else that of the platform package)',
+    'FILE',
+  ),
 
   queueRequests: whole(limits, 'requests that may wait', 512, 1, 1_000_000),
   queueTokens: whole(limits, 'prompt tokens that may wait', 2_097_152, 1, 2_147_483_647),

@@ -1,4 +1,5 @@
-// Everything between a fresh clone and a runnable tree: Node's version, npm packages, system packages, the engine.
+// Everything between a fresh clone (or a package that npm installed without an engine for this platform) and a runnable
+// tree: Node's version, npm packages, system packages, the engine.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
@@ -58,8 +59,11 @@ function buildPage() {
 export async function prepare({ tests = false, targets = [] } = {}) {
   checkNode();
   installSystemPackages(tests);
-  installNpmPackages();
-  buildPage();
+  if (existsSync(join(root, 'package-lock.json'))) {
+    // A clone. An installed package has its npm packages beside it and its page inside.
+    installNpmPackages();
+    buildPage();
+  }
   const startedAt = performance.now();
   const { built, error } = await buildNative({ tests, targets });
   if (error) fail(`the engine did not build:\n${error}`, 1);

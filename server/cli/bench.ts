@@ -1,11 +1,9 @@
-// Where hearth-bench is, and its measurements as data.
+// hearth-bench's measurements as data.
 
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
-
-export const benchBinary = fileURLToPath(new URL('../../engine-native/build/hearth-bench', import.meta.url));
+import { benchBinary } from '../engine/native/library.ts';
 
 const lineSchema = z.object({
   phase: z.string(),

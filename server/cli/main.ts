@@ -3,9 +3,9 @@
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { readSettings, UsageError } from '../config.ts';
+import { benchBinary } from '../engine/native/library.ts';
 import { HubError } from '../models/hub-error.ts';
 import { isModel, resolveModel } from '../models/local.ts';
-import { benchBinary } from './bench.ts';
 import { runDoctor } from './doctor.ts';
 
 type Command = { help: string; run: (argv: string[]) => Promise<number> };

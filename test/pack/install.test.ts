@@ -1,7 +1,7 @@
 // The package in an empty folder: npm install, then hearth as a user runs it, far from the clone.
 
 import { execFileSync, spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -14,10 +14,14 @@ const hearth = (...args: string[]) => execFileSync('npx', ['hearth', ...args], {
 
 beforeAll(() => {
   execFileSync(process.execPath, ['scripts/pack.mjs', '--out', work], { cwd: root });
-  const archive = readdirSync(work).find((name) => name.endsWith('.tgz'))!;
-  expect(statSync(join(work, archive)).size).toBeLessThan(40e6);
+  const archives = readdirSync(work).filter((name) => name.endsWith('.tgz'));
+  expect(archives.map((name) => name.replace(/-[\d.]+\.tgz$/, '')).sort()).toEqual([
+    'hearth',
+    `hearth-engine-linux-${process.arch}`,
+  ]);
+  for (const archive of archives) expect(statSync(join(work, archive)).size).toBeLessThan(40e6);
   mkdirSync(app);
-  execFileSync('npm', ['install', '--no-audit', '--no-fund', `../${archive}`], { cwd: app });
+  execFileSync('npm', ['install', '--no-audit', '--no-fund', ...archives.map((name) => `../${name}`)], { cwd: app });
 });
 afterAll(() => rmSync(work, { recursive: true, force: true }));
 
@@ -42,6 +46,13 @@ async function serve() {
 }
 
 describe('the installed package', () => {
+  it('takes its engine from the package of this platform and has nothing built', () => {
+    const report = JSON.parse(hearth('doctor', '--json')) as { devices: unknown[] };
+    expect(report.devices).toHaveLength(1);
+    expect(existsSync(join(app, 'node_modules/hearth/engine-native/build'))).toBe(false);
+    expect(existsSync(join(app, `node_modules/hearth-engine-linux-${process.arch}/libhearth.so`))).toBe(true);
+  });
+
   it('prints its help and what it found on this machine', () => {
     expect(hearth('--help')).toContain('hearth <command> [options]');
     expect(JSON.parse(hearth('doctor', '--json'))).toHaveProperty('devices');
@@ -77,4 +88,17 @@ describe('the installed package', () => {
     });
     expect(said.trim()).not.toBe('');
   });
+});
+
+describe('without an engine for the platform', () => {
+  it('builds the sources that the package brings', () => {
+    const elsewhere = join(work, 'elsewhere');
+    mkdirSync(elsewhere);
+    const archive = readdirSync(work).find((name) => /^hearth-\d/.test(name))!;
+    execFileSync('npm', ['install', '--no-audit', '--no-fund', `../${archive}`], { cwd: elsewhere });
+    rmSync(join(elsewhere, `node_modules/hearth-engine-linux-${process.arch}`), { recursive: true, force: true });
+    const report = execFileSync('npx', ['hearth', 'doctor', '--json'], { cwd: elsewhere, encoding: 'utf8' });
+    expect(JSON.parse(report.slice(report.indexOf('{')))).toHaveProperty('devices');
+    expect(existsSync(join(elsewhere, 'node_modules/hearth/engine-native/build/libhearth.so'))).toBe(true);
+  }, 1_200_000);
 });
