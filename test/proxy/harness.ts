@@ -79,12 +79,13 @@ ${site}
   return run(need('nginx'), ['-c', join(folder, 'nginx.conf'), '-p', folder, '-e', 'stderr'], folder, port);
 }
 
-/** Caddy with the recipe of docker/proxy on plain HTTP. */
-export async function caddy(upstreamPort: number): Promise<RunningProxy> {
+/** Caddy with the recipe of docker/proxy on plain HTTP; `prefix` proxies only that path. */
+export async function caddy(upstreamPort: number, prefix = '/'): Promise<RunningProxy> {
   const folder = mkdtempSync(join(tmpdir(), 'hearth-caddy-'));
   const port = await freePort();
   const site = recipe('Caddyfile')
     .replace('{$HEARTH_DOMAIN:localhost}', `http://127.0.0.1:${port}`)
+    .replace('reverse_proxy {$HEARTH_UPSTREAM', `reverse_proxy ${prefix === '/' ? '' : `${prefix}* `}{$HEARTH_UPSTREAM`)
     .replace('{$HEARTH_UPSTREAM:127.0.0.1:8080}', `127.0.0.1:${upstreamPort}`);
   writeFileSync(join(folder, 'Caddyfile'), `{\n\tadmin off\n\tauto_https off\n}\n${site}`);
   return run(need('caddy'), ['run', '--config', join(folder, 'Caddyfile'), '--adapter', 'caddyfile'], folder, port);

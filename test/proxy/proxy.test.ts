@@ -1,7 +1,9 @@
-// Behind nginx and Caddy: tokens arrive one by one, large bodies pass, a leaving client frees the engine, prefixes work.
+// Behind nginx and Caddy: tokens arrive one by one, large bodies pass, WebSockets are upgraded, a leaving client frees the
+// engine, prefixes work.
 
 import sharp from 'sharp';
 import { afterEach, describe, expect, it } from 'vitest';
+import { WebSocket } from 'ws';
 import { chatBody, type TestApp, testApp } from '../support/app.ts';
 import { caddy, nginx, type RunningProxy } from './harness.ts';
 
@@ -77,6 +79,29 @@ for (const [name, start] of [
       expect(server.engine.requests[0]?.images?.[0]?.width).toBe(side);
     });
 
+    it('upgrades a WebSocket and passes its events on as they come', async () => {
+      server = await testApp({
+        listen: true,
+        reply: () => ({ tokens: Array.from({ length: 10 }, () => ' tick'), everyMs: 60 }),
+      });
+      proxy = await start(portOf(server.url));
+      const socket = new WebSocket(`${proxy.url.replace('http', 'ws')}/v1/responses`);
+      await new Promise((resolve, reject) => socket.once('open', resolve).once('error', reject));
+      const arrivals: number[] = [];
+      const done = new Promise<void>((resolve) => {
+        socket.on('message', (data) => {
+          const { type } = JSON.parse(String(data)) as { type: string };
+          if (type === 'response.output_text.delta') arrivals.push(performance.now());
+          if (type === 'response.completed') resolve();
+        });
+      });
+      socket.send(JSON.stringify({ type: 'response.create', model: 'default', input: 'tick' }));
+      await done;
+      expect(arrivals.length).toBeGreaterThan(5);
+      expect(arrivals.at(-1)! - arrivals[0]!).toBeGreaterThan(300);
+      socket.close();
+    });
+
     it('frees the engine when the client leaves', async () => {
       server = await testApp({
         listen: true,
@@ -93,15 +118,24 @@ for (const [name, start] of [
 }
 
 describe('under a path prefix', () => {
-  it('serves the page and the API below it', async () => {
-    server = await testApp({ listen: true, settings: { basePath: '/ai' }, reply: () => ({ tokens: ['hello'] }) });
-    proxy = await nginx(portOf(server.url), '/ai/');
-    const answer = await post('/ai/v1/chat/completions', chatBody());
-    expect(
-      ((await answer.json()) as { choices: Array<{ message: { content: string } }> }).choices[0]?.message.content,
-    ).toBe('hello');
-    const page = await fetch(`${proxy.url}/ai/`);
-    expect(page.headers.get('content-type')).toContain('text/html');
-    expect((await fetch(`${proxy.url}/v1/models`)).status).toBe(404);
-  });
+  for (const [name, start] of [
+    ['nginx', nginx],
+    ['Caddy', caddy],
+  ] as const)
+    it(`serves the page, the API and a stream below it, behind ${name}`, async () => {
+      server = await testApp({ listen: true, settings: { basePath: '/ai' }, reply: () => ({ tokens: ['hello'] }) });
+      proxy = await start(portOf(server.url), '/ai/');
+      const answer = await post('/ai/v1/chat/completions', chatBody());
+      expect(
+        ((await answer.json()) as { choices: Array<{ message: { content: string } }> }).choices[0]?.message.content,
+      ).toBe('hello');
+      const stream = await post('/ai/v1/chat/completions', chatBody({ stream: true }));
+      expect(await stream.text()).toContain('[DONE]');
+      const page = await fetch(`${proxy.url}/ai/`);
+      expect(page.headers.get('content-type')).toContain('text/html');
+      const script = /(?:src|href)="([^"]+\.js)"/.exec(await page.text())?.[1];
+      expect((await fetch(new URL(script!, `${proxy.url}/ai/`))).status).toBe(200);
+      // What the proxy answers outside the prefix is its own affair (nginx 404, Caddy an empty 200), but it is not Hearth.
+      expect(await (await fetch(`${proxy.url}/v1/models`)).text()).not.toContain('"object"');
+    });
 });
