@@ -1,28 +1,41 @@
 // @ts-check
 // Renders chat templates on a thread of its own, so that a slow or hostile one can be stopped. Plain JavaScript:
 // a worker then starts in milliseconds, without the TypeScript loader.
+import { readlinkSync } from 'node:fs';
 import { parentPort } from 'node:worker_threads';
 import { Template } from '@huggingface/jinja';
 
-const templatesMax = 32;
 const outputLengthMax = 256 * 1024 * 1024;
-/** @type {Map<string, Template>} */
+/** By the keys that templates.ts gives. @type {Map<number, Template | Error>} */
 const templates = new Map();
 
-/** @param {string} source */
-function compiled(source) {
-  let template = templates.get(source);
-  if (!template) {
-    template = new Template(source);
-    if (templates.size >= templatesMax) templates.delete(/** @type {string} */ (templates.keys().next().value));
-    templates.set(source, template);
+/** @param {number} key @param {string | undefined} source */
+function compiled(key, source) {
+  if (source !== undefined) {
+    if (key === 0) templates.clear();
+    try {
+      templates.set(key, new Template(source));
+    } catch (error) {
+      templates.set(key, error instanceof Error ? error : new Error('the template cannot be read'));
+    }
   }
+  const template = templates.get(key);
+  if (!(template instanceof Template)) throw template ?? new Error('the template is not known');
   return template;
 }
 
-parentPort?.on('message', ({ id, source, variables }) => {
+/** Where the system counts this thread's processor time. */
+function ownThread() {
   try {
-    const text = compiled(source).render(variables);
+    return `/proc/${readlinkSync('/proc/thread-self')}`;
+  } catch {
+    return null;
+  }
+}
+
+parentPort?.on('message', ({ id, key, source, variables }) => {
+  try {
+    const text = compiled(key, source).render(variables);
     if (text.length > outputLengthMax) throw new Error('the rendered prompt is too long');
     parentPort?.postMessage({ id, text });
   } catch (error) {
@@ -31,4 +44,4 @@ parentPort?.on('message', ({ id, source, variables }) => {
 });
 
 // Loading takes longer than most templates: the deadline of the first job begins here.
-parentPort?.postMessage({ ready: true });
+parentPort?.postMessage({ ready: true, thread: ownThread() });

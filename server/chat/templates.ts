@@ -1,6 +1,10 @@
 // Runs chat templates in a worker with a deadline.
 
+import { readFileSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
+
+/** Templates that the worker keeps; template-worker.mjs drops all of them when the first key comes again. */
+const templatesMax = 32;
 
 export class TemplateError extends Error {
   constructor(
@@ -21,18 +25,31 @@ interface Job {
   reject: (error: TemplateError) => void;
 }
 
-type Answer = { ready: true } | { id: number; text: string } | { id: number; error: string };
+type Answer = { ready: true; thread: string | null } | { id: number; text: string } | { id: number; error: string };
 
 const heapMbMax = 512;
+/** Jobs that the worker holds: enough that it need not wait for this thread between two. */
+const inFlightMax = 16;
+/** How much longer than its deadline a template may take on a machine that does not let it run. */
+const patience = 15;
 
-/** One worker, one job at a time: the deadline of a job is never spent on another's work. */
+/**
+ * One worker, which renders its jobs in order: the deadline of a job begins when the one before has been answered. It is a
+ * deadline on the worker's own processor time, as far as the system tells that: a busy machine fails no request.
+ */
 export class TemplateRenderer {
   readonly #timeoutMs: number;
   #worker: Worker | null = null;
   #ready = false;
-  #jobs: Job[] = [];
-  #running: Job | null = null;
+  /** The worker's files under /proc, where there are any. */
+  #thread: string | null = null;
+  #queue: Job[] = [];
+  /** The first is being rendered, the others are in the worker's mailbox. */
+  #inFlight: Job[] = [];
+  /** Sources that this worker has; they are sent once. */
+  readonly #keys = new Map<string, number>();
   #timer: NodeJS.Timeout | null = null;
+  #headBegan = { at: 0, cpuMs: 0 };
   #nextId = 1;
   #closed = false;
 
@@ -45,17 +62,17 @@ export class TemplateRenderer {
   render(source: string, variables: Record<string, unknown>): Promise<string> {
     if (this.#closed) return Promise.reject(new TemplateError('the template renderer is closed'));
     return new Promise((resolve, reject) => {
-      this.#jobs.push({ id: this.#nextId++, source, variables, resolve, reject });
-      this.#next();
+      this.#queue.push({ id: this.#nextId++, source, variables, resolve, reject });
+      this.#post();
     });
   }
 
   async close(): Promise<void> {
     this.#closed = true;
-    const left = [...(this.#running ? [this.#running] : []), ...this.#jobs];
-    this.#jobs = [];
-    this.#running = null;
-    if (this.#timer) clearTimeout(this.#timer);
+    const left = [...this.#inFlight, ...this.#queue];
+    this.#queue = [];
+    this.#inFlight = [];
+    this.#disarm();
     for (const job of left) job.reject(new TemplateError('the template renderer is closed'));
     await this.#worker?.terminate();
   }
@@ -72,52 +89,103 @@ export class TemplateRenderer {
     worker.on('exit', () => this.#lost(worker, 'the template ended its worker'));
     this.#worker = worker;
     this.#ready = false;
+    this.#keys.clear();
     return worker;
   }
 
-  #next(): void {
-    if (this.#running || this.#closed || this.#jobs.length === 0) return;
+  #post(): void {
+    if (this.#closed) return;
     const worker = this.#worker ?? this.#start();
     if (!this.#ready) return;
-    const job = this.#jobs.shift()!;
-    this.#running = job;
-    this.#timer = setTimeout(() => this.#expired(worker), this.#timeoutMs);
-    worker.postMessage({ id: job.id, source: job.source, variables: job.variables });
+    while (this.#queue.length > 0 && this.#inFlight.length < inFlightMax) {
+      const job = this.#queue.shift()!;
+      this.#inFlight.push(job);
+      worker.postMessage({ id: job.id, ...this.#named(job.source), variables: job.variables });
+      if (this.#inFlight.length === 1) this.#arm(worker);
+    }
   }
 
-  #take(): Job | null {
-    const job = this.#running;
-    this.#running = null;
+  /** A template's key, and its text when the worker does not have it. */
+  #named(source: string): { key: number; source?: string } {
+    const known = this.#keys.get(source);
+    if (known !== undefined) return { key: known };
+    // The worker forgets all of them with the first of a new round.
+    if (this.#keys.size >= templatesMax) this.#keys.clear();
+    const key = this.#keys.size;
+    this.#keys.set(source, key);
+    return { key, source };
+  }
+
+  /** Begins the deadline of the first job in flight. */
+  #arm(worker: Worker): void {
+    this.#headBegan = { at: performance.now(), cpuMs: this.#cpuMs() };
+    this.#timer = setTimeout(() => this.#expired(worker), this.#timeoutMs);
+  }
+
+  #disarm(): void {
     if (this.#timer) clearTimeout(this.#timer);
     this.#timer = null;
-    return job;
+  }
+
+  /** Processor time that the worker has had; the clock's where the system does not tell. */
+  #cpuMs(): number {
+    try {
+      const stat = readFileSync(`${this.#thread}/stat`, 'latin1');
+      const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+      return (Number(fields[11]) + Number(fields[12])) * 10;
+    } catch {
+      return performance.now();
+    }
   }
 
   #answered(worker: Worker, answer: Answer): void {
     if (worker !== this.#worker) return;
     if ('ready' in answer) {
       this.#ready = true;
-      return this.#next();
+      this.#thread = answer.thread;
+      return this.#post();
     }
-    if (this.#running?.id !== answer.id) return;
-    const job = this.#take()!;
+    const job = this.#inFlight[0];
+    if (job?.id !== answer.id) return;
+    this.#inFlight.shift();
+    this.#disarm();
+    if (this.#inFlight.length > 0) this.#arm(worker);
     if ('text' in answer) job.resolve(answer.text);
     else job.reject(new TemplateError(answer.error));
-    this.#next();
+    this.#post();
   }
 
   #expired(worker: Worker): void {
-    this.#worker = null;
+    const { at, cpuMs } = this.#headBegan;
+    const usedMs = this.#cpuMs() - cpuMs;
+    const waitedMs = performance.now() - at;
+    if (usedMs < this.#timeoutMs * 0.9 && waitedMs < this.#timeoutMs * patience) {
+      this.#timer = setTimeout(() => this.#expired(worker), Math.max(50, this.#timeoutMs - usedMs));
+      return;
+    }
     void worker.terminate();
-    this.#take()?.reject(new TemplateError(`the chat template took longer than ${this.#timeoutMs} ms`, true));
-    this.#next();
+    this.#replace(new TemplateError(`the chat template took longer than ${this.#timeoutMs} ms`, true));
   }
 
   #lost(worker: Worker, reason: string): void {
     if (worker !== this.#worker) return;
+    // A worker that never came up takes the job that waits for it with it, or there would be no end to new ones.
+    if (!this.#ready && this.#inFlight.length === 0) {
+      const first = this.#queue.shift();
+      if (first) this.#inFlight.push(first);
+    }
+    this.#replace(new TemplateError(reason));
+  }
+
+  /** The first job in flight is to blame and fails; the others go to another worker. */
+  #replace(error: TemplateError): void {
     this.#worker = null;
-    const job = this.#take() ?? (this.#ready ? null : this.#jobs.shift());
-    job?.reject(new TemplateError(reason));
-    if (!this.#closed) this.#next();
+    this.#ready = false;
+    this.#disarm();
+    const [head, ...rest] = this.#inFlight;
+    this.#inFlight = [];
+    this.#queue.unshift(...rest);
+    head?.reject(error);
+    if (this.#queue.length > 0) this.#post();
   }
 }

@@ -194,6 +194,24 @@ describe('the renderer', () => {
     await own.close();
   });
 
+  it('fails only the job that is to blame, of many in flight, and forgets no template', async () => {
+    const own = new TemplateRenderer({ timeoutMs: 200 });
+    const forever = '{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}';
+    const jobs = Array.from({ length: 60 }, (_, at) => {
+      if (at === 25) return own.render(forever, {});
+      if (at % 10 === 3) return own.render(`{{ raise_exception('no ${at}') }}`, {});
+      // More templates than the worker keeps, and each of them twice.
+      return own.render(`{{ x }} of ${at % 40}`, { x: at });
+    });
+    const results = await Promise.allSettled(jobs);
+    for (const [at, result] of results.entries()) {
+      if (at === 25) expect(result).toMatchObject({ status: 'rejected', reason: { timedOut: true } });
+      else if (at % 10 === 3) expect(result).toMatchObject({ status: 'rejected', reason: { message: `no ${at}` } });
+      else expect(result).toMatchObject({ status: 'fulfilled', value: `${at} of ${at % 40}` });
+    }
+    await own.close();
+  });
+
   it('reports a template error as one', async () => {
     await expect(render("{{ raise_exception('no system role') }}", {})).rejects.toThrow('no system role');
     await expect(render('{% if %}', {})).rejects.toThrow(TemplateError);

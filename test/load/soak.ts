@@ -152,12 +152,18 @@ function percentile(sorted: readonly number[], share: number): string {
 }
 
 /** Means of the eight parts of the run: a plateau shows here before a slope is worth anything. */
-function course(samples: readonly Sample[]): string {
+function course(samples: readonly Sample[], read: (sample: Sample) => number): number[] {
   const length = Math.max(1, Math.ceil(samples.length / 8));
   const parts = Array.from({ length: Math.ceil(samples.length / length) }, (_, at) =>
     samples.slice(at * length, (at + 1) * length),
   );
-  return parts.map((part) => (part.reduce((sum, one) => sum + one.residentMib, 0) / part.length).toFixed(0)).join(' ');
+  return parts.map((part) => part.reduce((sum, one) => sum + read(one), 0) / part.length);
+}
+
+/** The last eighth against the third: by then everything has been used once. Runs under five minutes prove nothing. */
+function isFlat(eighths: readonly number[], slack: number): boolean {
+  if (minutes < 5 || eighths.length < 8) return true;
+  return eighths[7]! <= eighths[2]! * 1.1 + slack;
 }
 
 function report(server: ServerProcess, exit: number | string | null, loaded: string): boolean {
@@ -166,6 +172,10 @@ function report(server: ServerProcess, exit: number | string | null, loaded: str
   const peak = Math.max(...server.samples.map(({ residentMib }) => residentMib));
   const sorted = latencies.sort((a, b) => a - b);
   const bad = [...tally].filter(([key]) => /WRONG|FAILED/.test(key)).reduce((sum, [, many]) => sum + many, 0);
+  const right = [...tally].filter(([key]) => / right$/.test(key)).reduce((sum, [, many]) => sum + many, 0);
+  const memory = course(server.samples, (sample) => sample.residentMib);
+  const descriptors = course(server.samples, (sample) => sample.descriptors);
+  const flat = isFlat(memory, 10) && isFlat(descriptors, 20);
   const rows: Array<[string, string]> = [
     ...[...tally].sort().map(([key, many]) => [key, String(many)] as [string, string]),
     ['latency p50 / p99', `${percentile(sorted, 0.5)} / ${percentile(sorted, 0.99)}`],
@@ -173,7 +183,10 @@ function report(server: ServerProcess, exit: number | string | null, loaded: str
       'memory first / last / peak',
       `${first.residentMib.toFixed(0)} / ${last.residentMib.toFixed(0)} / ${peak.toFixed(0)} MiB`,
     ],
-    ['memory in eighths of the run', `${course(server.samples)} MiB`],
+    ['right answers a second', (right / (minutes * 60)).toFixed(1)],
+    ['memory in eighths of the run', `${memory.map((mean) => mean.toFixed(0)).join(' ')} MiB`],
+    ['descriptors in eighths of the run', descriptors.map((mean) => mean.toFixed(0)).join(' ')],
+    ['memory and descriptors flat', minutes < 5 ? 'too short to tell' : flat ? 'yes' : 'NO'],
     ['memory slope', `${slopePerHour(server.samples, (sample) => sample.residentMib).toFixed(1)} MiB/h`],
     ['descriptors first / last', `${first.descriptors} / ${last.descriptors}`],
     ['descriptors slope', `${slopePerHour(server.samples, (sample) => sample.descriptors).toFixed(1)} /h`],
@@ -184,7 +197,7 @@ function report(server: ServerProcess, exit: number | string | null, loaded: str
   console.log(`\n${clients} clients, ${minutes} minutes`);
   for (const [name, value] of rows) console.log(`  ${name.padEnd(34)} ${value}`);
   for (const line of [...firstProblems, ...server.problems.slice(0, 10)]) console.log(`  ! ${line}`);
-  return bad === 0 && server.problems.length === 0 && exit === 0;
+  return bad === 0 && flat && server.problems.length === 0 && exit === 0;
 }
 
 /** What the server's own books say while the load runs. */
