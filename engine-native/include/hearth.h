@@ -131,7 +131,8 @@ HEARTH_API int32_t hearth_drain(hearth_engine *engine, uint8_t *buffer, uint32_t
 
 /* What is going on, as JSON: {"models":[{"model","running","waiting","kv_blocks_total","kv_blocks_used",
    "kv_blocks_cached","prefix_hit_tokens","prefix_query_tokens","preemptions","prompt_tokens","generation_tokens",
-   "steps","image_hits","image_queries","draft_tokens","draft_accepted"}],"memory":[...],"step_ms_p50","step_ms_p99","allocations_on_step"} */
+   "steps","image_hits","image_queries","draft_tokens","draft_accepted","host_kv_blocks_total","host_kv_blocks_used",
+   "host_kv_hit_tokens","host_kv_saved_bytes","host_kv_fetched_bytes"}],"memory":[...],"step_ms_p50","step_ms_p99","allocations_on_step"} */
 HEARTH_API int32_t hearth_stats(hearth_engine *engine, char *json, uint32_t capacity, uint32_t *needed);
 
 /* Devices, instruction sets, kernels chosen and refused with reasons, as JSON; engine may be NULL (no model needed). */
@@ -149,6 +150,8 @@ HEARTH_API int32_t hearth_doctor(hearth_engine *engine, const char *options_json
  *   "max_sequences":int (0 = default), "kv_tokens":int (0 = what fits), "memory_limit_mb":int (0 = none),
  *   "prefill_chunk":int (0 = profile), "prefix_cache":bool, "seed":int,
  *   "plan":bool, "reclaimable_mb":int}
+ *   "host_kv_mb":int (host memory that keeps prefixes the KV pool has no room for: 0 = none; -1, the default: none where
+ *   the pool is host memory itself, else a quarter of what is free, at most 4096),
  * "plan": nothing is loaded and *model is 0; the job's result is {"memory":[{"what","bytes"}] at the least, "bytes": their
  *   sum, "available_bytes": free now}. It is HEARTH_OUT_OF_MEMORY, with the table and what would fit, when the model does
  *   not fit even after `reclaimable_mb` were given back: so the caller knows what must be closed before it opens.

@@ -29,6 +29,7 @@ const char* load_all(void* library, Api& a) {
   HEARTH_CU(cuMemHostAlloc); HEARTH_CU(cuMemFreeHost); HEARTH_CU2(cuMemHostGetDevicePointer);
   HEARTH_CU2(cuMemcpyHtoDAsync); HEARTH_CU2(cuMemcpyDtoHAsync); HEARTH_CU2(cuMemcpyDtoDAsync);
   HEARTH_CU(cuMemsetD8Async); HEARTH_CU(cuStreamCreate); HEARTH_CU2(cuStreamDestroy); HEARTH_CU(cuStreamSynchronize);
+  HEARTH_CU(cuStreamWaitEvent);
   HEARTH_CU2(cuStreamBeginCapture); HEARTH_CU(cuStreamEndCapture); HEARTH_CU(cuGraphInstantiateWithFlags);
   HEARTH_CU(cuGraphLaunch); HEARTH_CU(cuGraphDestroy); HEARTH_CU(cuGraphExecDestroy); HEARTH_CU(cuEventCreate);
   HEARTH_CU2(cuEventDestroy); HEARTH_CU(cuEventRecord); HEARTH_CU(cuEventSynchronize); HEARTH_CU(cuEventElapsedTime);

@@ -72,6 +72,7 @@ struct Api {
   Result (*cuStreamCreate)(StreamHandle*, unsigned);
   Result (*cuStreamDestroy)(StreamHandle);
   Result (*cuStreamSynchronize)(StreamHandle);
+  Result (*cuStreamWaitEvent)(StreamHandle, Event, unsigned);
   Result (*cuStreamBeginCapture)(StreamHandle, int);
   Result (*cuStreamEndCapture)(StreamHandle, Graph*);
   Result (*cuGraphInstantiateWithFlags)(GraphExec*, Graph, unsigned long long);

@@ -73,8 +73,10 @@ class CudaDevice final : public Device {
   Status replay(Graph& graph) override;
   Result<uint32_t> mark() override;
   Status wait(uint32_t marker) override;
+  Result<std::unique_ptr<CopyQueue>> open_copy_queue() override;
 
  private:
+  struct Copies;
   struct Block { size_t used = 0, bytes = 0; int users = 0; bool host = false, shared = false; char* base = nullptr; MemoryKind kind{}; };
 
   Status describe(int ordinal, const std::string& forced_profile, bool force_unified);
@@ -329,6 +331,37 @@ Result<std::unique_ptr<Device>> open_cuda_device(int ordinal, const std::string&
   std::string profile = forced_profile;
   if (const char* forced = std::getenv("HEARTH_DEVICE_PROFILE"); profile.empty() && forced) profile = forced;
   return CudaDevice::open(ordinal, profile, force_unified);
+}
+
+// A stream of its own: the copy engines work beside the kernels.
+struct CudaDevice::Copies final : Device::CopyQueue {
+  explicit Copies(CudaDevice& owner) : device(owner) {}
+  ~Copies() override {
+    device.enter();
+    if (handle) device.api_->cuStreamDestroy(handle);
+  }
+  Status after(uint32_t marker) override {
+    device.enter();
+    const cu::Event event = device.events_[marker % device.events_.size()];
+    return device.check(device.api_->cuStreamWaitEvent(handle, event, 0), "ordering copies after a step");
+  }
+  Status upload(void* to, const void* from, size_t bytes) override {
+    return device.check(device.api_->cuMemcpyHtoDAsync(reinterpret_cast<cu::DevicePtr>(to), from, bytes, handle), "copying to the GPU");
+  }
+  Status download(void* to, const void* from, size_t bytes) override {
+    return device.check(device.api_->cuMemcpyDtoHAsync(to, reinterpret_cast<cu::DevicePtr>(from), bytes, handle), "copying from the GPU");
+  }
+  Status finish() override { return device.check(device.api_->cuStreamSynchronize(handle), "copies beside a step"); }
+
+  CudaDevice& device;
+  cu::StreamHandle handle = nullptr;
+};
+
+Result<std::unique_ptr<Device::CopyQueue>> CudaDevice::open_copy_queue() {
+  enter();
+  auto copies = std::make_unique<Copies>(*this);
+  HEARTH_TRY(check(api_->cuStreamCreate(&copies->handle, stream_non_blocking), "creating a stream for copies"));
+  return std::unique_ptr<CopyQueue>(std::move(copies));
 }
 
 Result<int> count_cuda_devices() {

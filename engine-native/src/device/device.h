@@ -81,6 +81,19 @@ class Device {
   virtual Status copy(void* device_to, const void* device_from, size_t bytes) = 0;
   virtual Status fill_zero(void* device, size_t bytes) = 0;
 
+  // Copies beside the stream, for a thread of their own: they neither wait for steps nor hold them up, but for what
+  // after() asks. Host memory should be staging memory.
+  struct CopyQueue {
+    virtual ~CopyQueue() = default;
+    // What is enqueued from here on starts when the stream has passed the marker.
+    virtual Status after(uint32_t marker) = 0;
+    virtual Status upload(void* device, const void* host, size_t bytes) = 0;
+    virtual Status download(void* host, const void* device, size_t bytes) = 0;
+    // Waits until all of it is done.
+    virtual Status finish() = 0;
+  };
+  virtual Result<std::unique_ptr<CopyQueue>> open_copy_queue() = 0;
+
   // True when device pointers can be read by the host as they are (CPU, unified memory).
   virtual bool host_visible() const = 0;
 

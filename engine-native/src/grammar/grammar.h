@@ -101,6 +101,10 @@ class Matcher {
   bool accept_bytes(std::string_view bytes);
   // Tokens allowed next. Valid until the grammar is used again.
   std::span<const uint32_t> mask();
+  // Looking ahead: after rewind(here()) the matcher stands where it stood. Only back, never forward.
+  struct Place { int32_t config; uint64_t epoch; size_t history; };
+  Place here() const { return {config_, epoch_, history_.size()}; }
+  void rewind(const Place& place) { config_ = place.config, epoch_ = place.epoch, history_.resize(place.history); }
   // The output may end here; and when nothing can follow, it must.
   bool complete();
   bool exhausted();

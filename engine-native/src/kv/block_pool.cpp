@@ -1,29 +1,16 @@
 #include "kv/block_pool.h"
 
 #include <algorithm>
-#include <bit>
 
 namespace hearth::kv {
 namespace {
 
-// Finaliser of SplitMix64 (Steele, Lea, Flood 2014).
-uint64_t mix(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  return x ^ (x >> 31);
-}
+constexpr int save_ahead_max = 512;  // blocks next in line that should have a copy: what one look goes through
 
 }  // namespace
 
-ContentKey key_of_image_row(uint64_t image, int row) {
-  return mix(image + 0x9e3779b97f4a7c15ull * static_cast<uint64_t>(row + 1)) | (1ull << 63);
-}
-
 BlockPool::BlockPool(int blocks, bool prefix_cache)
-    : total_(blocks), prefix_cache_(prefix_cache), block_(blocks), keys_(static_cast<size_t>(blocks) * block_tokens) {
-  size_t slots = std::bit_ceil(static_cast<size_t>(std::max(blocks, 1)) * 2);
-  table_.assign(slots, -1);
-  table_mask_ = slots - 1;
+    : total_(blocks), prefix_cache_(prefix_cache), block_(blocks), index_(blocks), idle_(blocks) {
   for (int i = blocks - 1; i >= 0; --i) {
     block_[i].next_free = first_free_;
     first_free_ = i;
@@ -31,85 +18,83 @@ BlockPool::BlockPool(int blocks, bool prefix_cache)
   free_count_ = blocks;
 }
 
-uint64_t BlockPool::hash_of(Chain parent, std::span<const ContentKey> keys) const {
-  uint64_t hash = mix(parent + 0x2545f4914f6cdd1dull);
-  for (ContentKey key : keys) hash = mix(hash ^ key) + 0x9e3779b97f4a7c15ull;
-  return hash;
+void BlockPool::attach(HostTier& tier) {
+  tier_ = &tier;
+  transfers_.reserve(static_cast<size_t>(total_) * 2);
+  found_.reserve(total_ + tier.slots());
 }
 
-int32_t BlockPool::find(Chain parent, std::span<const ContentKey> keys) const {
-  uint64_t hash = hash_of(parent, keys);
-  for (size_t at = hash & table_mask_; table_[at] >= 0; at = (at + 1) & table_mask_) {
-    const Block& block = block_[table_[at]];
-    if (block.hash != hash || block.parent != parent) continue;
-    const ContentKey* own = keys_.data() + static_cast<size_t>(table_[at]) * block_tokens;
-    if (std::equal(keys.begin(), keys.end(), own)) return table_[at];
-  }
-  return -1;
-}
-
-void BlockPool::insert(int32_t block) {
-  size_t at = block_[block].hash & table_mask_;
-  while (table_[at] >= 0) at = (at + 1) & table_mask_;
-  table_[at] = block;
-}
-
-// Backward-shift deletion (Knuth, TAOCP 6.4, algorithm R) keeps probe runs whole without tombstones.
-void BlockPool::erase(int32_t block) {
-  size_t hole = block_[block].hash & table_mask_;
-  while (table_[hole] != block) hole = (hole + 1) & table_mask_;
-  for (size_t at = (hole + 1) & table_mask_; table_[at] >= 0; at = (at + 1) & table_mask_) {
-    size_t home = block_[table_[at]].hash & table_mask_;
-    if (((at - home) & table_mask_) >= ((at - hole) & table_mask_)) {
-      table_[hole] = table_[at];
-      hole = at;
-    }
-  }
-  table_[hole] = -1;
-}
-
-void BlockPool::link_newest(int32_t block) {
-  block_[block].older = newest_;
-  block_[block].newer = -1;
-  (newest_ >= 0 ? block_[newest_].newer : oldest_) = block;
-  newest_ = block;
-  ++cached_count_;
+void BlockPool::link(int32_t block) {
+  idle_.push_newest(block);
+  all_saved_ = false;
+  saving_idle_ += block_[block].saving;
 }
 
 void BlockPool::unlink(int32_t block) {
-  Block& b = block_[block];
-  (b.older >= 0 ? block_[b.older].newer : oldest_) = b.newer;
-  (b.newer >= 0 ? block_[b.newer].older : newest_) = b.older;
-  b.older = b.newer = -1;
-  --cached_count_;
+  idle_.remove(block);
+  saving_idle_ -= block_[block].saving;
 }
 
-int BlockPool::count_prefix(std::span<const ContentKey> keys, int max_blocks, int* idle) const {
-  int found = 0, unused = 0;
-  Chain chain = 0;
-  if (prefix_cache_) {
-    for (; found < max_blocks && (found + 1) * block_tokens <= static_cast<int>(keys.size()); ++found) {
-      int32_t block = find(chain, keys.subspan(static_cast<size_t>(found) * block_tokens, block_tokens));
-      if (block < 0) break;
-      chain = block_[block].serial;
-      unused += block_[block].references == 0;
-    }
+BlockPool::Found BlockPool::find(Chain chain, std::span<const ContentKey> keys) const {
+  uint64_t hash = hash_of(chain, keys);
+  int32_t block = index_.find(chain, hash, keys);
+  if (block >= 0 || !tier_) return {block, -1};
+  return {-1, tier_->find(chain, hash, keys)};
+}
+
+Prefix BlockPool::count_prefix(std::span<const ContentKey> keys, int max_blocks, Chain chain) const {
+  Prefix prefix, fetched;  // up to the first block that is only on the host; and all of it
+  if (!prefix_cache_) return prefix;
+  for (int i = 0; i < max_blocks && (i + 1) * block_tokens <= static_cast<int>(keys.size()); ++i) {
+    Found found = find(chain, keys.subspan(static_cast<size_t>(i) * block_tokens, block_tokens));
+    if (found.block < 0 && found.slot < 0) break;
+    ++fetched.blocks;
+    if (found.block >= 0) fetched.idle += block_[found.block].references == 0;
+    else ++fetched.host;
+    chain = found.block >= 0 ? serial(found.block) : tier_->content(found.slot).serial;
+    if (fetched.host == 0) prefix = fetched;
   }
-  if (idle) *idle = unused;
-  return found;
+  return fetched.host >= fetch_min_ ? fetched : prefix;
 }
 
+// Blocks on the device are referred to before any place is given away, so that none of them is.
 int BlockPool::take_prefix(std::span<const ContentKey> keys, int max_blocks, std::vector<int32_t>& blocks, Chain& chain) {
-  if (!prefix_cache_) return 0;
-  int taken = 0;
-  for (; taken < max_blocks && (taken + 1) * block_tokens <= static_cast<int>(keys.size()); ++taken) {
-    int32_t block = find(chain, keys.subspan(static_cast<size_t>(taken) * block_tokens, block_tokens));
-    if (block < 0) break;
-    if (block_[block].references++ == 0) unlink(block);
-    chain = block_[block].serial;
-    blocks.push_back(block);
+  int count = count_prefix(keys, max_blocks, chain).blocks, taken = 0;
+  size_t base = blocks.size();
+  Chain at = chain;
+  found_.clear();
+  for (int i = 0; i < count; ++i) {
+    Found found = find(at, keys.subspan(static_cast<size_t>(i) * block_tokens, block_tokens));
+    if (found.block >= 0 && block_[found.block].references++ == 0) unlink(found.block);
+    if (found.slot >= 0) tier_->pin(found.slot);
+    at = found.block >= 0 ? serial(found.block) : tier_->content(found.slot).serial;
+    found_.push_back(found);
   }
-  return taken;
+  for (; taken < count; ++taken) {
+    Found& found = found_[taken];
+    if (found.block < 0) found.block = begin_fetch(found.slot);
+    if (found.block < 0) break;
+    blocks.push_back(found.block);
+    chain = serial(found.block);
+  }
+  for (int i = count - 1; i >= taken; --i) {  // no place for the rest
+    if (found_[i].block >= 0) release(found_[i].block);
+    else tier_->unpin(found_[i].slot);
+  }
+  return static_cast<int>(blocks.size() - base);
+}
+
+// The slot is pinned by the caller; the transfer's end unpins it.
+int32_t BlockPool::begin_fetch(int32_t slot) {
+  int32_t block = allocate();
+  if (block < 0) return -1;
+  Block& b = block_[block];
+  b.references = 2;
+  b.arriving = true;
+  b.host = slot;
+  index_.insert(block, tier_->content(slot), tier_->keys(slot));
+  transfers_.push_back({block, slot, false});
+  return block;
 }
 
 int32_t BlockPool::allocate() {
@@ -117,38 +102,37 @@ int32_t BlockPool::allocate() {
   if (block >= 0) {
     first_free_ = block_[block].next_free;
     --free_count_;
-  } else if (oldest_ >= 0) {
-    block = oldest_;
-    unlink(block);
-    erase(block);
-    block_[block].serial = 0;
   } else {
-    return -1;
+    for (block = idle_.oldest(); block >= 0 && block_[block].saving;) block = idle_.newer(block);
+    if (block < 0) return -1;
+    unlink(block);
+    index_.erase(block);
+    all_saved_ = false;
   }
   block_[block].references = 1;
+  block_[block].host = -1;
   return block;
 }
 
 void BlockPool::publish(int32_t block, std::span<const ContentKey, block_tokens> keys, Chain& chain) {
-  if (!prefix_cache_ || block_[block].serial != 0) return;
-  if (int32_t twin = find(chain, keys); twin >= 0) {
-    chain = block_[twin].serial;
+  if (!prefix_cache_ || serial(block) != 0) return;
+  Found twin = find(chain, keys);
+  if (twin.block >= 0) {
+    chain = serial(twin.block);
     return;
   }
-  std::copy(keys.begin(), keys.end(), keys_of(block).begin());
-  Block& b = block_[block];
-  b.parent = chain;
-  b.hash = hash_of(chain, keys);
-  b.serial = next_serial_++;
-  chain = b.serial;
-  insert(block);
+  // The same content on the host: computed again, and known by the name it has.
+  Content content = twin.slot >= 0 ? tier_->content(twin.slot) : Content{next_serial_++, chain, hash_of(chain, keys)};
+  block_[block].host = twin.slot;
+  index_.insert(block, content, keys);
+  chain = content.serial;
 }
 
 void BlockPool::release(int32_t block) {
   Block& b = block_[block];
   if (--b.references > 0) return;
-  if (b.serial != 0) {
-    link_newest(block);
+  if (serial(block) != 0) {
+    link(block);
     return;
   }
   b.next_free = first_free_;
@@ -159,6 +143,43 @@ void BlockPool::release(int32_t block) {
 void BlockPool::release_all(std::vector<int32_t>& blocks) {
   for (size_t i = blocks.size(); i-- > 0;) release(blocks[i]);
   blocks.clear();
+}
+
+// ---- Host tier ------------------------------------------------------------------------------------------------------
+
+void BlockPool::save_idle(int in_flight_max) {
+  if (!tier_ || !prefix_cache_ || all_saved_ || free_count_ > total_ / 2) return;
+  int32_t block = idle_.oldest();
+  for (int seen = 0; block >= 0 && seen < save_ahead_max; ++seen, block = idle_.newer(block)) {
+    if (saving_ >= in_flight_max) return;
+    if (!block_[block].saving && !on_host(block) && !save(block)) return;
+  }
+  all_saved_ = true;
+}
+
+bool BlockPool::save(int32_t block) {
+  Block& b = block_[block];
+  int32_t slot = tier_->put(index_.content(block), index_.keys(block));
+  if (slot < 0) return false;
+  b.host = slot;
+  b.saving = true;
+  ++saving_;
+  ++saving_idle_;
+  transfers_.push_back({block, slot, true});
+  return true;
+}
+
+void BlockPool::transfer_done(const Transfer& transfer) {
+  Block& b = block_[transfer.block];
+  tier_->unpin(transfer.slot);
+  if (transfer.to_host) {
+    b.saving = false;
+    --saving_;
+    saving_idle_ -= b.references == 0;
+  } else {
+    b.arriving = false;
+    release(transfer.block);
+  }
 }
 
 }  // namespace hearth::kv

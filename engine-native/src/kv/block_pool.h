@@ -2,28 +2,25 @@
 // Knows no device and no tensor; a block is a number. Nothing here allocates after construction.
 //
 // Prefix cache. A full block is published under its content: the content of the block before it in the sequence (named
-// by a serial number that is never reused) and the keys of its own tokens. A hash finds it, the keys themselves are
-// compared, so a hit is never a collision. A block nobody refers to stays findable until its place is needed; the
-// least recently released goes first. Sequences release their last block first, so a parent outlives its children.
+// by a serial number that is never reused) and the keys of its own tokens. A block nobody refers to stays findable until
+// its place is needed; the least recently released goes first. Sequences release their last block first, so a parent
+// outlives its children.
+//
+// Host tier. With one attached, blocks next in line to be forgotten are copied to host memory ahead of time (save_idle),
+// so that giving their place away costs nothing; and a prefix that is only there is brought back: take_prefix gives blocks
+// whose content is still `arriving`. The pool lists the transfers; the owner takes them, makes them and says when each is
+// done. A block keeps its serial across the tiers, so chains stay whole.
 #pragma once
 
+#include <climits>
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <vector>
 
+#include "kv/content_index.h"
+#include "kv/host_tier.h"
+
 namespace hearth::kv {
-
-inline constexpr int block_tokens = 16;  // equals ops::kv_block_tokens; checked where both are seen
-
-// What stands at one position of a sequence: a token id, or one row of an image (content_of_image_row).
-using ContentKey = uint64_t;
-inline ContentKey key_of_token(int32_t id) { return static_cast<uint32_t>(id); }
-// `image` is the hash of the pixels, width and height; the top bit keeps rows of images apart from tokens.
-ContentKey key_of_image_row(uint64_t image, int row);
-
-// Names the content of a sequence up to the end of a block; 0 is the empty sequence.
-using Chain = uint64_t;
 
 struct PoolCounts {
   int total = 0;
@@ -31,18 +28,32 @@ struct PoolCounts {
   int cached = 0;  // not referred to, content kept
 };
 
+// What of a prefix is there.
+struct Prefix {
+  int blocks = 0;  // in all
+  int idle = 0;    // on the device and referred to by nobody: taking those makes available() smaller
+  int host = 0;    // to be brought back: each wants a block of its own
+};
+
+struct Transfer {
+  int32_t block = -1, slot = -1;
+  bool to_host = false;
+};
+
 class BlockPool {
  public:
   BlockPool(int blocks, bool prefix_cache);
+  // Before first use. The tier must outlive the pool.
+  void attach(HostTier& tier);
 
-  PoolCounts counts() const { return {total_, total_ - free_count_ - cached_count_, cached_count_}; }
-  // Blocks that allocate() can still give: free ones and cached ones that nobody refers to.
-  int available() const { return free_count_ + cached_count_; }
+  PoolCounts counts() const { return {total_, total_ - free_count_ - idle_.size(), idle_.size()}; }
+  // Blocks that allocate() can still give: free ones and cached ones that nobody refers to and nobody is copying.
+  int available() const { return free_count_ + idle_.size() - saving_idle_; }
 
-  // Blocks at the start of `keys` whose content is in the pool, at most `max_blocks`. `idle` (may be null) is how many
-  // of them nobody refers to: taking those makes available() smaller.
-  int count_prefix(std::span<const ContentKey> keys, int max_blocks, int* idle = nullptr) const;
-  // Takes a reference to each block of that prefix, appends them to `blocks` and moves `chain` past them.
+  // The start of `keys`, at most `max_blocks`, whose content is there, after the content `chain`.
+  Prefix count_prefix(std::span<const ContentKey> keys, int max_blocks, Chain chain = 0) const;
+  // Takes a reference to each block of that prefix, appends them to `blocks` and moves `chain` past them. Gives their
+  // number: fewer than counted when no block was left to bring one back into.
   int take_prefix(std::span<const ContentKey> keys, int max_blocks, std::vector<int32_t>& blocks, Chain& chain);
   // A block of its own with one reference, or -1. Forgets the least recently used cached block when none is free.
   int32_t allocate();
@@ -54,34 +65,45 @@ class BlockPool {
   // Gives back all of a sequence, last block first.
   void release_all(std::vector<int32_t>& blocks);
 
+  // A prefix is brought back when at least this many blocks of it are on the host: fewer are faster to recompute.
+  void set_fetch_min(int blocks) { fetch_min_ = blocks; }
+  // Lists copies to the host of cached blocks, the next in line to be forgotten first, once the pool is more than half full;
+  // at most `in_flight_max` transfers to the host are under way at once.
+  void save_idle(int in_flight_max);
+  bool arriving(int32_t block) const { return block_[block].arriving; }
+  // Transfers listed since they were last cleared. All must be made in the order of the list.
+  std::vector<Transfer>& transfers() { return transfers_; }
+  void transfer_done(const Transfer& transfer);
+
  private:
   struct Block {
     int references = 0;
-    Chain serial = 0;  // 0: content not published
-    Chain parent = 0;
-    uint64_t hash = 0;
-    int32_t older = -1, newer = -1;  // list of cached blocks
+    int32_t host = -1;      // slot with the same content, as long as the tier holds it
+    bool arriving = false;  // being copied from the host; the copy has a reference of its own
+    bool saving = false;    // being copied to the host: its place is not given away
     int32_t next_free = -1;
   };
-  uint64_t hash_of(Chain parent, std::span<const ContentKey> keys) const;
-  int32_t find(Chain parent, std::span<const ContentKey> keys) const;
-  void insert(int32_t block);
-  void erase(int32_t block);
-  void link_newest(int32_t block);
+  struct Found { int32_t block = -1, slot = -1; };
+  Found find(Chain chain, std::span<const ContentKey> keys) const;
+  Chain serial(int32_t block) const { return index_.content(block).serial; }
+  bool on_host(int32_t block) const { return tier_ && tier_->holds(block_[block].host, serial(block)); }
+  void link(int32_t block);
   void unlink(int32_t block);
-  std::span<ContentKey> keys_of(int32_t block) {
-    return {keys_.data() + static_cast<size_t>(block) * block_tokens, block_tokens};
-  }
+  int32_t begin_fetch(int32_t slot);
+  bool save(int32_t block);
 
   int total_;
   bool prefix_cache_;
-  int free_count_ = 0, cached_count_ = 0;
-  int32_t first_free_ = -1, oldest_ = -1, newest_ = -1;
+  bool all_saved_ = false;  // nothing to save has come since a look found nothing
+  int free_count_ = 0, saving_idle_ = 0, saving_ = 0, fetch_min_ = 1;
+  int32_t first_free_ = -1;
   Chain next_serial_ = 1;
   std::vector<Block> block_;
-  std::vector<ContentKey> keys_;   // [blocks * block_tokens]
-  std::vector<int32_t> table_;     // open addressing, -1 = empty; a power of two, at most half full
-  size_t table_mask_ = 0;
+  ContentIndex index_;  // published blocks
+  AgeList idle_;        // cached blocks that nobody refers to
+  HostTier* tier_ = nullptr;
+  std::vector<Transfer> transfers_;
+  std::vector<Found> found_;  // scratch of take_prefix
 };
 
 }  // namespace hearth::kv

@@ -58,7 +58,7 @@ Status KvPool::allocate(const KvShape& shape, int blocks) {
 
 // Calls copy(device pointer, host offset, bytes) for the pieces of a block.
 template <class Copy>
-Status KvPool::each_piece(int block, Copy copy) {
+Status KvPool::each_piece(int block, Copy copy) const {
   if (block < 0 || block >= blocks_) return invalid("KV block " + std::to_string(block) + " of " + std::to_string(blocks_));
   const size_t half = shape_.half_block_bytes(), scales = shape_.scale_block_bytes(), at = static_cast<size_t>(block);
   size_t host = 0;
@@ -85,6 +85,13 @@ Status KvPool::read(int block, void* host) {
 Status KvPool::write(int block, const void* host) {
   return each_piece(block, [&](uint8_t* piece, size_t offset, size_t bytes) {
     return device_.upload(piece, static_cast<const uint8_t*>(host) + offset, bytes);
+  });
+}
+
+Status KvPool::transfer(int block, void* host, bool to_host, device::Device::CopyQueue& queue) const {
+  return each_piece(block, [&](uint8_t* piece, size_t offset, size_t bytes) {
+    uint8_t* at = static_cast<uint8_t*>(host) + offset;
+    return to_host ? queue.download(at, piece, bytes) : queue.upload(piece, at, bytes);
   });
 }
 

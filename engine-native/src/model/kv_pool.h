@@ -39,10 +39,11 @@ class KvPool {
   // Host bytes of a block: for each layer K, V, K's scales, V's scales.
   Status read(int block, void* host);
   Status write(int block, const void* host);
+  Status transfer(int block, void* host, bool to_host, device::Device::CopyQueue& queue) const;
 
  private:
   template <class Copy>
-  Status each_piece(int block, Copy copy);
+  Status each_piece(int block, Copy copy) const;
 
   device::Device& device_;
   KvShape shape_;

@@ -35,6 +35,9 @@ class LoadedModel final : public Model {
   size_t kv_block_bytes() const override { return kv_.block_bytes(); }
   Status read_kv_block(int block, void* host) override { return kv_.read(block, host); }
   Status write_kv_block(int block, const void* host) override { return kv_.write(block, host); }
+  Status transfer_kv_block(int block, void* host, bool to_host, device::Device::CopyQueue& queue) override {
+    return kv_.transfer(block, host, to_host, queue);
+  }
 
   double image_flops(int width, int height) const override { return encoder_ ? encoder_->flops(width, height) : 0; }
   Result<ImageLayout> image_layout(int width, int height) const override;

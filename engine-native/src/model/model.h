@@ -131,11 +131,13 @@ class Model {
   virtual Status forward_hidden(const StepInput&) = 0;
   virtual float* hidden() = 0;
 
-  // Copies a KV block (copy on write, host tier). Host side: bytes of one block over all layers.
+  // Copies a KV block. Host side: bytes of one block over all layers.
   virtual size_t kv_block_bytes() const = 0;
   virtual Status read_kv_block(int block, void* host) = 0;
   virtual Status write_kv_block(int block, const void* host) = 0;
 
+  // The same beside the steps, on the thread of the queue: to the host or back from it, done when the queue is.
+  virtual Status transfer_kv_block(int block, void* host, bool to_host, device::Device::CopyQueue& queue) = 0;
   // Vision. Preparing runs on any thread; the rest on the step's thread, since the tower runs on the stream.
   virtual Result<ImageLayout> image_layout(int width, int height) const = 0;
   // Floating-point operations of the tower for an image of this size; 0 without vision.

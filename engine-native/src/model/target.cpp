@@ -31,6 +31,7 @@ class TargetDevice final : public device::Device {
   Status download(void*, const void*, size_t) override { return absent(); }
   Status copy(void*, const void*, size_t) override { return absent(); }
   Status fill_zero(void*, size_t) override { return absent(); }
+  Result<std::unique_ptr<CopyQueue>> open_copy_queue() override { return absent(); }
   bool host_visible() const override { return true; }
   Result<uint32_t> mark() override { return uint32_t{0}; }
   Status wait(uint32_t) override { return Status::ok(); }

@@ -29,4 +29,24 @@ void propose_draft(std::span<const int32_t> tokens, int count, std::vector<int32
   }
 }
 
+void DraftPolicy::observe(int sequences, int drafts, double seconds) {
+  double& plain = plain_seconds_[size_of(sequences)];
+  if (drafts == 0) {
+    plain = plain == 0 ? seconds : plain + (seconds - plain) / 8;
+  } else if (plain > 0) {
+    const double row = std::max(0.0, seconds - plain) / drafts;
+    row_seconds_ = row_seconds_ < 0 ? row : row_seconds_ + (row - row_seconds_) / 8;
+  }
+}
+
+int DraftPolicy::length(double acceptance, int sequences) const {
+  const double plain = plain_seconds_[size_of(sequences)];
+  if (plain == 0) return 0;  // the first step is one to compare with
+  const double token = plain / sequences, row = row_seconds_ < 0 ? token / 8 : row_seconds_;
+  double reached = acceptance;
+  int length = 0;
+  for (; length < draft_tokens_max && reached * token > row; reached *= acceptance) ++length;
+  return length;
+}
+
 }  // namespace hearth::runtime

@@ -385,7 +385,10 @@ Json Engine::stats() {
                       {"prefix_hit_tokens", r.prefix_hit_tokens}, {"prefix_query_tokens", r.prefix_query_tokens},
                       {"preemptions", r.preemptions}, {"prompt_tokens", r.prompt_tokens},
                       {"generation_tokens", r.generation_tokens}, {"steps", r.steps}, {"image_hits", r.image_hits},
-                      {"image_queries", r.image_queries}, {"draft_tokens", r.draft_tokens}, {"draft_accepted", r.draft_accepted}});
+                      {"image_queries", r.image_queries}, {"draft_tokens", r.draft_tokens}, {"draft_accepted", r.draft_accepted},
+                      {"host_kv_blocks_total", r.host_blocks}, {"host_kv_blocks_used", r.host_blocks_used},
+                      {"host_kv_hit_tokens", r.host_hit_tokens}, {"host_kv_saved_bytes", r.host_saved_bytes},
+                      {"host_kv_fetched_bytes", r.host_fetched_bytes}});
     for (const Json& line : loaded->info["memory"])
       memory.push_back({{"what", loaded->name + ": " + line["what"].get<std::string>()}, {"bytes", line["bytes"]}});
     preparing = 0;

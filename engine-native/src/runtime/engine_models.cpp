@@ -89,12 +89,20 @@ Result<Json> Engine::run_load(const std::shared_ptr<LoadedModel>& loaded, const 
   options.prefix_cache = request.prefix_cache;
   options.overlap = hooks().overlap.value_or(loaded->device->info().kind == device::DeviceKind::cuda);
   options.queue_requests = options_.queue_requests;
+  options.host_kv_bytes = host_tier_bytes(request.host_kv_mb, loaded->device->info());
+  options.wake = [this] { wake(); };
+  options.preparing = [model = loaded.get()] { return model->preparing.load(); };
   auto runner = ModelRunner::create(*loaded->model, loaded->vocabulary, outbox_, options,
                                     [this](LiveRequest& r) { finished_.push_back(r.id); });
   if (!runner) return fail(runner.status());
   loaded->runner = std::move(runner).value();
   loaded->grammars = std::make_unique<grammar::GrammarCache>(make_token_trie(*loaded));
   loaded->info = describe_model(*loaded, result->chat_template);
+  if (const RunnerStats stats = loaded->runner->stats(); stats.host_blocks > 0) {
+    const int64_t bytes = stats.host_blocks * static_cast<int64_t>(loaded->model->kv_block_bytes());
+    loaded->info["memory"].push_back({{"what", "host memory behind the KV pool"}, {"bytes", bytes}});
+    if (loaded->device->info().kind == device::DeviceKind::cpu) loaded->planned_bytes += bytes;
+  }
   if (job.cancelled()) return fail(Status(Code::cancelled, "the load was cancelled"));
   log::write(log::Level::debug, "model " + loaded->name + " is ready on " + loaded->device->info().name);
   job.report("ready", 1, 1, loaded->info["memory"]);

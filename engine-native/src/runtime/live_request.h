@@ -10,6 +10,7 @@
 
 #include "grammar/grammar.h"
 #include "model/model.h"
+#include "runtime/draft.h"
 #include "runtime/image_cache.h"
 #include "runtime/request.h"
 #include "runtime/vocabulary.h"
@@ -71,6 +72,7 @@ struct LiveRequest : scheduler::Sequence {
   int history_admission = 0;       // the admission that set its penalty counts
   std::vector<int32_t> draft;      // proposed tokens of the next step
   int draft_tokens = 0, draft_accepted = 0;
+  Acceptance acceptance;
   std::vector<double> pooled;      // sum of hidden states
   int pooled_rows = 0;
   Clock::time_point submitted, started, first_token;

@@ -41,6 +41,8 @@ struct LoadResult {
 struct Hooks {
   std::function<Result<LoadResult>(const model::LoadOptions&, device::Device&, model::Model::Progress, void*)> load;
   std::optional<bool> overlap;                // instead of what the device suggests
+  std::optional<int> draft_length;            // of every proposal, instead of what pays
+  std::optional<int> fetch_min;               // blocks worth bringing back from the host, instead of what pays
   uint64_t (*allocations)() = nullptr;        // operator new calls of the calling thread so far
   void (*before_step)(ModelRunner&) = nullptr;  // tests: forced preemptions
 };
@@ -51,6 +53,7 @@ struct ModelRequest {
   model::LoadOptions load;
   std::string name;
   bool prefix_cache = true;
+  int64_t host_kv_mb = -1;      // host memory behind the KV pool; -1: host_tier_bytes decides
   bool plan_only = false;       // says what it would take; loads nothing
   int64_t reclaimable_mb = 0;   // plan_only: memory that could be given back first
 };

@@ -124,6 +124,7 @@ Result<ModelRequest> parse_model_request(std::string_view json) {
   HEARTH_TRY(reader.read_integer("prefill_chunk", 0, 1 << 20, load.step_tokens));
   HEARTH_TRY(reader.read("prefix_cache", out.prefix_cache));
   HEARTH_TRY(reader.read("plan", out.plan_only));
+  HEARTH_TRY(reader.read_integer("host_kv_mb", -1, 1 << 24, out.host_kv_mb));
   HEARTH_TRY(reader.read_integer("reclaimable_mb", 0, INT32_MAX, out.reclaimable_mb));
   HEARTH_TRY(reader.read_integer("seed", 0, UINT32_MAX, load.seed));
   HEARTH_TRY(reader.finish());

@@ -44,10 +44,12 @@ Result<std::unique_ptr<ModelRunner>> ModelRunner::create(model::Model& model, st
   HEARTH_ASSIGN(void* staging, model.device().allocate(std::max<size_t>(hidden, 1), device::MemoryKind::staging, "hidden states"));
   runner->host_hidden_ = static_cast<float*>(staging);
   runner->reserve_capacities();
+  HEARTH_TRY(runner->open_host_tier());
   return runner;
 }
 
 ModelRunner::~ModelRunner() {
+  copier_.reset();  // its copies read and write the pool
   if (in_flight_) (void)!!model_.device().stream().synchronize();
   if (host_hidden_) model_.device().release(host_hidden_);
 }
@@ -97,6 +99,7 @@ Status ModelRunner::add(LiveRequest& r) {
   if (r.grammar) r.matcher = std::make_unique<grammar::Matcher>(r.grammar);
   prompt_tokens_ += r.prompt;
   live_.push_back(&r);
+  burst_.arrived(Clock::now());
   update_ready(r);
   scheduler_.add(r);
   return Status::ok();
@@ -193,34 +196,22 @@ Status ModelRunner::encode_images(bool& worked) {
   return status.code() == Code::device ? status : Status::ok();
 }
 
-void ModelRunner::propose_drafts() {
-  // A draft row is nearly free while reading the weights is what a step costs; with many sequences it no longer is.
-  bool few = scheduler_.running().size() <= 4;
-  for (scheduler::Sequence* s : scheduler_.running()) {
-    LiveRequest& r = request_of(*s);
-    r.drafts = 0;
-    if (!options_.speculate || !few || !r.options.speculate || !s->draws || r.sampling.penalised() || r.matcher ||
-        r.generated < r.sampling.min_tokens || s->length() - s->computed != 1)
-      continue;
-    // Texts that do not repeat themselves stop paying for the attempt.
-    if (r.draft_tokens > 64 && r.draft_accepted * 5 < r.draft_tokens) continue;
-    propose_draft(r.tokens, draft_tokens_max, r.draft);
-    r.drafts = static_cast<int>(r.draft.size());
-  }
-}
-
 Status ModelRunner::plan(Step& step, bool& any) {
   step.shares.clear();
   step.rows.clear();
-  if (!options_.overlap) propose_drafts();
+  propose_drafts();
   size_t room = outbox_.ring().free_bytes();
-  auto shares = scheduler_.plan(static_cast<int64_t>(room));
+  const bool hold = burst_.hold(now_, options_.preparing ? options_.preparing() : 0);
+  auto shares = scheduler_.plan(static_cast<int64_t>(room), hold);
   any = !shares.empty();
   if (!any) return Status::ok();
   step.shares.assign(shares.begin(), shares.end());
   step.hidden = scheduler_.plan_is_hidden();
   step.begin = now_;
   build_rows(step);
+  step.token_rows = static_cast<int>(ids_.size());
+  step.drafts = 0;
+  for (const scheduler::Share& share : step.shares) step.drafts += share.drafts;
   int64_t bytes = 0;
   for (const scheduler::Share& share : step.shares) bytes += share.sequence->share_bytes;
   for (const Row& row : step.rows) bytes += step.shares[row.share].sequence->row_bytes;
@@ -326,7 +317,7 @@ sampling::RowRequest ModelRunner::sample_row(Step& step, const Row& row) {
   request.parameters = &r.sampling;
   request.slot = std::max(r.slot, 0);
   if (r.matcher) request.mask = r.matcher->mask();
-  request.generated = r.generated + row.position - (share.start + share.count - 1 - share.drafts);
+  request.generated = r.generated;
   return request;
 }
 
@@ -334,7 +325,11 @@ Status ModelRunner::launch_sample(Step& step) {
   if (step.hidden || step.rows.empty()) return Status::ok();
   HEARTH_TRY(prepare_penalties(step));
   sampler_->begin();
-  for (const Row& row : step.rows) sampler_->add(sample_row(step, row));
+  draft_histories_ = 0;
+  for (size_t row = 0; row < step.rows.size();) {
+    if (step.rows[row].draw && step.shares[step.rows[row].share].drafts > 0) HEARTH_TRY(add_draws(step, row));
+    else sampler_->add(sample_row(step, step.rows[row++]));
+  }
   return sampler_->launch(model_.logits());
 }
 
@@ -350,8 +345,10 @@ Status ModelRunner::collect(Step& step) {
     HEARTH_TRY(sampler_->wait());
     HEARTH_TRY(options_.overlap ? Status::ok() : model_.device().stream().synchronize());
     now_ = Clock::now();
-    collect_logits(step);
+    HEARTH_TRY(collect_logits(step));
   }
+  measure_decode(step);
+  measure_prefill(step);
   finish_prompts(step);
   outbox_.ring().unreserve(step.reserved);
   step.reserved = 0;
@@ -359,11 +356,11 @@ Status ModelRunner::collect(Step& step) {
   return Status::ok();
 }
 
-void ModelRunner::collect_logits(Step& step) {
+Status ModelRunner::collect_logits(Step& step) {
   for (size_t row = 0; row < step.rows.size();) {
     scheduler::Share& share = step.shares[step.rows[row].share];
     if (step.rows[row].draw) {
-      collect_draws(step, row, share);
+      HEARTH_TRY(collect_draws(step, row, share));
       continue;
     }
     if (share.sequence) {
@@ -376,14 +373,15 @@ void ModelRunner::collect_logits(Step& step) {
     }
     ++row;
   }
+  return Status::ok();
 }
 
 // The rows of one share that draw: accepted drafts, then one more token; the rest was computed for nothing.
-void ModelRunner::collect_draws(Step& step, size_t& row, scheduler::Share& share) {
+Status ModelRunner::collect_draws(Step& step, size_t& row, scheduler::Share& share) {
   int drafts = share.drafts;
   size_t begin = row;
   row += drafts + 1;
-  if (!share.sequence) return;
+  if (!share.sequence) return Status::ok();
   LiveRequest& r = request_of(*share.sequence);
   drawn_keys_.clear();
   r.draft_tokens += drafts;
@@ -392,14 +390,20 @@ void ModelRunner::collect_draws(Step& step, size_t& row, scheduler::Share& share
   for (int i = 0; i <= drafts; ++i) {
     sampling::Drawn drawn = sampler_->result(static_cast<int>(begin) + i);
     bool agrees = i < drafts && drawn.token == r.draft[i];
+    if (i < drafts) r.acceptance.saw(agrees);
     r.draft_accepted += agrees;
     draft_accepted_ += agrees;
     drawn_keys_.push_back(kv::key_of_token(drawn.token));
     bool last = !agrees;
     // resolve() before the request may end: ending gives the blocks back, and full ones should be found again.
     if (last) scheduler_.resolve(r, drawn_keys_);
-    if (publish_token(r, drawn) || last) return;
+    if (publish_token(r, drawn)) return Status::ok();
+    // The launch recorded none of a chain that may be cut short; what counts is known now.
+    const bool counted = drafts > 0 && r.sampling.penalised() && r.slot >= 0 && r.history_admission == r.admissions;
+    if (counted) HEARTH_TRY(sampler_->set_count(r.slot, drawn.token, drawn_before(r, drawn.token, 0)));
+    if (last) break;
   }
+  return Status::ok();
 }
 
 Status ModelRunner::collect_hidden(Step& step) {
@@ -443,10 +447,22 @@ void ModelRunner::fail_step(Step& step, const Status& status) {
 
 Status ModelRunner::step(bool& worked) {
   now_ = Clock::now();
+  HEARTH_TRY(take_transfers(worked));
   HEARTH_TRY(encode_images(worked));
   Step &next = steps_[turn_], &previous = steps_[1 - turn_];
   bool any = false;
+  // How many tokens a verified proposal gave must be known before the next step is planned, and so must the text that a
+  // proposal continues: such steps are not overlapped.
+  if (in_flight_ && (previous.drafts > 0 || wants_drafts())) {
+    in_flight_ = false;
+    worked = true;
+    if (Status status = collect(previous); !status) {
+      fail_step(previous, status);
+      return status.code() == Code::device ? status : Status::ok();
+    }
+  }
   HEARTH_TRY(plan(next, any));
+  HEARTH_TRY(start_transfers());
   if (!any && !in_flight_) return Status::ok();
   worked = true;
   Status status = any ? launch_forward(next) : Status::ok();
@@ -479,6 +495,13 @@ RunnerStats ModelRunner::stats() const {
   s.prompt_tokens = prompt_tokens_;
   s.generation_tokens = generation_tokens_;
   s.steps = step_count_;
+  if (tier_) {
+    s.host_blocks = tier_->slots();
+    s.host_blocks_used = tier_->used();
+    s.host_hit_tokens = scheduler_.host_hit_tokens();
+    s.host_saved_bytes = saved_blocks_ * model_.kv_block_bytes();
+    s.host_fetched_bytes = fetched_blocks_ * model_.kv_block_bytes();
+  }
   s.image_hits = images_.hits();
   s.image_queries = images_.queries();
   s.draft_tokens = draft_tokens_;

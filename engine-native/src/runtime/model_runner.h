@@ -14,6 +14,8 @@
 #include "device/device.h"
 #include "kv/block_pool.h"
 #include "model/model.h"
+#include "runtime/burst_hold.h"
+#include "runtime/host_copier.h"
 #include "runtime/image_cache.h"
 #include "runtime/live_request.h"
 #include "runtime/outbox.h"
@@ -27,13 +29,22 @@ struct RunnerOptions {
   bool overlap = false;
   bool speculate = true;
   int queue_requests = 512;
+  int64_t host_kv_bytes = 0;      // of the host tier behind the KV pool; 0 = none
+  std::function<int()> preparing; // requests for this model that are being made ready; empty = none
+  std::function<void()> wake;     // something a resting step thread should look at has happened; any thread
 };
+
+// Bytes of the host tier: what was asked for in MiB, or (-1) a default: none where the KV pool is host memory already,
+// since a larger pool does the same without copies; else a quarter of what is free, at most 4 GiB.
+int64_t host_tier_bytes(int64_t megabytes, const device::DeviceInfo& device);
 
 struct RunnerStats {
   int running = 0, waiting = 0;
   kv::PoolCounts blocks;
   uint64_t prefix_hit_tokens = 0, prefix_query_tokens = 0, preemptions = 0;
   uint64_t prompt_tokens = 0, generation_tokens = 0, steps = 0;
+  int host_blocks = 0, host_blocks_used = 0;  // of the host tier
+  uint64_t host_hit_tokens = 0, host_saved_bytes = 0, host_fetched_bytes = 0;
   uint64_t image_hits = 0, image_queries = 0, draft_tokens = 0, draft_accepted = 0;
 };
 
@@ -73,21 +84,32 @@ class ModelRunner {
     std::vector<Row> rows;  // in the order of the logits
     bool hidden = false;
     size_t reserved = 0;
+    int token_rows = 0;  // in all, with or without logits
+    int drafts = 0;      // of them, proposals
     Clock::time_point begin;
   };
 
   ModelRunner(model::Model& model, std::shared_ptr<const Vocabulary> vocabulary, Outbox& outbox,
               const RunnerOptions& options, OnFinished on_finished);
   void reserve_capacities();
+  Status open_host_tier();
   static LiveRequest& request_of(scheduler::Sequence& sequence) { return static_cast<LiveRequest&>(sequence); }
 
+  // The host tier of the KV pool.
+  Status take_transfers(bool& worked);
+  Status start_transfers();
+  void measure_prefill(const Step& step);
   // Before a step.
   Status encode_images(bool& worked);
   Status begin_images();
   void want_images(const LiveRequest& request);
   void acquire_images(LiveRequest& request);
   void update_ready(LiveRequest& request);
+  bool may_draft(const LiveRequest& request) const;
+  int draft_length(const LiveRequest& request) const;
+  void propose(LiveRequest& request);
   void propose_drafts();
+  bool wants_drafts();
   Status plan(Step& step, bool& any);
   // Building the input.
   void build_rows(Step& step);
@@ -98,10 +120,13 @@ class ModelRunner {
   Status launch_sample(Step& step);
   Status prepare_penalties(Step& step);
   sampling::RowRequest sample_row(Step& step, const Row& row);
+  Status add_draws(Step& step, size_t& row);
+  int drawn_before(const LiveRequest& request, int32_t token, int drafts) const;
   // Taking results.
   Status collect(Step& step);
-  void collect_logits(Step& step);
-  void collect_draws(Step& step, size_t& row, scheduler::Share& share);
+  Status collect_logits(Step& step);
+  Status collect_draws(Step& step, size_t& row, scheduler::Share& share);
+  void measure_decode(const Step& step);
   Status collect_hidden(Step& step);
   void finish_prompts(Step& step);
   void fail_step(Step& step, const Status& status);
@@ -120,6 +145,7 @@ class ModelRunner {
   RunnerOptions options_;
   OnFinished on_finished_;
   int vocabulary_size_ = 0, context_ = 0, token_bytes_max_ = 0, axes_ = 1;
+  std::unique_ptr<kv::HostTier> tier_;
   kv::BlockPool pool_;
   scheduler::Scheduler scheduler_;
   std::unique_ptr<sampling::Sampler> sampler_;
@@ -130,6 +156,14 @@ class ModelRunner {
   int turn_ = 0;
   bool in_flight_ = false;     // steps_[1 - turn_] was launched and not collected
   float* host_hidden_ = nullptr;
+  std::unique_ptr<HostCopier> copier_;
+  std::vector<kv::Transfer> done_transfers_;
+  BurstHold burst_;
+  DraftPolicy drafts_;
+  int draft_histories_ = 0;     // that proposals of the next step want
+  double prefill_seconds_ = 0;  // a token, measured on steps that are mostly prefill
+  Clock::time_point collected_; // when the last step's results were there
+  uint64_t saved_blocks_ = 0, fetched_blocks_ = 0;
   Clock::time_point now_;
   // Input of one step.
   std::vector<model::SequenceRows> sequences_;

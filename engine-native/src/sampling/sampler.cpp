@@ -16,7 +16,7 @@ Result<std::unique_ptr<Sampler>> Sampler::create(device::Device& device, int voc
   sampler->max_rows_ = max_rows;
   sampler->logits_stride_ = logits_stride;
   sampler->sampled_ = sampled;
-  HEARTH_ASSIGN(sampler->op_, ops::bind(ops::SampleSpec{vocabulary, max_rows, slots}, device.info()));
+  HEARTH_ASSIGN(sampler->op_, ops::bind(ops::SampleSpec{vocabulary, max_rows, slots + draft_histories}, device.info()));
   HEARTH_TRY(sampler->allocate());
   return sampler;
 }
@@ -34,8 +34,8 @@ Status Sampler::take(T*& pointer, size_t count, MemoryKind kind, const char* wha
 }
 
 Status Sampler::allocate() {
-  const size_t rows = max_rows_, top = rows * ops::max_top_logprobs, masks = static_cast<size_t>(slots_) * mask_words();
-  const size_t bias = static_cast<size_t>(slots_) * (bias_entries_max + banned_max);
+  const size_t rows = max_rows_, top = rows * ops::max_top_logprobs, drawing = slots_ + draft_rows_max;
+  const size_t masks = drawing * mask_words(), bias = drawing * (bias_entries_max + banned_max);
   for (bool staging : {false, true}) {
     MemoryKind kind = staging ? MemoryKind::staging : MemoryKind::workspace;
     HEARTH_TRY(take(staging ? host_row_ : row_, rows, kind, "sampling rows"));
@@ -55,7 +55,7 @@ Status Sampler::allocate() {
 
 Status Sampler::prepare_history() {
   if (output_count_) return Status::ok();
-  size_t count = static_cast<size_t>(slots_) * vocabulary_;
+  size_t count = history_count();
   if (!prompt_seen_) HEARTH_TRY(take(prompt_seen_, count, MemoryKind::workspace, "token history"));
   counts_.resize(static_cast<size_t>(vocabulary_) * 2);
   HEARTH_TRY(take(output_count_, count, MemoryKind::workspace, "token history"));
@@ -75,6 +75,21 @@ Status Sampler::start_slot(int slot, std::span<const int32_t> prompt, std::span<
   HEARTH_TRY(device_.upload(prompt_seen_ + offset, seen, bytes));
   HEARTH_TRY(device_.upload(output_count_ + offset, count, bytes));
   return device_.stream().synchronize();  // counts_ is used again
+}
+
+Status Sampler::set_count(int slot, int32_t token, int count) {
+  if (token < 0 || token >= vocabulary_) return Status::ok();
+  const uint16_t value = static_cast<uint16_t>(std::min<int>(count, std::numeric_limits<uint16_t>::max()));
+  return device_.upload(output_count_ + static_cast<size_t>(slot) * vocabulary_ + token, &value, sizeof value);
+}
+
+Status Sampler::draft_slot(int index, int slot, int32_t token, int count, int& out) {
+  out = slots_ + index;
+  const size_t to = static_cast<size_t>(out) * vocabulary_, from = static_cast<size_t>(slot) * vocabulary_;
+  const size_t bytes = static_cast<size_t>(vocabulary_) * sizeof(uint16_t);
+  HEARTH_TRY(device_.copy(prompt_seen_ + to, prompt_seen_ + from, bytes));
+  HEARTH_TRY(device_.copy(output_count_ + to, output_count_ + from, bytes));
+  return set_count(out, token, count);
 }
 
 void Sampler::begin() {
@@ -100,7 +115,7 @@ void Sampler::add(const RowRequest& request) {
     row.seed = p->seed;
     row.position = static_cast<uint32_t>(request.generated);
     row.top_logprobs = p->top_logprobs;
-    row.record = 1;
+    row.record = request.record;
     penalties_ |= p->penalised();
     auto push = [&](int32_t id, float value) {
       host_bias_ids_[bias_count_] = id;

@@ -15,6 +15,8 @@ namespace hearth::sampling {
 
 inline constexpr int bias_entries_max = 300;  // logit_bias entries of one request, as OpenAI's
 inline constexpr int banned_max = 64;         // end and stop tokens banned while min_tokens is not reached
+inline constexpr int draft_rows_max = 64;     // rows behind the first of their slots, in one launch
+inline constexpr int draft_histories = 16;    // of them with penalties
 
 // How a request's tokens are drawn; every default already resolved.
 struct Parameters {
@@ -35,6 +37,7 @@ struct RowRequest {
   const Parameters* parameters = nullptr;  // nullptr: a row nobody wants any more; argmax, recorded nowhere
   int slot = 0;
   int generated = 0;                       // tokens drawn before this one: its index
+  bool record = true;                      // the token counts as drawn at once; else set_count() tells later
   std::span<const uint32_t> mask{};        // empty, or (vocabulary + 31) / 32 words, bit set = allowed
   int32_t forced = -1;                     // report this token's log-probability, draw nothing
   int top_logprobs = -1;                   // for forced rows, which have no parameters of their own
@@ -56,11 +59,17 @@ class Sampler {
 
   int mask_words() const { return (vocabulary_ + 31) / 32; }
   // Bytes the first request with penalties will take on the device.
-  size_t history_bytes() const { return static_cast<size_t>(slots_) * vocabulary_ * sizeof(uint16_t) * 2; }
+  size_t history_bytes() const { return history_count() * sizeof(uint16_t) * 2; }
   // Takes the memory of penalties, once. Not on the step path.
   Status prepare_history();
   // Sets the counts of a slot: a sequence with penalties starts there, or starts again.
   Status start_slot(int slot, std::span<const int32_t> prompt, std::span<const int32_t> output);
+
+  // How often `token` was drawn in a slot, after a launch that recorded nothing for it.
+  Status set_count(int slot, int32_t token, int count);
+  // A row that is drawn as if `token` had been drawn after what `slot` has seen, `count` times in all: gives the slot to
+  // ask for in its place, one of draft_histories, which lasts until the launch.
+  Status draft_slot(int index, int slot, int32_t token, int count, int& out);
 
   // One launch: begin, add rows in the order of the logits' rows, launch, wait, result.
   void begin();
@@ -72,6 +81,7 @@ class Sampler {
  private:
   explicit Sampler(device::Device& device) : device_(device) {}
   Status allocate();
+  size_t history_count() const { return static_cast<size_t>(slots_ + draft_histories) * vocabulary_; }
   template <class T> Status take(T*& pointer, size_t count, device::MemoryKind kind, const char* what);
   Status upload_inputs();
   Status download_results();

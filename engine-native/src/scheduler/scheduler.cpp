@@ -49,7 +49,7 @@ void Scheduler::give_back(Sequence& sequence) {
   pool_.release_all(sequence.blocks);
   free_slots_.push_back(sequence.slot);
   sequence.slot = -1;
-  sequence.computed = sequence.published = 0;
+  sequence.computed = sequence.published = sequence.arrived = sequence.taken = 0;
   sequence.chain = 0;
 }
 
@@ -84,7 +84,11 @@ bool Scheduler::grow(Sequence& sequence, int tokens, bool may_preempt) {
 }
 
 bool Scheduler::has_work(const Sequence& s) {
-  return s.computed < std::min(s.length(), s.ready) && s.length() < s.goal;
+  return s.arrived == s.taken && s.computed < std::min(s.length(), s.ready) && s.length() < s.goal;
+}
+
+void Scheduler::look_for_arrivals(Sequence& s) const {
+  while (s.arrived < s.taken && !pool_.arriving(s.blocks[s.arrived])) ++s.arrived;
 }
 
 bool Scheduler::can_run(const Sequence& s) const {
@@ -126,17 +130,18 @@ void Scheduler::choose_turn() {
   hidden_turn_ = hidden && (!logits || !hidden_turn_);
 }
 
-std::span<Share> Scheduler::plan(int64_t output_bytes) {
+std::span<Share> Scheduler::plan(int64_t output_bytes, bool hold_decodes) {
   shares_.clear();
   ++step_;
   rows_left_ = limits_.step_tokens;
   logits_left_ = limits_.max_logit_rows;
   output_left_ = output_bytes;
   preempted_ = false;
+  for (Sequence* s : running_) look_for_arrivals(*s);
   choose_turn();
-  plan_decodes();
+  if (!hold_decodes) plan_decodes();
   if (!preempted_) admit();
-  plan_prefills();
+  plan_prefills(hold_decodes);
   plan_drafts();
   return shares_;
 }
@@ -162,17 +167,21 @@ bool Scheduler::admit_one(Sequence& s) {
   // At least one token must be computed, and all whose logits are still wanted.
   int reusable = s.length() - 1;
   if (s.logits_end > s.logits_begin) reusable = std::min(reusable, s.logits_begin);
-  int max_blocks = reusable / kv::block_tokens, idle = 0;
-  int hit = pool_.count_prefix(s.keys, max_blocks, &idle);
+  int max_blocks = reusable / kv::block_tokens;
+  kv::Prefix prefix = pool_.count_prefix(s.keys, max_blocks);
   int total = pool_.counts().total;
   int spare = running_.empty() ? 0 : std::max(1, std::min(static_cast<int>(running_.size()), total / 16));
-  if (blocks_for(s.length()) - hit + idle + spare > pool_.available()) return false;
+  int wanted = blocks_for(s.length()) - prefix.blocks + prefix.host;
+  if (wanted + prefix.idle + spare > pool_.available()) return false;
   erase(waiting_, &s);
   s.place = Place::running;
   s.slot = free_slots_.back();
   free_slots_.pop_back();
   s.published = pool_.take_prefix(s.keys, max_blocks, s.blocks, s.chain);
   s.computed = s.published * kv::block_tokens;
+  s.taken = s.published;
+  look_for_arrivals(s);
+  host_hit_tokens_ += static_cast<uint64_t>(prefix.host) * kv::block_tokens;
   if (s.admissions++ == 0) {
     s.cached = s.computed;
     hit_tokens_ += s.computed;
@@ -183,10 +192,10 @@ bool Scheduler::admit_one(Sequence& s) {
   return true;
 }
 
-void Scheduler::plan_prefills() {
+void Scheduler::plan_prefills(bool hold_decodes) {
   prefill_.clear();
   for (Sequence* s : running_)
-    if (can_run(*s)) prefill_.push_back(s);
+    if (can_run(*s) && !(hold_decodes && is_decode(*s))) prefill_.push_back(s);
   auto remaining = [](const Sequence* s) { return std::min(s->length(), s->ready) - s->computed; };
   std::sort(prefill_.begin(), prefill_.end(), [&](const Sequence* a, const Sequence* b) {
     if (a->priority != b->priority) return a->priority > b->priority;

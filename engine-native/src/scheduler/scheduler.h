@@ -9,6 +9,8 @@
 //   3. What is left of the token budget goes to prefill chunks, by priority, then max-min fair: short prompts get all
 //      they need, long ones share the rest.
 //   4. Rows for drafts, when no prefill wanted them.
+// A sequence whose prefix is being brought back from the host tier holds its slot and blocks and waits for the copies;
+// the others go on.
 // Steps of hidden states (embeddings) and steps of logits alternate when both are wanted.
 //
 // Pure policy: no device, no thread, no clock, nothing allocated once capacities are reached.
@@ -55,6 +57,7 @@ struct Sequence {
   std::vector<int32_t> blocks;
   kv::Chain chain = 0;           // content of the published blocks
   int published = 0;
+  int arrived = 0, taken = 0;    // of the blocks taken from the prefix cache, those whose content is there (host tier)
   uint64_t step = 0;             // last step with a share of it
 
   int length() const { return static_cast<int>(keys.size()) + pending; }
@@ -81,8 +84,9 @@ class Scheduler {
   void remove(Sequence& sequence);
 
   // Plans a step and commits to it: blocks are taken, `computed` moves past the rows, `pending` counts the draws.
-  // `output_bytes` is what the step may publish; sequences that do not fit wait. Valid until the next call.
-  std::span<Share> plan(int64_t output_bytes = INT64_MAX);
+  // `output_bytes` is what the step may publish; sequences that do not fit wait. `hold_decodes`: only prompts go on.
+  // Valid until the next call.
+  std::span<Share> plan(int64_t output_bytes = INT64_MAX, bool hold_decodes = false);
   bool plan_is_hidden() const { return hidden_turn_; }
 
   // The tokens a share drew: accepted drafts, then one more. Publishes the blocks that are full now.
@@ -98,6 +102,7 @@ class Scheduler {
   uint64_t preemptions() const { return preemptions_; }
   uint64_t prefix_hit_tokens() const { return hit_tokens_; }
   uint64_t prefix_query_tokens() const { return query_tokens_; }
+  uint64_t host_hit_tokens() const { return host_hit_tokens_; }
 
  private:
   static bool older(const Sequence* a, const Sequence* b);
@@ -105,14 +110,16 @@ class Scheduler {
   static void erase(std::vector<Sequence*>& list, Sequence* sequence);
   static int logit_rows(const Sequence& sequence, int start, int count, bool draws);
 
+  static bool is_decode(const Sequence& sequence) { return sequence.step > 0 && sequence.length() - sequence.computed == 1; }
   static bool has_work(const Sequence& sequence);
+  void look_for_arrivals(Sequence& sequence) const;
   bool can_run(const Sequence& sequence) const;
   int logit_room(const Sequence& sequence) const;
   void choose_turn();
   void plan_decodes();
   void admit();
   bool admit_one(Sequence& sequence);
-  void plan_prefills();
+  void plan_prefills(bool hold_decodes);
   void plan_drafts();
   bool grow(Sequence& sequence, int tokens, bool may_preempt);
   void give_back(Sequence& sequence);
@@ -129,7 +136,7 @@ class Scheduler {
   int64_t output_left_ = 0;
   bool preempted_ = false, hidden_turn_ = false;
   uint64_t step_ = 0;
-  uint64_t preemptions_ = 0, hit_tokens_ = 0, query_tokens_ = 0;
+  uint64_t preemptions_ = 0, hit_tokens_ = 0, query_tokens_ = 0, host_hit_tokens_ = 0;
 };
 
 }  // namespace hearth::scheduler

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <fstream>
 #include <map>
 #include <random>
 
@@ -110,4 +112,109 @@ TEST(RealModel, AnswersInJson) {
   EXPECT_EQ(bad.end().reason, HEARTH_FINISH_ERROR);
   EXPECT_EQ(bad.usage()["error"]["status"], HEARTH_UNSUPPORTED);
   EXPECT_NE(bad.end().bytes.find("#/multipleOf"), std::string::npos);
+}
+
+namespace {
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// A prompt of nearly the whole context, different from every other number's.
+std::string long_prompt(int number, int repeats) {
+  std::string text = "Story " + std::to_string(number) + ". ";
+  for (int i = 0; i < repeats; ++i) text += "There was a dog named Max who liked to play with ball number " + std::to_string(i * 7 + number) + ". ";
+  return text;
+}
+
+}  // namespace
+
+// A KV pool with room for one such prompt: each drives the last one out. With a host tier the first comes back by copying,
+// with the same answer, faster than it is computed again.
+TEST(RealModel, ThePrefixComesBackFromHostMemoryFasterThanItIsComputedAgain) {
+  const std::string vl = std::string(HEARTH_SOURCE_DIR) + "/models/hearth-tiny-vl";
+  for (const char* kv : {"auto", "int8"}) {
+    std::vector<double> computed, copied;
+    std::vector<std::vector<int32_t>> answers;
+    for (int host_mb : {0, 64}) {
+      Client client;
+      uint32_t model = client.load({{"path", vl}, {"kv", kv}, {"kv_tokens", 1024}, {"context", 1024}, {"host_kv_mb", host_mb}});
+      ASSERT_NE(model, 0u) << client.answers[client.job].end().bytes;
+      std::vector<std::vector<int32_t>> first;
+      for (int round = 0; round < 5; ++round) {
+        for (int number = 0; number < 2; ++number) {
+          Answer a = client.run(model, greedy(8), long_prompt(number, 52));
+          ASSERT_EQ(a.end().reason, HEARTH_FINISH_LENGTH) << a.end().bytes;
+          if (round == 0) first.push_back(a.tokens());
+          EXPECT_EQ(a.tokens(), first[number]) << "kv " << kv << ", host " << host_mb;
+          if (round == 0) continue;
+          (host_mb ? copied : computed).push_back(a.usage()["prefill_ms"]);
+          int cached = a.usage()["cached_tokens"], prompt = a.usage()["prompt_tokens"];
+          if (host_mb) EXPECT_GT(cached, prompt * 3 / 4) << "kv " << kv << " round " << round << " of " << prompt;
+          else EXPECT_LT(cached, prompt / 2);
+        }
+      }
+      answers.insert(answers.end(), first.begin(), first.end());
+      Json stats = client.stats()["models"][0];
+      if (host_mb) EXPECT_GT(stats["host_kv_fetched_bytes"].get<int64_t>(), 0);
+    }
+    EXPECT_EQ(answers[0], answers[2]);
+    EXPECT_EQ(answers[1], answers[3]);
+    std::printf("kv %s: prefill computed again %.2f ms, brought back %.2f ms\n", kv, median(computed), median(copied));
+    EXPECT_LT(median(copied), median(computed));
+  }
+}
+
+TEST(RealModel, TheStepPathAllocatesNothing) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers bring their own operator new, so nothing is counted";
+#endif
+  Client client;
+  uint32_t model = client.load({{"path", std::string(HEARTH_SOURCE_DIR) + "/models/hearth-tiny-vl"}, {"kv_tokens", 2048}, {"host_kv_mb", 16}});
+  ASSERT_NE(model, 0u) << client.answers[client.job].end().bytes;
+  std::vector<uint32_t> ids;
+  for (int i = 0; i < 24; ++i)
+    ids.push_back(client.submit(model, {{"max_tokens", 40}, {"ignore_eos", true}, {"logprobs", true}, {"top_logprobs", 5}, {"temperature", 1.0},
+                                        {"top_p", 0.9}, {"stop", {"never seen"}}, {"seed", i}},
+                                "Once upon a time there were " + std::to_string(i % 5) + " dogs. Once upon a time"));
+  for (uint32_t id : ids) ASSERT_TRUE(client.wait(id, 60));
+  std::this_thread::sleep_for(std::chrono::milliseconds(60));
+  EXPECT_EQ(client.stats()["allocations_on_step"], 0);
+}
+
+// What a model takes while it loads, in memory of the process's own (mapped files are the page cache's): at no time more
+// than the weights and a fiftieth, and what the plan says besides.
+TEST(RealModel, LoadingTakesNoMoreMemoryThanThePlanSays) {
+  auto anonymous_bytes = [] {
+    std::ifstream file("/proc/self/status");
+    for (std::string line; std::getline(file, line);)
+      if (line.rfind("RssAnon:", 0) == 0) return std::stoll(line.substr(8)) * 1024;
+    return 0ll;
+  };
+  Client client;
+  const long long before = anonymous_bytes();
+  std::atomic<long long> peak{0};
+  std::atomic<bool> end{false};
+  std::thread watcher([&] {
+    while (!end) {
+      peak = std::max(peak.load(), anonymous_bytes());
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+    }
+  });
+  uint32_t model = client.load({{"path", std::string(HEARTH_SOURCE_DIR) + "/models/hearth-tiny-vl"}, {"kv_tokens", 4096}});
+  end = true;
+  watcher.join();
+  ASSERT_NE(model, 0u) << client.answers[client.job].end().bytes;
+  std::this_thread::sleep_for(std::chrono::milliseconds(80));  // until the snapshot behind stats() shows it
+  long long weights = 0, rest = 0;
+  for (const Json& line : client.stats()["memory"]) {
+    std::string what = line["what"];
+    bool weight = what.find("weights") != std::string::npos || what.find("embedding") != std::string::npos;
+    (weight ? weights : rest) += line["bytes"].get<long long>();
+  }
+  constexpr long long fixed = 24 << 20;  // tokenizer, token trie, JSON, threads' stacks: not the checkpoint's size
+  std::printf("anonymous memory while loading: %.1f MiB more; weights %.1f, the plan's rest %.1f\n", (peak - before) / 1048576.0, weights / 1048576.0, rest / 1048576.0);
+  EXPECT_GT(weights, 0);
+  EXPECT_LT(peak - before, weights * 102 / 100 + rest + fixed);
 }

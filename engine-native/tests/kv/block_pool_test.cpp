@@ -58,10 +58,9 @@ TEST(BlockPool, FindsPublishedPrefixAndSharesIt) {
   pool.release_all(second);
   EXPECT_EQ(pool.counts().used, 0);
   EXPECT_EQ(pool.counts().cached, 2);
-  int idle = 0;
-  EXPECT_EQ(pool.count_prefix(keys, 10, &idle), 2);
-  EXPECT_EQ(idle, 2);
-  EXPECT_EQ(pool.count_prefix(keys, 1), 1);
+  EXPECT_EQ(pool.count_prefix(keys, 10).blocks, 2);
+  EXPECT_EQ(pool.count_prefix(keys, 10).idle, 2);
+  EXPECT_EQ(pool.count_prefix(keys, 1).blocks, 1);
 }
 
 TEST(BlockPool, SameTokensAfterAnotherPrefixAreAnotherBlock) {
@@ -92,8 +91,8 @@ TEST(BlockPool, ReclaimsLeastRecentlyUsedAndChildrenBeforeParents) {
   pool.release_all(rb);
   EXPECT_EQ(pool.counts().cached, 4);
   int32_t taken = pool.allocate();  // must be the second block of a
-  EXPECT_EQ(pool.count_prefix(a, 2), 1);
-  EXPECT_EQ(pool.count_prefix(b, 2), 2);
+  EXPECT_EQ(pool.count_prefix(a, 2).blocks, 1);
+  EXPECT_EQ(pool.count_prefix(b, 2).blocks, 2);
   pool.release(taken);
 }
 
@@ -103,7 +102,7 @@ TEST(BlockPool, WithoutPrefixCacheNothingIsKept) {
   auto blocks = fill(pool, keys);
   pool.release_all(blocks);
   EXPECT_EQ(pool.counts().cached, 0);
-  EXPECT_EQ(pool.count_prefix(keys, 2), 0);
+  EXPECT_EQ(pool.count_prefix(keys, 2).blocks, 0);
 }
 
 TEST(BlockPool, DuplicateContentStaysPrivateAndJoinsTheChain) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "runtime/burst_hold.h"
 #include "runtime/image_cache.h"
 #include "runtime/request.h"
 
@@ -23,6 +24,58 @@ TEST(Draft, FallsBackToTwoTokensAndStopsAtImages) {
   EXPECT_TRUE(draft.empty());
   propose_draft(std::vector<int32_t>{1}, 4, draft);
   EXPECT_TRUE(draft.empty());
+}
+
+TEST(DraftPolicy, ProposesAsFarAsTheLastTokenPays) {
+  DraftPolicy policy;
+  EXPECT_EQ(policy.length(0.9, 1), 0);  // nothing to compare with yet
+  policy.observe(1, 0, 1e-3);
+  EXPECT_GT(policy.length(0.9, 1), 2);
+  EXPECT_EQ(policy.length(0.05, 1), 0);
+  EXPECT_EQ(policy.length(0.9, 2), 0);  // steps of two sequences were never seen
+  DraftPolicy memory = policy, compute = policy;
+  for (int i = 0; i < 50; ++i) {
+    memory.observe(1, 4, 1.05e-3);  // a row adds a hundredth of a step
+    compute.observe(1, 4, 4.8e-3);  // a row costs nearly what a step does
+  }
+  EXPECT_EQ(memory.length(0.9, 1), draft_tokens_max);
+  EXPECT_GE(memory.length(0.2, 1), 2);
+  EXPECT_EQ(compute.length(0.9, 1), 0);
+  EXPECT_GT(compute.length(0.99, 1), 0);
+}
+
+TEST(Acceptance, FallsWithRefusalsAndComesBackSlowly) {
+  Acceptance a;
+  for (int i = 0; i < 20; ++i) a.saw(false);
+  EXPECT_LT(a.probability(), 0.1);
+  for (int i = 0; i < 60; ++i) a.skipped();
+  EXPECT_GT(a.probability(), 0.3);
+  for (int i = 0; i < 20; ++i) a.saw(true);
+  EXPECT_GT(a.probability(), 0.9);
+}
+
+TEST(BurstHold, WaitsForACrowdAndNotForASteadyStream) {
+  using namespace std::chrono_literals;
+  BurstHold hold;
+  BurstHold::Time now = std::chrono::steady_clock::now();
+  hold.arrived(now);
+  EXPECT_FALSE(hold.hold(now, 0));  // one alone
+  int held = 0;
+  for (int i = 0; i < 100; ++i) {  // a hundred within 200 ms
+    now += 2ms;
+    hold.arrived(now);
+    held += hold.hold(now, 3);
+  }
+  EXPECT_GT(held, 98);
+  EXPECT_TRUE(hold.hold(now + 5ms, 0));
+  EXPECT_FALSE(hold.hold(now + 12ms, 0));
+  held = 0;
+  for (int i = 0; i < 10000; ++i) {  // one every 5 ms, for 50 s
+    now += 5ms;
+    hold.arrived(now);
+    held += hold.hold(now, 0);
+  }
+  EXPECT_LT(held, 10000 * 8 / 100);
 }
 
 TEST(ImageHash, DependsOnPixelsAndShape) {

@@ -102,6 +102,65 @@ TEST(Scheduler, AdmissionIsByBlocksAndTheHeadIsNotOvertaken) {
   EXPECT_EQ(big.place, Place::running);
 }
 
+TEST(Scheduler, DecodesCanBeHeldWhilePromptsGoOn) {
+  kv::BlockPool pool(64, true);
+  Scheduler scheduler({4, 64, 8}, pool, 16);
+  Sequence a = sequence(1, 10, 1), b = sequence(2, 20, 2);
+  scheduler.add(a);
+  run_step(scheduler);
+  int computed = a.computed;
+  scheduler.add(b);
+  auto shares = scheduler.plan(INT64_MAX, true);
+  ASSERT_EQ(shares.size(), 1u);
+  EXPECT_EQ(shares[0].sequence, &b);
+  EXPECT_EQ(a.computed, computed);
+  for (const Share& share : shares)
+    if (share.draws) scheduler.resolve(*share.sequence, std::vector<kv::ContentKey>{1});
+  EXPECT_EQ(scheduler.plan(INT64_MAX, true).size(), 0u);
+  EXPECT_EQ(scheduler.plan().size(), 2u);
+  scheduler.remove(a);
+  scheduler.remove(b);
+}
+
+// A queue that never empties, prompts and answers of very different lengths: of the pool's places for tokens, at least
+// 96 % hold one on average, and recomputing after preemptions stays a small part of the work.
+TEST(Scheduler, ThePoolIsFullOfTokensUnderMixedLengths) {
+  for (unsigned seed = 1; seed <= 4; ++seed) {
+    std::mt19937 random(seed);
+    constexpr int blocks = 4096, steps = 6000;
+    kv::BlockPool pool(blocks, true);
+    Scheduler scheduler({256, 1024, 256}, pool, 512);
+    std::vector<std::unique_ptr<Sequence>> live;
+    uint32_t next = 1;
+    double held = 0, rows = 0, wanted = 0;
+    int measured = 0;
+    for (int step = 0; step < steps; ++step) {
+      while (scheduler.waiting() < 8) {
+        live.push_back(std::make_unique<Sequence>(sequence(next, 20 + random() % 1500, next)));
+        live.back()->goal = live.back()->length() + 20 + static_cast<int>(random() % 600);
+        wanted += live.back()->goal;
+        scheduler.add(*live.back());
+        ++next;
+      }
+      rows += run_step(scheduler);
+      for (size_t i = 0; i < live.size();) {
+        if (live[i]->length() < live[i]->goal) { ++i; continue; }
+        scheduler.remove(*live[i]);
+        live.erase(live.begin() + i);
+      }
+      if (step < steps / 3) continue;
+      int64_t tokens = 0;
+      for (const Sequence* s : scheduler.running()) tokens += s->length();
+      held += static_cast<double>(tokens) / (blocks * kv::block_tokens);
+      ++measured;
+    }
+    for (auto& one : live) wanted -= one->goal - one->computed, scheduler.remove(*one);
+    EXPECT_GE(held / measured, 0.96) << "seed " << seed;
+    EXPECT_LE(rows, wanted * 1.10) << "seed " << seed;
+    EXPECT_EQ(pool.available(), blocks);
+  }
+}
+
 TEST(Scheduler, OutOfBlocksPreemptsTheYoungestAndRecomputesIt) {
   kv::BlockPool pool(4, true);
   Scheduler scheduler({4, 64, 8}, pool, 16);

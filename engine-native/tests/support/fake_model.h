@@ -32,7 +32,7 @@ inline uint64_t scramble(uint64_t x) {
 // Set by tests: the next forward fails as a lost device would; a pause makes steps long enough to act in between.
 struct FakeControls {
   std::atomic<bool> fail_device{false};
-  std::atomic<int> pause_us{0};
+  std::atomic<int> pause_us{0}, copy_pause_us{0};
   std::atomic<int> forwards{0}, encoded{0};
 };
 inline FakeControls& controls() {
@@ -91,6 +91,11 @@ class FakeModel final : public model::Model {
   }
   Status write_kv_block(int block, const void* host) override {
     return std::memcpy(cache_.data() + block * 16, host, kv_block_bytes()), Status::ok();
+  }
+  Status transfer_kv_block(int block, void* host, bool to_host, device::Device::CopyQueue& queue) override {
+    if (int pause = controls().copy_pause_us) usleep_(pause);
+    uint64_t* at = cache_.data() + block * 16;
+    return to_host ? queue.download(host, at, kv_block_bytes()) : queue.upload(at, host, kv_block_bytes());
   }
 
   struct Prepared : PreparedImage {

@@ -6,13 +6,18 @@
 
 namespace {
 
-std::atomic<int> preempt_every{0};
+std::atomic<int> preempt_every{0}, fail_at_step{0};
 
 const bool installed = [] {
   hearth::runtime::Hooks& hooks = hearth::runtime::hooks();
   hooks.load = hearth::testing::load_fake;
+  hooks.draft_length = 8;  // what pays is a matter of time, and tests are not
+  hooks.fetch_min = 1;
+  // For a server in a process of its own: the device is lost at that step.
+  if (const char* steps = std::getenv("HEARTH_FAKE_FAIL_AT_STEP")) fail_at_step = std::atoi(steps);
   hooks.before_step = [](hearth::runtime::ModelRunner& runner) {
     static std::mt19937 random(1);
+    if (fail_at_step > 0 && !runner.idle() && --fail_at_step == 0) hearth::testing::controls().fail_device = true;
     int every = preempt_every;
     if (every > 0 && random() % every == 0) runner.scheduler().preempt_youngest();
   };
@@ -27,5 +32,6 @@ __attribute__((visibility("default"))) void hearth_fake_preempt_every(int steps)
 __attribute__((visibility("default"))) void hearth_fake_overlap(int on) { hearth::runtime::hooks().overlap = on != 0; }
 __attribute__((visibility("default"))) void hearth_fake_fail_device() { hearth::testing::controls().fail_device = true; }
 __attribute__((visibility("default"))) void hearth_fake_pause_us(int us) { hearth::testing::controls().pause_us = us; }
+__attribute__((visibility("default"))) void hearth_fake_copy_pause_us(int us) { hearth::testing::controls().copy_pause_us = us; }
 __attribute__((visibility("default"))) int hearth_fake_encoded() { return hearth::testing::controls().encoded; }
 }

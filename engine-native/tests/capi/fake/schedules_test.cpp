@@ -16,6 +16,7 @@ extern "C" {
 void hearth_fake_preempt_every(int steps);
 void hearth_fake_overlap(int on);
 void hearth_fake_pause_us(int us);
+void hearth_fake_copy_pause_us(int us);
 int hearth_fake_encoded();
 }
 
@@ -70,6 +71,7 @@ struct Schedules : ::testing::Test {
     hearth_fake_preempt_every(0);
     hearth_fake_overlap(0);
     hearth_fake_pause_us(0);
+    hearth_fake_copy_pause_us(0);
   }
   void TearDown() override { SetUp(); }
 };
@@ -83,16 +85,17 @@ void expect_same(const Seen& got, const Seen& want, const Json& request) {
 }
 
 // One engine with a tight pool and small chunks; all requests of a schedule at once, some cancelled on the way.
-void run_schedules(bool overlap, unsigned first_seed, int count) {
+void run_schedules(bool overlap, unsigned first_seed, int count, bool host_tier = false) {
   hearth_fake_overlap(overlap);
   Client alone_client;
   hearth_fake_overlap(overlap);
   Client client;
   uint32_t alone = alone_client.load({{"shape", "fake"}, {"prefix_cache", false}});
-  uint32_t model = client.load({{"shape", "fake-small-pool"}, {"prefill_chunk", 16}});
+  uint32_t model = client.load({{"shape", "fake-small-pool"}, {"prefill_chunk", 16}, {"host_kv_mb", host_tier ? 1 : 0}});
   for (unsigned seed = first_seed; seed < first_seed + count; ++seed) {
     std::mt19937 random(seed);
     hearth_fake_preempt_every(0);
+    hearth_fake_copy_pause_us(host_tier && seed % 2 ? 300 : 0);  // copies that take longer than steps
     std::vector<Case> cases;
     std::vector<Seen> want;
     for (int i = 0; i < 8; ++i) {
@@ -137,12 +140,61 @@ void run_schedules(bool overlap, unsigned first_seed, int count) {
   EXPECT_EQ(stats["waiting"], 0);
   EXPECT_GT(stats["preemptions"].get<int>(), 0);
   EXPECT_GT(stats["prefix_hit_tokens"].get<int>(), 0);
+  if (!host_tier) return;
+  EXPECT_GT(stats["host_kv_saved_bytes"].get<int>(), 0);
+  EXPECT_GT(stats["host_kv_fetched_bytes"].get<int>(), 0);
+  EXPECT_GT(stats["host_kv_hit_tokens"].get<int>(), 0);
 }
 
 }  // namespace
 
 TEST_F(Schedules, HundredRandomSchedulesOnADeviceInStep) { run_schedules(false, 1, 100); }
 TEST_F(Schedules, HundredRandomSchedulesWithStepsInFlight) { run_schedules(true, 101, 100); }
+
+TEST_F(Schedules, HundredRandomSchedulesOverAHostTier) { run_schedules(false, 201, 100, true); }
+TEST_F(Schedules, HundredRandomSchedulesOverAHostTierWithStepsInFlight) { run_schedules(true, 301, 100, true); }
+
+// Twelve blocks on the device: the second prompt drives the first one out, and it comes back from the host.
+TEST_F(Schedules, APrefixComesBackFromTheHostTierAndGoesWithItsModel) {
+  Client client;
+  Json request = {{"max_tokens", 4}, {"temperature", 0}, {"ignore_eos", true}};
+  std::string first(150, 'p'), second(150, 'q');
+  uint32_t without = client.load({{"shape", "fake-small-pool"}, {"host_kv_mb", 0}, {"name", "without"}});
+  std::vector<int32_t> want = client.run(without, request, first).tokens();
+  client.run(without, request, second);
+  EXPECT_LT(client.run(without, request, first).usage()["cached_tokens"].get<int>(), 100);
+  uint32_t model = client.load({{"shape", "fake-small-pool"}, {"host_kv_mb", 1}, {"name", "with"}});
+  EXPECT_EQ(client.run(model, request, first).usage()["cached_tokens"], 0);
+  for (int i = 0; i < 3; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));  // copies are made when there is nothing else to do
+    client.run(model, request, std::string(100 + i, static_cast<char>('q' + i)));
+  }
+  Answer again = client.run(model, request, first);
+  EXPECT_GT(again.usage()["cached_tokens"].get<int>(), 0);
+  EXPECT_EQ(again.tokens(), want);
+  // Another model of the same name must not find what the first one kept.
+  ASSERT_EQ(hearth_model_close(client.engine, model, nullptr, 0), HEARTH_OK);
+  model = client.load({{"shape", "fake-small-pool"}, {"host_kv_mb", 1}, {"name", "with"}});
+  EXPECT_EQ(client.run(model, request, first).usage()["cached_tokens"], 0);
+}
+
+TEST_F(Schedules, ImagesInAPrefixComeBackFromTheHostTier) {
+  Client client;
+  uint32_t model = client.load({{"shape", "fake-vision"}, {"kv_tokens", 192}, {"prefill_chunk", 16}, {"host_kv_mb", 1}});
+  Json request = {{"max_tokens", 8}, {"temperature", 0}, {"ignore_eos", true}, {"images", {{{"width", 2}, {"height", 40}}}}};
+  auto prompt = [](uint8_t shade) { return Prompt{"look at this: @ and say", {}, {}, std::vector<uint8_t>(2 * 40 * 3, shade)}; };
+  std::vector<int32_t> want = client.run(model, request, prompt(1)).tokens();
+  for (uint8_t shade : {2, 3, 4, 5}) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    client.run(model, request, prompt(shade));
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(60));
+  int before = client.stats()["models"][0]["host_kv_hit_tokens"];
+  Answer again = client.run(model, request, prompt(1));
+  EXPECT_EQ(again.tokens(), want);
+  std::this_thread::sleep_for(std::chrono::milliseconds(60));
+  EXPECT_GT(client.stats()["models"][0]["host_kv_hit_tokens"].get<int>(), before);
+}
 
 TEST_F(Schedules, SecondRunFindsThePrefix) {
   Client client;
@@ -168,6 +220,78 @@ TEST_F(Schedules, DraftsChangeNothingButAreAccepted) {
   EXPECT_GT(fast.usage()["draft_accepted"].get<int>(), 20);
   EXPECT_EQ(slow.usage()["draft_tokens"], 0);
 }
+
+// Options of every kind, over texts that a bias makes repeat themselves, so that proposals are made and some are right.
+Json speculated_options(std::mt19937& random) {
+  Json r = options_of(random);
+  r["max_tokens"] = 20 + random() % 40;
+  Json bias = Json::array();
+  for (int i = 0; i < 4; ++i) bias.push_back({97 + static_cast<int>(random() % 5), 4 + static_cast<int>(random() % 8)});
+  r["logit_bias"] = bias;
+  if (random() % 3 == 0) r["presence_penalty"] = 0.7;
+  if (random() % 3 == 0) r["frequency_penalty"] = 0.3;
+  if (random() % 3 == 0) r["repetition_penalty"] = 1.2;
+  if (random() % 3 == 0) r["logprobs"] = true, r["top_logprobs"] = static_cast<int>(random() % 4);
+  if (random() % 3 == 0) {
+    const char* patterns[] = {"[a-e]{8,30}", "(ab|cd|ea)*", "[a-c]*(d[a-e]{3})*e?"};
+    r["grammar"] = {{"type", "regex"}, {"spec", patterns[random() % 3]}};
+    r.erase("min_tokens");
+    r.erase("stop");
+  }
+  return r;
+}
+
+void run_speculation(bool overlap, unsigned seed, int count) {
+  hearth_fake_overlap(overlap);
+  Client client;
+  uint32_t model = client.load({{"shape", "fake-endless"}, {"max_sequences", 4}});
+  std::mt19937 random(seed);
+  int accepted = 0, accepted_penalised = 0, accepted_grammar = 0;
+  for (int i = 0; i < count; ++i) {
+    std::vector<Json> requests;
+    std::vector<std::string> prompts;
+    std::vector<Seen> want;
+    std::vector<std::vector<float>> logprobs;
+    for (int k = 1 + random() % 3; k > 0; --k) {
+      requests.push_back(speculated_options(random));
+      prompts.push_back(std::string(1 + random() % 3, 'a') + "bcabcabdeabc");
+      Json request = requests.back();
+      request["speculate"] = false;
+      Answer& answer = client.run(model, request, prompts.back());
+      ASSERT_TRUE(answer.finished) << request;
+      EXPECT_EQ(answer.usage()["draft_tokens"], 0);
+      want.push_back(seen(answer));
+      logprobs.emplace_back();
+      for (const ClientRecord& record : answer.records)
+        if (record.type == HEARTH_RECORD_TOKEN) logprobs.back().push_back(record.logprob);
+    }
+    std::vector<uint32_t> ids;
+    for (size_t k = 0; k < requests.size(); ++k) ids.push_back(client.submit(model, requests[k], prompts[k]));
+    for (size_t k = 0; k < ids.size(); ++k) {
+      ASSERT_TRUE(client.wait(ids[k])) << client.error << requests[k];
+      Answer& answer = client.answers[ids[k]];
+      expect_same(seen(answer), want[k], requests[k]);
+      if (::testing::Test::HasFatalFailure()) FAIL() << "round " << i << " overlap " << overlap;
+      size_t at = 0;
+      for (const ClientRecord& record : answer.records) {
+        if (record.type != HEARTH_RECORD_TOKEN) continue;
+        if (std::isnan(logprobs[k][at])) ASSERT_TRUE(std::isnan(record.logprob));
+        else ASSERT_NEAR(record.logprob, logprobs[k][at], 1e-5) << requests[k];
+        ++at;
+      }
+      int right = answer.usage()["draft_accepted"];
+      accepted += right;
+      if (requests[k].contains("grammar")) accepted_grammar += right;
+      if (requests[k].contains("presence_penalty") || requests[k].contains("frequency_penalty")) accepted_penalised += right;
+    }
+  }
+  EXPECT_GT(accepted, 100);
+  EXPECT_GT(accepted_penalised, 20);
+  EXPECT_GT(accepted_grammar, 20);
+}
+
+TEST_F(Schedules, SpeculationChangesNoTokenWhateverTheOptions) { run_speculation(false, 1, 80); }
+TEST_F(Schedules, SpeculationChangesNoTokenWithStepsInFlight) { run_speculation(true, 2, 80); }
 
 TEST_F(Schedules, StopStringsAreCutAndNeverShownInPart) {
   Client client;
