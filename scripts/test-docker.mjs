@@ -26,12 +26,15 @@ const port = 8080;
 const key = 'test-docker';
 const path = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 const user = { name: 'node', id: '1000' };
+/** The certificates that this machine trusts: a network may have an authority of its own. */
+const certificates = '/etc/ssl/certs/ca-certificates.crt';
 /** What `docker build` passes on by itself, and how this machine reaches npm's packages. */
-const passedOn = Object.fromEntries(
-  Object.entries(process.env).filter(([name]) =>
-    /^(https?_proxy|no_proxy|npm_config_registry|NODE_EXTRA_CA_CERTS)$/i.test(name),
+const passedOn = {
+  NODE_EXTRA_CA_CERTS: certificates,
+  ...Object.fromEntries(
+    Object.entries(process.env).filter(([name]) => /^(https?_proxy|no_proxy|npm_config_registry)$/i.test(name)),
   ),
-);
+};
 
 const run = (command, args, options = {}) => {
   const result = spawnSync(command, args, { stdio: ['ignore', 'inherit', 'inherit'], ...options });
@@ -56,7 +59,8 @@ function baseImage(work) {
     '-c',
     `cd ${base}/usr/local/bin && ln -s ../lib/node_modules/npm/bin/npm-cli.js npm && ln -s ../lib/node_modules/npm/bin/npx-cli.js npx`,
   ]);
-  for (const file of ['/etc/resolv.conf', '/etc/hosts']) cpSync(file, join(base, file), { dereference: true });
+  for (const file of ['/etc/resolv.conf', '/etc/hosts', certificates])
+    cpSync(file, join(base, file), { dereference: true });
   appendFileSync(join(base, 'etc/passwd'), `${user.name}:x:${user.id}:${user.id}::/home/node:/bin/sh\n`);
   appendFileSync(join(base, 'etc/group'), `${user.name}:x:${user.id}:\n`);
   stageDone('Debian with Node, in place of node:…-bookworm-slim', startedAt);
