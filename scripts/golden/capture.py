@@ -1,6 +1,6 @@
 """Tiny random checkpoints of every architecture and what Hugging Face transformers computes with them.
 
-    python3 capture.py OUT IMAGES
+    python3 capture.py OUT IMAGES [CASE ...]
 
 writes OUT/checkpoints/<name>/ and OUT/goldens/<name>.safetensors. Everything runs in float32 on the CPU from fixed
 seeds; weights are rounded to the dtype they are stored in before anything is computed, so a reader that is exact gets
@@ -296,6 +296,32 @@ def preprocessing():
         add(f"qwen{i}", first, clip_mean, clip_std)
     log("SigLIP's processor against Pillow's default resize: worst difference", worst)
     write_golden("preprocess", tensors, pillow=Image.__version__, transformers=transformers.__version__)
+
+
+def more_preprocessing():
+    """The same twenty photographs (their pixels are in preprocess.safetensors) through the processors of Qwen3-VL, VILA
+    (its own code: Pillow's default filter to the tower's size) and LLaVA's own padding processor."""
+    images = photos()
+    half = [0.5, 0.5, 0.5]
+    clip_mean, clip_std = transformers.image_utils.OPENAI_CLIP_MEAN, transformers.image_utils.OPENAI_CLIP_STD
+    qwen3 = processor("Qwen2VLImageProcessor", patch_size=16, min_pixels=32 * 32 * 4, max_pixels=32 * 32 * 300, image_mean=half, image_std=half)
+    llava = processor("LlavaImageProcessor", size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}, do_pad=True)
+    log("processors", type(qwen3), type(llava))
+    tensors = {}
+
+    def add(key, values, mean, std):
+        tensors[key] = summary(as_u8(values, mean, std))
+        tensors[key + ".values"] = torch.from_numpy(values.transpose(1, 2, 0).reshape(-1)[::679].astype(np.float32))
+
+    for i, image in enumerate(images):
+        out = qwen3(images=[image], return_tensors="np")
+        t, h, w = out["image_grid_thw"][0]
+        values = np.asarray(out["pixel_values"]).reshape(t, h // 2, w // 2, 2, 2, 3, 2, 16, 16)
+        add(f"qwen3{i}", values[:, :, :, :, :, :, 0].transpose(0, 5, 1, 3, 6, 2, 4, 7).reshape(3, h * 16, w * 16), half, half)
+        vila = np.asarray(image.resize((384, 384)), np.float32).transpose(2, 0, 1) / np.float32(255)
+        add(f"vila{i}", (vila - np.float32(0.5)) / np.float32(0.5), half, half)
+        add(f"llava{i}", np.asarray(llava(images=[image], return_tensors="np")["pixel_values"][0]), clip_mean, clip_std)
+    write_golden("preprocess-more", tensors, pillow=Image.__version__, transformers=transformers.__version__)
 
 
 def resampling():
@@ -604,8 +630,12 @@ def main():
     torch.set_num_threads(min(8, os.cpu_count() or 1))
     log("torch", torch.__version__, "transformers", transformers.__version__, "pillow", Image.__version__)
     failed = []
-    others = [("resample", resampling), ("smart-resize", smart_resize_sizes), ("preprocess", preprocessing)]
+    others = [("resample", resampling), ("smart-resize", smart_resize_sizes), ("preprocess", preprocessing),
+              ("preprocess-more", more_preprocessing)]
+    wanted = sys.argv[3:]
     for name, case in [*text_cases(), *others, *vision_cases()]:
+        if wanted and name not in wanted:
+            continue
         start = time.time()
         try:
             case()

@@ -1,6 +1,7 @@
 // The table of named shapes. Sizes are those of the published config.json files.
 #include "model/shapes.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "model/random_checkpoint.h"
@@ -44,6 +45,8 @@ constexpr TextShape text_shapes[] = {
 // Language models of VILA-1.5 and LLaVA-1.5, by the name of the whole.
 constexpr TextShape vision_shapes[] = {
     {"tiny-vila", "llama", 128, 256, 2, 4, 2, 32, 512, 512, 1e4f, false},  // for tests
+    {"clip-l-336", "llama", 128, 256, 2, 4, 2, 32, 512, 8192, 1e4f, false},     // the tower alone, before next to nothing
+    {"siglip-so400m-384", "llama", 128, 256, 2, 4, 2, 32, 512, 8192, 1e4f, false},
     {"vila-1.5-3b", "llama", 2560, 6912, 32, 20, 20, 128, 32000, 4096, 1e4f, false},
     {"vila-1.5-8b", "llama", 4096, 14336, 32, 32, 8, 128, 128256, 8192, 5e5f, false},
     {"vila-1.5-13b", "llama", 5120, 13824, 40, 40, 40, 128, 32000, 4096, 1e4f, false},
@@ -76,10 +79,12 @@ json clip_large_336() {
 
 json vision_config(const TextShape& shape) {
   const std::string name = shape.name;
-  if (name.rfind("llava", 0) == 0) {
-    return {{"model_type", "llava"},        {"text_config", text_config(shape)},  {"vision_config", clip_large_336()},
-            {"image_token_index", 32000},   {"projector_hidden_act", "gelu"},     {"vision_feature_layer", -2},
-            {"vision_feature_select_strategy", "default"}};
+  const bool siglip = name.rfind("siglip", 0) == 0;
+  if (name.rfind("llava", 0) == 0 || name.rfind("clip", 0) == 0 || siglip) {
+    json text = text_config(shape);
+    return {{"model_type", "llava"},        {"text_config", std::move(text)},     {"vision_config", siglip ? siglip_so400m() : clip_large_336()},
+            {"image_token_index", std::min(32000, shape.vocabulary - 1)},   {"projector_hidden_act", "gelu"},     {"vision_feature_layer", -2},
+            {"vision_feature_select_strategy", siglip ? "full" : "default"}};
   }
   return {{"model_type", "llava_llama"},  {"llm_cfg", text_config(shape)},
           {"vision_tower_cfg", name.rfind("tiny", 0) == 0 ? siglip_tiny() : siglip_so400m()}, {"mm_projector_cfg", {{"mm_projector_type", "mlp_downsample"}}},
