@@ -3,12 +3,6 @@
 #include <algorithm>
 
 namespace hearth::kv {
-namespace {
-
-constexpr int save_ahead_max = 512;  // blocks next in line that should have a copy: what one look goes through
-
-}  // namespace
-
 BlockPool::BlockPool(int blocks, bool prefix_cache)
     : total_(blocks), prefix_cache_(prefix_cache), block_(blocks), index_(blocks), idle_(blocks) {
   for (int i = blocks - 1; i >= 0; --i) {
@@ -22,11 +16,12 @@ void BlockPool::attach(HostTier& tier) {
   tier_ = &tier;
   transfers_.reserve(static_cast<size_t>(total_) * 2);
   found_.reserve(total_ + tier.slots());
+  unsaved_.resize(std::max(total_, 1));
 }
 
 void BlockPool::link(int32_t block) {
   idle_.push_newest(block);
-  all_saved_ = false;
+  want_saved(block);
   saving_idle_ += block_[block].saving;
 }
 
@@ -107,7 +102,6 @@ int32_t BlockPool::allocate() {
     if (block < 0) return -1;
     unlink(block);
     index_.erase(block);
-    all_saved_ = false;
   }
   block_[block].references = 1;
   block_[block].host = -1;
@@ -126,6 +120,7 @@ void BlockPool::publish(int32_t block, std::span<const ContentKey, block_tokens>
   block_[block].host = twin.slot;
   index_.insert(block, content, keys);
   chain = content.serial;
+  want_saved(block);
 }
 
 void BlockPool::release(int32_t block) {
@@ -147,14 +142,24 @@ void BlockPool::release_all(std::vector<int32_t>& blocks) {
 
 // ---- Host tier ------------------------------------------------------------------------------------------------------
 
-void BlockPool::save_idle(int in_flight_max) {
-  if (!tier_ || !prefix_cache_ || all_saved_ || free_count_ > total_ / 2) return;
-  int32_t block = idle_.oldest();
-  for (int seen = 0; block >= 0 && seen < save_ahead_max; ++seen, block = idle_.newer(block)) {
-    if (saving_ >= in_flight_max) return;
-    if (!block_[block].saving && !on_host(block) && !save(block)) return;
+// In the order in which they were filled or given back: a prompt's blocks are there by the time it has been answered.
+void BlockPool::want_saved(int32_t block) {
+  Block& b = block_[block];
+  if (!tier_ || b.queued || b.saving || on_host(block)) return;
+  b.queued = true;
+  unsaved_[(first_unsaved_ + unsaved_count_++) % unsaved_.size()] = block;
+}
+
+void BlockPool::save_full(int in_flight_max) {
+  if (!tier_ || free_count_ > total_ / 2) return;
+  while (unsaved_count_ > 0 && saving_ < in_flight_max) {
+    const int32_t block = unsaved_[first_unsaved_];
+    const bool wanted = serial(block) != 0 && !block_[block].arriving && !on_host(block);
+    if (wanted && !save(block)) return;
+    block_[block].queued = false;
+    first_unsaved_ = (first_unsaved_ + 1) % static_cast<int>(unsaved_.size());
+    --unsaved_count_;
   }
-  all_saved_ = true;
 }
 
 bool BlockPool::save(int32_t block) {
@@ -164,7 +169,7 @@ bool BlockPool::save(int32_t block) {
   b.host = slot;
   b.saving = true;
   ++saving_;
-  ++saving_idle_;
+  saving_idle_ += b.references == 0;
   transfers_.push_back({block, slot, true});
   return true;
 }

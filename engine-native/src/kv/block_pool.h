@@ -6,8 +6,7 @@
 // its place is needed; the least recently released goes first. Sequences release their last block first, so a parent
 // outlives its children.
 //
-// Host tier. With one attached, blocks next in line to be forgotten are copied to host memory ahead of time (save_idle),
-// so that giving their place away costs nothing; and a prefix that is only there is brought back: take_prefix gives blocks
+// Host tier. With one attached, full blocks are copied to host memory ahead of time (save_full), so that giving their place away costs nothing; and a prefix that is only there is brought back: take_prefix gives blocks
 // whose content is still `arriving`. The pool lists the transfers; the owner takes them, makes them and says when each is
 // done. A block keeps its serial across the tiers, so chains stay whole.
 #pragma once
@@ -67,9 +66,9 @@ class BlockPool {
 
   // A prefix is brought back when at least this many blocks of it are on the host: fewer are faster to recompute.
   void set_fetch_min(int blocks) { fetch_min_ = blocks; }
-  // Lists copies to the host of cached blocks, the next in line to be forgotten first, once the pool is more than half full;
+  // Lists copies to the host of full blocks that have none, in the order they were filled, once half the pool is taken;
   // at most `in_flight_max` transfers to the host are under way at once.
-  void save_idle(int in_flight_max);
+  void save_full(int in_flight_max);
   bool arriving(int32_t block) const { return block_[block].arriving; }
   // Transfers listed since they were last cleared. All must be made in the order of the list.
   std::vector<Transfer>& transfers() { return transfers_; }
@@ -81,6 +80,7 @@ class BlockPool {
     int32_t host = -1;      // slot with the same content, as long as the tier holds it
     bool arriving = false;  // being copied from the host; the copy has a reference of its own
     bool saving = false;    // being copied to the host: its place is not given away
+    bool queued = false;    // in unsaved_
     int32_t next_free = -1;
   };
   struct Found { int32_t block = -1, slot = -1; };
@@ -90,11 +90,11 @@ class BlockPool {
   void link(int32_t block);
   void unlink(int32_t block);
   int32_t begin_fetch(int32_t slot);
+  void want_saved(int32_t block);
   bool save(int32_t block);
 
   int total_;
   bool prefix_cache_;
-  bool all_saved_ = false;  // nothing to save has come since a look found nothing
   int free_count_ = 0, saving_idle_ = 0, saving_ = 0, fetch_min_ = 1;
   int32_t first_free_ = -1;
   Chain next_serial_ = 1;
@@ -103,7 +103,9 @@ class BlockPool {
   AgeList idle_;        // cached blocks that nobody refers to
   HostTier* tier_ = nullptr;
   std::vector<Transfer> transfers_;
-  std::vector<Found> found_;  // scratch of take_prefix
+  std::vector<int32_t> unsaved_;  // a ring: full blocks without a copy, oldest first
+  int first_unsaved_ = 0, unsaved_count_ = 0;
+  std::vector<Found> found_;      // scratch of take_prefix
 };
 
 }  // namespace hearth::kv

@@ -60,7 +60,7 @@ Status ModelRunner::take_transfers(bool& worked) {
 
 Status ModelRunner::start_transfers() {
   if (!copier_) return Status::ok();
-  pool_.save_idle(std::clamp(pool_.counts().total / 16, 4, saves_in_flight_max));
+  pool_.save_full(std::clamp(pool_.counts().total / 8, 4, saves_in_flight_max));
   if (pool_.transfers().empty()) return Status::ok();
   // A block to copy into may still be written by a step in flight whose request has ended.
   HEARTH_ASSIGN(const uint32_t marker, model_.device().mark());

@@ -144,6 +144,7 @@ TEST(RealModel, ThePrefixComesBackFromHostMemoryFasterThanItIsComputedAgain) {
       std::vector<std::vector<int32_t>> first;
       for (int round = 0; round < 5; ++round) {
         for (int number = 0; number < 2; ++number) {
+          std::this_thread::sleep_for(std::chrono::milliseconds(20));  // as between requests of people
           Answer a = client.run(model, greedy(8), long_prompt(number, 52));
           ASSERT_EQ(a.end().reason, HEARTH_FINISH_LENGTH) << a.end().bytes;
           if (round == 0) first.push_back(a.tokens());
@@ -208,7 +209,8 @@ TEST(RealModel, LoadingTakesNoMoreMemoryThanThePlanSays) {
   ASSERT_NE(model, 0u) << client.answers[client.job].end().bytes;
   std::this_thread::sleep_for(std::chrono::milliseconds(80));  // until the snapshot behind stats() shows it
   long long weights = 0, rest = 0;
-  for (const Json& line : client.stats()["memory"]) {
+  const Json stats = client.stats();
+  for (const Json& line : stats["memory"]) {
     std::string what = line["what"];
     bool weight = what.find("weights") != std::string::npos || what.find("embedding") != std::string::npos;
     (weight ? weights : rest) += line["bytes"].get<long long>();

@@ -22,7 +22,7 @@ struct Pools {
     tier.set_ready(slots);
     pool.attach(tier);
   }
-  void save(int in_flight = 1000) { pool.save_idle(in_flight); }
+  void save(int in_flight = 1000) { pool.save_full(in_flight); }
   void copy_all() {
     take();
     while (!under_way.empty()) finish(0);
