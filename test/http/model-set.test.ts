@@ -15,10 +15,10 @@ afterEach(async () => {
 
 function setOf(
   loadable: Record<string, ScriptedModel>,
-  options: Partial<ModelSetOptions> & { memoryMb?: number } = {},
+  options: Partial<ModelSetOptions> & { memoryMb?: number; planIsLate?: boolean } = {},
 ): { set: ModelSet; engine: ScriptedEngine } {
-  const { memoryMb, ...rest } = options;
-  const engine = new ScriptedEngine({ models: [], loadable, ...(memoryMb ? { memoryMb } : {}) });
+  const { memoryMb, planIsLate = false, ...rest } = options;
+  const engine = new ScriptedEngine({ models: [], loadable, planIsLate, ...(memoryMb ? { memoryMb } : {}) });
   const names = Object.keys(loadable);
   const offered = names.map((name) => ({ load: { name, path: `/secret/${name}` } }));
   const set = new ModelSet(engine, offered, { defaultModel: names[0]!, turnMs: 50, ...rest });
@@ -167,6 +167,18 @@ describe('memory', () => {
     const { set, engine } = setOf(three, { memoryLimitMb: 90 });
     for (const name of ['a', 'b', 'c']) await use(set, name);
     expect(engine.changes).toEqual(['load a', 'load b', 'unload a', 'load c']);
+  });
+
+  it('unloads what is idle, one by one, when the plan’s memory went elsewhere; and fails when all are in use', async () => {
+    const { set, engine } = setOf(three, { memoryMb: 100, planIsLate: true });
+    const held = await set.acquire('a');
+    await use(set, 'b');
+    await use(set, 'c');
+    expect(engine.changes).toEqual(['load a', 'load b', 'load c', 'unload b', 'load c']);
+    const other = await set.acquire('c');
+    expect(await refusal(set.acquire('b'))).toMatchObject({ code: 'model_load_failed' });
+    held.release();
+    other.release();
   });
 
   it('gives up on a load for which nobody waits any more', async () => {

@@ -50,6 +50,8 @@ export interface ScriptedOptions {
   loadable?: Record<string, ScriptedModel>;
   /** Memory for all of them. */
   memoryMb?: number;
+  /** The plan finds room that is gone when the load comes. */
+  planIsLate?: boolean;
   models?: Partial<ModelInfo>[];
   reply?: (request: EngineRequest, index: number) => Script;
 }
@@ -197,7 +199,8 @@ export class ScriptedEngine implements Engine {
 
   async planModel({ name }: LoadOptions, reclaimableMb: number): Promise<MemoryDemand> {
     const { mb = 0 } = this.#scripted(name);
-    const { memoryMb = 1 << 20 } = this.#options;
+    const { memoryMb = 1 << 20, planIsLate } = this.#options;
+    if (planIsLate) return { memory: [], bytes: 0, availableBytes: 1 };
     const freeMb = memoryMb - this.#usedMb();
     await delay(0);
     if (mb > freeMb + reclaimableMb) {
