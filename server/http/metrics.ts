@@ -60,7 +60,7 @@ export class Metrics {
     models: () => ModelSet | null,
     admission: Pick<Admission, 'waiting' | 'owners'>,
   ) {
-    collectDefaultMetrics({ register: this.registry, eventLoopMonitoringPrecision: 10 });
+    collectDefaultMetrics({ register: this.registry, eventLoopMonitoringPrecision: 2 });
     this.#addEngineGauges(stats, admission);
     this.#addKeyGauge(admission);
     this.#addModelGauges(models);
