@@ -2,6 +2,7 @@
 
 import { readFileSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { FastifyInstance } from 'fastify';
 import { buildApp } from './app.ts';
 import { TemplateRenderer } from './chat/templates.ts';
@@ -16,6 +17,9 @@ import { ImageDecoder } from './images/decoder.ts';
 import { makeSpeaker, type Speaker } from './log.ts';
 import { localModel, ModelPathError } from './models/local.ts';
 import { offeredModels } from './models/offered.ts';
+
+/** How long a server whose engine has died answers 503 before it exits, so that probes and clients see why. */
+const deathSeconds = 1;
 
 /** Files and the name that clients use. */
 interface ServedModel {
@@ -73,7 +77,8 @@ export async function serve(options: ServeOptions): Promise<void> {
     const info = await load(models, model.name, speaker, lifecycle);
     lifecycle.ready(engine, models);
     speaker.say(`Hearth serves ${info.name} on ${url} (ready in ${Math.round(performance.now() - begin)} ms)`);
-    const signal = await stop;
+    const signal = await Promise.race([stop, untilDead(engine, stop)]);
+    if (typeof signal !== 'string') throw signal;
     speaker.say(`${signal}: finishing ${lifecycle.active} running requests`);
     await lifecycle.drain(settings.drainSeconds * 1000);
   } finally {
@@ -83,6 +88,18 @@ export async function serve(options: ServeOptions): Promise<void> {
     await renderer.close();
     await images.close();
   }
+}
+
+/** What became of an engine whose device failed. Until the process ends, /health says 503 and streams get their error event. */
+async function untilDead(engine: Engine, stop: Promise<string>): Promise<EngineError | string> {
+  let stopped = false;
+  void stop.then(() => {
+    stopped = true;
+  });
+  while (!stopped && !engine.failure()) await delay(200, undefined, { ref: false });
+  if (stopped) return stop;
+  await delay(deathSeconds * 1000);
+  return engine.failure()!;
 }
 
 function findModel(settings: Settings): ServedModel {

@@ -35,8 +35,8 @@ class Acceptance {
  public:
   double probability() const { return probability_; }
   void saw(bool accepted) { probability_ += ((accepted ? 1 : 0) - probability_) / 8; }
-  // A proposal was not made because it did not pay: a text may change its ways.
-  void skipped() { probability_ += (initial - probability_) / 64; }
+  // None was looked for because none would have paid: a text may change its ways.
+  void skipped() { probability_ += (initial - probability_) / 128; }
 
  private:
   static constexpr double initial = 0.7;

@@ -27,11 +27,9 @@ int ModelRunner::draft_length(const LiveRequest& r) const {
 // Fills r.draft, no longer than pays and than the grammar allows.
 void ModelRunner::propose(LiveRequest& r) {
   const int length = draft_length(r);
-  propose_draft(r.tokens, std::max(length, 1), r.draft);
-  if (length == 0 && !r.draft.empty()) {
-    r.acceptance.skipped();
-    r.draft.clear();
-  }
+  r.draft.clear();
+  if (length == 0) return r.acceptance.skipped();
+  propose_draft(r.tokens, length, r.draft);
   if (!r.matcher || r.draft.empty()) return;
   const grammar::Matcher::Place here = r.matcher->here();
   size_t fits = 0;

@@ -48,7 +48,7 @@ TEST(Acceptance, FallsWithRefusalsAndComesBackSlowly) {
   Acceptance a;
   for (int i = 0; i < 20; ++i) a.saw(false);
   EXPECT_LT(a.probability(), 0.1);
-  for (int i = 0; i < 60; ++i) a.skipped();
+  for (int i = 0; i < 120; ++i) a.skipped();
   EXPECT_GT(a.probability(), 0.3);
   for (int i = 0; i < 20; ++i) a.saw(true);
   EXPECT_GT(a.probability(), 0.9);
