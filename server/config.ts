@@ -152,6 +152,12 @@ export const settingsSchema = z.strictObject({
     ['auto', 'f32', 'f16', 'bf16', 'w4a16', 'w4a8', 'w4a32', 'w8a8', 'none'],
     'auto',
   ),
+  visionPrecision: choice(
+    model,
+    'arithmetic of the vision tower; auto = as the model, or as its file where that has 4 bits',
+    ['auto', 'f32', 'f16', 'bf16', 'w8a8'],
+    'auto',
+  ),
   group: whole(model, 'group size of quantised weights', 128, 32, 128),
   kv: choice(model, 'precision of the KV pool', ['auto', 'f32', 'f16', 'bf16', 'int8'], 'auto'),
   headBits: whole(model, 'bits of the output head; 0 = default', 0, 0, 16),

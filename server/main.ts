@@ -243,6 +243,7 @@ async function startOrExplain<T>(work: Promise<T>): Promise<T> {
 /** Options of the command line that hold for every model; the default one has more of its own. */
 const commonOptions = ({
   precision,
+  visionPrecision,
   group,
   kv,
   headBits,
@@ -252,6 +253,7 @@ const commonOptions = ({
   hostKvMb,
 }: Settings) => ({
   precision,
+  visionPrecision,
   group,
   kv,
   headBits,

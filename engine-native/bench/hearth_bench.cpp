@@ -34,7 +34,7 @@ using runtime::Json;
 using Clock = std::chrono::steady_clock;
 
 struct Arguments {
-  std::string model, shape, device = "cpu", precision = "auto", kv = "auto";
+  std::string model, shape, device = "cpu", precision = "auto", vision = "auto", kv = "auto";
   std::vector<int> batch = {1}, prompt = {128}, images;
   int count_new = 128, context = 0, threads = 0, group = 0, head_bits = 0, repeat = 1, chunk = 0;
   bool json = false;
@@ -42,7 +42,7 @@ struct Arguments {
 
 constexpr const char* usage_text =
     "usage: hearth-bench --json (--model DIR | --shape NAME) --device cpu|cuda --precision P --batch 1,4 --prompt 128,512 "
-    "--new 128 [--context N] [--threads N] [--kv K] [--group N] [--head-bits N] [--repeat N] [--chunk N] [--images 1,8]\n";
+    "--new 128 [--context N] [--threads N] [--kv K] [--group N] [--head-bits N] [--repeat N] [--chunk N] [--images 1,8 [--vision-precision P]]\n";
 
 [[noreturn]] void usage(const std::string& problem) {
   std::fprintf(stderr, "hearth-bench: %s\n%s", problem.c_str(), usage_text);
@@ -95,6 +95,7 @@ Arguments parse(int argc, char** argv) {
     else if (option == "--threads") a.threads = number(value, "--threads");
     else if (option == "--group") a.group = number(value, "--group");
     else if (option == "--head-bits") a.head_bits = number(value, "--head-bits");
+    else if (option == "--vision-precision") a.vision = value;
     else if (option == "--images") a.images = numbers(value, "--images");
     else if (option == "--repeat") a.repeat = std::max(1, number(value, "--repeat"));
     else if (option == "--chunk") a.chunk = number(value, "--chunk");
@@ -364,7 +365,7 @@ void with_images(const Arguments& a) {
   options.threads = a.threads;
   auto device = must(runtime::open_device(options));
   bench::VisionRun run;
-  run.load.path = a.model, run.load.shape = a.shape, run.load.precision = a.precision, run.load.kv = a.kv;
+  run.load.path = a.model, run.load.shape = a.shape, run.load.precision = a.precision, run.load.kv = a.kv, run.load.vision = a.vision;
   run.load.group = a.group, run.load.head_bits = a.head_bits, run.load.context = a.context, run.load.step_tokens = a.chunk;
   run.images = a.images, run.prompt = a.prompt.front(), run.count_new = a.count_new, run.repeat = a.repeat;
   run.matrix_flops = matrix_flops(*device);

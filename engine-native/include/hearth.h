@@ -146,6 +146,7 @@ HEARTH_API int32_t hearth_doctor(hearth_engine *engine, const char *options_json
  * {"stage":"plan"|"weights"|"tune"|"ready","done":f,"total":f,"detail":any}; the job's FINISHED says DONE or ERROR.
  * model_json: {"path":string folder or .gguf | "shape":string random weights, "name":string,
  *   "precision":"auto"|"f32"|"f16"|"bf16"|"w4a16"|"w4a8"|"w4a32"|"w8a8"|"none", "group":32|64|128,
+ *   "vision_precision":"auto"|"f32"|"f16"|"bf16"|"w8a8" (of the vision tower),
  *   "kv":"auto"|"f32"|"f16"|"bf16"|"int8", "head_bits":0|4|8|16 (0 = default), "context":int (0 = the model's),
  *   "max_sequences":int (0 = default), "kv_tokens":int (0 = what fits), "memory_limit_mb":int (0 = none),
  *   "prefill_chunk":int (0 = profile), "prefix_cache":bool, "seed":int,

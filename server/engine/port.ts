@@ -213,6 +213,7 @@ export interface LoadOptions {
   shape?: string;
   name: string;
   precision?: string;
+  visionPrecision?: string;
   group?: number;
   kv?: string;
   headBits?: number;

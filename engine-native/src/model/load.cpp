@@ -190,7 +190,11 @@ Status Loader::declare_vision() {
   if (!source) return Status::ok();
   HEARTH_ASSIGN(model_->encoder_, vision::make_encoder(*source, model_->spec_.decoder, device_));
   model_->vision_weights_ = std::make_unique<WeightPlan>(*checkpoint_, device_);
-  return model_->encoder_->declare(*model_->vision_weights_, body_);
+  Precision tower = body_;
+  if (options_.vision != "auto") {
+    HEARTH_ASSIGN(tower, read_precision(options_.vision, 0, device_.info().kind));
+  }
+  return model_->encoder_->declare(*model_->vision_weights_, tower);
 }
 
 Status Loader::declare() {
@@ -208,7 +212,7 @@ Status Loader::declare() {
   info.kv = name_of(kv_);
   info.parameters = model_->weights_->parameters() + (model_->vision_weights_ ? model_->vision_weights_->parameters() : 0);
   if (spec.tied) info.parameters -= int64_t{spec.vocabulary} * spec.width;
-  info.fingerprint = fingerprint(*checkpoint_, "hearth-1/" + info.precision + "/" + info.kv + "/" + std::to_string(options_.head_bits));
+  info.fingerprint = fingerprint(*checkpoint_, "hearth-1/" + info.precision + "/" + info.kv + "/" + std::to_string(options_.head_bits) + (options_.vision == "auto" ? "" : "/" + options_.vision));
   return Status::ok();
 }
 

@@ -21,6 +21,7 @@ struct LoadOptions {
   std::string precision = "auto"; // auto keeps what the file has; f32 f16 bf16 w4a16 w4a8 w4a32 w8a8 none
   int group = 0;                  // quantising while loading: 32, 64, 128; 0 = 128
   std::string kv = "auto";        // f32 f16 bf16 int8
+  std::string vision = "auto";    // precision of the vision tower: auto (as the body, 4-bit bodies: as the file) f32 f16 bf16 w8a8
   int head_bits = 0;              // 0 = default for the precision, 4, 8, 16
   int context = 0;                // 0 = the model's own
   int max_sequences = 0;          // 0 = by device

@@ -108,6 +108,7 @@ Result<ModelRequest> parse_model_request(std::string_view json) {
   HEARTH_TRY(reader.read("shape", load.shape));
   HEARTH_TRY(reader.read("name", out.name));
   HEARTH_TRY(read_choice(reader, "precision", {"auto", "f32", "f16", "bf16", "w4a16", "w4a8", "w4a32", "w8a8", "none"}, load.precision));
+  HEARTH_TRY(read_choice(reader, "vision_precision", {"auto", "f32", "f16", "bf16", "w8a8"}, load.vision));
   HEARTH_TRY(reader.read_integer("group", 0, 128, load.group));
   if (load.group != 0 && load.group != 32 && load.group != 64 && load.group != 128)
     return JsonReader::wrong("group", "32, 64 or 128");

@@ -50,6 +50,7 @@ export function toModelJson(options: LoadOptions): Record<string, unknown> {
     shape: options.shape,
     name: options.name,
     precision: options.precision,
+    vision_precision: options.visionPrecision,
     group: options.group,
     kv: options.kv,
     head_bits: options.headBits,
