@@ -216,6 +216,16 @@ TEST(Attention, Mixed) {
     check_attention(s, sequences, i % 2, "cuda/sm80/mma", "mixed");
   });
 }
+// Many tiles of keys, chunks against a long history, windows that begin inside a tile.
+TEST(Attention, LongPrefill) {
+  for (int dim : {64, 72, 128, 256})
+    for (KvFormat kv : {KvFormat::f16, KvFormat::int8})
+      for (int window : {0, 333}) {
+        AttentionSpec s = shape(4, 2, dim, DType::f16, kv);
+        s.window = window;
+        check_attention(s, {{random_int(600, 900), random_int(500, 700)}, {0, random_int(250, 400)}, {random_int(0, 40), 1}}, 1, "cuda/sm80/mma", "long prefill, window " + std::to_string(window));
+      }
+}
 TEST(Attention, GenericTakesOddHeads) {
   for (int dim : {20, 36, 100, 320}) {
     check_attention(shape(3, 1, dim, DType::f32, KvFormat::f32), {{40, 3}, {9, 1}, {0, 20}}, 0, "cuda/generic", "f32");
@@ -225,42 +235,62 @@ TEST(Attention, GenericTakesOddHeads) {
   }
 }
 
+// `broken`: a segment whose rows are NaN, which must stay its own affair.
+void check_vision(const VisionAttentionSpec& s, const std::vector<int32_t>& segment, int broken = -1) {
+  const DType type = s.type;
+  const int dim = s.head_dim;
+  SCOPED_TRACE("d" + std::to_string(dim) + " type " + std::to_string(static_cast<int>(type)));
+  const int longest = [&] { int most = 0; for (size_t j = 1; j < segment.size(); ++j) most = std::max(most, segment[j] - segment[j - 1]); return most; }();
+  const int rows = segment.back(), width = s.heads * dim;
+  Array segments(DType::i32, segment.size()), qkv(type, static_cast<size_t>(rows) * 3 * width), out(type, static_cast<size_t>(rows) * width), c(DType::f32, static_cast<size_t>(rows) * dim), n(DType::f32, static_cast<size_t>(rows) * dim);
+  fill(segments, segment);
+  qkv.normal(); out.poison();
+  if (broken >= 0) {
+    for (int64_t j = int64_t{segment[broken]} * 3 * width; j < int64_t{segment[broken + 1]} * 3 * width; ++j) qkv.set(j, NAN);
+    qkv.upload();
+  }
+  for (size_t j = 0; j < c.count(); ++j) { const float angle = random_normal(); c.set(j, std::cos(angle)); n.set(j, std::sin(angle)); }
+  c.upload(); n.upload();
+  VisionAttentionSpec rs = s;
+  rs.type = DType::f32;
+  std::vector<float> r_qkv(qkv.count()), r_out(out.count());
+  for (size_t j = 0; j < qkv.count(); ++j) r_qkv[j] = qkv.get(j);
+  std::vector<uint8_t> scratch(reference::vision_attention.workspace_bytes(rs, rows, gpu().info()));
+  VisionAttentionParams r{rows, static_cast<int>(segment.size()) - 1, longest, segments.host_as<int32_t>(), segments.host_as<int32_t>(), c.host_as<float>(), n.host_as<float>(), r_qkv.data(), 3 * width, r_out.data(), width, scratch.data()};
+  reference::vision_attention.run(rs, r, cpu());
+  const Implementation<VisionAttentionSpec, VisionAttentionParams>* attention = nullptr;
+  for (const auto* candidate : kernels::cuda::vision_attention_implementations())
+    if (!candidate->declines(s, gpu().info())) { attention = candidate; break; }
+  ASSERT_NE(attention, nullptr);
+  ASSERT_STREQ(attention->name, dim == 36 || type == DType::f32 ? "cuda/generic" : "cuda/sm80/mma");
+  VisionAttentionParams p = r;
+  p.segment = segments.as<int32_t>(); p.rope_cos = c.as<float>(); p.rope_sin = n.as<float>(); p.qkv = qkv.device(); p.out = out.device(); p.workspace = nullptr;
+  attention->run(s, p, gpu().stream());
+  out.download();
+  Errors e;
+  for (size_t j = 0; j < out.count(); ++j) {
+    const int row = static_cast<int>(j / width);
+    if (broken < 0 || row < segment[broken] || row >= segment[broken + 1]) e.add(out.get(j), r_out[j], 0);
+  }
+  EXPECT_EQ(e.bad, 0u);
+  EXPECT_LT(e.relative(), type == DType::f32 ? 1e-4 : 3 * epsilon_of(type));
+}
+
 TEST(VisionAttention, Segments) {
   int i = 0;
   for (int dim : {64, 72, 80, 96, 128, 36})
     for (DType type : {DType::f16, DType::bf16, DType::f32}) {
-      VisionAttentionSpec s{random_int(1, 5), dim, 1 / std::sqrt(static_cast<float>(dim)), type, i++ % 2 == 1};
-      SCOPED_TRACE("d" + std::to_string(dim) + " type " + std::to_string(static_cast<int>(type)));
       std::vector<int32_t> segment{0};
-      int longest = 0;
-      for (int n = random_int(1, 5); n > 0; --n) { const int length = random_int(1, n == 2 ? 700 : 150); longest = std::max(longest, length); segment.push_back(segment.back() + length); }
-      const int rows = segment.back(), width = s.heads * dim;
-      Array segments(DType::i32, segment.size()), qkv(type, static_cast<size_t>(rows) * 3 * width), out(type, static_cast<size_t>(rows) * width), c(DType::f32, static_cast<size_t>(rows) * dim), n(DType::f32, static_cast<size_t>(rows) * dim);
-      fill(segments, segment);
-      qkv.normal(); out.poison();
-      for (size_t j = 0; j < c.count(); ++j) { const float angle = random_normal(); c.set(j, std::cos(angle)); n.set(j, std::sin(angle)); }
-      c.upload(); n.upload();
-      VisionAttentionSpec rs = s;
-      rs.type = DType::f32;
-      std::vector<float> r_qkv(qkv.count()), r_out(out.count());
-      for (size_t j = 0; j < qkv.count(); ++j) r_qkv[j] = qkv.get(j);
-      std::vector<uint8_t> scratch(reference::vision_attention.workspace_bytes(rs, rows, gpu().info()));
-      VisionAttentionParams r{rows, static_cast<int>(segment.size()) - 1, longest, segments.host_as<int32_t>(), segments.host_as<int32_t>(), c.host_as<float>(), n.host_as<float>(), r_qkv.data(), 3 * width, r_out.data(), width, scratch.data()};
-      reference::vision_attention.run(rs, r, cpu());
-      const Implementation<VisionAttentionSpec, VisionAttentionParams>* attention = nullptr;
-      for (const auto* candidate : kernels::cuda::vision_attention_implementations())
-        if (!candidate->declines(s, gpu().info())) { attention = candidate; break; }
-      ASSERT_NE(attention, nullptr);
-      ASSERT_STREQ(attention->name, dim == 36 || type == DType::f32 ? "cuda/generic" : "cuda/sm80/mma");
-      VisionAttentionParams p = r;
-      p.segment = segments.as<int32_t>(); p.rope_cos = c.as<float>(); p.rope_sin = n.as<float>(); p.qkv = qkv.device(); p.out = out.device(); p.workspace = nullptr;
-      attention->run(s, p, gpu().stream());
-      out.download();
-      Errors e;
-      for (size_t j = 0; j < out.count(); ++j) e.add(out.get(j), r_out[j], 0);
-      EXPECT_EQ(e.bad, 0u);
-      EXPECT_LT(e.relative(), type == DType::f32 ? 1e-4 : 3 * epsilon_of(type));
+      for (int n = random_int(1, 5); n > 0; --n) segment.push_back(segment.back() + random_int(1, n == 2 ? 700 : 150));
+      check_vision({random_int(1, 5), dim, 1 / std::sqrt(static_cast<float>(dim)), type, i++ % 2 == 1}, segment);
     }
+}
+// The towers' own sizes, several images at once.
+TEST(VisionAttention, Towers) {
+  check_vision({3, 72, 1 / std::sqrt(72.f), DType::f16, false}, {0, 729, 2 * 729, 3 * 729});
+  check_vision({3, 64, 0.125f, DType::f16, false}, {0, 577, 2 * 577}, 1);
+  check_vision({3, 72, 1 / std::sqrt(72.f), DType::f16, false}, {0, 100, 229, 400}, 1);
+  check_vision({2, 80, 1 / std::sqrt(80.f), DType::bf16, true}, {0, 1024, 1024 + 64, 1024 + 128, 2000});
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // Linears: every format, type, fusion and path (by rows) against float64 sums.
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/host/hopper.h"
 #include "support.h"
 
 namespace hearth::gpu_test {
@@ -246,6 +247,23 @@ TEST(Linear, Dense) {
       check_linear(s, rows, "dense " + std::to_string(s.in) + "x" + std::to_string(s.out), "cuda/sm80/dense");
     }
   for (int rows : {1, 6, 48, 200}) check_linear(spec(4096, 4096, WeightFormat::f16, DType::f16, DType::f16), rows, "dense 4096", "cuda/sm80/dense");
+}
+
+// Every tile width of the kernels of many rows, more tiles than multiprocessors, no width a multiple of a tile.
+TEST(Linear, ManyRows) {
+  int i = 0;
+  for (int columns : {0, 64, 128, 192, 256}) {
+    kernels::cuda::hopper_forced_columns() = columns;
+    for (WeightFormat format : {WeightFormat::f16, WeightFormat::bf16, WeightFormat::w8, WeightFormat::w4}) {
+      const DType type = format == WeightFormat::bf16 ? DType::bf16 : DType::f16;
+      LinearSpec s = spec(128 * random_int(1, 4), random_int(2900, 3400), format, type, type);
+      if (format == WeightFormat::w4) s.group = 128;
+      decorate(s, i++);
+      if (format == WeightFormat::w8) { s.activations = ActivationFormat::int8_row; s.norm = NormKind::none; s.in += 16; }
+      check_linear(s, random_int(900, 1100), "many rows, columns " + std::to_string(columns) + " " + std::to_string(s.in) + "x" + std::to_string(s.out));
+    }
+  }
+  kernels::cuda::hopper_forced_columns() = 0;
 }
 
 TEST(Linear, W8Exact) {

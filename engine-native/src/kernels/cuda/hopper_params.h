@@ -6,10 +6,15 @@
 namespace hearth::kernels::cuda {
 
 struct alignas(64) TensorMapBytes { uint64_t opaque[16]; };
+// Prefill attention (`turns`: its warpgroups take turns): the pool's keys and values as rows of a head, [blocks * kv_heads * kv_tokens, head_dim] (not int8).
+struct HopperAttentionArgs { TensorMapBytes k, v; AttentionArgs attention; int turns; };
+// The rows of qkv as they are.
+struct HopperVisionArgs { TensorMapBytes qkv; VisionArgs vision; int turns; };
 struct HopperArgs {
   TensorMapBytes x, weight;
   LinearArgs linear;
   int m_tiles, n_tiles;
+  int weights_constant;  // dense: no kernel writes the weights, so they may be read before the kernels before this one end
 };
 
 }  // namespace hearth::kernels::cuda

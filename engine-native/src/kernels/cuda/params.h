@@ -48,7 +48,6 @@ struct QuantizeArgs {
   const void* x; int64_t x_stride; int8_t* q; float* scale; const float* norm_weight; const float* norm_bias;
   int rows, width, width_padded, x_type, norm; float epsilon, static_scale;
 };
-struct DequantizeArgs { const void* weight; void* y; int tiles, k_padded, group, unit_bytes; };
 // The linear that takes any shape and format: one warp an output.
 struct GenericLinearArgs { LinearArgs linear; int weight_type; int format; };  // format: 0 dense, 1 w4 (HostLinear layout), 2 w8
 

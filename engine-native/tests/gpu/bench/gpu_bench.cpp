@@ -14,6 +14,7 @@
 
 #include "device/cuda_stream.h"
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/host/hopper.h"
 #include "kernels/cuda/host/tuning.h"
 #include "kernels/cuda/host/probe.h"
 
@@ -211,6 +212,8 @@ struct Model {
   double parameters() const { return static_cast<double>(s.layers) * ((s.heads + 2.0 * s.kv_heads) * s.dim * s.width + s.heads * s.dim * static_cast<double>(s.width) + 3.0 * s.width * s.ffn); }
 };
 
+#include "prefill_bench.h"
+
 bool wants(const std::string& what, const char* name) { return what.find(name) != std::string::npos; }
 
 }  // namespace
@@ -236,7 +239,10 @@ int main(int argc, char** argv) {
   if (!shape) die("shapes are 7b, 8b, 1b");
   auto limits = kernels::cuda::probe(*gpu);
   if (!limits) die(limits.status().message());
-  std::printf("%s as %s: read %.0f GB/s, mma.sync %.0f TFLOP/s\n", gpu->info().name.c_str(), gpu->info().profile.name.c_str(), limits->read_gb_s, limits->mma_tflop_s);
+  std::printf("%s as %s: read %.0f GB/s, mma.sync %.0f TFLOP/s, wgmma %.0f TFLOP/s\n", gpu->info().name.c_str(), gpu->info().profile.name.c_str(), limits->read_gb_s, limits->mma_tflop_s, limits->wgmma_tflop_s);
+  if (wants(what, "dense")) bench_dense();
+  if (wants(what, "vit")) bench_towers(std::max(limits->mma_tflop_s, limits->wgmma_tflop_s));
+  if (what == "dense" || what == "vit" || what == "dense,vit") { gpu.reset(); return 0; }
   const double gb = limits->read_gb_s * 1e9;
   auto& tuning = kernels::cuda::tuning();
   const bool fp16 = wants(what, "fp16");
@@ -288,12 +294,6 @@ int main(int argc, char** argv) {
           decode(batch, 160, ("rows_max " + std::to_string(most) + " fused " + std::to_string(fused)).c_str());
         }
     tuning = {};
-    for (int rows : {512, 2048})
-      for (int from : {256, 1 << 20}) {
-        tuning.prefill_rows = from;
-        const Batch bt = model.batch(1, rows, rows);
-        std::printf("prefill %d, scratch from %d rows: %.0f us\n", rows, from, median_us([&] { model.step(bt); }));
-      }
     tuning = {};
   }
   if (wants(what, "decode")) decode(1, 160, "decode");

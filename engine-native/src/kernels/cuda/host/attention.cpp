@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/host/resources.h"
 #include "kernels/cuda/host/convert.h"
+#include "kernels/cuda/host/hopper.h"
 #include "kernels/cuda/host/implementations.h"
 #include "kernels/cuda/host/tuning.h"
 
@@ -17,8 +18,8 @@ using device::DeviceInfo;
 using device::Stream;
 using namespace ops;
 
-extern const CudaModule module_attention, module_attention_decode_f16, module_attention_decode_bf16, module_attention_prefill_f16,
-    module_attention_prefill_bf16;
+extern const CudaModule module_attention, module_attention_prepare_wide, module_attention_decode_f16, module_attention_decode_bf16, module_attention_prefill_f16,
+    module_attention_prefill_bf16, module_attention_wgmma_f16, module_attention_wgmma_bf16;
 
 namespace {
 
@@ -29,6 +30,7 @@ constexpr int prefill_dims[head_sizes] = {64, 96, 128, 256}, prefill_warps[head_
 constexpr int decode_dims[decode_sizes] = {64, 128, 256};
 constexpr int decode_warps = 4, decode_heads = 8, split_max = 64;
 
+const CudaKernel prepare_wide_kernels[2] = {{&module_attention_prepare_wide, "attention_prepare_wide_f16"}, {&module_attention_prepare_wide, "attention_prepare_wide_bf16"}};
 const CudaKernel prepare_kernel{&module_attention, "attention_prepare_kernel"}, generic_kernel{&module_attention, "attention_generic_kernel"},
     vision_rope_kernel{&module_attention, "vision_rope_kernel"}, vision_generic_kernel{&module_attention, "vision_generic_kernel"};
 
@@ -38,6 +40,25 @@ const CudaKernel prepare_kernel{&module_attention, "attention_prepare_kernel"}, 
 // [size][type + 2 * int8]
 const CudaKernel decode_kernels[decode_sizes][4] = {HEARTH_ATTENTION(decode, 64), HEARTH_ATTENTION(decode, 128), HEARTH_ATTENTION(decode, 256)};
 const CudaKernel prefill_kernels[head_sizes][4] = {HEARTH_ATTENTION(prefill, 64), HEARTH_ATTENTION(prefill, 96), HEARTH_ATTENTION(prefill, 128), HEARTH_ATTENTION(prefill, 256)};
+// Hopper's: heads, tiles of 128 rows (two multiplying warpgroups) or 64 (one), sequences.
+constexpr int wgmma_sizes = 5;
+constexpr int wgmma_dims[wgmma_sizes] = {64, 80, 96, 128, 256}, wgmma_tokens[2][wgmma_sizes] = {{128, 0, 0, 0, 0}, {128, 128, 128, 128, 64}};
+#define HEARTH_ATTENTION_WGMMA(d, g) \
+  {{&module_attention_wgmma_f16, "attention_wgmma_d" #d "_g" #g "_f16"}, {&module_attention_wgmma_bf16, "attention_wgmma_d" #d "_g" #g "_bf16"}, \
+   {&module_attention_wgmma_f16, "attention_wgmma_d" #d "_g" #g "_i8_f16"}, {&module_attention_wgmma_bf16, "attention_wgmma_d" #d "_g" #g "_i8_bf16"}}
+#define HEARTH_VISION_WGMMA(d, g) {{&module_attention_wgmma_f16, "vision_wgmma_d" #d "_g" #g "_f16"}, {&module_attention_wgmma_bf16, "vision_wgmma_d" #d "_g" #g "_bf16"}}
+// [warpgroups - 1][size][type + 2 * int8], [warpgroups - 1][size][type]
+const CudaKernel wgmma_kernels[2][wgmma_sizes][4] = {
+    {HEARTH_ATTENTION_WGMMA(64, 1), {}, {}, {}, {}},
+    {HEARTH_ATTENTION_WGMMA(64, 2), HEARTH_ATTENTION_WGMMA(80, 2), HEARTH_ATTENTION_WGMMA(96, 2), HEARTH_ATTENTION_WGMMA(128, 2), HEARTH_ATTENTION_WGMMA(256, 2)}};
+const CudaKernel vision_wgmma_kernels[2][wgmma_sizes][2] = {
+    {HEARTH_VISION_WGMMA(64, 1), {}, {}, {}, {}},
+    {HEARTH_VISION_WGMMA(64, 2), HEARTH_VISION_WGMMA(80, 2), HEARTH_VISION_WGMMA(96, 2), HEARTH_VISION_WGMMA(128, 2), HEARTH_VISION_WGMMA(256, 2)}};
+// Mirrors AttentionLayout of sm90/attention_wgmma.cuh.
+constexpr int wgmma_shared_bytes(int groups, int size) { return divide_up(wgmma_dims[size], 64) * 128 * (64 * groups + 4 * wgmma_tokens[groups - 1][size]) + 1024; }
+// Small heads leave room for two blocks of one warpgroup; one's softmax runs under the other's products.
+int wgmma_groups(int size) { return size == 0 ? tuning().attention_groups : 2; }
+
 #define HEARTH_VISION(d) {{&module_attention_prefill_f16, "attention_vision_d" #d "_f16"}, {&module_attention_prefill_bf16, "attention_vision_d" #d "_bf16"}}
 const CudaKernel vision_kernels[head_sizes][2] = {HEARTH_VISION(64), HEARTH_VISION(96), HEARTH_VISION(128), HEARTH_VISION(256)};
 
@@ -100,9 +121,33 @@ int split_count(const AttentionSpec& s, int sequences, int max_context, int mult
   return std::clamp(std::min(wanted, useful), 1, split_max);
 }
 
+// What attention_prepare_wide takes.
+bool prepares_wide(const AttentionSpec& s, const AttentionArgs& a) {
+  return is_narrow(s.type) && a.kv_type == a.type && s.head_dim % 8 == 0 && s.rope_dims % 16 == 0 && !s.qk_norm && !s.rope_interleaved && s.position_axes == 1 &&
+         a.qkv_stride % 8 == 0 && aligned16(a.qkv) && aligned16(a.k) && aligned16(a.v);
+}
 void launch_prepare(const AttentionSpec& s, const AttentionArgs& a, CudaStream& stream) {
+  if (prepares_wide(s, a)) {
+    stream.launch(prepare_wide_kernels[s.type == DType::bf16], {a.rows, 1, 1, 256, std::max(16, s.rope_dims * 4)}, a);
+    return;
+  }
   const int blocks = a.rows >= 4 * stream.multiprocessors() ? 1 : std::min(divide_up(s.heads + 2 * s.kv_heads, 8), 8);
   stream.launch(prepare_kernel, {a.rows, blocks, 1, 256, 8 * round_up(s.head_dim, 2) * 4 + s.rope_dims * 4}, a);
+}
+
+void launch_prefill(const AttentionSpec& s, const AttentionParams& p, const AttentionArgs& a, int variant, CudaStream& stream) {
+  if (hopper_linear_takes(stream.info().compute_capability)) {
+    const int size = size_index(wgmma_dims, wgmma_sizes, s.head_dim), groups = wgmma_groups(size);
+    HopperAttentionArgs maps{{}, {}, a, tuning().attention_turns};
+    constexpr int rows = 1 << 30;  // more than any pool has: the block table says which exist
+    for (const auto& [map, data] : {std::pair{&maps.k, a.k}, std::pair{&maps.v, a.v}})
+      if (Status status = s.kv == KvFormat::int8 ? Status::ok() : describe_matrix(stream.api(), *map, s.type, data, s.head_dim, rows, s.head_dim, kv_block_tokens); !status) return stream.fail(status);
+    stream.launch(wgmma_kernels[groups - 1][size][variant],
+                  {s.heads, divide_up(p.batch.max_rows, 64 * groups), p.batch.sequences, 128 * (groups + 1), wgmma_shared_bytes(groups, size)}, maps);
+    return;
+  }
+  const int size = size_index(prefill_dims, head_sizes, s.head_dim), rows = prefill_warps[size] * 16;
+  stream.launch(prefill_kernels[size][variant], {divide_up(p.batch.max_rows, rows), s.heads, p.batch.sequences, prefill_warps[size] * 32, prefill_shared_bytes(size)}, a);
 }
 
 void mma_run(const AttentionSpec& s, const AttentionParams& p, Stream& base) {
@@ -115,8 +160,7 @@ void mma_run(const AttentionSpec& s, const AttentionParams& p, Stream& base) {
   a.releases_early = tuning().attention_releases_early;
   if (many) {
     launch_prepare(s, a, stream);
-    const int size = size_index(prefill_dims, head_sizes, s.head_dim), rows = prefill_warps[size] * 16;
-    stream.launch(prefill_kernels[size][variant], {divide_up(p.batch.max_rows, rows), s.heads, p.batch.sequences, prefill_warps[size] * 32, prefill_shared_bytes(size)}, a);
+    launch_prefill(s, p, a, variant, stream);
   }
   // With one sequence of many rows there is no single row to serve.
   if (many && p.batch.sequences == 1) return;
@@ -167,6 +211,14 @@ void vision_run(const VisionAttentionSpec& s, const VisionAttentionParams& p, St
   CudaStream& stream = device::cuda(base);
   const VisionArgs a = vision_arguments(s, p);
   if (s.rope) stream.launch(vision_rope_kernel, {p.rows, 1, 1, 256}, a);
+  if (hopper_linear_takes(stream.info().compute_capability)) {
+    const int size = size_index(wgmma_dims, wgmma_sizes, s.head_dim), groups = wgmma_groups(size);
+    HopperVisionArgs maps{{}, a, tuning().attention_turns};
+    if (Status status = describe_matrix(stream.api(), maps.qkv, s.type, a.qkv, 3 * s.heads * s.head_dim, p.rows, a.qkv_stride, wgmma_tokens[groups - 1][size]); !status) return stream.fail(status);
+    stream.launch(vision_wgmma_kernels[groups - 1][size][s.type == DType::bf16],
+                  {s.heads, divide_up(p.max_segment, 64 * groups), p.segments, 128 * (groups + 1), wgmma_shared_bytes(groups, size)}, maps);
+    return;
+  }
   const int size = size_index(prefill_dims, head_sizes, s.head_dim), rows = prefill_warps[size] * 16;
   stream.launch(vision_kernels[size][s.type == DType::bf16], {divide_up(p.max_segment, rows), s.heads, p.segments, prefill_warps[size] * 32, prefill_shared_bytes(size)}, a);
 }
@@ -184,8 +236,10 @@ const Implementation<AttentionSpec, AttentionParams> attention_generic{"cuda/gen
 const Implementation<VisionAttentionSpec, VisionAttentionParams> vision_mma{"cuda/sm80/mma", vision_declines, vision_run, nullptr};
 const Implementation<VisionAttentionSpec, VisionAttentionParams> vision_generic{"cuda/generic", vision_shape, vision_generic_run, nullptr};
 
-void append_attention_shared(int, std::vector<SharedUse>& uses) {
+void append_attention_shared(int sm, std::vector<SharedUse>& uses) {
   for (int i = 0; i < head_sizes; ++i) uses.push_back({prefill_kernels[i][0].name, prefill_shared_bytes(i)});
+  for (int i = 0; sm == 90 && i < wgmma_sizes; ++i)
+    for (int groups = i == 0 ? 1 : 2; groups <= 2; ++groups) uses.push_back({wgmma_kernels[groups - 1][i][0].name, wgmma_shared_bytes(groups, i)});
   for (int i = 0; i < decode_sizes; ++i) uses.push_back({decode_kernels[i][0].name, decode_shared_bytes(i)});
 }
 

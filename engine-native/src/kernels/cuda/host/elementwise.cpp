@@ -12,10 +12,12 @@ using device::DeviceInfo;
 using device::Stream;
 using namespace ops;
 
-extern const device::CudaModule module_elementwise;
+extern const device::CudaModule module_elementwise, module_quantize_wide;
 
 namespace {
 
+
+const CudaKernel quantize_wide_kernels[2] = {{&module_quantize_wide, "quantize_wide_4096"}, {&module_quantize_wide, "quantize_wide_12288"}};
 const CudaKernel embed_kernel{&module_elementwise, "embed_kernel"}, norm_kernel{&module_elementwise, "norm_kernel"},
     gate_kernel{&module_elementwise, "gate_kernel"}, add_kernel{&module_elementwise, "add_kernel"},
     gather_kernel{&module_elementwise, "gather_kernel"}, quantize_kernel{&module_elementwise, "quantize_rows_kernel"};
@@ -95,7 +97,12 @@ int norm_width_max(const DeviceInfo& info) { return (info.profile.shared_bytes_p
 void launch_norm(CudaStream& stream, const NormArgs& args) {
   stream.launch(norm_kernel, {args.rows, 1, 1, block, round_up(args.width, 4) * 4}, args);
 }
+bool quantizes_wide(const QuantizeArgs& a) {
+  const int bytes = a.x_type == type_f32 ? 16 : 8;  // of four values
+  return a.width % 4 == 0 && a.width_padded % 4 == 0 && a.width_padded <= 12288 && a.x_stride % 4 == 0 && reinterpret_cast<uintptr_t>(a.x) % bytes == 0 && aligned16(a.q);
+}
 void launch_quantize(CudaStream& stream, const QuantizeArgs& args) {
+  if (quantizes_wide(args)) return stream.launch(quantize_wide_kernels[args.width_padded > 4096], {args.rows, 1, 1, 256}, args);
   stream.launch(quantize_kernel, {args.rows, 1, 1, block, round_up(args.width, 4) * 4}, args);
 }
 

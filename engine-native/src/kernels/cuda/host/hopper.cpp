@@ -1,5 +1,4 @@
-// Launches of the wgmma kernel: tensor maps, and the tile width that wastes least of the last wave. The kernel is only in
-// builds for sm_90; elsewhere takes() says no.
+// Launches of the wgmma kernels of few rows (hopper_dense.cpp has those of many).
 #include "kernels/cuda/host/resources.h"
 #include "kernels/cuda/host/hopper.h"
 
@@ -12,13 +11,11 @@ namespace hearth::kernels::cuda {
 using device::CudaKernel;
 using device::CudaStream;
 
-extern const device::CudaModule module_linear_wgmma, module_linear_w4_wgmma_small_f16, module_linear_w4_wgmma_small_bf16, module_linear_w4_wgmma_n128_f16,
+extern const device::CudaModule module_linear_w4_wgmma_small_f16, module_linear_w4_wgmma_small_bf16, module_linear_w4_wgmma_n128_f16,
     module_linear_w4_wgmma_n128_bf16, module_linear_w4_wgmma_n256_f16, module_linear_w4_wgmma_n256_bf16;
 
 namespace {
 
-const CudaKernel wgmma_kernels[2][2] = {{{&module_linear_wgmma, "linear_wgmma_n128_f16"}, {&module_linear_wgmma, "linear_wgmma_n128_bf16"}},
-                                        {{&module_linear_wgmma, "linear_wgmma_n256_f16"}, {&module_linear_wgmma, "linear_wgmma_n256_bf16"}}};
 #define HEARTH_W4(n, part) {{{&module_linear_w4_wgmma_##part##_f16, "linear_w4_wgmma_n" #n "_f16"}, {&module_linear_w4_wgmma_##part##_bf16, "linear_w4_wgmma_n" #n "_bf16"}}, \
                             {{&module_linear_w4_wgmma_##part##_f16, "linear_w4_wgmma_n" #n "_g_f16"}, {&module_linear_w4_wgmma_##part##_bf16, "linear_w4_wgmma_n" #n "_g_bf16"}}}
 // [size][any group][type]; the last size only for groups of 128
@@ -31,7 +28,7 @@ int w4_size(int rows, bool any_group) {
   return last;
 }
 
-constexpr int bm = 128, bk = 64;
+constexpr int bk = 64;
 constexpr int type_float16 = 6, type_bfloat16 = 9, swizzle_128 = 3, promotion_256 = 3;  // CUtensorMap enums
 
 // A matrix of 16-bit rows, read in boxes of `box_rows` rows by 64 elements.
@@ -44,24 +41,6 @@ Status encode(const device::cu::Api& api, TensorMapBytes& map, DType type, const
 }
 
 }  // namespace
-
-bool hopper_linear_takes(int compute_capability) { return compute_capability == 90 && module_linear_wgmma.images[0].sm == 90; }
-
-void hopper_linear(CudaStream& stream, DType type, const LinearArgs& linear) {
-  HopperArgs args{};
-  args.linear = linear;
-  const int out_rows = linear.tiles * 16, sms = stream.multiprocessors();
-  args.m_tiles = divide_up(linear.rows, bm);
-  // Time of a wave is proportional to the tile; wide tiles run at a higher rate (about 8 % here).
-  auto waves = [&](int bn) { return divide_up(args.m_tiles * divide_up(out_rows, bn), sms) * bn; };
-  const bool wide = waves(256) <= waves(128) * 1.08;
-  const int bn = wide ? 256 : 128, stages = wide ? 4 : 6;
-  args.n_tiles = divide_up(out_rows, bn);
-  if (Status s = encode(stream.api(), args.x, type, linear.x, linear.in, linear.rows, linear.x_stride, bm); !s) return stream.fail(s);
-  if (Status s = encode(stream.api(), args.weight, type, linear.weight, linear.k_padded, out_rows, linear.k_padded, bn); !s) return stream.fail(s);
-  const int tiles = args.m_tiles * args.n_tiles, shared = stages * (bm + bn) * bk * 2 + 1024;
-  stream.launch(wgmma_kernels[wide][type == DType::bf16], {std::min(tiles, sms), 1, 1, 384, shared}, args);
-}
 
 size_t hopper_w4_partial_bytes(int max_rows, int multiprocessors) {
   size_t most = 0;
@@ -91,8 +70,7 @@ void append_hopper_shared(int sm, std::vector<SharedUse>& uses) {
   for (int any = 0; any < 2; ++any)
     for (int i = 0; i < 6; ++i)
       if (w4_stages[any][i]) uses.push_back({w4_kernels[i][any][0].name, w4_stages[any][i] * (w4_rows[i] * 256 + (any ? 10240 : 9216)) + 1024});
-  uses.push_back({wgmma_kernels[0][0].name, 6 * (bm + 128) * bk * 2 + 1024});
-  uses.push_back({wgmma_kernels[1][0].name, 4 * (bm + 256) * bk * 2 + 1024});
+  append_hopper_dense_shared(uses);
 }
 
 }  // namespace hearth::kernels::cuda

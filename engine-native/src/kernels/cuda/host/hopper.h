@@ -1,16 +1,32 @@
-// The wgmma path of sm_90: dense 16-bit weights [tiles * 16, k_padded], many rows.
+// The wgmma paths of sm_90, and what the copy engine wants to know of a matrix.
 #pragma once
 
+#include <vector>
+
+#include "kernels/cuda/hopper_params.h"
 #include "kernels/cuda/host/convert.h"
+#include "kernels/cuda/host/resources.h"
 
 namespace hearth::kernels::cuda {
 
 bool hopper_linear_takes(int compute_capability);
-// y = epilogue(weight * x); args.x contiguous 16-bit rows, args.weight rows of k_padded elements.
-void hopper_linear(device::CudaStream& stream, DType type, const LinearArgs& args);
+
+// y = epilogue(weight * x), many rows: args.x contiguous rows of `type` (f16, bf16 or i8), args.weight rows
+// [tiles * 16, k_padded] of the same. `weights_constant`: no kernel writes them (a model's own, not a scratch).
+void hopper_linear(device::CudaStream& stream, DType type, const LinearArgs& args, bool weights_constant);
+// The same with w4-mma weights, decoded in registers; args.x contiguous rows of f16 or bf16. Needs no workspace.
+void hopper_w4_prefill(device::CudaStream& stream, DType type, const LinearArgs& args);
+// Output columns of a tile for this shape: the width that takes least time by waves and bytes.
+int hopper_tile_columns(int rows, int out, int k_bytes, int multiprocessors);
+// For measurements: every dense tile this wide (64, 128, 192, 256), 0 to choose.
+int& hopper_forced_columns();
 
 // y = epilogue(weight * x) with w4-mma weights decoded in registers; args.x contiguous 16-bit rows.
 void hopper_w4(device::CudaStream& stream, DType type, LinearArgs args, void* partial);
 size_t hopper_w4_partial_bytes(int max_rows, int multiprocessors);
+
+// A matrix of `rows` rows of k elements, read in swizzled boxes of `box_rows` rows by 128 bytes.
+Status describe_matrix(const device::cu::Api& api, TensorMapBytes& map, DType type, const void* data, int k, int rows, int64_t stride, int box_rows);
+void append_hopper_dense_shared(std::vector<SharedUse>& uses);
 
 }  // namespace hearth::kernels::cuda

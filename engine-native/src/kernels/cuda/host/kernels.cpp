@@ -1,6 +1,7 @@
 // The lists of cuda_kernels.h: most specific first, the last entry takes any shape.
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/host/implementations.h"
+#include "kernels/cuda/host/linear_mma.h"
 #include "kernels/cuda/host/resources.h"
 
 namespace hearth::kernels::cuda {
@@ -33,6 +34,7 @@ std::vector<SharedUse> declared_shared_memory(int sm) {
   std::vector<SharedUse> uses;
   append_w4_shared(sm, uses);
   append_dense_shared(sm, uses);
+  append_mma_shared(sm, uses);
   append_attention_shared(sm, uses);
   append_hopper_shared(sm, uses);
   return uses;

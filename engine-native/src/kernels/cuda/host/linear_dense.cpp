@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/host/resources.h"
 #include "kernels/cuda/host/hopper.h"
+#include "kernels/cuda/host/linear_mma.h"
 #include "kernels/cuda/host/linear_shared.h"
 #include "kernels/cuda/host/tuning.h"
 
@@ -21,17 +22,17 @@ extern const CudaModule module_linear_rows_dense_f16, module_linear_rows_dense_b
 
 namespace {
 
-constexpr int sizes = 4;
+constexpr int sizes = 3;
 const CudaKernel rows_kernels[2][2] = {{{&module_linear_rows_dense_f16, "linear_rows_dense_s4_f16"}, {&module_linear_rows_dense_f16, "linear_rows_dense_s6_f16"}},
                                        {{&module_linear_rows_dense_bf16, "linear_rows_dense_s4_bf16"}, {&module_linear_rows_dense_bf16, "linear_rows_dense_s6_bf16"}}};
 #define HEARTH_TILE(n) {{&module_linear_tile_dense_f16, "linear_tile_dense_n" #n "_f16"}, {&module_linear_tile_dense_bf16, "linear_tile_dense_n" #n "_bf16"}}
-const CudaKernel tile_kernels[sizes][2] = {HEARTH_TILE(16), HEARTH_TILE(32), HEARTH_TILE(64), HEARTH_TILE(128)};
+const CudaKernel tile_kernels[sizes][2] = {HEARTH_TILE(16), HEARTH_TILE(32), HEARTH_TILE(64)};
 
 constexpr TileSize tile_size(int i) {
-  constexpr int bn[sizes] = {16, 32, 64, 128}, stages[sizes] = {4, 4, 4, 3};
+  constexpr int bn[sizes] = {16, 32, 64}, stages[sizes] = {4, 4, 4};
   return {128, bn[i], stages[i], tile_stage_bytes(kind_dense16, 1, 128, bn[i]), 1};
 }
-int size_for(int rows) { return rows <= 16 ? 0 : rows <= 32 ? 1 : rows <= 64 ? 2 : 3; }
+int size_for(int rows) { return rows <= 16 ? 0 : rows <= 32 ? 1 : 2; }
 
 size_t row_bytes(const LinearSpec& s) { return static_cast<size_t>(s.in) * 2; }
 size_t weight_bytes(const LinearSpec& s) { return aligned(static_cast<size_t>(tile_count(s)) * 16 * row_bytes(s)); }
@@ -69,7 +70,7 @@ void pack(const LinearSpec& s, const HostLinear& from, int begin, int end, void*
     }
 }
 
-bool use_prefill(int rows, int compute_capability) { return hopper_linear_takes(compute_capability) && rows > 64; }
+constexpr int prefill_rows = 65;  // from here Hopper's kernels of many rows
 
 size_t workspace_bytes(const LinearSpec& s, int max_rows, const DeviceInfo& info) {
   const size_t x = aligned(static_cast<size_t>(max_rows) * s.in * 2);  // also of rows that are not 16-byte aligned
@@ -99,11 +100,12 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
     return;
   }
   make_contiguous(a, narrow, x, stream);
-  if (use_prefill(p.rows, stream.info().compute_capability)) {
+  const bool hopper = hopper_linear_takes(stream.info().compute_capability);
+  if (hopper && p.rows >= prefill_rows) {
     a.k_padded = s.in;
-    hopper_linear(stream, narrow, a);
-    return;
+    return hopper_linear(stream, narrow, a, true);
   }
+  if (!hopper && p.rows >= tuning().mma_rows) return mma_linear(stream, kind_dense16, narrow, a);
   const int size = size_for(p.rows);
   launch_tiles(stream, tile_kernels[size][type], tile_size(size), 64, a, scratch.at);
 }

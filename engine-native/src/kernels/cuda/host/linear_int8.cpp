@@ -2,6 +2,8 @@
 // Layout "w8-dense": int8 rows [tiles * 16, in] (gated: interleaved by eight), then f32 scales [tiles * 16].
 #include <cstring>
 
+#include "kernels/cuda/host/hopper.h"
+#include "kernels/cuda/host/linear_mma.h"
 #include "kernels/cuda/host/linear_shared.h"
 #include "kernels/cuda/host/tuning.h"
 
@@ -17,15 +19,15 @@ extern const device::CudaModule module_linear_int8;
 
 namespace {
 
-constexpr int sizes = 4;
+constexpr int sizes = 3;
 const CudaKernel rows_kernel{&module_linear_int8, "linear_rows_int8"};
 const CudaKernel tile_kernels[sizes] = {{&module_linear_int8, "linear_tile_int8_n16"}, {&module_linear_int8, "linear_tile_int8_n32"},
-                                        {&module_linear_int8, "linear_tile_int8_n64"}, {&module_linear_int8, "linear_tile_int8_n128"}};
+                                        {&module_linear_int8, "linear_tile_int8_n64"}};
 constexpr TileSize tile_size(int i) {
-  constexpr int bn[sizes] = {16, 32, 64, 128}, stages[sizes] = {4, 4, 4, 3};
+  constexpr int bn[sizes] = {16, 32, 64}, stages[sizes] = {4, 4, 4};
   return {128, bn[i], stages[i], tile_stage_bytes(kind_int8, 1, 128, bn[i]), 1};
 }
-int size_for(int rows) { return rows <= 16 ? 0 : rows <= 32 ? 1 : rows <= 64 ? 2 : 3; }
+int size_for(int rows) { return rows <= 16 ? 0 : rows <= 32 ? 1 : 2; }
 
 size_t weight_bytes(const LinearSpec& s) { return aligned(static_cast<size_t>(tile_count(s)) * 16 * s.in); }
 
@@ -53,6 +55,8 @@ void pack(const LinearSpec& s, const HostLinear& from, int begin, int end, void*
     }
 }
 
+constexpr int prefill_rows = 65;  // from here Hopper's kernels of many rows
+
 size_t workspace_bytes(const LinearSpec& s, int max_rows, const DeviceInfo& info) {
   size_t most = 0;
   for (int i = 0; i <= size_for(max_rows); ++i) most = std::max(most, tile_partial_bytes(tile_size(i), info.threads));
@@ -76,6 +80,12 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
     launch_rows_kernel(stream, rows_kernel, shared, a);
     return;
   }
+  const bool hopper = hopper_linear_takes(stream.info().compute_capability);
+  if (hopper && p.rows >= prefill_rows) {
+    a.k_padded = s.in;
+    return hopper_linear(stream, DType::i8, a, true);
+  }
+  if (!hopper && p.rows >= tuning().mma_rows) return mma_linear(stream, kind_int8, DType::i8, a);
   const int size = size_for(p.rows);
   launch_tiles(stream, tile_kernels[size], tile_size(size), 128, a, scratch.at);
 }

@@ -10,6 +10,7 @@
 
 #include "kernels/cuda/host/resources.h"
 #include "kernels/cuda/host/hopper.h"
+#include "kernels/cuda/host/linear_mma.h"
 #include "kernels/cuda/host/linear_shared.h"
 #include "kernels/cuda/host/tuning.h"
 
@@ -23,7 +24,7 @@ using device::DeviceInfo;
 using device::Stream;
 
 extern const CudaModule module_linear_rows_w4_f16, module_linear_rows_w4_bf16, module_linear_rows_w4_bulk_f16, module_linear_rows_w4_bulk_bf16,
-    module_linear_tile_w4_f16, module_linear_tile_w4_bf16, module_dequantize;
+    module_linear_tile_w4_f16, module_linear_tile_w4_bf16;
 
 namespace {
 
@@ -50,7 +51,6 @@ const CudaKernel bulk_kernels[3][2][2] = {{HEARTH_BULK(128, 3), HEARTH_BULK(128,
 constexpr int sizes = 4;
 const CudaKernel tile_kernels[2][sizes][2] = {{HEARTH_TILE(1, 16), HEARTH_TILE(1, 32), HEARTH_TILE(1, 64), HEARTH_TILE(1, 128)},
                                               {HEARTH_TILE(2, 16), HEARTH_TILE(2, 32), HEARTH_TILE(2, 64), HEARTH_TILE(2, 128)}};
-const CudaKernel dequantize_kernels[2] = {{&module_dequantize, "dequantize_w4_f16"}, {&module_dequantize, "dequantize_w4_bf16"}};
 
 constexpr TileSize tile_size(int i, int ng) {
   constexpr int bm[sizes] = {128, 128, 128, 256}, bn[sizes] = {16, 32, 64, 128}, stages[sizes] = {6, 5, 4, 3}, blocks[sizes] = {2, 2, 2, 1};
@@ -145,21 +145,11 @@ void pack(const LinearSpec& s, const HostLinear& from, int begin, int end, void*
 
 // ---- Running ----------------------------------------------------------------------------------------------------------
 
-bool use_prefill(int rows, int compute_capability) {
-  return hopper_linear_takes(compute_capability) && rows >= tuning().prefill_rows;
-}
-
-size_t scratch_bytes(const Layout& layout) { return aligned(static_cast<size_t>(layout.tiles) * 16 * layout.k_padded * 2); }
-
 size_t workspace_bytes(const LinearSpec& s, int max_rows, const DeviceInfo& info) {
-  const Layout layout(s);
   const size_t x = aligned(static_cast<size_t>(max_rows) * s.in * 2);  // also of rows that are not 16-byte aligned
   size_t most = 0;
   for (int i = 0; i <= size_for(max_rows); ++i) most = std::max(most, tile_partial_bytes(tile_size(i, s.group == 32 ? 2 : 1), info.threads));
-  if (hopper_linear_takes(info.compute_capability)) {
-    most = std::max(most, hopper_w4_partial_bytes(max_rows, info.threads));
-    if (use_prefill(max_rows, info.compute_capability)) most = std::max(most, scratch_bytes(layout));
-  }
+  if (hopper_linear_takes(info.compute_capability)) most = std::max(most, hopper_w4_partial_bytes(max_rows, info.threads));
   return x + most;
 }
 
@@ -187,13 +177,9 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
     return;
   }
   make_contiguous(a, narrow, x, stream);
-  if (use_prefill(p.rows, stream.info().compute_capability)) {
-    const DequantizeArgs d{a.weight, scratch.at, layout.tiles, layout.k_padded, s.group, layout.unit_bytes};
-    stream.launch(dequantize_kernels[type], {stream.multiprocessors() * 8, 1, 1, 256}, d);
-    a.weight = scratch.at;
-    hopper_linear(stream, narrow, a);
-    return;
-  }
+  const bool hopper = hopper_linear_takes(stream.info().compute_capability);
+  if (hopper && p.rows >= tuning().prefill_rows) return hopper_w4_prefill(stream, narrow, a);
+  if (!hopper && p.rows >= tuning().mma_rows) return mma_linear(stream, kind_w4, narrow, a);
   if (hopper_linear_takes(stream.info().compute_capability)) return hopper_w4(stream, narrow, a, scratch.at);
   const int ng = s.group == 32 ? 2 : 1, size = size_for(p.rows);
   launch_tiles(stream, tile_kernels[ng - 1][size][type], tile_size(size, ng), 64, a, scratch.at);

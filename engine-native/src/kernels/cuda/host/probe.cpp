@@ -4,15 +4,16 @@
 #include <chrono>
 
 #include "device/cuda_stream.h"
+#include "kernels/cuda/host/hopper.h"
 
 namespace hearth::kernels::cuda {
 
-extern const device::CudaModule module_probe;
+extern const device::CudaModule module_probe, module_probe_wgmma;
 
 namespace {
 
 struct ProbeArgs { const void* data; uint64_t count; void* sink; int rounds; };
-const device::CudaKernel read_kernel{&module_probe, "probe_read_kernel"}, mma_kernel{&module_probe, "probe_mma_kernel"};
+const device::CudaKernel read_kernel{&module_probe, "probe_read_kernel"}, mma_kernel{&module_probe, "probe_mma_kernel"}, wgmma_kernel{&module_probe_wgmma, "probe_wgmma_kernel"};
 
 // Seconds of the fastest of a few runs, the first not counted.
 Result<double> fastest(device::CudaStream& stream, const device::CudaKernel& kernel, const device::LaunchShape& shape, const ProbeArgs& args) {
@@ -44,6 +45,11 @@ Result<Limits> probe(device::Device& device) {
     constexpr int rounds = 20000;
     auto seconds = fastest(stream, mma_kernel, {stream.multiprocessors() * 4, 1, 1, 256, 0, false}, {data, 0, stream.counters(), rounds});
     if (seconds) limits.mma_tflop_s = 2.0 * 16 * 8 * 16 * 8 * rounds * 8 * stream.multiprocessors() * 4 / *seconds / 1e12; else status = seconds.status();
+  }
+  if (status && hopper_linear_takes(stream.info().compute_capability)) {
+    constexpr int rounds = 2000;
+    auto seconds = fastest(stream, wgmma_kernel, {stream.multiprocessors(), 1, 1, 256, 384 * 128 + 1024, false}, {data, 0, stream.counters(), rounds});
+    if (seconds) limits.wgmma_tflop_s = 2.0 * 128 * 256 * 64 * rounds * stream.multiprocessors() / *seconds / 1e12; else status = seconds.status();
   }
   device.release(data);
   if (!status) return status;

@@ -15,7 +15,11 @@ struct Tuning {
   // And lets the linear after it start loading its weights. Off: its few blocks leave multiprocessors unevenly free, the
   // linear doubles up on some, and every later kernel inherits the imbalance (7B, batch 1: 2,569 us a token against 1,859).
   bool attention_releases_early = false;
-  int prefill_rows = 256;                 // rows from which Hopper decodes weights to scratch first; below, in registers
+  int prefill_rows = 256;                 // rows from which w4 linears on Hopper take whole tiles of 128 or 256 rows
+  int mma_rows = 1 << 30;                 // the same before Hopper, where sm80/linear_mma.cuh takes them (not yet run on a device in this form)
+  int mma_tile_rows = 0;                  // rows of their tiles: 128 or 256; 0: by the waves
+  int attention_groups = 1;               // multiplying warpgroups of Hopper's prefill attention for heads of 64: 1 or 2
+  bool attention_turns = true;            // where there are two, they take turns at the tensor cores
 };
 Tuning& tuning();
 

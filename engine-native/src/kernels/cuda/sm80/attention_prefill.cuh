@@ -174,23 +174,40 @@ __device__ __forceinline__ void attention_tile(const AttentionTile& a, const voi
   }
 }
 
+// Tile `tile` of `height` rows of a sequence's head; false when there is nothing to do: past the end, an empty slot of a
+// bucket, or a single row that the decode kernel serves.
+template <class T> __device__ __forceinline__ bool prefill_tile(const AttentionArgs& p, int sequence, int head, int tile, int height, AttentionTile& a) {
+  const int row0 = __ldcg(p.row_begin + sequence), count = __ldcg(p.row_begin + sequence + 1) - row0;
+  if (count <= tile * height || (p.prepared && count == 1)) return false;
+  const int context = __ldcg(p.context + sequence);
+  const int64_t row = row0 + tile * height, at = static_cast<int64_t>(head) * p.head_dim;
+  a.q = static_cast<const T*>(p.qkv) + row * p.qkv_stride + at; a.q_stride = p.qkv_stride;
+  a.out = static_cast<T*>(p.out) + row * p.out_stride + at; a.out_stride = p.out_stride;
+  a.rows = min(height, count - tile * height);
+  a.position = context - count + tile * height;
+  a.tokens = context; a.head_dim = p.head_dim; a.window = p.window; a.causal = 1; a.scale = p.scale;
+  return a.position >= 0;
+}
+// The same of a vision segment; returns its keys, or nullptr.
+template <class T> __device__ __forceinline__ const T* vision_tile(const VisionArgs& p, int segment, int head, int tile, int height, AttentionTile& a) {
+  const int row0 = __ldcg(p.segment + segment), count = __ldcg(p.segment + segment + 1) - row0;
+  if (count <= tile * height) return nullptr;
+  const int64_t row = row0 + tile * height, at = static_cast<int64_t>(head) * p.head_dim, width = static_cast<int64_t>(p.heads) * p.head_dim;
+  a.q = static_cast<const T*>(p.qkv) + row * p.qkv_stride + at; a.q_stride = p.qkv_stride;
+  a.out = static_cast<T*>(p.out) + row * p.out_stride + at; a.out_stride = p.out_stride;
+  a.rows = min(height, count - tile * height);
+  a.position = 0; a.tokens = count; a.head_dim = p.head_dim; a.window = 0; a.causal = 0; a.scale = p.scale;
+  return static_cast<const T*>(p.qkv) + row0 * p.qkv_stride + width + at;
+}
+
 template <class T, bool INT8, int DP, int WARPS, int TK>
 __device__ __forceinline__ void attention_prefill(const AttentionArgs& p) {
   launch_dependents();
   wait_predecessors();
-  const int sequence = blockIdx.z, head = blockIdx.y, tile = gridDim.x - 1 - blockIdx.x;  // the longest first
-  const int row0 = __ldcg(p.row_begin + sequence), count = __ldcg(p.row_begin + sequence + 1) - row0;
-  if (count <= tile * WARPS * 16 || (p.prepared && count == 1)) return;
-  const int kv_head = head / (p.heads / p.kv_heads), context = __ldcg(p.context + sequence);
-  const int64_t row = row0 + tile * WARPS * 16, at = static_cast<int64_t>(head) * p.head_dim;
   AttentionTile a;
-  a.q = static_cast<const T*>(p.qkv) + row * p.qkv_stride + at; a.q_stride = p.qkv_stride;
-  a.out = static_cast<T*>(p.out) + row * p.out_stride + at; a.out_stride = p.out_stride;
-  a.rows = min(WARPS * 16, count - tile * WARPS * 16);
-  a.position = context - count + tile * WARPS * 16;
-  a.tokens = context; a.head_dim = p.head_dim; a.window = p.window; a.causal = 1; a.scale = p.scale;
-  if (a.position < 0) return;  // an empty slot of a bucket
-  const int32_t* table = p.block_table + static_cast<int64_t>(sequence) * p.block_table_stride;
+  if (!prefill_tile<T>(p, blockIdx.z, blockIdx.y, gridDim.x - 1 - blockIdx.x, WARPS * 16, a)) return;  // the longest first
+  const int kv_head = blockIdx.y / (p.heads / p.kv_heads);
+  const int32_t* table = p.block_table + static_cast<int64_t>(blockIdx.z) * p.block_table_stride;
   attention_tile<T, INT8, DP, WARPS, TK>(a, p.k, p.v, p.k_scale, p.v_scale, [&](int token) {
     const int64_t index = (static_cast<int64_t>(table[token / kv_tokens]) * p.kv_heads + kv_head) * kv_tokens + token % kv_tokens;
     return INT8 ? index : index * p.head_dim;
@@ -201,17 +218,10 @@ template <class T, int DP, int WARPS, int TK>
 __device__ __forceinline__ void attention_vision(const VisionArgs& p) {
   launch_dependents();
   wait_predecessors();
-  const int segment = blockIdx.z, head = blockIdx.y, tile = blockIdx.x;
-  const int row0 = __ldcg(p.segment + segment), count = __ldcg(p.segment + segment + 1) - row0;
-  if (count <= tile * WARPS * 16) return;
-  const int64_t row = row0 + tile * WARPS * 16, at = static_cast<int64_t>(head) * p.head_dim, width = static_cast<int64_t>(p.heads) * p.head_dim;
   AttentionTile a;
-  a.q = static_cast<const T*>(p.qkv) + row * p.qkv_stride + at; a.q_stride = p.qkv_stride;
-  a.out = static_cast<T*>(p.out) + row * p.out_stride + at; a.out_stride = p.out_stride;
-  a.rows = min(WARPS * 16, count - tile * WARPS * 16);
-  a.position = 0; a.tokens = count; a.head_dim = p.head_dim; a.window = 0; a.causal = 0; a.scale = p.scale;
-  const T* k = static_cast<const T*>(p.qkv) + row0 * p.qkv_stride + width + at;
-  attention_tile<T, false, DP, WARPS, TK>(a, k, k + width, nullptr, nullptr, [&](int token) { return static_cast<int64_t>(token) * p.qkv_stride; });
+  const T* k = vision_tile<T>(p, blockIdx.z, blockIdx.y, blockIdx.x, WARPS * 16, a);
+  if (!k) return;
+  attention_tile<T, false, DP, WARPS, TK>(a, k, k + static_cast<int64_t>(p.heads) * p.head_dim, nullptr, nullptr, [&](int token) { return static_cast<int64_t>(token) * p.qkv_stride; });
 }
 
 }  // namespace hearth::kernels::cuda

@@ -1,0 +1,102 @@
+// Launches of the dense wgmma kernels: tensor maps, and the tile width that wastes least. The kernels are only in builds
+// for sm_90; elsewhere hopper_linear_takes() says no.
+#include <algorithm>
+
+#include "kernels/cuda/host/hopper.h"
+
+namespace hearth::kernels::cuda {
+
+using device::CudaKernel;
+using device::CudaStream;
+
+extern const device::CudaModule module_linear_wgmma_f16, module_linear_wgmma_bf16, module_linear_wgmma_int8, module_linear_w4_prefill_f16, module_linear_w4_prefill_bf16;
+
+namespace {
+
+constexpr int widths = 4, bm = 128, row_bytes = 128;
+constexpr int columns[widths] = {64, 128, 192, 256}, stages[widths] = {6, 5, 4, 4};
+#define HEARTH_WGMMA(n) {{&module_linear_wgmma_f16, "linear_wgmma_n" #n "_f16"}, {&module_linear_wgmma_bf16, "linear_wgmma_n" #n "_bf16"}, {&module_linear_wgmma_int8, "linear_wgmma_n" #n "_int8"}}
+const CudaKernel kernels[widths][3] = {HEARTH_WGMMA(64), HEARTH_WGMMA(128), HEARTH_WGMMA(192), HEARTH_WGMMA(256)};
+
+// The ring, eight warps' stages of 4 KB, and room to align the ring.
+int shared_bytes(int width) { return stages[width] * (bm + columns[width]) * row_bytes + 8 * 4096 + 1024; }
+
+// Rows of a tile of the w4 kernel, its stages of activations and of weights.
+constexpr int prefill_sizes = 2, prefill_rows[prefill_sizes] = {128, 256}, prefill_x_stages[prefill_sizes] = {8, 5}, prefill_w_stages = 4;
+#define HEARTH_PREFILL(n) {{{&module_linear_w4_prefill_f16, "linear_w4_prefill_n" #n "_f16"}, {&module_linear_w4_prefill_bf16, "linear_w4_prefill_n" #n "_bf16"}}, \
+                           {{&module_linear_w4_prefill_f16, "linear_w4_prefill_n" #n "_g_f16"}, {&module_linear_w4_prefill_bf16, "linear_w4_prefill_n" #n "_g_bf16"}}}
+const CudaKernel prefill_kernels[prefill_sizes][2][2] = {HEARTH_PREFILL(128), HEARTH_PREFILL(256)};  // [size][any group][type]
+int prefill_shared_bytes(int size, int unit_bytes) {
+  return prefill_x_stages[size] * prefill_rows[size] * row_bytes + prefill_w_stages * round_up(8 * unit_bytes, 128) + 8 * 2560 + 1024;
+}
+
+// CUtensorMap enums.
+constexpr int type_uint8 = 0, type_float16 = 6, type_bfloat16 = 9, swizzle_128 = 3, promotion_256 = 3;
+
+// Cycles of one wave, about: products of a k block take 4 a column, its bytes come at some 40 a cycle; then the epilogue.
+int wave_cycles(int n, int blocks_k) { return blocks_k * std::max(4 * n, (bm + n) * row_bytes / 40) + 1500 + 8 * n; }
+
+}  // namespace
+
+bool hopper_linear_takes(int compute_capability) { return compute_capability == 90 && module_linear_wgmma_f16.images[0].sm == 90; }
+
+int& hopper_forced_columns() {
+  static int forced = 0;
+  return forced;
+}
+
+int hopper_tile_columns(int rows, int out, int k_bytes, int multiprocessors) {
+  if (hopper_forced_columns()) return hopper_forced_columns();
+  int best = 0;
+  int64_t least = 0;
+  for (int i = 0; i < widths; ++i) {
+    const int tiles = divide_up(rows, bm) * divide_up(out, columns[i]);
+    const int64_t cycles = static_cast<int64_t>(divide_up(tiles, multiprocessors)) * wave_cycles(columns[i], divide_up(k_bytes, row_bytes));
+    if (!best || cycles <= least) { best = columns[i]; least = cycles; }
+  }
+  return best;
+}
+
+Status describe_matrix(const device::cu::Api& api, TensorMapBytes& map, DType type, const void* data, int k, int rows, int64_t stride, int box_rows) {
+  const int bytes = static_cast<int>(size_of(type)), kind = type == DType::bf16 ? type_bfloat16 : type == DType::f16 ? type_float16 : type_uint8;
+  const uint64_t dims[2] = {static_cast<uint64_t>(k), static_cast<uint64_t>(rows)}, strides[1] = {static_cast<uint64_t>(stride) * bytes};
+  const uint32_t box[2] = {static_cast<uint32_t>(row_bytes / bytes), static_cast<uint32_t>(box_rows)}, steps[2] = {1, 1};
+  const int code = api.cuTensorMapEncodeTiled(reinterpret_cast<device::cu::TensorMap*>(&map), kind, 2, const_cast<void*>(data), dims, strides, box, steps, 0,
+                                              swizzle_128, promotion_256, 0);
+  return code == 0 ? Status::ok() : device::cu::error(code, "describing a matrix to the copy engine");
+}
+
+void hopper_linear(CudaStream& stream, DType type, const LinearArgs& linear, bool weights_constant) {
+  HopperArgs args{};
+  args.linear = linear;
+  args.weights_constant = weights_constant;
+  const int out_rows = linear.tiles * 16, sms = stream.multiprocessors(), bytes = static_cast<int>(size_of(type));
+  const int bn = hopper_tile_columns(linear.rows, out_rows, linear.k_padded * bytes, sms);
+  const int width = static_cast<int>(std::find(columns, columns + widths, bn) - columns);
+  args.m_tiles = divide_up(linear.rows, bm);
+  args.n_tiles = divide_up(out_rows, bn);
+  if (Status s = describe_matrix(stream.api(), args.x, type, linear.x, linear.in, linear.rows, linear.x_stride, bm); !s) return stream.fail(s);
+  if (Status s = describe_matrix(stream.api(), args.weight, type, linear.weight, linear.k_padded, out_rows, linear.k_padded, bn); !s) return stream.fail(s);
+  stream.launch(kernels[width][type == DType::i8 ? 2 : type == DType::bf16], {std::min(args.m_tiles * args.n_tiles, sms), 1, 1, 384, shared_bytes(width)}, args);
+}
+
+void hopper_w4_prefill(CudaStream& stream, DType type, const LinearArgs& linear) {
+  HopperArgs args{};
+  args.linear = linear;
+  args.m_tiles = divide_up(linear.tiles, 8);
+  const int sms = stream.multiprocessors(), blocks_k = linear.k_padded / 64;
+  auto cycles = [&](int n) { return static_cast<int64_t>(divide_up(args.m_tiles * divide_up(linear.rows, n), sms)) * (blocks_k * 4 * n + 1500 + 8 * n); };
+  const int size = cycles(256) <= cycles(128) ? 1 : 0, n = prefill_rows[size];
+  args.n_tiles = divide_up(linear.rows, n);
+  if (Status s = describe_matrix(stream.api(), args.x, type, linear.x, linear.in, linear.rows, linear.x_stride, n); !s) return stream.fail(s);
+  stream.launch(prefill_kernels[size][linear.group != 128][type == DType::bf16],
+                {std::min(args.m_tiles * args.n_tiles, sms), 1, 1, 384, prefill_shared_bytes(size, linear.unit_bytes)}, args);
+}
+
+void append_hopper_dense_shared(std::vector<SharedUse>& uses) {
+  for (int i = 0; i < widths; ++i) uses.push_back({kernels[i][0].name, shared_bytes(i)});
+  for (int i = 0; i < prefill_sizes; ++i)
+    for (int any = 0; any < 2; ++any) uses.push_back({prefill_kernels[i][any][0].name, prefill_shared_bytes(i, any ? 1184 : 1072)});
+}
+
+}  // namespace hearth::kernels::cuda
