@@ -198,5 +198,44 @@ TEST(KvBlocks, RoundTripThroughTheHost) {
   }
 }
 
+// The same beside the steps, as the host tier does it: through a queue of its own, into staging memory, while another
+// sequence goes on; and back, so that it reads on as if nothing had happened.
+TEST(KvBlocks, RoundTripBesideTheSteps) {
+  for (const char* kv : {"f16", "int8"}) {
+    LoadOptions options = exact_options(checkpoint_path("llama-mha"));
+    options.kv = kv;
+    auto model = load(options);
+    ASSERT_TRUE(model);
+    const Golden golden("llama-mha");
+    Sequence whole(*model, 0), other(*model, 1);
+    whole.ids = other.ids = golden.values<int32_t>("ids");
+    std::reverse(other.ids.begin(), other.ids.end());
+    step(*model, whole, 40);
+    step(*model, other, 20);
+    auto staging = model->device().allocate(model->kv_block_bytes(), device::MemoryKind::staging, "a test");
+    auto queue = model->device().open_copy_queue();
+    ASSERT_TRUE(staging && queue);
+    const int block = whole.rows(1).blocks[1];
+    auto move = [&](bool to_host) {
+      auto marker = model->device().mark();
+      return marker && (*queue)->after(*marker) && model->transfer_kv_block(block, *staging, to_host, **queue);
+    };
+    const std::vector<float> before = step(*model, whole, 1);
+    whole.done--;
+    ASSERT_TRUE(move(true));
+    step(*model, other, 4);  // does not wait for the copy
+    ASSERT_TRUE((*queue)->finish());
+    const std::vector<uint8_t> zeros(model->kv_block_bytes());
+    ASSERT_TRUE(model->write_kv_block(block, zeros.data()).is_ok());
+    EXPECT_GT(distance(step(*model, whole, 1), before), 1e-3);
+    whole.done--;
+    ASSERT_TRUE(move(false));
+    step(*model, other, 4);
+    ASSERT_TRUE((*queue)->finish());
+    EXPECT_LE(distance(step(*model, whole, 1), before), on_gpu ? 1e-5 : 0.0) << kv;
+    model->device().release(*staging);
+  }
+}
+
 }  // namespace
 }  // namespace hearth::model
