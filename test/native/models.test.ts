@@ -114,9 +114,11 @@ describe('with memory for all', () => {
     for (const name of names) alone.set(name, await text(name));
     let answered = 0;
     let unloaded = 0;
-    const until = performance.now() + 8000;
+    const begin = performance.now();
+    // Eight seconds; on a machine that has others to serve, until enough has happened.
+    const goesOn = () => performance.now() - begin < (answered > 20 && unloaded > 5 ? 8000 : 45_000);
     const one = async (at: number) => {
-      for (let turn = 0; performance.now() < until; turn++) {
+      for (let turn = 0; goesOn(); turn++) {
         const name = names[(at + turn) % names.length]!;
         const action = (at * 7 + turn * 13) % 10;
         if (action < 2) {
