@@ -37,10 +37,10 @@ struct RowRequest {
   const Parameters* parameters = nullptr;  // nullptr: a row nobody wants any more; argmax, recorded nowhere
   int slot = 0;
   int generated = 0;                       // tokens drawn before this one: its index
-  bool record = true;                      // the token counts as drawn at once; else set_count() tells later
   std::span<const uint32_t> mask{};        // empty, or (vocabulary + 31) / 32 words, bit set = allowed
   int32_t forced = -1;                     // report this token's log-probability, draw nothing
   int top_logprobs = -1;                   // for forced rows, which have no parameters of their own
+  bool record = true;                      // the token counts as drawn at once; else set_count() tells later
 };
 
 struct Drawn {
