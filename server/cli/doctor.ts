@@ -1,14 +1,20 @@
 // hearth doctor: what the engine found on this machine, as a table or as it is (--json).
 
 import { existsSync } from 'node:fs';
+import { z } from 'zod';
 import { UsageError } from '../config.ts';
 import { doctor } from '../engine/native/engine.ts';
 import { defaultLibrary } from '../engine/native/library.ts';
+import { profileSchema, roofline, rooflineCells, rooflineHead } from './roofline.ts';
+import { table as columnsOf } from './terminal.ts';
+
+const reportSchema = z.looseObject({ profiles: z.array(profileSchema) });
 
 const help = `hearth doctor [--json] [--device auto|cpu|cuda] [--model PATH | --shape NAME] [--engine-library FILE]
 
 Shows devices, instruction sets and the kernels that were chosen or refused, with reasons; with a model also what
-memory it would take.
+memory it would take. Then the roofline of GPUs with a profile: what a token must read at 4 bits, what their memory makes
+of it, what Hearth expects (the limit and its measured overhead a layer), and what others published.
 `;
 
 const valued: Record<string, string> = { '--device': 'device', '--model': 'model', '--shape': 'shape' };
@@ -30,8 +36,13 @@ export async function runDoctor(argv: string[]): Promise<number> {
       throw new UsageError(`unknown option '${argument.slice(0, 80)}' or a value is missing; see hearth doctor --help`);
   }
   if (!existsSync(path)) throw new UsageError(`${path} is not built: run npm start once`);
-  const report = doctor(path, options);
-  process.stdout.write(json ? `${JSON.stringify(report, null, 2)}\n` : `${table(report).join('\n')}\n`);
+  const { profiles, ...report } = reportSchema.parse(doctor(path, options));
+  const rows = roofline(profiles);
+  if (json) process.stdout.write(`${JSON.stringify({ ...report, profiles, roofline: rows }, null, 2)}\n`);
+  else
+    process.stdout.write(
+      `${table(report).join('\n')}\nroofline, batch 1, estimates\n${columnsOf(rooflineHead, rooflineCells(rows))}\n`,
+    );
   return 0;
 }
 

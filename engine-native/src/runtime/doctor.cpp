@@ -1,5 +1,6 @@
 #include "runtime/doctor.h"
 
+#include "device/profiles.h"
 #include "ops/bind.h"
 #include "runtime/engine.h"
 #include "runtime/json_reader.h"
@@ -70,6 +71,15 @@ Json describe_choices() {
   return out;
 }
 
+// GPUs that this build knows by their data sheets, for estimates of devices that are not here.
+Json describe_profiles() {
+  Json out = Json::array();
+  for (const device::DeviceProfile& p : device::gpu_profiles())
+    out.push_back({{"name", p.name}, {"sm", p.sm}, {"multiprocessors", p.multiprocessors}, {"memory_bytes", p.memory_bytes},
+                   {"bandwidth_gb_s", p.bandwidth_gb_s}, {"unified_memory", p.unified_memory}});
+  return out;
+}
+
 }  // namespace
 
 Result<Json> doctor(Engine* engine, std::string_view options_json) {
@@ -83,7 +93,7 @@ Result<Json> doctor(Engine* engine, std::string_view options_json) {
   if (auto count = device::count_cuda_devices()) cuda["devices"] = *count;
   else cuda["reason"] = count.status().message();
   if (ops::choices().empty()) bind_usual_ops(device.info());
-  return Json{{"devices", Json::array({describe_device(device)})}, {"cuda", cuda}, {"kernels", describe_choices()}};
+  return Json{{"devices", Json::array({describe_device(device)})}, {"cuda", cuda}, {"kernels", describe_choices()}, {"profiles", describe_profiles()}};
 }
 
 }  // namespace hearth::runtime
