@@ -2,7 +2,8 @@
 //
 //   hearth-bench --json (--model DIR | --shape NAME) --device cpu|cuda --precision w4a16|w4a8|w4a32|w8a8|f16|...
 //                --batch 1,4,16 --prompt 128,512,2048 --new 128 [--context N] [--threads N] [--kv auto|f16|int8|...]
-//                [--group N] [--head-bits N] [--repeat N] [--chunk N] [--images 1,8]
+//                [--group N] [--symmetric] [--head-bits N] [--repeat N] [--chunk N] [--images 1,8] [--interactive]
+// --interactive: measures "PROMPT BATCH NEW" for each line of standard input, so that another program can take turns.
 //
 // With --images the prompt holds that many pictures: see vision_bench.h.
 //
@@ -22,6 +23,8 @@
 #include <random>
 
 #include "device/bandwidth.h"
+#include "device/cpu_stream.h"
+#include "device/placement.h"
 #include "ops/bind.h"
 #include "runtime/engine.h"
 #include "runtime/json_reader.h"
@@ -36,13 +39,14 @@ using Clock = std::chrono::steady_clock;
 struct Arguments {
   std::string model, shape, device = "cpu", precision = "auto", vision = "auto", kv = "auto";
   std::vector<int> batch = {1}, prompt = {128}, images;
+  bool symmetric = false, interactive = false;
   int count_new = 128, context = 0, threads = 0, group = 0, head_bits = 0, repeat = 1, chunk = 0;
   bool json = false;
 };
 
 constexpr const char* usage_text =
     "usage: hearth-bench --json (--model DIR | --shape NAME) --device cpu|cuda --precision P --batch 1,4 --prompt 128,512 "
-    "--new 128 [--context N] [--threads N] [--kv K] [--group N] [--head-bits N] [--repeat N] [--chunk N] [--images 1,8 [--vision-precision P]]\n";
+    "--new 128 [--context N] [--threads N] [--kv K] [--group N] [--symmetric] [--head-bits N] [--repeat N] [--chunk N] [--images 1,8 [--vision-precision P]] [--interactive]\n";
 
 [[noreturn]] void usage(const std::string& problem) {
   std::fprintf(stderr, "hearth-bench: %s\n%s", problem.c_str(), usage_text);
@@ -81,6 +85,8 @@ Arguments parse(int argc, char** argv) {
     std::string option = argv[i];
     if (option == "--help" || option == "-h") help();
     if (option == "--json") { a.json = true; continue; }
+    if (option == "--symmetric") { a.symmetric = true; continue; }
+    if (option == "--interactive") { a.interactive = true; continue; }
     if (i + 1 >= argc) usage(option + " needs a value");
     std::string value = argv[++i];
     if (option == "--model") a.model = value;
@@ -140,18 +146,24 @@ double copy_gb_s(device::Device& device) {
   return best;
 }
 
-// Floating-point operations a second of a large dense linear: the best this engine's own kernels reach.
-double matrix_flops(device::Device& device) {
+// Operations a second of a large linear: the best this engine's own kernels reach. Dense; on a CPU whose activations are
+// int8, 8-bit weights, which need no decoding and no scales of groups.
+double matrix_flops(device::Device& device, bool int8 = false) {
   const bool cpu = device.info().kind == device::DeviceKind::cpu;
   const int width = cpu ? 2048 : 8192, rows = cpu ? 256 : 8192;
   ops::LinearSpec spec;
   spec.in = spec.out = width;
   spec.weight = cpu ? ops::WeightFormat::f32 : ops::WeightFormat::f16;
   spec.x_type = spec.y_type = cpu ? DType::f32 : DType::f16;
+  std::vector<float> scales;
+  if (cpu && int8) {
+    spec.weight = ops::WeightFormat::w8, spec.activations = ops::ActivationFormat::int8_row;
+    scales.assign(width, 0.01f);
+  }
   auto bound = must(ops::bind(spec, device.info()));
   size_t weight_bytes = static_cast<size_t>(width) * width * (cpu ? 4 : 2), row_bytes = static_cast<size_t>(rows) * width * (cpu ? 4 : 2);
   std::vector<std::byte> host(weight_bytes, std::byte{0}), packed(bound.packed_bytes());
-  bound.pack({width, width, spec.weight, 0, false, host.data(), nullptr, nullptr}, packed.data());
+  bound.pack({width, width, spec.weight, 0, false, host.data(), scales.empty() ? nullptr : scales.data(), nullptr}, packed.data());
   void* weight = must(device.allocate(packed.size(), device::MemoryKind::workspace, "matrix"));
   void* x = must(device.allocate(row_bytes, device::MemoryKind::workspace, "matrix"));
   void* y = must(device.allocate(row_bytes, device::MemoryKind::workspace, "matrix"));
@@ -192,7 +204,7 @@ int64_t peak_bytes(const Json& info, bool cuda) {
 
 class Bench {
  public:
-  explicit Bench(const Arguments& a) : a_(a) {
+  explicit Bench(const Arguments& a) : a_(a), count_new_(a.count_new) {
     runtime::EngineOptions options;
     options.device = a.device;
     options.threads = a.threads;
@@ -211,23 +223,30 @@ class Bench {
   }
 
   void run() {
+    if (a_.interactive) return run_as_told();
     for (int prompt : a_.prompt)
       for (int batch : a_.batch) measure(batch, prompt);
   }
 
  private:
+  // "PROMPT BATCH NEW" a line of standard input: each is measured when it comes, and not warmed up.
+  void run_as_told() {
+    std::fprintf(stderr, "ready\n");
+    for (int prompt, batch; std::scanf("%d %d %d", &prompt, &batch, &count_new_) == 3;) measure(batch, prompt);
+  }
+
   // Before the model is there: the bandwidth test wants quiet memory of its own.
   void measure_limits(const runtime::EngineOptions& options) {
     auto device = must(runtime::open_device(options));
     cuda_ = device->info().kind == device::DeviceKind::cuda;
     bandwidth_ = cuda_ ? copy_gb_s(*device) : must(device::measure_cpu_read_bandwidth(*device)).gb_s;
-    flops_ = matrix_flops(*device);
+    flops_ = matrix_flops(*device, a_.precision == "w4a8" || a_.precision == "w8a8" || a_.precision == "auto");
   }
 
   void load() {
     int longest = *std::max_element(a_.prompt.begin(), a_.prompt.end()), most = *std::max_element(a_.batch.begin(), a_.batch.end());
-    int context = a_.context > 0 ? a_.context : longest + a_.count_new + 16;
-    Json request = {{"precision", a_.precision}, {"kv", a_.kv}, {"group", a_.group}, {"head_bits", a_.head_bits}, {"context", context},
+    int context = a_.context > 0 ? a_.context : longest + count_new_ + 16;
+    Json request = {{"precision", a_.precision}, {"kv", a_.kv}, {"group", a_.group}, {"symmetric", a_.symmetric}, {"head_bits", a_.head_bits}, {"context", context},
                     {"max_sequences", most}, {"kv_tokens", static_cast<int64_t>(context + 16) * most}, {"prefix_cache", false}, {"prefill_chunk", a_.chunk}};
     request[a_.model.empty() ? "shape" : "path"] = a_.model.empty() ? a_.shape : a_.model;
     uint32_t job = 0;
@@ -278,18 +297,31 @@ class Bench {
     }
   }
 
+  // What steps cost besides time: products by operand, and threads waiting for one another.
+  struct Cost {
+    ops::Work work;
+    uint64_t barriers = 0;
+  };
+  Cost cost() const {
+    Cost c{ops::work(), 0};
+    if (!cuda_) c.barriers = device::pool_of(engine_->ready_model(model_).value()->device->stream()).synchronisations();
+    return c;
+  }
   struct Timing {
     double prefill_s = 0, decode_s = 0;
     int64_t decoded = 0;
+    Cost begin, first, end;
   };
   Timing once(int batch, int prompt) {
     std::mt19937 random(static_cast<unsigned>(batch * 131 + prompt));
     int vocabulary = info_["vocabulary"];
-    std::string json = Json{{"max_tokens", a_.count_new}, {"ignore_eos", true}, {"temperature", 0}, {"speculate", false}}.dump();
+    std::string json = Json{{"max_tokens", count_new_}, {"ignore_eos", true}, {"temperature", 0}, {"speculate", false}}.dump();
     std::vector<std::vector<int32_t>> prompts(batch, std::vector<int32_t>(prompt));
     for (auto& ids : prompts)
       for (int32_t& id : ids) id = static_cast<int32_t>(random() % vocabulary);
     auto begin = Clock::now(), all_first = begin, end = begin;
+    Timing t;
+    t.begin = cost();
     for (auto& ids : prompts) {
       uint32_t id = 0;
       must(engine_->submit(model_, {json, {}, {}, ids, {}}, id));
@@ -297,11 +329,10 @@ class Bench {
     int started = 0, finished = 0;
     double own_decode_s = 0;
     std::map<uint32_t, int> seen;
-    Timing t;
     while (finished < batch) {
       drain([&](const uint8_t* record, uint16_t type, uint32_t request, uint32_t reason) {
         auto now = Clock::now();
-        if (type == 1 && seen[request]++ == 0 && ++started == batch) all_first = now;
+        if (type == 1 && seen[request]++ == 0 && ++started == batch) all_first = now, t.first = cost();
         else if (type == 1 && started == batch && finished == 0) ++t.decoded, end = now;
         if (type != 4) return;
         ++finished;
@@ -312,44 +343,60 @@ class Bench {
         if (batch == 1) own_decode_s = Json::parse(usage)["decode_ms"].get<double>() / 1000;
       });
     }
+    t.end = cost();
     t.prefill_s = std::chrono::duration<double>(all_first - begin).count();
     t.decode_s = std::chrono::duration<double>(end - all_first).count();
     if (batch == 1) {  // the engine's own clock: a fast model's tokens reach the reader in bundles
       t.decode_s = own_decode_s;
-      t.decoded = a_.count_new - 1;
+      t.decoded = count_new_ - 1;
     }
     return t;
   }
 
   void measure(int batch, int prompt) {
-    once(batch, std::min(prompt, 32));  // warm: pages, caches, graphs
+    if (!a_.interactive) once(batch, std::min(prompt, 32));  // warm: pages, caches, graphs
     std::vector<double> prefill, decode;
+    Timing last;
     for (int i = 0; i < a_.repeat; ++i) {
-      Timing t = once(batch, prompt);
+      Timing t = last = once(batch, prompt);
       prefill.push_back(static_cast<double>(batch) * prompt / t.prefill_s);
       decode.push_back(t.decode_s > 0 ? static_cast<double>(t.decoded) / t.decode_s : 0);
     }
     std::sort(prefill.begin(), prefill.end());
     std::sort(decode.begin(), decode.end());
     double parameters = info_["parameters"].get<double>();
-    double context = prompt + a_.count_new / 2.0;
+    double context = prompt + count_new_ / 2.0;
     double step_bytes = weight_bytes_ + batch * context * kv_bytes_per_token_;
     double prefill_limit = flops_ / (2 * parameters), decode_limit = bandwidth_ * 1e9 / (step_bytes / batch);
-    print("prefill", batch, prompt, prefill[prefill.size() / 2], weight_bytes_ / (static_cast<double>(batch) * prompt), prefill_limit);
-    print("decode", batch, prompt, decode[decode.size() / 2], step_bytes / batch, decode_limit);
+    print("prefill", batch, prompt, prefill[prefill.size() / 2], weight_bytes_ / (static_cast<double>(batch) * prompt), prefill_limit,
+          last.begin, last.first, 0);
+    print("decode", batch, prompt, decode[decode.size() / 2], step_bytes / batch, decode_limit, last.first, last.end, count_new_ - 1);
   }
 
-  void print(const char* phase, int batch, int prompt, double rate, double bytes, double limit) {
+  // On a CPU also: the share of multiply-adds done on int8 operands, barriers of a step (decode), and where the memory is.
+  void add_cpu(Json& line, const Cost& from, const Cost& to, int steps) const {
+    const uint64_t total = to.work.total - from.work.total;
+    line["int8_share"] = total > 0 ? static_cast<double>(to.work.int8 - from.work.int8) / static_cast<double>(total) : 0.0;
+    if (steps > 0) line["barriers_per_step"] = static_cast<double>(to.barriers - from.barriers) / steps;
+    const device::MemoryPlacement placed = device::memory_placement();
+    line["huge_page_bytes"] = placed.huge_page_bytes;
+    line["pinned_threads"] = placed.pinned_threads;
+    line["numa_node_bytes"] = placed.node_bytes;
+  }
+
+  void print(const char* phase, int batch, int prompt, double rate, double bytes, double limit, const Cost& from, const Cost& to, int steps) {
     Json line = {{"phase", phase}, {"model", a_.model.empty() ? a_.shape : a_.model}, {"device", info_["device"]}, {"precision", info_["precision"]},
-                 {"kv", info_["kv"]}, {"batch", batch}, {"prompt", prompt}, {"new", a_.count_new}, {"context", info_["context"]},
+                 {"kv", info_["kv"]}, {"batch", batch}, {"prompt", prompt}, {"new", count_new_}, {"context", info_["context"]},
                  {"tokens_per_second", rate}, {"bytes_per_token", bytes}, {"bandwidth_gb_s", bandwidth_}, {"matrix_tflops", flops_ / 1e12},
                  {"limit_tokens_per_second", limit}, {"fraction_of_limit", rate / limit}, {"peak_bytes", peak_bytes(info_, cuda_)}};
+    if (!cuda_) add_cpu(line, from, to, steps);
     if (a_.json) std::printf("%s\n", line.dump().c_str());
-    else std::printf("%-8s batch %3d prompt %5d new %4d  %10.1f tok/s  %5.1f %% of %.1f\n", phase, batch, prompt, a_.count_new, rate, 100 * rate / limit, limit);
+    else std::printf("%-8s batch %3d prompt %5d new %4d  %10.1f tok/s  %5.1f %% of %.1f\n", phase, batch, prompt, count_new_, rate, 100 * rate / limit, limit);
     std::fflush(stdout);
   }
 
   const Arguments& a_;
+  int count_new_;
   std::shared_ptr<runtime::Engine> engine_;
   std::vector<uint8_t> buffer_ = std::vector<uint8_t>(1 << 20);
   int doorbell_ = -1;

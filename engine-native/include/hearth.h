@@ -146,13 +146,14 @@ HEARTH_API int32_t hearth_doctor(hearth_engine *engine, const char *options_json
  * {"stage":"plan"|"weights"|"tune"|"ready","done":f,"total":f,"detail":any}; the job's FINISHED says DONE or ERROR.
  * model_json: {"path":string folder or .gguf | "shape":string random weights, "name":string,
  *   "precision":"auto"|"f32"|"f16"|"bf16"|"w4a16"|"w4a8"|"w4a32"|"w8a8"|"none", "group":32|64|128,
+ *   "symmetric":bool (quantised while loading without zero points, as Q4_0),
  *   "vision_precision":"auto"|"f32"|"f16"|"bf16"|"w8a8" (of the vision tower),
  *   "kv":"auto"|"f32"|"f16"|"bf16"|"int8", "head_bits":0|4|8|16 (0 = default), "context":int (0 = the model's),
  *   "max_sequences":int (0 = default), "kv_tokens":int (0 = what fits), "memory_limit_mb":int (0 = none),
  *   "prefill_chunk":int (0 = profile), "prefix_cache":bool, "seed":int,
- *   "plan":bool, "reclaimable_mb":int}
  *   "host_kv_mb":int (host memory that keeps prefixes the KV pool has no room for: 0 = none; -1, the default: none where
  *   the pool is host memory itself, else a quarter of what is free, at most 4096),
+ *   "plan":bool, "reclaimable_mb":int}
  * "plan": nothing is loaded and *model is 0; the job's result is {"memory":[{"what","bytes"}] at the least, "bytes": their
  *   sum, "available_bytes": free now}. It is HEARTH_OUT_OF_MEMORY, with the table and what would fit, when the model does
  *   not fit even after `reclaimable_mb` were given back: so the caller knows what must be closed before it opens.

@@ -1,14 +1,15 @@
-// One measurement of llama.cpp through its C API, as a JSON line: what its batched-bench does, without its sources.
+// Measurements of llama.cpp through its C API, as JSON lines: what its batched-bench does, without its sources.
 //
-//   llama-cpp LIBGGML_CPU.so MODEL.gguf THREADS PROMPT NEW BATCH
+//   llama-cpp LIBRARIES MODEL.gguf THREADS PROMPT NEW BATCH
+//   llama-cpp LIBRARIES MODEL.gguf THREADS     one for each line "PROMPT BATCH NEW" of standard input, to take turns
 //
 // Prefill: BATCH prompts of PROMPT tokens, tokens a second together. Decode: NEW steps of one token of every sequence, in
-// one llama_decode a step. The library names the instruction set: libggml-cpu-haswell.so is AVX2, -sapphirerapids.so AMX.
+// one llama_decode a step. LIBRARIES is a folder of libggml-cpu-*.so, of which llama.cpp takes the best for the machine: a
+// folder with -haswell.so alone caps it at AVX2.
 // Links with node-llama-cpp's prebuilt libllama v0.5.0 (README.md has the line); the structs are that version's ABI,
 // of which only the named fields are touched.
-#include <dlfcn.h>
-
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -38,10 +39,13 @@ struct Batch {
   int8_t* logits;
 };
 void llama_backend_init();
-void* ggml_backend_load(const char* path);
+void ggml_backend_load_all_from_path(const char* folder);
+size_t ggml_backend_dev_count();
 ModelParams llama_model_default_params();
 ContextParams llama_context_default_params();
 llama_model* llama_model_load_from_file(const char* path, ModelParams params);
+void llama_free(llama_context* context);
+void llama_batch_free(Batch batch);
 llama_context* llama_init_from_model(llama_model* model, ContextParams params);
 Batch llama_batch_init(int32_t tokens, int32_t embd, int32_t sequences);
 int32_t llama_decode(llama_context* context, Batch batch);
@@ -106,16 +110,7 @@ struct Peer {
   }
 };
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  if (argc != 7) fail("LIBGGML_CPU.so MODEL.gguf THREADS PROMPT NEW BATCH");
-  const int threads = std::atoi(argv[3]), prompt = std::atoi(argv[4]), fresh = std::atoi(argv[5]), sequences = std::atoi(argv[6]);
-  llama_log_set(errors_only, nullptr);
-  llama_backend_init();
-  if (ggml_backend_load(argv[1]) == nullptr) fail("cannot load the CPU library (or the machine lacks its instructions)");
-  llama_model* model = llama_model_load_from_file(argv[2], llama_model_default_params());
-  if (model == nullptr) fail("cannot load the model");
+void measure(llama_model* model, int threads, int prompt, int fresh, int sequences) {
   ContextParams params = llama_context_default_params();
   params.n_ctx = static_cast<uint32_t>((prompt + fresh + 32) * sequences);
   params.n_batch = static_cast<uint32_t>(prompt * sequences > 2048 ? prompt * sequences : 2048);
@@ -125,12 +120,32 @@ int main(int argc, char** argv) {
   peer.context = llama_init_from_model(model, params);
   if (peer.context == nullptr) fail("cannot make a context");
   peer.batch = llama_batch_init(static_cast<int32_t>(params.n_batch), 0, 1);
-  peer.prefill(32 < prompt ? 32 : prompt, sequences);  // a warm-up faults the weights in
+  peer.prefill(prompt < 16 ? prompt : 16, sequences);  // a warm-up faults the weights in
   const double prefill_s = peer.prefill(prompt, sequences);
   peer.steps(prompt, 2, sequences);
   const double decode_s = peer.steps(prompt + 2, fresh, sequences);
-  std::fprintf(stderr, "%s\n", llama_print_system_info());
-  std::printf("{\"prefill\": %.2f, \"decode\": %.2f}\n", prompt * sequences / prefill_s, fresh * sequences / decode_s);
+  std::printf("{\"prompt\": %d, \"batch\": %d, \"prefill\": %.2f, \"decode\": %.2f}\n", prompt, sequences, prompt * sequences / prefill_s,
+              fresh * sequences / decode_s);
   std::fflush(stdout);
+  llama_batch_free(peer.batch);
+  llama_free(peer.context);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 7 && argc != 4) fail("LIBRARIES MODEL.gguf THREADS [PROMPT NEW BATCH]");
+  llama_log_set(errors_only, nullptr);
+  llama_backend_init();
+  ggml_backend_load_all_from_path(argv[1]);
+  if (ggml_backend_dev_count() == 0) fail("no CPU library in the folder runs on this machine");
+  llama_model* model = llama_model_load_from_file(argv[2], llama_model_default_params());
+  if (model == nullptr) fail("cannot load the model");
+  std::fprintf(stderr, "%s\n", llama_print_system_info());
+  const int threads = std::atoi(argv[3]);
+  if (argc == 7) measure(model, threads, std::atoi(argv[4]), std::atoi(argv[5]), std::atoi(argv[6]));
+  for (int prompt, fresh, sequences; argc == 4 && std::scanf("%d %d %d", &prompt, &sequences, &fresh) == 3;) {
+    measure(model, threads, prompt, fresh, sequences);
+  }
   std::_Exit(0);
 }

@@ -48,6 +48,7 @@ Status Decoder::declare_attention(WeightPlan& plan, ops::KvFormat kv, int index)
   spec.scale = spec_.attention_scale;
   spec.window = spec_.layers[static_cast<size_t>(index)].window;
   spec.kv = kv;
+  spec.int8_products = int8_attention_;
   spec.type = type_;
   spec.rope_dims = spec_.head_dim;
   spec.position_axes = spec_.position_axes;
@@ -103,7 +104,8 @@ Status Decoder::declare_layer(WeightPlan& plan, const Precision& precision, ops:
   return declare_attention(plan, kv, index);
 }
 
-Status Decoder::declare(WeightPlan& plan, const Precision& body, const Precision& head, ops::KvFormat kv) {
+Status Decoder::declare(WeightPlan& plan, const Precision& body, const Precision& head, ops::KvFormat kv, bool int8_attention) {
+  int8_attention_ = int8_attention;
   type_ = activation_type(device_.info(), plan.checkpoint(), "model.layers.0.self_attn.q_proj", body, spec_.dtype);
   layers_.resize(spec_.layers.size());
   rope_.assign(spec_.ropes.size(), nullptr);

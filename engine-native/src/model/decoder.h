@@ -48,7 +48,8 @@ class Decoder {
 
   const DecoderSpec& spec() const { return spec_; }
   // Binds every op and declares every weight.
-  Status declare(WeightPlan& plan, const Precision& body, const Precision& head, ops::KvFormat kv);
+  // int8_attention: both products of attention in int8 (W8A8 on CPUs; needs int8 KV).
+  Status declare(WeightPlan& plan, const Precision& body, const Precision& head, ops::KvFormat kv, bool int8_attention);
   // Bytes of the token embedding, which a step gathers rows from; the head has a packed copy of its own.
   int64_t table_bytes() const { return int64_t{spec_.vocabulary} * spec_.width * static_cast<int64_t>(size_of(table_type_)); }
   // Bytes that allocate() will take for these limits: activations, workspace, logits.
@@ -74,6 +75,7 @@ class Decoder {
   };
   Status declare_layer(WeightPlan& plan, const Precision& precision, ops::KvFormat kv, int index);
   Status declare_attention(WeightPlan& plan, ops::KvFormat kv, int index);
+  bool int8_attention_ = false;
   Status declare_ends(WeightPlan& plan, const Precision& head);
   void run_layer(const Step& step, const Layer& layer, const LayerSpec& spec, const ops::KvLayer& kv);
   // y = linear(x), then x += y or, with sandwich norms, x += norm(y).

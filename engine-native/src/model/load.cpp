@@ -135,6 +135,7 @@ class Loader {
 
   Status open();
   Status declare();
+  bool holds_w8() const;
   Status declare_vision();
   Status choose_limits();
   Status choose_context();
@@ -163,6 +164,7 @@ class Loader {
 Status Loader::open() {
   if (options_.path.empty() == options_.shape.empty()) return invalid("a model is either a path or a shape");
   HEARTH_ASSIGN(body_, read_precision(options_.precision, options_.group, device_.info().kind));
+  body_.symmetric = options_.symmetric;
   HEARTH_ASSIGN(head_, read_head_precision(options_.head_bits, body_));
   if (options_.path.empty()) {
     HEARTH_ASSIGN(checkpoint_, open_shape(options_.shape, body_, head_, options_.seed));
@@ -197,6 +199,12 @@ Status Loader::declare_vision() {
   return model_->encoder_->declare(*model_->vision_weights_, tower);
 }
 
+// The body is W8A8: asked for, or as the file has it.
+bool Loader::holds_w8() const {
+  const auto header = checkpoint_->linear_header("model.layers.0.self_attn.q_proj");
+  return header && body_.held(*header).format == ops::WeightFormat::w8;
+}
+
 Status Loader::declare() {
   model_->weights_ = std::make_unique<WeightPlan>(*checkpoint_, device_);
   const DecoderSpec& spec = model_->spec_.decoder;
@@ -205,7 +213,10 @@ Status Loader::declare() {
   if (options_.kv == "auto" && device_.info().kind == device::DeviceKind::cuda) {
     kv_ = spec.dtype == DType::bf16 ? ops::KvFormat::bf16 : ops::KvFormat::f16;
   }
-  HEARTH_TRY(model_->decoder_.declare(*model_->weights_, body_, head_, kv_));
+  // W8A8 on CPUs keeps K and V in int8 too, and multiplies attention in int8, unless another KV is asked for.
+  const bool w8 = device_.info().kind == device::DeviceKind::cpu && holds_w8();
+  if (w8 && options_.kv == "auto") kv_ = ops::KvFormat::int8;
+  HEARTH_TRY(model_->decoder_.declare(*model_->weights_, body_, head_, kv_, w8 && kv_ == ops::KvFormat::int8));
   HEARTH_TRY(declare_vision());
   ModelInfo& info = model_->info_;
   info.precision = model_->weights_->held_name();

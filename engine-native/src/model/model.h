@@ -20,6 +20,7 @@ struct LoadOptions {
   std::string shape;              // random weights of a named shape ("llama-2-7b"); empty with `path`
   std::string precision = "auto"; // auto keeps what the file has; f32 f16 bf16 w4a16 w4a8 w4a32 w8a8 none
   int group = 0;                  // quantising while loading: 32, 64, 128; 0 = 128
+  bool symmetric = false;         // quantising while loading: no zero points, as Q4_0
   std::string kv = "auto";        // f32 f16 bf16 int8
   std::string vision = "auto";    // precision of the vision tower: auto (as the body, 4-bit bodies: as the file) f32 f16 bf16 w8a8
   int head_bits = 0;              // 0 = default for the precision, 4, 8, 16
@@ -136,9 +137,9 @@ class Model {
   virtual size_t kv_block_bytes() const = 0;
   virtual Status read_kv_block(int block, void* host) = 0;
   virtual Status write_kv_block(int block, const void* host) = 0;
-
   // The same beside the steps, on the thread of the queue: to the host or back from it, done when the queue is.
   virtual Status transfer_kv_block(int block, void* host, bool to_host, device::Device::CopyQueue& queue) = 0;
+
   // Vision. Preparing runs on any thread; the rest on the step's thread, since the tower runs on the stream.
   virtual Result<ImageLayout> image_layout(int width, int height) const = 0;
   // Floating-point operations of the tower for an image of this size; 0 without vision.

@@ -30,7 +30,7 @@ HeldLinear w4_form(const formats::LinearHeader& header, const Precision& precisi
   }
   const int group = fitting_group(header.in, precision.group);
   if (group == 0) return dense_form(header, is_dense(header.format) ? header.format : WeightFormat::f16);
-  return {WeightFormat::w4, precision.w4_activations, group, false, 0, true};
+  return {WeightFormat::w4, precision.w4_activations, group, precision.symmetric, 0, true};
 }
 
 HeldLinear w8_form(const formats::LinearHeader& header) {

@@ -26,6 +26,7 @@ struct Precision {
   ops::WeightFormat dense = ops::WeightFormat::f16;
   ops::ActivationFormat w4_activations = ops::ActivationFormat::exact;
   int group = 128;
+  bool symmetric = false;   // quantising while loading: no zero points
   bool narrow_f32 = false;  // hold the file's f32 weights as f16 (GPUs have no f32 kernels)
 
   // The form of a linear that the file holds as `header`.

@@ -220,6 +220,7 @@ Result<LinearHeader> RandomCheckpoint::linear_header(std::string_view name) cons
   const HeldLinear held = module.precision->held(header);
   header.format = held.format;
   header.group = held.group;
+  header.symmetric = held.symmetric;
   return header;
 }
 
@@ -236,7 +237,8 @@ void RandomCheckpoint::fill_w4(const Module& module, Random& random, LinearData&
     linear.scales[i] = to_float(to_half(scale * (0.75f + 0.5f * static_cast<float>(bits & 255) / 255)));
     linear.zeros[i] = static_cast<uint8_t>(7 + (bits >> 8 & 1));
   }
-  linear.host.zeros = linear.zeros.data();
+  if (linear.host.symmetric) linear.zeros.clear();
+  else linear.host.zeros = linear.zeros.data();
 }
 
 void RandomCheckpoint::fill_w8(const Module& module, Random& random, LinearData& linear) const {
@@ -257,6 +259,7 @@ Result<LinearData> RandomCheckpoint::linear(std::string_view name) const {
   linear.host.out = header.out;
   linear.host.format = header.format;
   linear.host.group = header.group;
+  linear.host.symmetric = header.symmetric;
   const float spread = 1.0f / std::sqrt(static_cast<float>(header.in));
   if (header.format == WeightFormat::w4) {
     fill_w4(module, random, linear);

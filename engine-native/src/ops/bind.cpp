@@ -1,6 +1,7 @@
 #include "ops/bind.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cctype>
 #include <cstdio>
@@ -130,6 +131,37 @@ bool possible(const LinearSpec& spec, const Split& split) {
 
 const std::vector<Choice>& choices() { return choice_list(); }
 
+namespace {
+std::atomic<uint64_t> work_total{0}, work_int8{0};
+void add_work(uint64_t multiply_adds, bool int8) {
+  work_total.fetch_add(multiply_adds, std::memory_order_relaxed);
+  if (int8) work_int8.fetch_add(multiply_adds, std::memory_order_relaxed);
+}
+}  // namespace
+
+Work work() { return {work_total.load(std::memory_order_relaxed), work_int8.load(std::memory_order_relaxed)}; }
+
+void count_work(const AttentionSpec& s, const AttentionParams& p) {
+  const Batch::Host& host = p.batch.host;
+  if (host.row_begin == nullptr || host.context == nullptr) return;
+  uint64_t tokens = 0;  // pairs of a row and a token it sees; the window is left out
+  for (int i = 0; i < p.batch.sequences; ++i) {
+    const auto rows = static_cast<uint64_t>(host.row_begin[i + 1] - host.row_begin[i]);
+    if (rows > 0) tokens += rows * static_cast<uint64_t>(host.context[i]) - rows * (rows - 1) / 2;
+  }
+  add_work(2 * tokens * static_cast<uint64_t>(s.heads) * static_cast<uint64_t>(s.head_dim), s.int8_products);
+}
+
+void count_work(const VisionAttentionSpec& s, const VisionAttentionParams& p) {
+  if (p.host_segment == nullptr) return;
+  uint64_t pairs = 0;
+  for (int i = 0; i < p.segments; ++i) {
+    const auto rows = static_cast<uint64_t>(p.host_segment[i + 1] - p.host_segment[i]);
+    pairs += rows * rows;
+  }
+  add_work(2 * pairs * static_cast<uint64_t>(s.heads) * static_cast<uint64_t>(s.head_dim), false);
+}
+
 Result<BoundEmbed> bind(const EmbedSpec& s, const DeviceInfo& i) { return bind_one("embed", s, i, embed_implementations(i.kind)); }
 Result<BoundNorm> bind(const NormSpec& s, const DeviceInfo& i) { return bind_one("norm", s, i, norm_implementations(i.kind)); }
 Result<BoundGate> bind(const GateSpec& s, const DeviceInfo& i) { return bind_one("gate", s, i, gate_implementations(i.kind)); }
@@ -214,6 +246,8 @@ size_t BoundLinear::workspace_bytes(int max_rows, const DeviceInfo& info) const 
 }
 
 void BoundLinear::run(const LinearParams& params, Stream& stream) const {
+  add_work(static_cast<uint64_t>(params.rows) * static_cast<uint64_t>(spec_.in) * static_cast<uint64_t>(spec_.out),
+           spec_.activations != ActivationFormat::exact);
   const bool norm = norm_.implementation, gate = gate_.implementation, add = add_.implementation;
   if (!norm && !gate && !add) return linear_->run(inner_, params, stream);
   const ChainScratch scratch(spec_, inner_, norm, gate, add, params.rows);

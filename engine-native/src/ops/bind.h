@@ -13,12 +13,23 @@
 
 namespace hearth::ops {
 
+// Multiply-adds that this process's products (linears and attention) were asked for, and those of two int8 operands or
+// of int8 activations with 4-bit weights. Counted as ops are run; on CUDA a captured graph counts once.
+struct Work { uint64_t total = 0, int8 = 0; };
+Work work();
+void count_work(const AttentionSpec&, const AttentionParams&);
+void count_work(const VisionAttentionSpec&, const VisionAttentionParams&);
+inline void count_work(const auto&, const auto&) {}
+
 // An op bound to an implementation. Copyable, small.
 template <class Spec, class Params>
 struct Bound {
   Spec spec{};
   const Implementation<Spec, Params>* implementation = nullptr;
-  void run(const Params& params, Stream& stream) const { implementation->run(spec, params, stream); }
+  void run(const Params& params, Stream& stream) const {
+    count_work(spec, params);
+    implementation->run(spec, params, stream);
+  }
   size_t workspace_bytes(int max_rows, const DeviceInfo& info) const {
     return implementation->workspace_bytes ? implementation->workspace_bytes(spec, max_rows, info) : 0;
   }

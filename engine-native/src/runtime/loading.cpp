@@ -112,6 +112,7 @@ Result<ModelRequest> parse_model_request(std::string_view json) {
   HEARTH_TRY(reader.read_integer("group", 0, 128, load.group));
   if (load.group != 0 && load.group != 32 && load.group != 64 && load.group != 128)
     return JsonReader::wrong("group", "32, 64 or 128");
+  HEARTH_TRY(reader.read("symmetric", load.symmetric));
   HEARTH_TRY(read_choice(reader, "kv", {"auto", "f32", "f16", "bf16", "int8"}, load.kv));
   HEARTH_TRY(reader.read_integer("head_bits", 0, 16, load.head_bits));
   if (load.head_bits != 0 && load.head_bits != 4 && load.head_bits != 8 && load.head_bits != 16)
@@ -124,8 +125,8 @@ Result<ModelRequest> parse_model_request(std::string_view json) {
   load.memory_limit_bytes = megabytes << 20;
   HEARTH_TRY(reader.read_integer("prefill_chunk", 0, 1 << 20, load.step_tokens));
   HEARTH_TRY(reader.read("prefix_cache", out.prefix_cache));
-  HEARTH_TRY(reader.read("plan", out.plan_only));
   HEARTH_TRY(reader.read_integer("host_kv_mb", -1, 1 << 24, out.host_kv_mb));
+  HEARTH_TRY(reader.read("plan", out.plan_only));
   HEARTH_TRY(reader.read_integer("reclaimable_mb", 0, INT32_MAX, out.reclaimable_mb));
   HEARTH_TRY(reader.read_integer("seed", 0, UINT32_MAX, load.seed));
   HEARTH_TRY(reader.finish());

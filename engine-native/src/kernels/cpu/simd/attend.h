@@ -52,13 +52,17 @@ template <int M, class T>
 HEARTH_INLINE void score_run(Tile& t, int m, const Run<T>& run, int at) {
   for (int i = 0; i < run.count; ++i) {
     const T* k = run.k + i * t.stride;
-    F dot[M] = {};
-    for (int d = 0; d < t.head_dim; d += lanes) {
-      const F key = load(k + d);
-      for (int j = 0; j < M; ++j) dot[j] += load(t.query[m + j].q + d) * key;
+    F dot[M][parts] = {};
+    for (int d = 0; d < t.head_dim; d += sum_lanes) {
+#pragma GCC unroll 4
+      for (int part = 0; part < parts; ++part) {
+        if (parts > 1 && d + part * lanes >= t.head_dim) break;
+        const F key = load(k + d + part * lanes);
+        for (int j = 0; j < M; ++j) dot[j][part] += load(t.query[m + j].q + d + part * lanes) * key;
+      }
     }
     for (int j = 0; j < M; ++j) {
-      float s = sum(dot[j]);
+      float s = sum_parts(dot[j]);
       if constexpr (sizeof(T) == 1) s *= run.k_scale[i];
       t.score[m + j][at + i] = s;
     }
@@ -67,7 +71,7 @@ HEARTH_INLINE void score_run(Tile& t, int m, const Run<T>& run, int at) {
 
 // Tokens [begin, begin + count) of the chunk: mask, exponentials, and the factor the sums so far shrink by.
 HEARTH_INLINE void soften(Tile& t, int begin, int count) {
-  const int padded = (count + lanes - 1) / lanes * lanes;
+  const int padded = (count + sum_lanes - 1) / sum_lanes * sum_lanes;
   for (int m = 0; m < t.queries; ++m) {
     float* score = t.score[m];
     const Query& q = t.query[m];
@@ -84,13 +88,15 @@ HEARTH_INLINE void soften(Tile& t, int begin, int count) {
     }
     t.shrink[m] = t.best[m] == best ? 1.0f : exponential(splat(t.best[m] - best))[0];
     t.best[m] = best;
-    F total = {};
-    for (int i = 0; i < padded; i += lanes) {
-      const F e = exponential(load(score + i) - best);
-      store(score + i, e);
-      total += e;
+    F total[parts] = {};
+    for (int i = 0; i < padded; i += sum_lanes) {
+      for (int part = 0; part < parts; ++part) {
+        const F e = exponential(load(score + i + part * lanes) - best);
+        store(score + i + part * lanes, e);
+        total[part] += e;
+      }
     }
-    t.total[m] = t.total[m] * t.shrink[m] + sum(total);
+    t.total[m] = t.total[m] * t.shrink[m] + sum_parts(total);
   }
 }
 
@@ -147,6 +153,118 @@ __attribute__((noinline)) void attend_chunk(Tile& t, int begin, const Run<T>* ru
   for (; m + 4 <= t.queries; m += 4) gather_all<4>(t, m, runs, count);
   for (; m + 2 <= t.queries; m += 2) gather_all<2>(t, m, runs, count);
   if (m < t.queries) gather_all<1>(t, m, runs, count);
+}
+
+// ---- Many rows: queries in lanes ----
+//
+// A lane is one query, so neither product needs a sum across lanes; keys and values are widened once for all of them.
+
+struct LaneTile {
+  int queries, head_dim;
+  int64_t stride;
+  I first, last;   // tokens each query sees; an empty lane sees none
+  F best, total;
+  alignas(64) float q[head_dim_max][lanes], out[head_dim_max][lanes];
+  alignas(64) float weight[chunk_tokens][lanes];
+  alignas(64) float wide[run_tokens * head_dim_max];  // keys or values of a run
+};
+
+HEARTH_INLINE void start(LaneTile& t, const Query* queries) {
+  for (int m = 0; m < lanes; ++m) {
+    const bool used = m < t.queries;
+    t.first[m] = used ? queries[m].first : 0;
+    t.last[m] = used ? queries[m].last : -1;
+    for (int d = 0; d < t.head_dim; ++d) t.q[d][m] = used ? queries[m].q[d] : 0.0f;
+  }
+  t.best = splat(-INFINITY);
+  t.total = F{};
+  for (int d = 0; d < t.head_dim; ++d) store(t.out[d], F{});
+}
+
+template <class T>
+HEARTH_INLINE void widen_run(LaneTile& t, const T* from, const float* scale, int count) {
+  for (int i = 0; i < count; ++i) {
+    for (int d = 0; d < t.head_dim; d += lanes) {
+      F x = load(from + i * t.stride + d);
+      if constexpr (sizeof(T) == 1) x *= scale[i];
+      store(t.wide + i * t.head_dim + d, x);
+    }
+  }
+}
+
+// weight[at + i] = q . k of N widened tokens.
+template <int N>
+HEARTH_INLINE void score_lanes(LaneTile& t, const float* key, int at) {
+  F dot[N] = {};
+  for (int d = 0; d < t.head_dim; ++d) {
+    const F q = load(t.q[d]);
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) dot[i] += q * key[i * t.head_dim + d];
+  }
+  for (int i = 0; i < N; ++i) store(t.weight[at + i], dot[i]);
+}
+
+// out[d .. d + N) += weight . v of `count` widened tokens.
+template <int N>
+HEARTH_INLINE void gather_lanes(LaneTile& t, int d, int at, int count) {
+  F sum[N];
+  for (int i = 0; i < N; ++i) sum[i] = load(t.out[d + i]);
+  for (int token = 0; token < count; ++token) {
+    const F weight = load(t.weight[at + token]);
+    const float* value = t.wide + token * t.head_dim + d;
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) sum[i] += weight * value[i];
+  }
+  for (int i = 0; i < N; ++i) store(t.out[d + i], sum[i]);
+}
+
+// Masks, exponentials and sums of tokens [begin, begin + count); what the sums so far shrink by is taken out of them.
+HEARTH_INLINE void soften(LaneTile& t, int begin, int count) {
+  F high = t.best;
+  for (int i = 0; i < count; ++i) {
+    const I token = splat(begin + i);
+    const F score = select((token > t.last) | (token < t.first), splat(-INFINITY), load(t.weight[i]));
+    store(t.weight[i], score);
+    high = maximum(high, score);
+  }
+  const F base = select(high == -INFINITY, F{}, high);  // nothing seen yet: all weights 0
+  const F shrink = exponential(t.best - base);
+  F total = t.total * shrink;
+  for (int i = 0; i < count; ++i) {
+    const F weight = exponential(load(t.weight[i]) - base);
+    store(t.weight[i], weight);
+    total += weight;
+  }
+  t.best = high;
+  t.total = total;
+  for (int d = 0; d < t.head_dim; ++d) store(t.out[d], load(t.out[d]) * shrink);
+}
+
+template <class T>
+__attribute__((noinline)) void attend_chunk(LaneTile& t, int begin, const Run<T>* runs, int count) {
+  constexpr int step = HEARTH_LANES == 16 ? 16 : 8;  // sums that fit the registers
+  int tokens = 0;
+  for (int r = 0; r < count; ++r) {
+    widen_run(t, runs[r].k, runs[r].k_scale, runs[r].count);
+    // Tokens after an incomplete run's last are masked, whatever they give.
+    for (int i = 0; i < runs[r].count; i += step) score_lanes<step>(t, t.wide + i * t.head_dim, r * run_tokens + i);
+    tokens += runs[r].count;
+  }
+  soften(t, begin, tokens);
+  for (int r = 0; r < count; ++r) {
+    widen_run(t, runs[r].v, runs[r].v_scale, runs[r].count);
+    int d = 0;
+    for (; d + step <= t.head_dim; d += step) gather_lanes<step>(t, d, r * run_tokens, runs[r].count);
+    for (; d < t.head_dim; d += 4) gather_lanes<4>(t, d, r * run_tokens, runs[r].count);
+  }
+}
+
+template <class O>
+HEARTH_INLINE void finish(const LaneTile& t, int m, O* out) {
+  const float factor = t.total[m] > 0 ? 1.0f / t.total[m] : 0.0f;
+  alignas(64) float row[head_dim_max];
+  for (int d = 0; d < t.head_dim; ++d) row[d] = t.out[d][m] * factor;
+  for (int d = 0; d < t.head_dim; d += lanes) store(out + d, load(row + d));
 }
 
 // ---- Int8 products: exact sums in int32, two inputs (or two tokens) a lane ----

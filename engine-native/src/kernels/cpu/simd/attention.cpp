@@ -173,7 +173,7 @@ void prepare(const AttentionSpec& s, const AttentionParams& p, float* queries, R
 
 // How a step's queries are cut into tiles.
 struct Cut {
-  int heads_per_tile, rows_per_tile, splits;  // splits: tiles of one KV head's query heads
+  int heads_per_tile, rows_per_tile;
 
   Cut(const AttentionSpec& s, const Batch& b, int workers) {
     const int group = s.heads / s.kv_heads;
@@ -183,23 +183,14 @@ struct Cut {
       heads_per_tile = (heads_per_tile + 1) / 2;
     }
     rows_per_tile = b.max_rows > 1 && tile_queries / heads_per_tile > 1 ? tile_queries / heads_per_tile : 1;
-    splits = (group + heads_per_tile - 1) / heads_per_tile;
   }
 };
 
-template <class T>
-void attend(const AttentionSpec& s, const AttentionParams& p, Tile& t, int sequence, int kv_head) {
-  int first = t.query[0].first, last = t.query[0].last;
-  for (int m = 1; m < t.queries; ++m) {
-    if (t.query[m].first < first) first = t.query[m].first;
-    if (t.query[m].last > last) last = t.query[m].last;
-  }
-  t.head_dim = s.head_dim;
-  t.stride = s.head_dim;
-  start(t);
+// body(first token, runs, their number) for each chunk of tokens [first, last] of a sequence, from a multiple of `step` on.
+template <class T, class Body>
+HEARTH_INLINE void for_each_chunk(const AttentionSpec& s, const AttentionParams& p, int sequence, int kv_head, int first, int last, int step,
+                                  Body&& body) {
   const int32_t* table = p.batch.block_table + static_cast<int64_t>(sequence) * p.batch.block_table_stride;
-  const int step = s.int8_products ? chunk_tokens : run_tokens;
-  for (int m = 0; s.int8_products && m < t.queries; ++m) t.query_scale[m] = t.query[m].q[s.head_dim - 1];
   for (int begin = first / step * step; begin <= last; begin += chunk_tokens) {
     Run<T> runs[chunk_runs];
     int count = 0;
@@ -209,58 +200,104 @@ void attend(const AttentionSpec& s, const AttentionParams& p, Tile& t, int seque
       runs[count] = {static_cast<const T*>(p.kv.k) + row * s.head_dim, static_cast<const T*>(p.kv.v) + row * s.head_dim,
                      sizeof(T) == 1 ? p.kv.k_scale + row : nullptr, sizeof(T) == 1 ? p.kv.v_scale + row : nullptr, tokens};
     }
-    if constexpr (sizeof(T) == 1) {
-      if (s.int8_products) {
-        attend_chunk_int8(t, begin, runs, count);
-        continue;
-      }
-    }
-    attend_chunk(t, begin, runs, count);
+    body(begin, runs, count);
   }
 }
 
 // Rows [row, row + rows) of a sequence, query heads [head, head + heads) of one KV head.
-void run_tile(const AttentionSpec& s, const AttentionParams& p, const float* queries, int sequence, int row, int rows, int head,
-              int heads) {
+struct Item { int sequence, row, rows, head, heads; };
+
+// The item's queries, rows outermost, and the span of tokens they see together.
+struct Span { int first, last; };
+HEARTH_INLINE Span queries_of(const AttentionSpec& s, const AttentionParams& p, const float* queries, const Item& item, Query* to) {
   const Batch& b = p.batch;
-  Tile t;
-  t.queries = rows * heads;
-  for (int r = 0; r < rows; ++r) {
-    const int last = b.context[sequence] - (b.row_begin[sequence + 1] - (row + r));
+  Span span{INT32_MAX, -1};
+  for (int r = 0; r < item.rows; ++r) {
+    const int last = b.context[item.sequence] - (b.row_begin[item.sequence + 1] - (item.row + r));
     const int first = s.window > 0 && last - s.window + 1 > 0 ? last - s.window + 1 : 0;
-    for (int h = 0; h < heads; ++h) {
-      t.query[r * heads + h] = {queries + (static_cast<int64_t>(row + r) * s.heads + head + h) * s.head_dim, first, last};
+    for (int h = 0; h < item.heads; ++h) {
+      to[r * item.heads + h] = {queries + (static_cast<int64_t>(item.row + r) * s.heads + item.head + h) * s.head_dim, first, last};
     }
+    span = {first < span.first ? first : span.first, last > span.last ? last : span.last};
   }
-  const int kv_head = head / (s.heads / s.kv_heads);
+  return span;
+}
+
+template <class T>
+void attend(const AttentionSpec& s, const AttentionParams& p, const Item& item, Span span, Tile& t) {
+  start(t);
+  for (int m = 0; s.int8_products && m < t.queries; ++m) t.query_scale[m] = t.query[m].q[s.head_dim - 1];
+  const int kv_head = item.head / (s.heads / s.kv_heads), step = s.int8_products ? chunk_tokens : run_tokens;
+  for_each_chunk<T>(s, p, item.sequence, kv_head, span.first, span.last, step, [&](int begin, const Run<T>* runs, int count) {
+    if constexpr (sizeof(T) == 1) {
+      if (s.int8_products) return attend_chunk_int8(t, begin, runs, count);
+    }
+    attend_chunk(t, begin, runs, count);
+  });
+}
+
+template <class T>
+void attend(const AttentionSpec& s, const AttentionParams& p, const Item& item, Span span, LaneTile& t) {
+  const int kv_head = item.head / (s.heads / s.kv_heads);
+  for_each_chunk<T>(s, p, item.sequence, kv_head, span.first, span.last, run_tokens,
+                    [&](int begin, const Run<T>* runs, int count) { attend_chunk(t, begin, runs, count); });
+}
+
+template <class AnyTile>
+void attend_and_finish(const AttentionSpec& s, const AttentionParams& p, const Item& item, Span span, AnyTile& t) {
   switch (s.kv) {
-    case KvFormat::f32: attend<float>(s, p, t, sequence, kv_head); break;
-    case KvFormat::f16: attend<Half>(s, p, t, sequence, kv_head); break;
-    case KvFormat::bf16: attend<BFloat16>(s, p, t, sequence, kv_head); break;
-    case KvFormat::int8: attend<int8_t>(s, p, t, sequence, kv_head); break;
+    case KvFormat::f32: attend<float>(s, p, item, span, t); break;
+    case KvFormat::f16: attend<Half>(s, p, item, span, t); break;
+    case KvFormat::bf16: attend<BFloat16>(s, p, item, span, t); break;
+    case KvFormat::int8: attend<int8_t>(s, p, item, span, t); break;
   }
   with_type(s.type, [&](auto* type) {
     using X = std::remove_pointer_t<decltype(type)>;
     for (int m = 0; m < t.queries; ++m) {
-      finish(t, m, static_cast<X*>(p.out) + (row + m / heads) * p.out_stride + static_cast<int64_t>(head + m % heads) * s.head_dim);
+      const int64_t at = (item.row + m / item.heads) * p.out_stride + static_cast<int64_t>(item.head + m % item.heads) * s.head_dim;
+      finish(t, m, static_cast<X*>(p.out) + at);
     }
   });
+}
+
+void run_tile(const AttentionSpec& s, const AttentionParams& p, const float* queries, const Item& item) {
+  Tile t;
+  t.queries = item.rows * item.heads;
+  t.head_dim = s.head_dim;
+  t.stride = s.head_dim;
+  const Span span = queries_of(s, p, queries, item, t.query);
+  attend_and_finish(s, p, item, span, t);
+}
+
+void run_lane_tile(const AttentionSpec& s, const AttentionParams& p, const float* queries, const Item& item) {
+  LaneTile t;
+  Query query[lanes];
+  t.queries = item.rows * item.heads;
+  t.head_dim = s.head_dim;
+  t.stride = s.head_dim;
+  const Span span = queries_of(s, p, queries, item, query);
+  start(t, query);
+  attend_and_finish(s, p, item, span, t);
 }
 
 void run_tiles(const AttentionSpec& s, const AttentionParams& p, const float* queries, int worker, int size) {
   const Cut cut(s, p.batch, size);
   const int group = s.heads / s.kv_heads;
-  int item = 0;
+  int number = 0;
   for (int sequence = 0; sequence < p.batch.sequences; ++sequence) {
     const int begin = p.batch.row_begin[sequence], end = p.batch.row_begin[sequence + 1];
-    for (int row = begin; row < end; row += cut.rows_per_tile) {
-      const int rows = end - row < cut.rows_per_tile ? end - row : cut.rows_per_tile;
+    // Enough queries of one KV head to fill the lanes: not so in decode.
+    const bool in_lanes = !s.int8_products && (end - begin) * group >= sum_lanes;
+    const int heads_max = in_lanes ? (group < lanes ? group : lanes) : cut.heads_per_tile;
+    const int rows_max = in_lanes ? lanes / heads_max : cut.rows_per_tile;
+    for (int row = begin; row < end; row += rows_max) {
+      const int rows = end - row < rows_max ? end - row : rows_max;
       for (int kv_head = 0; kv_head < s.kv_heads; ++kv_head) {
-        for (int split = 0; split < cut.splits; ++split, ++item) {
-          if (item % size != worker) continue;
-          const int at = split * cut.heads_per_tile;
-          const int heads = group - at < cut.heads_per_tile ? group - at : cut.heads_per_tile;
-          run_tile(s, p, queries, sequence, row, rows, kv_head * group + at, heads);
+        for (int at = 0; at < group; at += heads_max, ++number) {
+          if (number % size != worker) continue;
+          const Item item{sequence, row, rows, kv_head * group + at, group - at < heads_max ? group - at : heads_max};
+          if (in_lanes) run_lane_tile(s, p, queries, item);
+          else run_tile(s, p, queries, item);
         }
       }
     }

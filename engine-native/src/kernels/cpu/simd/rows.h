@@ -14,25 +14,31 @@ struct NormRow {
 };
 
 HEARTH_INLINE float sum_row(const float* x, int n) {
-  F a = {}, b = {};
+  F a[parts] = {}, b[parts] = {};
   int i = 0;
-  for (; i + 2 * lanes <= n; i += 2 * lanes) a += load(x + i), b += load(x + i + lanes);
+  for (; i + 2 * sum_lanes <= n; i += 2 * sum_lanes) {
+    for (int k = 0; k < parts; ++k) a[k] += load(x + i + k * lanes), b[k] += load(x + i + sum_lanes + k * lanes);
+  }
   float tail = 0;
   for (; i < n; ++i) tail += x[i];
-  return sum(a + b) + tail;
+  for (int k = 0; k < parts; ++k) a[k] += b[k];
+  return sum_parts(a) + tail;
 }
 
 HEARTH_INLINE float sum_squares(const float* x, int n, float mean) {
-  F a = {}, b = {};
+  F a[parts] = {}, b[parts] = {};
   int i = 0;
-  for (; i + 2 * lanes <= n; i += 2 * lanes) {
-    const F u = load(x + i) - mean, v = load(x + i + lanes) - mean;
-    a += u * u;
-    b += v * v;
+  for (; i + 2 * sum_lanes <= n; i += 2 * sum_lanes) {
+    for (int k = 0; k < parts; ++k) {
+      const F u = load(x + i + k * lanes) - mean, v = load(x + i + sum_lanes + k * lanes) - mean;
+      a[k] += u * u;
+      b[k] += v * v;
+    }
   }
   float tail = 0;
   for (; i < n; ++i) tail += (x[i] - mean) * (x[i] - mean);
-  return sum(a + b) + tail;
+  for (int k = 0; k < parts; ++k) a[k] += b[k];
+  return sum_parts(a) + tail;
 }
 
 HEARTH_INLINE void norm_row(const NormRow& norm, const float* x, int n, float* y) {

@@ -261,6 +261,16 @@ HEARTH_INLINE bool is_float(DType type) { return type == DType::f32 || type == D
 HEARTH_INLINE size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 HEARTH_INLINE size_t bytes_of(DType type) { return type == DType::f32 ? 4 : 2; }
 
+// Sums run over 16 lanes on every set, as `parts` vectors: so that AVX2 and AVX-512 round alike, int8 values made from what
+// they give are the same, and turning a set off never changes text.
+constexpr int sum_lanes = 16, parts = sum_lanes / lanes;
+HEARTH_INLINE float sum_parts(F (&v)[parts]) {
+  for (int half = parts / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) v[i] += v[i + half];
+  }
+  return sum(v[0]);
+}
+
 struct Range { int begin, end; };
 // Splits [0, count) into `size` near-equal ranges; the worker's.
 HEARTH_INLINE Range share(int count, int worker, int size) {
