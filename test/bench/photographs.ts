@@ -91,6 +91,9 @@ async function main(): Promise<void> {
     serialization: 'advanced',
   });
   await new Promise((resolve) => child.once('message', resolve));
+  // On a busy machine: give this process's first thread the processor now (chrt -f -p 10 PID) to see its own delays only.
+  console.error(`measuring ${process.pid}`);
+  await new Promise((resolve) => setTimeout(resolve, 500));
   const delay = monitorEventLoopDelay({ resolution: 1 });
   const cpu = process.cpuUsage();
   const loop = performance.eventLoopUtilization();
