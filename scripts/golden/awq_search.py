@@ -8,11 +8,13 @@ test/fixtures/default-model/calibration.safetensors; group scales are FP16 numbe
 import json
 import os
 import sys
+import types
 
 import torch
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "scripts", "train"))
+sys.modules["batches"] = types.SimpleNamespace(CONTEXT=2048, IMAGE_TOKENS=81)  # the real one loads the drawn pictures
 import awq_reference
 import export
 import model as model_file

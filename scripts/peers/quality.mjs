@@ -17,7 +17,11 @@ const libraries = join(here, 'node_modules/@node-llama-cpp/linux-x64/bins/linux-
 const windowTokens = 512;
 
 function run(command, args, options = {}) {
-  const { status, stdout, stderr, error } = spawnSync(command, args, { encoding: 'utf8', maxBuffer: 1 << 28, ...options });
+  const { status, stdout, stderr, error } = spawnSync(command, args, {
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+    ...options,
+  });
   if (status !== 0) throw new Error(`${command} ${args.join(' ')}: ${error?.message ?? stderr.slice(-2000)}`);
   return stdout + stderr;
 }
@@ -43,10 +47,13 @@ function tools() {
 const environment = { ...process.env, GGML_BACKEND_PATH: join(libraries, 'libggml-cpu-haswell.so') };
 
 function perplexity(tool, file, text) {
-  const out = run(tool, ['-m', file, '-f', text, '-c', String(windowTokens), '-b', '2048', '-t', '2'], { env: environment });
-  const found = out.match(/Final estimate: PPL = ([\d.]+) \+\/- ([\d.]+)/);
+  const out = run(tool, ['-m', file, '-f', text, '-c', String(windowTokens), '-b', '2048', '-t', '2'], {
+    env: environment,
+  });
+  // The running estimate after each window, "[33]4.2859,"; the last line of its log is sometimes lost at exit.
+  const found = [...out.matchAll(/\[\d+\]([\d.]+),/g)].at(-1);
   if (!found) throw new Error(`no perplexity in what llama-perplexity printed: ${out.slice(-500)}`);
-  return { perplexity: Number(found[1]), error: Number(found[2]) };
+  return { perplexity: Number(found[1]) };
 }
 
 const configOf = (folder) => JSON.parse(readFileSync(join(folder, 'config.json'), 'utf8'));
@@ -94,8 +101,8 @@ function main() {
   }
   if (values.json) console.log(JSON.stringify(rows, null, 1));
   else
-    for (const { form, bits, perplexity: value, error } of rows)
-      console.log(`${form.padEnd(28)} ${bits.toFixed(2).padStart(6)} bits  ${value.toFixed(4)} ± ${error.toFixed(4)}`);
+    for (const { form, bits, perplexity: value } of rows)
+      console.log(`${form.padEnd(28)} ${bits.toFixed(2).padStart(6)} bits  ${value.toFixed(4)}`);
 }
 
 try {

@@ -20,6 +20,7 @@ Interrupted, the same command goes on after the last whole layer.
   --tokens N          tokens of the text (default 8192)
   --search-tokens N   tokens the scale search compares outputs on (default: by the model's size)
   --no-clip           leave out AWQ's clipping
+  --rounding KIND     awq: compensated (default; a column's error is made up for by the next ones) or nearest (as published)
   --threads N         CPU threads (default: one a core)
   --json              print the report as JSON
 
@@ -48,6 +49,7 @@ export async function run(args: string[]): Promise<number> {
       tokens: { type: 'string' },
       'search-tokens': { type: 'string' },
       'no-clip': { type: 'boolean' },
+      rounding: { type: 'string' },
       threads: { type: 'string' },
       json: { type: 'boolean' },
     },
@@ -70,6 +72,7 @@ export async function run(args: string[]): Promise<number> {
       search_tokens: wholeNumber('--search-tokens', values['search-tokens'], 1),
       threads: wholeNumber('--threads', values.threads, 1),
       clip: values['no-clip'] ? false : undefined,
+      rounding: oneOf('--rounding', values.rounding, ['compensated', 'nearest']),
     }),
   );
   process.stdout.write(values.json ? `${JSON.stringify(report, null, 2)}\n` : summary(report, values.out));

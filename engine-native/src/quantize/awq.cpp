@@ -6,6 +6,7 @@
 #include <functional>
 #include <limits>
 
+#include "quantize/compensate.h"
 #include "quantize/gemm.h"
 #include "quantize/rounding.h"
 
@@ -61,7 +62,7 @@ ScaleResult search_scales(ThreadPool& pool, const std::string& pair, const std::
   const std::vector<float> exact = outputs(pointers);
   const std::vector<float> mean = mean_magnitude(input, weights[0]->in);
   std::vector<std::vector<float>> rounded(weights.size());
-  ScaleResult best{.pair = pair, .alpha = 0, .loss_rounding = 0, .loss = std::numeric_limits<double>::infinity(), .reference = mean_square(exact), .scales = {}};
+  ScaleResult best{.pair = pair, .alpha = 0, .loss_rounding = 0, .loss = std::numeric_limits<double>::infinity(), .reference = mean_square(exact), .scales = {}, .losses = {}};
   for (int i = 0; i < alpha_steps; i++) {
     const float alpha = static_cast<float>(i) / alpha_steps;
     const std::vector<float> scales = awq_scales(mean, alpha);
@@ -70,6 +71,7 @@ ScaleResult search_scales(ThreadPool& pool, const std::string& pair, const std::
       pointers[w] = rounded[w].data();
     }
     const double loss = mean_square_error(exact, outputs(pointers));
+    best.losses.push_back(loss);
     if (i == 0) best.loss_rounding = loss;
     if (loss < best.loss) {
       best.alpha = alpha;
@@ -130,18 +132,19 @@ class BlockSearch {
       search_pairs(result);
       apply(result);
     }
-    if (options_.clip) result.clipped = clip_all();
+    if (options_.compensate) result.clipped = round_all();
+    else if (options_.clip) result.clipped = clip_all();
     return result;
   }
 
  private:
-  bool fits(const Weight& weight) const { return weight.in % options_.group == 0; }
+  bool fits(const Weight& weight) const { return fits_grid(weight, options_.group); }
 
   void search_pairs(AwqResult& result) {
     const int64_t wanted = options_.search_rows > 0 ? std::max<int64_t>(1, options_.search_rows / tokens_.length) : tokens_.sequences;
     const Tokens part{std::min(wanted, tokens_.sequences), tokens_.length};
     Block& b = block_;
-    if (fits(b.q)) {
+    if (fits(b.q) && fits(b.k)) {
       const auto input = pick_rows(capture_.attention_input, b.q.in, tokens_, part);
       result.pairs.push_back(search_scales(pool_, "qkv", capture_.attention_input, {&b.q, &b.k, &b.v}, options_.group,
                                            [&](const auto& w) { return runner_.attention(b, part, input.data(), w[0], w[1], w[2]); }));
@@ -178,6 +181,23 @@ class BlockSearch {
         divide_columns(o ? capture_.output_input : capture_.down_input, pair.scales);
       }
     }
+  }
+
+  double round_all() {
+    const std::pair<std::vector<Weight*>, const std::vector<float>*> linears[] = {
+        {{&block_.q, &block_.k, &block_.v}, &capture_.attention_input}, {{&block_.o}, &capture_.output_input},
+        {{&block_.gate, &block_.up}, &capture_.mlp_input}, {{&block_.down}, &capture_.down_input}};
+    double changed = 0, groups = 0;
+    for (const auto& [weights, input] : linears) {
+      if (!std::ranges::all_of(weights, [&](const Weight* weight) { return fits(*weight); })) continue;
+      const Inverse inverse = invert_inputs(pool_, *input, weights[0]->in, options_.group);
+      for (Weight* weight : weights) {
+        const bool clip = options_.clip && weight != &block_.q && weight != &block_.k;
+        changed += round_compensated(pool_, *weight, inverse, options_.group, clip).clipped;
+        groups += static_cast<double>(weight->out * (weight->in / options_.group));
+      }
+    }
+    return groups > 0 ? changed / groups : 0;
   }
 
   // Queries and keys are not clipped: their product is sensitive where single weights are not.

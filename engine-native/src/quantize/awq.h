@@ -12,6 +12,7 @@ namespace hearth::quantize {
 struct AwqOptions {
   int group = 128;
   bool scale = true, clip = true;
+  bool compensate = true;   // round here, each column's error made up for by the next ones; else leave rounding to the writer
   int64_t search_rows = 0;  // rows the scale search compares outputs on, whole sequences spread over all; 0 = all
 };
 
@@ -23,6 +24,7 @@ struct ScaleResult {
   double loss = 0;              // of the best scales
   double reference = 0;         // mean square of the exact output
   std::vector<float> scales;    // [in] as applied
+  std::vector<double> losses;   // of each alpha tried
 };
 
 struct AwqResult {
@@ -30,8 +32,8 @@ struct AwqResult {
   double clipped = 0;           // part of the groups that were clipped
 };
 
-// Scales and clips `block` in place, for rounding in groups: the layer's function changes by the clipping alone. Linears
-// whose width the group does not divide are left out. `capture` holds the layer's inputs for `tokens` and is scaled along.
+// Scales `block` in place, then clips or (compensate) clips and rounds it in groups. Linears whose width the group does
+// not divide are left out. `capture` holds the layer's inputs for `tokens` and is scaled along.
 AwqResult search_awq(BlockRunner& runner, ThreadPool& pool, Block& block, const Tokens& tokens, Capture& capture, const AwqOptions& options);
 
 // s = max(mean^alpha, 1e-4) / sqrt(max s · min s).

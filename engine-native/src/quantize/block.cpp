@@ -22,7 +22,7 @@ Result<Weight> read_weight(const formats::Checkpoint& checkpoint, const std::str
     return corrupt(checkpoint.path() + ": tensor '" + module + ".weight' has shape [" + std::to_string(linear.host.out) + ", " +
                    std::to_string(linear.host.in) + "], expected [" + std::to_string(out) + ", " + std::to_string(in) + "]");
   }
-  Weight weight{module, out, in, formats::dequantize(linear.host), linear.bias};
+  Weight weight{module, out, in, formats::dequantize(linear.host), linear.bias, {}};
   checkpoint.forget(module);
   return weight;
 }

@@ -12,12 +12,24 @@
 
 namespace hearth::quantize {
 
+// Weights on a 4-bit grid, group by group along the input: (code - zero) * scale.
+struct Grid {
+  std::vector<uint8_t> codes;  // [out, in / 2], low nibble first
+  std::vector<float> scales;   // [out, in / group], FP16 numbers
+  std::vector<uint8_t> zeros;  // [out, in / group]
+  bool empty() const { return codes.empty(); }
+};
+
 struct Weight {
   std::string module;          // "model.layers.0.self_attn.q_proj"
   int64_t out = 0, in = 0;
   std::vector<float> values;   // [out, in]
   std::vector<float> bias;     // [out] or empty
+  Grid grid;                   // set when `values` were rounded to it
 };
+
+// AutoAWQ packs whole groups of inputs, eight outputs to a word; other linears stay FP16.
+inline bool fits_grid(const Weight& weight, int group) { return weight.in % group == 0 && weight.out % 8 == 0; }
 
 struct Block {
   int index = 0;

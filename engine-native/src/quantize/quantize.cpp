@@ -53,9 +53,9 @@ class Quantizer {
   Status choose_strength();
   Status try_strengths(const Block& block, const Tokens& part, std::vector<std::vector<float>>& tried, const std::vector<float>& exact);
   Result<json> smooth_layer(OutputFolder& output, Block block);
-  Status write_tensors(OutputFolder& output, const Block& block, const json& report);
+  Status add_tensors(OutputFolder& output, const Block& block, formats::SafetensorsWriter& writer) const;
   Status add_weight(OutputFolder& output, formats::SafetensorsWriter& writer, const Weight& weight) const;
-  bool fits(const Weight& weight) const { return weight.in % options_.group == 0 && weight.out % 8 == 0; }
+  bool fits(const Weight& weight) const { return fits_grid(weight, options_.group); }
   json quantization_config(OutputFolder& output) const;
   json final_report(OutputFolder& output) const;
 
@@ -79,6 +79,7 @@ Status Quantizer::check_options() const {
   if (options_.method != "awq" && options_.method != "rtn" && options_.method != "smoothquant") {
     return invalid("method '" + options_.method + "' is none of awq, smoothquant, rtn");
   }
+  if (options_.rounding != "compensated" && options_.rounding != "nearest") return invalid("rounding '" + options_.rounding + "' is none of compensated, nearest");
   if (options_.group != 32 && options_.group != 64 && options_.group != 128) return invalid("group " + std::to_string(options_.group) + " is none of 32, 64, 128");
   if (options_.tokens < 1 || options_.sequence < 2 || options_.search_tokens < 0 || options_.threads < 0) return invalid("tokens, sequence and threads must be positive");
   if (calibrated() && options_.calibrate.empty()) return invalid(options_.method + " needs a calibration text");
@@ -124,7 +125,7 @@ Status Quantizer::calibrate() {
 // What an interrupted run must share with the one that goes on.
 json Quantizer::state() const {
   return {{"source", options_.path}, {"method", options_.method}, {"group", options_.group}, {"tokens", calibration_.tokens.rows()},
-          {"sequence", calibration_.tokens.length}, {"clip", options_.clip}, {"calibrate", options_.calibrate},
+          {"sequence", calibration_.tokens.length}, {"clip", options_.clip}, {"rounding", options_.rounding}, {"calibrate", options_.calibrate},
           {"search_tokens", options_.search_tokens}, {"layers", spec_.layers.size()}};
 }
 
@@ -165,14 +166,17 @@ double relative_error(const std::vector<float>& values, const std::vector<float>
 // scale was moved to the next linear.
 double Quantizer::rounded_error(const Weight& weight, const std::vector<float>& input, const std::vector<float>& exact, std::span<const float> restore) {
   if (!fits(weight)) return 0;
-  std::vector<float> rounded(weight.values.size());
-  pool_.parallel([&](int worker, int workers) {
-    for (int64_t row = weight.out * worker / workers; row < weight.out * (worker + 1) / workers; row++) {
-      round_row(weight.values.data() + row * weight.in, weight.in, options_.group, {}, rounded.data() + row * weight.in);
-    }
-  });
   const int64_t rows = static_cast<int64_t>(exact.size()) / weight.out;
-  std::vector<float> y = runner_->linear(weight, rounded.data(), input.data(), rows, false);
+  std::vector<float> rounded;
+  if (weight.grid.empty()) {
+    rounded.resize(weight.values.size());
+    pool_.parallel([&](int worker, int workers) {
+      for (int64_t row = weight.out * worker / workers; row < weight.out * (worker + 1) / workers; row++) {
+        round_row(weight.values.data() + row * weight.in, weight.in, options_.group, {}, rounded.data() + row * weight.in);
+      }
+    });
+  }
+  std::vector<float> y = runner_->linear(weight, rounded.empty() ? weight.values.data() : rounded.data(), input.data(), rows, false);
   for (size_t i = 0; i < y.size() && !restore.empty(); i++) y[i] *= restore[i % restore.size()];
   return relative_error(y, exact);
 }
@@ -226,7 +230,7 @@ Result<json> Quantizer::run_layer(OutputFolder& output, Block block, Capture cap
     }
   } else {
     linears = measure(block, capture, exact);
-    const AwqOptions awq{.group = options_.group, .scale = true, .clip = options_.clip, .search_rows = search_rows()};
+    const AwqOptions awq{.group = options_.group, .scale = true, .clip = options_.clip, .compensate = options_.rounding == "compensated", .search_rows = search_rows()};
     const AwqResult result = search_awq(*runner_, pool_, block, calibration_.tokens, capture, awq);
     measure_after(block, capture, result, exact, linears);
     report["clipped"] = result.clipped;
@@ -238,7 +242,9 @@ Result<json> Quantizer::run_layer(OutputFolder& output, Block block, Capture cap
   report["error"] = layer_error(linears, "error");
   report["error_rounding"] = layer_error(linears, "error_rounding");
   report["linears"] = std::move(linears);
-  HEARTH_TRY(write_tensors(output, block, report));
+  formats::SafetensorsWriter tensors;
+  HEARTH_TRY(add_tensors(output, block, tensors));
+  HEARTH_TRY(output.write_layer(block.index, tensors, report));
   return report;
 }
 
@@ -289,7 +295,9 @@ Result<json> Quantizer::smooth_layer(OutputFolder& output, Block block) {
   const size_t layer = static_cast<size_t>(block.index);
   smooth_block(block, ranges_[layer], strength_);
   const json report{{"layer", block.index}, {"error", layer_errors_[chosen][layer]}, {"error_rounding", layer_errors_[0][layer]}};
-  HEARTH_TRY(write_tensors(output, block, report));
+  formats::SafetensorsWriter tensors;
+  HEARTH_TRY(add_tensors(output, block, tensors));
+  HEARTH_TRY(output.write_layer(block.index, tensors, report));
   return report;
 }
 
@@ -310,22 +318,26 @@ Status Quantizer::add_weight(OutputFolder& output, formats::SafetensorsWriter& w
     writer.add(name + ".weight", DType::f16, {weight.out, weight.in}, formats::to_half_bytes(weight.values));
     return Status::ok();
   }
-  HEARTH_ASSIGN(const formats::LinearData linear, formats::quantize_w4(dense, options_.group, false));
+  Grid grid = weight.grid;
+  if (grid.empty()) {
+    HEARTH_ASSIGN(const formats::LinearData linear, formats::quantize_w4(dense, options_.group, false));
+    const auto* codes = reinterpret_cast<const uint8_t*>(linear.owned.data());
+    grid = {std::vector<uint8_t>(codes, codes + linear.owned.size()), linear.scales, linear.zeros};
+  }
   const int64_t groups = weight.in / options_.group;
   std::vector<int32_t> words(static_cast<size_t>(weight.in * (weight.out / 8)));
-  formats::pack_awq_gemm(reinterpret_cast<const uint8_t*>(linear.owned.data()), weight.in, weight.out, words.data());
-  std::vector<float> scales(linear.scales.size());
+  formats::pack_awq_gemm(grid.codes.data(), weight.in, weight.out, words.data());
+  std::vector<float> scales(grid.scales.size());
   for (int64_t n = 0; n < weight.out; n++) {
-    for (int64_t g = 0; g < groups; g++) scales[static_cast<size_t>(g * weight.out + n)] = linear.scales[static_cast<size_t>(n * groups + g)];
+    for (int64_t g = 0; g < groups; g++) scales[static_cast<size_t>(g * weight.out + n)] = grid.scales[static_cast<size_t>(n * groups + g)];
   }
   writer.add(name + ".qweight", DType::i32, {weight.in, weight.out / 8}, formats::to_bytes(words));
-  writer.add(name + ".qzeros", DType::i32, {groups, weight.out / 8}, formats::to_bytes(formats::pack_awq_zeros(linear.zeros.data(), weight.out, groups)));
+  writer.add(name + ".qzeros", DType::i32, {groups, weight.out / 8}, formats::to_bytes(formats::pack_awq_zeros(grid.zeros.data(), weight.out, groups)));
   writer.add(name + ".scales", DType::f16, {groups, weight.out}, formats::to_half_bytes(scales));
   return Status::ok();
 }
 
-Status Quantizer::write_tensors(OutputFolder& output, const Block& block, const json& report) {
-  formats::SafetensorsWriter writer;
+Status Quantizer::add_tensors(OutputFolder& output, const Block& block, formats::SafetensorsWriter& writer) const {
   for (const Weight* weight : {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down}) HEARTH_TRY(add_weight(output, writer, *weight));
   const std::string layer = "model.layers." + std::to_string(block.index) + ".";
   for (const auto& [name, values] : {std::pair{"input_layernorm", &block.input_norm}, std::pair{"post_attention_layernorm", &block.post_norm}}) {
@@ -333,7 +345,7 @@ Status Quantizer::write_tensors(OutputFolder& output, const Block& block, const 
     for (float& value : stored) value -= spec_.norm_offset;
     writer.add(output.file_module(layer + name) + ".weight", DType::f16, {spec_.width}, formats::to_half_bytes(stored));
   }
-  return output.write_layer(block.index, writer, report);
+  return Status::ok();
 }
 
 json Quantizer::quantization_config(OutputFolder& output) const {
@@ -367,6 +379,7 @@ json Quantizer::quantization_config(OutputFolder& output) const {
 json Quantizer::final_report(OutputFolder& output) const {
   json report{{"method", options_.method}, {"source", options_.path}, {"layers", json::array()}};
   if (four_bits()) report["group"] = options_.group;
+  if (options_.method == "awq") report["rounding"] = options_.rounding;
   if (calibrated()) report["calibration"] = {{"text", options_.calibrate}, {"tokens", calibration_.tokens.rows()}, {"sequence", calibration_.tokens.length}};
   json kept = json::array();
   for (size_t layer = 0; layer < spec_.layers.size(); layer++) {
@@ -389,7 +402,7 @@ json Quantizer::final_report(OutputFolder& output) const {
 
 Status Quantizer::run_layers(OutputFolder& output) {
   const int layers = static_cast<int>(spec_.layers.size());
-  int done = 0, last_open = -1;
+  int last_open = -1;
   for (int layer = 0; layer < layers; layer++) {
     if (!output.finished(layer)) last_open = layer;
   }
@@ -402,8 +415,7 @@ Status Quantizer::run_layers(OutputFolder& output) {
     if (output.finished(layer)) continue;
     if (!clock) clock.emplace(static_cast<double>(layer));
     HEARTH_TRY((four_bits() ? run_layer(output, std::move(block), std::move(capture)) : smooth_layer(output, std::move(block))).status());
-    done = layer + 1;
-    HEARTH_TRY(report_progress("quantize", done, layers, *clock));
+    HEARTH_TRY(report_progress("quantize", layer + 1, layers, *clock));
   }
   return Status::ok();
 }

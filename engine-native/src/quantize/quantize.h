@@ -22,6 +22,7 @@ struct QuantizeOptions {
   int search_tokens = 0;        // tokens the scale search compares outputs on; 0 = by the model's size
   int threads = 0;              // 0 = one a core
   bool clip = true;             // awq: search clipping
+  std::string rounding = "compensated";  // awq: compensated (each column's error made up for by the next) or nearest
 };
 
 // Returns the quality report, which is also <out>/quantize-report.json, drawn in <out>/quantize-report.svg.

@@ -57,6 +57,8 @@ Result<JobFunction> make_quantize(JsonReader& reader) {
   HEARTH_TRY(reader.read_integer("search_tokens", 0, 1 << 24, o.search_tokens));
   HEARTH_TRY(reader.read_integer("threads", 0, 1024, o.threads));
   HEARTH_TRY(reader.read("clip", o.clip));
+  HEARTH_TRY(reader.read("rounding", o.rounding));
+  if (o.rounding != "compensated" && o.rounding != "nearest") return JsonReader::wrong("rounding", "compensated or nearest");
   HEARTH_TRY(reader.finish());
   HEARTH_TRY(require_text(o.path, "path"));
   HEARTH_TRY(require_text(o.out, "out"));

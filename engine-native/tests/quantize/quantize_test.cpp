@@ -92,6 +92,32 @@ TEST(Quantize, AwqBeatsRounding) {
   }
 }
 
+// Linears that stay FP16 are left as they are: not scaled against a grid, not clipped, not rounded.
+TEST(Quantize, WhatStaysFp16IsNotTouched) {
+  TemporaryFolder folder;
+  const std::string source = folder.path() + "/source";
+  fs::create_directories(source);
+  for (const char* file : {"config.json", "model.safetensors"}) fs::copy_file(root + "/test/fixtures/checkpoints/stories260K/" + file, source + "/" + file);
+  fs::copy_file(root + "/engine-native/tests/quantize/stories260K/tokenizer.model", source + "/tokenizer.model");
+  for (const char* rounding : {"compensated", "nearest"}) {
+    QuantizeOptions o = options("awq", folder.path() + "/" + rounding);
+    o.path = source;
+    o.rounding = rounding;
+    run(o);
+    const auto before = formats::Checkpoint::open(source), after = formats::Checkpoint::open(o.out);
+    ASSERT_TRUE(before);
+    ASSERT_TRUE(after) << after.status().message();
+    for (const char* module : {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}) {
+      const std::string name = std::string("model.layers.2.") + module;
+      const auto exact = (*before)->linear(name), kept = (*after)->linear(name);
+      ASSERT_TRUE(exact);
+      ASSERT_TRUE(kept) << kept.status().message();
+      const std::vector<float> a = formats::dequantize(exact->host), b = formats::dequantize(kept->host);
+      for (size_t i = 0; i < a.size(); i++) ASSERT_EQ(to_float(to_half(a[i])), b[i]) << name;
+    }
+  }
+}
+
 TEST(Quantize, AwqHalvesTheLossOfPlantedOutliers) {
   TemporaryFolder folder;
   plant_outliers(folder.path() + "/planted");
@@ -196,6 +222,7 @@ TEST(Quantize, RefusesBadOptions) {
   };
   refused([](QuantizeOptions& o) { o.method = "magic"; }, "method 'magic'");
   refused([](QuantizeOptions& o) { o.group = 48; }, "group 48");
+  refused([](QuantizeOptions& o) { o.rounding = "up"; }, "rounding 'up'");
   refused([](QuantizeOptions& o) { o.path = "/nonexistent"; }, "/nonexistent");
   refused([](QuantizeOptions& o) { o.calibrate = ""; }, "calibration text");
   refused([](QuantizeOptions& o) { o.calibrate = "/nonexistent"; }, "/nonexistent");
