@@ -52,17 +52,17 @@ constexpr float half[3] = {0.5f, 0.5f, 0.5f};
 ProcessorSpec spec_of(const std::string& kind) {
   ProcessorSpec spec;
   const json empty = json::object();
-  const bool siglip = kind == "siglip";
+  const bool siglip = kind == "siglip" || kind == "vila" || kind == "qwen3";
   EXPECT_TRUE(read_normalisation(model::Config(empty, "test"), siglip ? half : clip_mean, siglip ? half : clip_std, spec).is_ok());
   spec.width = spec.height = siglip ? 384 : 336;
   spec.shortest_edge = 336;
   spec.resize = siglip ? ProcessorSpec::Resize::exact : ProcessorSpec::Resize::shortest_edge;
-  spec.pad_square = kind == "pad";
-  if (kind == "qwen") {
+  spec.pad_square = kind == "pad" || kind == "llava";
+  if (kind == "qwen" || kind == "qwen3") {
     spec.resize = ProcessorSpec::Resize::smart;
-    spec.factor = 28;
-    spec.pixels_min = 56 * 56;
-    spec.pixels_max = 28 * 28 * 300;
+    spec.factor = kind == "qwen" ? 28 : 32;
+    spec.pixels_min = 4 * spec.factor * spec.factor;
+    spec.pixels_max = 300 * spec.factor * spec.factor;
   }
   return spec;
 }
@@ -70,12 +70,14 @@ ProcessorSpec spec_of(const std::string& kind) {
 class Processor : public testing::TestWithParam<const char*> {};
 
 TEST_P(Processor, TwentyPhotographs) {
-  const Golden golden("preprocess");
+  const Golden photographs("preprocess");
   const std::string kind = GetParam();
+  const bool more = kind == "qwen3" || kind == "vila" || kind == "llava";
+  const Golden golden(more ? "preprocess-more" : "preprocess");
   const ProcessorSpec spec = spec_of(kind);
   for (int i = 0; i < 20; i++) {
     std::vector<uint8_t> storage;
-    const Pixels from = pixels_of(golden, "photo" + std::to_string(i), storage);
+    const Pixels from = pixels_of(photographs, "photo" + std::to_string(i), storage);
     const auto out = process(spec, from);
     ASSERT_TRUE(out.is_ok()) << out.status().message();
     const auto head = golden.values<int32_t>(kind + std::to_string(i));
@@ -90,7 +92,7 @@ TEST_P(Processor, TwentyPhotographs) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, Processor, testing::Values("clip", "pad", "siglip", "qwen"), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Families, Processor, testing::Values("clip", "pad", "siglip", "qwen", "qwen3", "vila", "llava"), [](const auto& info) { return info.param; });
 
 TEST(SmartResize, EqualsTheReference) {
   const Golden golden("smart-resize");
