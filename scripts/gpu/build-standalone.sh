@@ -35,7 +35,7 @@ compile_host() {
 }
 export -f compile_kernel compile_host
 export root out sm number src kernels gtest HEARTH_PTX
-host=$(ls "$kernels"/host/*.cpp "$src"/device/*.cpp "$src"/core/thread_pool.cpp "$src"/core/huge_pages.cpp "$src"/kernels/cpu/reference/{attention,elementwise,sample}.cpp "$root"/engine-native/tests/gpu/bench/*.cpp)
+host=$(ls "$kernels"/host/*.cpp "$src"/device/*.cpp "$src"/core/thread_pool.cpp "$src"/core/{huge_pages,log}.cpp "$src"/kernels/cpu/reference/{attention,elementwise,sample}.cpp "$root"/engine-native/tests/gpu/bench/*.cpp)
 [ -n "$gtest" ] && host="$host $(ls "$root"/engine-native/tests/gpu/*.cpp | grep -v resources_test)"
 { for f in $(ls -S "$kernels"/sm90/*.cu "$kernels"/sm80/*.cu "$kernels"/generic/*.cu | sort -t/ -k1,1 -s); do echo "compile_kernel $f"; done
   for f in $host; do echo "compile_host $f"; done; } | xargs -P "$jobs" -I{} bash -c {}

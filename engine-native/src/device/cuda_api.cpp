@@ -39,6 +39,7 @@ const char* load_all(void* library, Api& a) {
 #undef HEARTH_CU
 #undef HEARTH_CU2
   load(library, a.cuTensorMapEncodeTiled, "cuTensorMapEncodeTiled");
+  load(library, a.cuOccupancyMaxActiveClusters, "cuOccupancyMaxActiveClusters");
   return nullptr;
 }
 

@@ -33,7 +33,7 @@ struct LaunchConfig {
 };
 struct alignas(64) TensorMap { uint64_t opaque[16]; };
 
-inline constexpr int attribute_programmatic_serialization = 6;
+inline constexpr int attribute_cluster = 4, attribute_programmatic_serialization = 6;
 inline constexpr int success = 0, error_out_of_memory = 2, error_no_device = 100, error_not_found = 500,
                      error_ecc = 214, error_illegal_address = 700, error_launch_failed = 719;
 
@@ -90,6 +90,8 @@ struct Api {
   Result (*cuFuncGetAttribute)(int*, int, Function);
   Result (*cuFuncSetAttribute)(Function, int, int);
   Result (*cuOccupancyMaxActiveBlocksPerMultiprocessor)(int*, Function, int, size_t);
+  // nullptr on drivers before 12.0; only the sm_90 path uses it.
+  Result (*cuOccupancyMaxActiveClusters)(int*, Function, const LaunchConfig*);
   Result (*cuLaunchKernelEx)(const LaunchConfig*, Function, void**, void**);
   // nullptr on drivers before 12.0; only the sm_90 path uses it.
   Result (*cuTensorMapEncodeTiled)(TensorMap*, int type, uint32_t rank, void* base, const uint64_t* dims,

@@ -62,22 +62,50 @@ int CudaStream::occupancy(const CudaKernel& kernel, int threads, int shared_byte
   return entry.occupancy = blocks;
 }
 
+int CudaStream::clusters(const CudaKernel& kernel, int threads, int shared_bytes, int cluster) {
+  if (!api_->cuOccupancyMaxActiveClusters) return 0;
+  api_->cuCtxSetCurrent(context_);
+  cu::Function f = function(kernel, shared_bytes);
+  if (!f) return 0;
+  int& known = functions_->kernels[&kernel].clusters[cluster >= 8 ? 3 : cluster >= 4 ? 2 : cluster >= 2 ? 1 : 0];
+  if (known >= 0) return known;
+  cu::LaunchAttribute attribute{};
+  attribute.id = cu::attribute_cluster;
+  attribute.value.cluster = {static_cast<unsigned>(cluster), 1, 1};
+  cu::LaunchConfig config{};
+  config.grid_x = multiprocessors_ / cluster * cluster; config.grid_y = config.grid_z = 1;
+  config.block_x = threads; config.block_y = config.block_z = 1;
+  config.shared_bytes = shared_bytes;
+  config.attributes = &attribute;
+  config.attribute_count = 1;
+  int count = 0;
+  if (cu::Result code = api_->cuOccupancyMaxActiveClusters(&count, f, &config)) { fail(cu::error(code, kernel.name)); return 0; }
+  return known = count;
+}
+
 void CudaStream::launch_raw(const CudaKernel& kernel, const LaunchShape& shape, void* params) {
   if (!status_) return;
   if (shape.grid_x <= 0 || shape.grid_y <= 0 || shape.grid_z <= 0) return;  // nothing to do
   api_->cuCtxSetCurrent(context_);
   cu::Function f = function(kernel, shape.shared_bytes);
   if (!f) return;
-  cu::LaunchAttribute attribute{};
-  attribute.id = cu::attribute_programmatic_serialization;
-  attribute.value.programmatic_serialization = 1;
+  cu::LaunchAttribute attributes[2]{};
+  unsigned count = 0;
+  if (shape.overlaps && overlap_allowed && hopper()) {
+    attributes[count].id = cu::attribute_programmatic_serialization;
+    attributes[count++].value.programmatic_serialization = 1;
+  }
+  if (shape.cluster > 1) {
+    attributes[count].id = cu::attribute_cluster;
+    attributes[count++].value.cluster = {static_cast<unsigned>(shape.cluster), 1, 1};
+  }
   cu::LaunchConfig config{};
   config.grid_x = shape.grid_x; config.grid_y = shape.grid_y; config.grid_z = shape.grid_z;
   config.block_x = shape.threads; config.block_y = config.block_z = 1;
   config.shared_bytes = shape.shared_bytes;
   config.stream = handle_;
-  config.attributes = &attribute;
-  config.attribute_count = shape.overlaps && overlap_allowed && hopper() ? 1 : 0;
+  config.attributes = attributes;
+  config.attribute_count = count;
   void* arguments[] = {params};
   ++launches_;
   if (cu::Result code = api_->cuLaunchKernelEx(&config, f, arguments, nullptr)) fail(cu::error(code, kernel.name));

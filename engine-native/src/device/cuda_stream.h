@@ -18,6 +18,8 @@ struct LaunchShape {
   int grid_x = 1, grid_y = 1, grid_z = 1;
   int threads = 128;
   int shared_bytes = 0;
+  // Blocks along x that run together and may read each other's shared memory (sm_90; divides grid_x).
+  int cluster = 1;
   // The kernel calls griddepcontrol.wait before it touches anything its predecessors in the stream wrote or read.
   // Every kernel of ours does, so this is on; devices before sm_90 ignore it.
   bool overlaps = true;
@@ -47,6 +49,8 @@ class CudaStream final : public Stream {
   cu::StreamHandle handle() const { return handle_; }
   // Resident blocks of the kernel an SM holds; 0 with a sticky error when it cannot be loaded.
   int occupancy(const CudaKernel& kernel, int threads, int shared_bytes);
+  // Clusters of `cluster` blocks that the whole device holds at once (sm_90); 0 when it cannot tell.
+  int clusters(const CudaKernel& kernel, int threads, int shared_bytes, int cluster);
   uint64_t launches() const { return launches_; }
   // Off: every kernel starts when the one before has ended. For measurements.
   bool overlap_allowed = true;

@@ -97,6 +97,7 @@ class Loader {
     report("plan", 1, 1);
     HEARTH_TRY(fill());
     report("tune", 0, 1);
+    HEARTH_TRY(ops::tune(device_, model_->weights_->tune_requests(), step_limits_.rows, [this](double done, double total) { report("tune", done, total); }));
     HEARTH_TRY(model_->capture_graphs());
     HEARTH_TRY(device_.stream().synchronize());
     report("ready", 1, 1);

@@ -145,10 +145,28 @@ Status WeightPlan::declare_linear(const LinearRequest& request, const HeldLinear
     return Status::ok();
   };
   add(std::move(item));
+  linears_.push_back(to);
   const int64_t count = int64_t{request.spec.in} * request.spec.out;
   parameters_ += count;
   held_[name_of(held, device_.info().kind)] += count;
   return Status::ok();
+}
+
+std::vector<ops::TuneRequest> WeightPlan::tune_requests() const {
+  constexpr size_t kept = 8;  // enough that a layer's weights have left the caches when it comes again
+  auto same = [](const ops::LinearSpec& a, const ops::LinearSpec& b) {
+    return a.in == b.in && a.out == b.out && a.weight == b.weight && a.group == b.group && a.gated == b.gated && a.residual == b.residual &&
+           a.norm == b.norm && a.activation == b.activation && a.bias == b.bias && a.x_type == b.x_type && a.y_type == b.y_type;
+  };
+  std::vector<ops::TuneRequest> requests;
+  for (const Linear* linear : linears_) {
+    if (linear->weight == nullptr) continue;
+    const ops::LinearSpec& spec = linear->op.inner();
+    auto at = std::find_if(requests.begin(), requests.end(), [&](const ops::TuneRequest& r) { return same(r.spec, spec); });
+    if (at == requests.end()) at = requests.insert(at, {spec, {}});
+    if (at->weights.size() < kept) at->weights.push_back(linear->weight);
+  }
+  return requests;
 }
 
 Status WeightPlan::linear(LinearRequest request, const Precision& precision, Linear* to) {

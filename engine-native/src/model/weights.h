@@ -70,6 +70,8 @@ class WeightPlan {
   using Progress = std::function<void(double done, double total)>;
   // Instead of load(): every linear that a converted file holds packed.
   void packed_items(std::vector<PackedItem>& to) const;
+  // After load(): each shape of linear once, with the weights of at most eight of its kind.
+  std::vector<ops::TuneRequest> tune_requests() const;
   // Takes the memory and fills it.
   Status load(const Progress& progress);
 
@@ -96,6 +98,7 @@ class WeightPlan {
   const formats::Checkpoint& checkpoint_;
   device::Device& device_;
   std::vector<Item> items_;
+  std::vector<const Linear*> linears_;
   std::map<std::string, int64_t> held_;  // name of form → parameters
   std::vector<void*> chunks_;
   int64_t bytes_ = 0, parameters_ = 0;

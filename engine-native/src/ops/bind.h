@@ -57,6 +57,7 @@ Result<BoundSample> bind(const SampleSpec&, const DeviceInfo&);
 class BoundLinear {
  public:
   const LinearSpec& spec() const { return spec_; }
+  const LinearSpec& inner() const { return inner_; }  // what the implementation is asked for
   const LinearImplementation& implementation() const { return *linear_; }
   const char* layout() const { return linear_->layout; }
   size_t packed_bytes() const { return linear_->packed_bytes(inner_); }

@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "core/dtype.h"
 #include "device/device.h"
@@ -161,6 +162,12 @@ struct LinearImplementation : Implementation<LinearSpec, LinearParams> {
   // the last, so that several threads can pack one tensor. Host memory; no allocation over a few KB.
   void (*pack)(const LinearSpec&, const HostLinear& from, int begin, int end, void* to);
   int pack_rows;
+};
+
+// A linear that the one-time tuning pass may time: its weights of several layers, so that they come from memory.
+struct TuneRequest {
+  LinearSpec spec;
+  std::vector<const void*> weights;
 };
 
 // ---- Elementwise pieces of unfused chains --------------------------------------------------------------------------

@@ -81,4 +81,8 @@ Implementations<SampleSpec, SampleParams> sample_implementations(DeviceKind kind
   return cpu_sample;
 }
 
+Status tune(device::Device& device, std::span<const TuneRequest> requests, int max_rows, const std::function<void(double, double)>& progress) {
+  return device.info().kind == DeviceKind::cuda ? cuda::tune_linears(device, requests, max_rows, progress) : Status::ok();
+}
+
 }  // namespace hearth::ops

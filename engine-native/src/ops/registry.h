@@ -1,6 +1,7 @@
 // Which implementations this build has, in order of preference. registry.cpp is the one file that names kernels.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -22,6 +23,10 @@ Implementations<GatherSpec, GatherParams> gather_implementations(device::DeviceK
 Implementations<AttentionSpec, AttentionParams> attention_implementations(device::DeviceKind);
 Implementations<VisionAttentionSpec, VisionAttentionParams> vision_attention_implementations(device::DeviceKind);
 Implementations<SampleSpec, SampleParams> sample_implementations(device::DeviceKind);
+
+// Times the ways to run these linears with up to `max_rows` rows, once per device and shape: the results are kept in a file
+// and read from it later. Devices without choices return at once. Errors are the device's own.
+Status tune(device::Device&, std::span<const TuneRequest>, int max_rows, const std::function<void(double done, double total)>& progress);
 
 // One line of what was asked for, chosen and refused. HEARTH_KERNELS=trace prints each as it is made; doctor lists all.
 struct Choice {

@@ -1,6 +1,7 @@
 // Linears: every format, type, fusion and path (by rows) against float64 sums.
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/host/hopper.h"
+#include "kernels/cuda/host/tuning.h"
 #include "support.h"
 
 namespace hearth::gpu_test {
@@ -236,6 +237,28 @@ TEST(Linear, W4ManyTiles) {
       s.group = group;
       check_linear(s, rows, "many tiles", "cuda/sm80/w4-mma");
     }
+}
+
+// Hopper's cluster kernel at every width of its tile, shared by 1, 2 and 4 blocks, with few and many tiles a block.
+TEST(Linear, W4Clusters) {
+  const auto before = kernels::cuda::tuning();
+  int i = 0;
+  for (int ranks : {0, 1, 2, 4})
+    for (int rows : {1, 3, 8, 9, 16, 21, 32, 50, 64, 77, 128, 130, 200, 256, 300}) {
+      kernels::cuda::tuning().rows_max = 0;
+      kernels::cuda::tuning().w4_ranks = ranks;
+      kernels::cuda::tuning().w4_wide = random_int(0, 3);
+      kernels::cuda::tuning().w4_prefetch_kb = random_int(0, 2) * 32;
+      const int group = i % 4 == 1 ? 64 : i % 4 == 3 ? 32 : 128;
+      const DType type = i % 3 == 2 ? DType::bf16 : DType::f16;
+      const int out = i % 5 == 0 ? random_int(1, 90) : i % 5 == 1 ? random_int(30000, 60000) : random_int(2000, 9000);
+      LinearSpec s = spec(group * random_int(1, (out > 20000 ? 600 : 4000) / group), out, WeightFormat::w4, type, type);
+      s.group = group;
+      decorate(s, i++);
+      check_linear(s, rows, "w4 ranks " + std::to_string(ranks) + " g" + std::to_string(group) + " " + std::to_string(s.in) + "x" + std::to_string(s.out), "cuda/sm80/w4-mma");
+      if (testing::Test::HasFatalFailure()) break;
+    }
+  kernels::cuda::tuning() = before;
 }
 
 TEST(Linear, Dense) {

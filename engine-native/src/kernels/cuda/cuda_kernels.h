@@ -15,5 +15,7 @@ ops::Implementations<ops::GatherSpec, ops::GatherParams> gather_implementations(
 ops::Implementations<ops::AttentionSpec, ops::AttentionParams> attention_implementations();
 ops::Implementations<ops::VisionAttentionSpec, ops::VisionAttentionParams> vision_attention_implementations();
 ops::Implementations<ops::SampleSpec, ops::SampleParams> sample_implementations();
+// The tuning pass behind ops::tune (host/tune.cpp).
+Status tune_linears(device::Device&, std::span<const ops::TuneRequest>, int max_rows, const std::function<void(double done, double total)>& progress);
 
 }  // namespace hearth::kernels::cuda

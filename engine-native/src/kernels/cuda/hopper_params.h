@@ -17,4 +17,13 @@ struct HopperArgs {
   int weights_constant;  // dense: no kernel writes the weights, so they may be read before the kernels before this one end
 };
 
+// linear_w4_cluster. A pass over K takes `tiles_few` tiles or one more; each count has its map.
+struct W4ClusterArgs {
+  TensorMapBytes x, weight_few, weight_more;
+  LinearArgs linear;
+  int tiles_few, passes, stages, stage_bytes;
+  int sums;      // where a block's sums go, from the ring's begin
+  int prefetch;  // stages after the ring that are brought to the L2 at the start
+};
+
 }  // namespace hearth::kernels::cuda

@@ -1,6 +1,7 @@
 // hearth-gpu-bench: what each CUDA op takes in place, and whole layer chains of the Llama shapes in captured graphs,
 // beside the limits measured in the same process. Predicts what hearth-bench measures through the runtime.
-//   hearth-gpu-bench [--profile NAME] [--shape 7b|8b|1b] [--batches 2,64] [--what decode,batch,prefill,ops,tune,context,fp16,sample]
+//   hearth-gpu-bench [--profile NAME] [--shape 7b|8b|1b] [--batches 2,64] [--what decode,batch,prefill,ops,pass,tune,context,fp16,sample]
+//                    [--rows 4,16] [--set 'ranks=2,prefetch=64;ranks=4' (each in turn)]
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -212,23 +213,84 @@ struct Model {
   double parameters() const { return static_cast<double>(s.layers) * ((s.heads + 2.0 * s.kv_heads) * s.dim * s.width + s.heads * s.dim * static_cast<double>(s.width) + 3.0 * s.width * s.ffn); }
 };
 
+std::vector<int> numbers(const char* text) {
+  std::vector<int> list;
+  for (char* at = const_cast<char*>(text); *at;) { list.push_back(static_cast<int>(std::strtol(at, &at, 10))); if (*at == ',') ++at; }
+  return list;
+}
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find(separator, at), text.size());
+    parts.push_back(text.substr(at, end - at));
+    at = end + 1;
+  }
+  return parts;
+}
+// name=value,...: the choices of host/tuning.h that a measurement varies.
+void set_tuning(const std::string& text) {
+  auto& t = kernels::cuda::tuning();
+  const std::map<std::string, int*> names{{"rows_max", &t.rows_max}, {"rows_stages", &t.rows_stages}, {"fused_norm_rows", &t.fused_norm_rows}, {"prefill_rows", &t.prefill_rows},
+                                          {"ranks", &t.w4_ranks}, {"prefetch", &t.w4_prefetch_kb}, {"wide", &t.w4_wide}};
+  for (const std::string& part : split(text, ',')) {
+    const size_t equals = part.find('=');
+    const auto found = names.find(part.substr(0, equals));
+    if (equals == std::string::npos || found == names.end()) die("unknown choice " + part);
+    *found->second = std::atoi(part.c_str() + equals + 1);
+  }
+}
+
 #include "prefill_bench.h"
 
 bool wants(const std::string& what, const char* name) { return what.find(name) != std::string::npos; }
+
+// Sampling alone: peaked logits (a trained model's) and flat ones (a random model's).
+void bench_sample(int vocabulary, float spread) {
+  SampleSpec s{vocabulary, 64, 64};
+  const auto* sample = kernels::cuda::sample_implementations()[0];
+  SampleParams p;
+  std::vector<float> l(static_cast<size_t>(64) * s.vocabulary);
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  for (auto& v : l) v = normal(random) * spread;
+  auto* logits = static_cast<float*>(take(l.size() * 4));
+  need(gpu->upload(logits, l.data(), l.size() * 4));
+  auto* row = static_cast<SampleRow*>(take(64 * sizeof(SampleRow)));
+  auto ints = [](size_t n) { return static_cast<int32_t*>(take(n * 4)); };
+  p.logits = logits; p.logits_stride = s.vocabulary; p.row = row; p.workspace = take(sample->workspace_bytes(s, 64, gpu->info()));
+  p.sampled = ints(64); p.token = ints(64); p.logprob = static_cast<float*>(take(256)); p.top_ids = ints(64 * 20); p.top_logprobs = static_cast<float*>(take(64 * 80));
+  const char* kinds[] = {"greedy", "temperature", "top_p", "top_k", "top_k+top_p", "min_p", "top_p+logprobs"};
+  for (int kind = 0; kind < 7; ++kind)
+    for (int rows : {1, 64}) {
+      std::vector<SampleRow> rs(64);
+      for (int i = 0; i < 64; ++i) {
+        rs[i].slot = i; rs[i].seed = i; rs[i].temperature = kind ? 0.8f : 0;
+        if (kind == 2 || kind == 4 || kind == 6) rs[i].top_p = 0.9f;
+        if (kind == 3 || kind == 4) rs[i].top_k = 40;
+        if (kind == 5) rs[i].min_p = 0.05f;
+        if (kind == 6) rs[i].top_logprobs = 5;
+      }
+      need(gpu->upload(row, rs.data(), rs.size() * sizeof(SampleRow)));
+      need(gpu->stream().synchronize());
+      p.rows = rows;
+      std::printf("sample %d logits of spread %.1f: %s rows %d: %.1f us\n", vocabulary, spread, kinds[kind], rows, median_us([&] { sample->run(s, p, gpu->stream()); }, 20));
+    }
+  for (void* pointer : {static_cast<void*>(logits), static_cast<void*>(p.workspace)}) gpu->release(pointer);
+}
 
 }  // namespace
 
 int main(int argc, char** argv) {
   std::string profile, shape_name = "7b", what = "decode,batch,prefill,ops";
-  std::vector<int> batches{2, 4, 8, 16, 32, 64};
+  std::vector<int> batches{2, 4, 8, 16, 32, 64}, op_rows{1, 4, 8, 16, 32, 64, 128, 512, 2048};
+  std::vector<std::string> sets{""};
   for (int i = 1; i + 1 < argc; i += 2) {
     if (!std::strcmp(argv[i], "--profile")) profile = argv[i + 1];
     else if (!std::strcmp(argv[i], "--shape")) shape_name = argv[i + 1];
     else if (!std::strcmp(argv[i], "--what")) what = argv[i + 1];
-    else if (!std::strcmp(argv[i], "--batches")) {
-      batches.clear();
-      for (char* at = argv[i + 1]; *at;) { batches.push_back(static_cast<int>(std::strtol(at, &at, 10))); if (*at == ',') ++at; }
-    }
+    else if (!std::strcmp(argv[i], "--batches")) batches = numbers(argv[i + 1]);
+    else if (!std::strcmp(argv[i], "--rows")) op_rows = numbers(argv[i + 1]);
+    else if (!std::strcmp(argv[i], "--set")) sets = split(argv[i + 1], ';');
     else die(std::string("unknown option ") + argv[i]);
   }
   auto opened = device::open_cuda_device(0, profile, false);
@@ -244,6 +306,9 @@ int main(int argc, char** argv) {
   if (wants(what, "vit")) bench_towers(std::max(limits->mma_tflop_s, limits->wgmma_tflop_s));
   if (what == "dense" || what == "vit" || what == "dense,vit") { gpu.reset(); return 0; }
   const double gb = limits->read_gb_s * 1e9;
+  if (wants(what, "sample"))
+    for (int vocabulary : {32000, 128256}) { bench_sample(vocabulary, 3); bench_sample(vocabulary, 0.3f); }
+  if (what == "sample") { gpu.reset(); return 0; }
   auto& tuning = kernels::cuda::tuning();
   const bool fp16 = wants(what, "fp16");
   const KvFormat kv = wants(what, "int8kv") ? KvFormat::int8 : KvFormat::f16;
@@ -257,6 +322,14 @@ int main(int argc, char** argv) {
     std::fflush(stdout);
     return us;
   };
+  if (wants(what, "pass")) {
+    ::setenv("HEARTH_TUNING", "on", 1);
+    std::vector<TuneRequest> requests;
+    for (const Linear* l : {&model.qkv, &model.o, &model.up, &model.down, &model.head}) requests.push_back({l->spec, {l->weights.begin(), l->weights.end()}});
+    const auto start = std::chrono::steady_clock::now();
+    need(kernels::cuda::tune_linears(*gpu, requests, 256, nullptr));
+    std::printf("tuning pass: %.2f s\n", std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
   if (wants(what, "overlap")) {
     for (int batch : batches)
       for (int variant = 0; variant < 5; ++variant) {
@@ -296,54 +369,38 @@ int main(int argc, char** argv) {
     tuning = {};
     tuning = {};
   }
-  if (wants(what, "decode")) decode(1, 160, "decode");
-  if (wants(what, "batch")) for (int n : batches) decode(n, 192, "decode");
-  if (wants(what, "context")) for (int n : {8192, 32768, 131072}) decode(1, n, "decode");
-  if (wants(what, "prefill")) for (int n : {128, 512, 2048}) {
-    const Batch bt = model.batch(1, n, n);
-    const double us = median_us([&] { model.step(bt); });
-    std::printf("prefill %d: %.0f us, %.0f tok/s, %.0f TFLOP/s\n", n, us, n * 1e6 / us, 2 * model.parameters() * n / us / 1e6);
-    std::fflush(stdout);
-  }
-  if (wants(what, "ops")) {
-    struct Entry { const char* name; Linear* linear; };
-    for (int rows : {1, 4, 8, 16, 32, 64, 128, 512, 2048}) {
-      const Batch bt = rows <= 64 ? model.batch(rows, 1, 192) : model.batch(1, rows, rows);
-      for (const Entry& e : {Entry{"qkv", &model.qkv}, {"o", &model.o}, {"up", &model.up}, {"down", &model.down}}) {
-        const LinearSpec& l = e.linear->spec;
-        const double us = median_us([&] {
-          for (int i = 0; i < model.s.layers; ++i)
-            e.linear->run(i, rows, l.norm != NormKind::none ? static_cast<void*>(model.x) : model.a, l.in, l.residual ? static_cast<void*>(model.x) : model.b, l.gated ? l.out / 2 : l.out, model.norm, model.workspace);
-        }, 30) / model.s.layers;
-        std::printf("op %-5s rows %4d: %8.2f us, %5.0f GB/s (%.2f), %4.0f TFLOP/s\n", e.name, rows, us, e.linear->bytes / us / 1e3, e.linear->bytes / us * 1e6 / gb, 2.0 * l.in * l.out * rows / us / 1e6);
-      }
-      const double us = median_us([&] { for (int i = 0; i < model.s.layers; ++i) model.attention_run(bt, i); }, 30) / model.s.layers;
-      std::printf("op attn  rows %4d: %8.2f us (%d sequences of %d)\n", rows, us, bt.sequences, bt.max_context);
+  for (const std::string& set : sets) {
+    if (!set.empty()) {
+      tuning = {};
+      set_tuning(set);
+      std::printf("-- %s\n", set.c_str());
+    }
+    if (wants(what, "decode")) decode(1, 160, "decode");
+    if (wants(what, "batch")) for (int n : batches) decode(n, 192, "decode");
+    if (wants(what, "context")) for (int n : {8192, 32768, 131072}) decode(1, n, "decode");
+    if (wants(what, "prefill")) for (int n : {128, 512, 2048}) {
+      const Batch bt = model.batch(1, n, n);
+      const double us = median_us([&] { model.step(bt); });
+      std::printf("prefill %d: %.0f us, %.0f tok/s, %.0f TFLOP/s\n", n, us, n * 1e6 / us, 2 * model.parameters() * n / us / 1e6);
       std::fflush(stdout);
     }
-  }
-  if (wants(what, "sample")) {
-    SampleSpec s{model.s.vocabulary, 64, 64};
-    const auto* sample = kernels::cuda::sample_implementations()[0];
-    SampleParams p;
-    void* w = take(sample->workspace_bytes(s, 64, gpu->info()));
-    std::vector<float> l(static_cast<size_t>(64) * s.vocabulary);
-    std::mt19937 random(3);
-    std::normal_distribution<float> normal;
-    for (auto& v : l) v = normal(random) * 3;
-    need(gpu->upload(model.logits, l.data(), l.size() * 4));
-    auto* row = static_cast<SampleRow*>(take(64 * sizeof(SampleRow)));
-    p.logits = model.logits; p.logits_stride = s.vocabulary; p.row = row; p.workspace = w;
-    p.sampled = model.positions; p.token = model.slots; p.logprob = static_cast<float*>(take(256)); p.top_ids = static_cast<int32_t*>(take(64 * 80)); p.top_logprobs = static_cast<float*>(take(64 * 80));
-    for (int kind = 0; kind < 4; ++kind)
-      for (int rows : {1, 64}) {
-        std::vector<SampleRow> rs(64);
-        for (int i = 0; i < 64; ++i) { rs[i].slot = i; rs[i].temperature = kind ? 0.8f : 0; if (kind >= 2) rs[i].top_p = 0.9f; if (kind == 3) rs[i].top_k = 40; }
-        need(gpu->upload(row, rs.data(), rs.size() * sizeof(SampleRow)));
-        need(gpu->stream().synchronize());
-        p.rows = rows;
-        std::printf("sample %s rows %d: %.1f us\n", kind == 0 ? "greedy" : kind == 1 ? "temperature" : kind == 2 ? "top_p" : "top_k+top_p", rows, median_us([&] { sample->run(s, p, gpu->stream()); }, 30));
+    if (wants(what, "ops")) {
+      struct Entry { const char* name; Linear* linear; };
+      for (int rows : op_rows) {
+        const Batch bt = rows <= 64 ? model.batch(rows, 1, 192) : model.batch(1, rows, rows);
+        for (const Entry& e : {Entry{"qkv", &model.qkv}, {"o", &model.o}, {"up", &model.up}, {"down", &model.down}}) {
+          const LinearSpec& l = e.linear->spec;
+          const double us = median_us([&] {
+            for (int i = 0; i < model.s.layers; ++i)
+              e.linear->run(i, rows, l.norm != NormKind::none ? static_cast<void*>(model.x) : model.a, l.in, l.residual ? static_cast<void*>(model.x) : model.b, l.gated ? l.out / 2 : l.out, model.norm, model.workspace);
+          }, 30) / model.s.layers;
+          std::printf("op %-5s rows %4d: %8.2f us, %5.0f GB/s (%.2f), %4.0f TFLOP/s\n", e.name, rows, us, e.linear->bytes / us / 1e3, e.linear->bytes / us * 1e6 / gb, 2.0 * l.in * l.out * rows / us / 1e6);
+        }
+        const double us = median_us([&] { for (int i = 0; i < model.s.layers; ++i) model.attention_run(bt, i); }, 30) / model.s.layers;
+        std::printf("op attn  rows %4d: %8.2f us (%d sequences of %d)\n", rows, us, bt.sequences, bt.max_context);
+        std::fflush(stdout);
       }
+    }
   }
   need(gpu->stream().synchronize());
   gpu.reset();

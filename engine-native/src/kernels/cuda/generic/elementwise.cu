@@ -21,6 +21,56 @@ extern "C" __global__ void __launch_bounds__(256) embed_kernel(const EmbedArgs p
   for (int i = threadIdx.x; i < p.width; i += blockDim.x) x[i] = load(p.table, p.table_type, at + i) * p.scale;
 }
 
+// f32 rows of at most V * 1024 to 16 bits, kept in registers; the weights are read before the kernel waits for its
+// predecessors, because few-row linears wait for this one.
+template <int V> __device__ __forceinline__ void norm_narrow(const NormArgs& p) {
+  __shared__ float scratch[33];
+  float4 w[V], x[V];
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    const int i = (v * 256 + threadIdx.x) * 4;
+    w[v] = p.kind != norm_none && i < p.width ? __ldg(reinterpret_cast<const float4*>(p.weight + i)) : make_float4(1, 1, 1, 1);
+  }
+  launch_dependents();
+  wait_predecessors();
+  const float* from = static_cast<const float*>(p.x) + blockIdx.x * p.x_stride;
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    const int i = (v * 256 + threadIdx.x) * 4;
+    x[v] = i < p.width ? __ldcg(reinterpret_cast<const float4*>(from + i)) : make_float4(0, 0, 0, 0);
+  }
+  float mean = 0, inverse = 1;
+  if (p.kind == norm_layer) {
+    float sum = 0;
+#pragma unroll
+    for (int v = 0; v < V; ++v) sum += (x[v].x + x[v].y) + (x[v].z + x[v].w);
+    mean = block_sum(sum, scratch) / p.width;
+  }
+  if (p.kind != norm_none) {
+    float sum = 0;
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      if ((v * 256 + threadIdx.x) * 4 >= p.width) continue;
+      const float a = x[v].x - mean, b = x[v].y - mean, c = x[v].z - mean, d = x[v].w - mean;
+      sum += (a * a + b * b) + (c * c + d * d);
+    }
+    inverse = rsqrtf(block_sum(sum, scratch) / p.width + p.epsilon);
+  }
+  uint16_t* to = static_cast<uint16_t*>(p.y) + blockIdx.x * p.y_stride;
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    const int i = (v * 256 + threadIdx.x) * 4;
+    if (i >= p.width) continue;
+    const float4 b = p.kind != norm_none && p.bias ? __ldg(reinterpret_cast<const float4*>(p.bias + i)) : make_float4(0, 0, 0, 0);
+    const float a0 = (x[v].x - mean) * inverse * w[v].x + b.x, a1 = (x[v].y - mean) * inverse * w[v].y + b.y;
+    const float a2 = (x[v].z - mean) * inverse * w[v].z + b.z, a3 = (x[v].w - mean) * inverse * w[v].w + b.w;
+    *reinterpret_cast<uint2*>(to + i) = p.y_type == type_f16 ? make_uint2(pack2<__half>(a0, a1), pack2<__half>(a2, a3))
+                                                             : make_uint2(pack2<__nv_bfloat16>(a0, a1), pack2<__nv_bfloat16>(a2, a3));
+  }
+}
+extern "C" __global__ void __launch_bounds__(256) norm_narrow4_kernel(const NormArgs p) { norm_narrow<4>(p); }
+extern "C" __global__ void __launch_bounds__(256) norm_narrow8_kernel(const NormArgs p) { norm_narrow<8>(p); }
+
 // The row sits in shared memory as f32 between the passes.
 extern "C" __global__ void __launch_bounds__(256) norm_kernel(const NormArgs p) {
   extern __shared__ float values[];

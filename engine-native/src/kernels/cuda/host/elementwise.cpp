@@ -19,6 +19,7 @@ namespace {
 
 const CudaKernel quantize_wide_kernels[2] = {{&module_quantize_wide, "quantize_wide_4096"}, {&module_quantize_wide, "quantize_wide_12288"}};
 const CudaKernel embed_kernel{&module_elementwise, "embed_kernel"}, norm_kernel{&module_elementwise, "norm_kernel"},
+    norm_narrow4_kernel{&module_elementwise, "norm_narrow4_kernel"}, norm_narrow8_kernel{&module_elementwise, "norm_narrow8_kernel"},
     gate_kernel{&module_elementwise, "gate_kernel"}, add_kernel{&module_elementwise, "add_kernel"},
     gather_kernel{&module_elementwise, "gather_kernel"}, quantize_kernel{&module_elementwise, "quantize_rows_kernel"};
 
@@ -95,6 +96,10 @@ void gather_run(const GatherSpec& s, const GatherParams& p, Stream& stream) {
 int norm_width_max(const DeviceInfo& info) { return (info.profile.shared_bytes_per_block - 1024) / 4; }
 
 void launch_norm(CudaStream& stream, const NormArgs& args) {
+  const bool aligned = args.width % 4 == 0 && args.x_stride % 4 == 0 && args.y_stride % 4 == 0 && aligned16(args.x) && aligned16(args.y) &&
+                       (!args.weight || aligned16(args.weight)) && (!args.bias || aligned16(args.bias));
+  if (aligned && args.x_type == type_f32 && args.y_type != type_f32 && !args.accumulate && args.width <= 8192)
+    return stream.launch(args.width <= 4096 ? norm_narrow4_kernel : norm_narrow8_kernel, {args.rows, 1, 1, 256}, args);
   stream.launch(norm_kernel, {args.rows, 1, 1, block, round_up(args.width, 4) * 4}, args);
 }
 bool quantizes_wide(const QuantizeArgs& a) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/host/tuning.h"
 #include "kernels/cuda/hopper_params.h"
 
 namespace hearth::kernels::cuda {
@@ -11,25 +12,12 @@ namespace hearth::kernels::cuda {
 using device::CudaKernel;
 using device::CudaStream;
 
-extern const device::CudaModule module_linear_w4_wgmma_small_f16, module_linear_w4_wgmma_small_bf16, module_linear_w4_wgmma_n128_f16,
-    module_linear_w4_wgmma_n128_bf16, module_linear_w4_wgmma_n256_f16, module_linear_w4_wgmma_n256_bf16;
+extern const device::CudaModule module_linear_w4_cluster_small_f16, module_linear_w4_cluster_small_bf16, module_linear_w4_cluster_large_f16, module_linear_w4_cluster_large_bf16;
 
 namespace {
 
-#define HEARTH_W4(n, part) {{{&module_linear_w4_wgmma_##part##_f16, "linear_w4_wgmma_n" #n "_f16"}, {&module_linear_w4_wgmma_##part##_bf16, "linear_w4_wgmma_n" #n "_bf16"}}, \
-                            {{&module_linear_w4_wgmma_##part##_f16, "linear_w4_wgmma_n" #n "_g_f16"}, {&module_linear_w4_wgmma_##part##_bf16, "linear_w4_wgmma_n" #n "_g_bf16"}}}
-// [size][any group][type]; the last size only for groups of 128
-const CudaKernel w4_kernels[6][2][2] = {HEARTH_W4(8, small), HEARTH_W4(16, small), HEARTH_W4(32, small), HEARTH_W4(64, small), HEARTH_W4(128, n128), HEARTH_W4(256, n256)};
-constexpr int w4_rows[6] = {8, 16, 32, 64, 128, 256}, w4_stages[2][6] = {{6, 6, 5, 4, 5, 3}, {6, 6, 5, 4, 4, 0}};
-int w4_blocks(int size) { return size < 4 ? 2 : 1; }
-int w4_size(int rows, bool any_group) {
-  const int last = any_group ? 4 : 5;
-  for (int i = 0; i < last; ++i) if (rows <= w4_rows[i]) return i;
-  return last;
-}
-
 constexpr int bk = 64;
-constexpr int type_float16 = 6, type_bfloat16 = 9, swizzle_128 = 3, promotion_256 = 3;  // CUtensorMap enums
+constexpr int type_uint64 = 4, type_float16 = 6, type_bfloat16 = 9, swizzle_128 = 3, promotion_256 = 3;  // CUtensorMap enums
 
 // A matrix of 16-bit rows, read in boxes of `box_rows` rows by 64 elements.
 Status encode(const device::cu::Api& api, TensorMapBytes& map, DType type, const void* data, int k, int rows, int64_t stride, int box_rows) {
@@ -40,36 +28,101 @@ Status encode(const device::cu::Api& api, TensorMapBytes& map, DType type, const
   return code == 0 ? Status::ok() : device::cu::error(code, "describing a matrix to the copy engine");
 }
 
-}  // namespace
-
-size_t hopper_w4_partial_bytes(int max_rows, int multiprocessors) {
-  size_t most = 0;
-  for (int i = 0; i <= w4_size(max_rows, false); ++i) most = std::max(most, size_t{2} * multiprocessors * w4_blocks(i) * 128 * w4_rows[i] * sizeof(float));
-  return aligned(most);
+// w4 units as [tiles][k / 128][unit_bytes / 8] 64-bit words, read in boxes of one unit of `box_tiles` tiles.
+Status encode_units(const device::cu::Api& api, TensorMapBytes& map, const LinearArgs& a, int box_tiles) {
+  const uint64_t units = a.k_padded / 128, unit_bytes = a.unit_bytes;
+  const uint64_t dims[3] = {unit_bytes / 8, units, static_cast<uint64_t>(a.tiles)}, strides[2] = {unit_bytes, units * unit_bytes};
+  const uint32_t box[3] = {static_cast<uint32_t>(unit_bytes / 8), 1, static_cast<uint32_t>(box_tiles)}, steps[3] = {1, 1, 1};
+  const int code = api.cuTensorMapEncodeTiled(reinterpret_cast<device::cu::TensorMap*>(&map), type_uint64, 3, const_cast<void*>(a.weight), dims, strides, box, steps, 0, 0, promotion_256, 0);
+  return code == 0 ? Status::ok() : device::cu::error(code, "describing weights to the copy engine");
 }
 
-void hopper_w4(CudaStream& stream, DType type, LinearArgs linear, void* partial) {
-  const bool any_group = linear.group != 128;
-  const int size = w4_size(linear.rows, any_group), bn = w4_rows[size], sms = stream.multiprocessors();
-  const int shared = w4_stages[any_group][size] * (bn * 256 + (any_group ? 10240 : 9216)) + 1024;
-  HopperArgs args{};
-  args.m_tiles = divide_up(linear.tiles, 8);
-  args.n_tiles = divide_up(linear.rows, bn);
-  if (Status s = encode(stream.api(), args.x, type, linear.x, linear.in, linear.rows, linear.x_stride, bn); !s) return stream.fail(s);
-  const int tiles = args.m_tiles * args.n_tiles, slots = sms * w4_blocks(size);
-  const int64_t units = static_cast<int64_t>(tiles) * (linear.k_padded / 128);
-  linear.whole_tiles = tiles * 100 >= divide_up(tiles, slots) * slots * 92;
-  linear.partial = static_cast<float*>(partial);
+// ---- Linears of w4 by clusters ----
+
+// One compiled size of linear_w4_cluster: rows and tiles of a pass; up to `split_tiles` of them its warps share k by halves.
+struct ClusterSize { int rows, tiles, split_tiles, threads, blocks_per_multiprocessor; CudaKernel kernels[2][2]; };  // [any group][type]
+#define HEARTH_CLUSTER(n, part) {{{&module_linear_w4_cluster_##part##_f16, "linear_w4_cluster_n" #n "_f16"}, {&module_linear_w4_cluster_##part##_bf16, "linear_w4_cluster_n" #n "_bf16"}}, \
+                                 {{&module_linear_w4_cluster_##part##_f16, "linear_w4_cluster_n" #n "_g_f16"}, {&module_linear_w4_cluster_##part##_bf16, "linear_w4_cluster_n" #n "_g_bf16"}}}
+const ClusterSize cluster_sizes[] = {{8, 12, 12, 416, 2, HEARTH_CLUSTER(8, small)},    {16, 12, 12, 416, 2, HEARTH_CLUSTER(16, small)},   {16, 24, 24, 544, 1, HEARTH_CLUSTER(16w, small)},
+                                     {32, 32, 16, 640, 1, HEARTH_CLUSTER(32, small)},  {64, 32, 16, 640, 1, HEARTH_CLUSTER(64, large)},
+                                     {128, 16, 8, 640, 1, HEARTH_CLUSTER(128, large)}, {128, 16, 0, 384, 1, HEARTH_CLUSTER(128w, large)}, {256, 8, 0, 384, 1, HEARTH_CLUSTER(256, large)}};
+constexpr int cluster_stages_max = 12;
+
+const ClusterSize& cluster_size(int rows) {
+  const int wide = tuning().w4_wide;
+  return cluster_sizes[rows <= 8 ? 0 : rows <= 16 ? (wide & 1 ? 2 : 1) : rows <= 32 ? 3 : rows <= 64 ? 4 : rows <= 128 ? (wide & 2 ? 6 : 5) : 7];
+}
+
+// How a linear is dealt to clusters of `ranks` blocks, and the nanoseconds it should take.
+struct ClusterPlan { int ranks = 0, clusters = 0, tiles_few = 0, tiles_most = 0, passes = 0, stages = 0, stage_bytes = 0, sums = 0, shared_bytes = 0; double cost = 0; };
+
+// Dynamic shared memory of a block. Where two kernels stand on a multiprocessor, never two blocks of the same one if a
+// residual is added: 105 KB beside 118 KB.
+int cluster_budget(const ClusterSize& size, bool residual) { return size.blocks_per_multiprocessor == 1 ? 224 * 1024 : residual ? 117 * 1024 : 104 * 1024; }
+
+ClusterPlan plan_cluster(const LinearArgs& a, const ClusterSize& size, int ranks, int clusters_max) {
+  const int n = size.rows, units = a.k_padded / 128, n_blocks = divide_up(a.rows, n);
+  ClusterPlan plan;
+  plan.ranks = ranks;
+  plan.clusters = std::min(a.tiles, clusters_max);
+  const int least = a.tiles / plan.clusters, most = divide_up(a.tiles, plan.clusters), steps = divide_up(units, ranks);
+  plan.passes = divide_up(most, size.tiles);
+  plan.tiles_few = least / plan.passes;
+  plan.tiles_most = divide_up(most, plan.passes);
+  plan.stage_bytes = round_up(plan.tiles_most * a.unit_bytes, 1024) + n * 256;
+  // Sums go over the drained ring; a block that finishes alone goes on loading, so they have a place of their own.
+  auto sums_of = [&](int tiles) { const bool split = tiles <= size.split_tiles; return ranks > 1 || split ? tiles * n * 64 * (split ? 2 : 1) : 0; };
+  const int sums = std::max(sums_of(plan.tiles_most), sums_of(plan.tiles_few));
+  const bool apart = ranks == 1 && sums && plan.passes * n_blocks > 1;
+  const int budget = cluster_budget(size, a.residual) - (apart ? sums : 0);
+  plan.stages = std::clamp(budget / plan.stage_bytes, 1, std::min(cluster_stages_max, steps * plan.passes * n_blocks));
+  plan.sums = apart ? plan.stages * plan.stage_bytes : 0;
+  plan.shared_bytes = apart ? plan.sums + sums : std::max(plan.stages * plan.stage_bytes, sums);
+  // A multiprocessor's share of the memory (33 bytes a ns) and of the L2 (45); sums meet in shared memory.
+  const double weights = 1.0 * most * steps * a.unit_bytes * n_blocks, x = 256.0 * n * steps * plan.passes * n_blocks;
+  plan.cost = std::max(weights / 33, (weights + x) / 45) + (ranks > 1 ? 800 * plan.passes + most * std::min(n, a.rows) * 64.0 / 60 : 0);
+  return plan;
+}
+
+}  // namespace
+
+std::vector<std::pair<int, int>> hopper_w4_candidates(int rows, int units) {
+  std::vector<std::pair<int, int>> list;
+  for (int i = 0; i < static_cast<int>(std::size(cluster_sizes)); ++i) {
+    const int n = cluster_sizes[i].rows;
+    if (n < rows || (n > 8 && n >= 4 * rows)) continue;  // too narrow, or much too wide
+    for (int split : {1, 2, 4}) if (split <= units) list.emplace_back(i, split);
+  }
+  return list;
+}
+
+void hopper_w4_cluster(CudaStream& stream, DType type, const LinearArgs& linear, int variant, int split) {
+  const Tuning& t = tuning();
+  const ClusterSize& size = variant >= 0 ? cluster_sizes[variant] : cluster_size(linear.rows);
+  if (split == 0) split = t.w4_ranks;
+  const CudaKernel& kernel = size.kernels[linear.group != 128][type == DType::bf16];
+  const int units = linear.k_padded / 128, shared_most = cluster_budget(size, linear.residual) + 1024;
+  ClusterPlan plan;
+  for (int ranks : {1, 2, 4}) {
+    if (ranks > units || (split && ranks != std::min(split, units >= 4 ? 4 : units >= 2 ? 2 : 1))) continue;
+    const int most = ranks == 1 ? stream.multiprocessors() : std::min(stream.clusters(kernel, size.threads, shared_most, ranks), stream.multiprocessors() / ranks);
+    if (most <= 0) continue;
+    const ClusterPlan candidate = plan_cluster(linear, size, ranks, most);
+    if (!plan.ranks || candidate.cost < plan.cost) plan = candidate;
+  }
+  W4ClusterArgs args{};
   args.linear = linear;
-  const int grid = linear.whole_tiles ? tiles : static_cast<int>(std::min<int64_t>(slots, units));
-  stream.launch(w4_kernels[size][any_group][type == DType::bf16], {grid, 1, 1, 384, shared}, args);
+  args.tiles_few = plan.tiles_few; args.passes = plan.passes; args.stages = plan.stages; args.stage_bytes = plan.stage_bytes; args.sums = plan.sums;
+  args.prefetch = t.w4_prefetch_kb * 1024 / std::max(1, plan.tiles_most * linear.unit_bytes);
+  if (Status s = encode(stream.api(), args.x, type, linear.x, linear.in, linear.rows, linear.x_stride, size.rows); !s) return stream.fail(s);
+  if (Status s = encode_units(stream.api(), args.weight_few, linear, plan.tiles_few); !s) return stream.fail(s);
+  if (Status s = encode_units(stream.api(), args.weight_more, linear, std::min(plan.tiles_few + 1, linear.tiles)); !s) return stream.fail(s);
+  stream.launch(kernel, {plan.clusters * plan.ranks, 1, 1, size.threads, plan.shared_bytes + 1024, plan.ranks}, args);
 }
 
 void append_hopper_shared(int sm, std::vector<SharedUse>& uses) {
   if (sm != 90) return;
-  for (int any = 0; any < 2; ++any)
-    for (int i = 0; i < 6; ++i)
-      if (w4_stages[any][i]) uses.push_back({w4_kernels[i][any][0].name, w4_stages[any][i] * (w4_rows[i] * 256 + (any ? 10240 : 9216)) + 1024});
+  for (const ClusterSize& size : cluster_sizes) uses.push_back({size.kernels[0][0].name, cluster_budget(size, true) + 1024});
   append_hopper_dense_shared(uses);
 }
 

@@ -1,6 +1,7 @@
 // The wgmma paths of sm_90, and what the copy engine wants to know of a matrix.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/hopper_params.h"
@@ -21,9 +22,12 @@ int hopper_tile_columns(int rows, int out, int k_bytes, int multiprocessors);
 // For measurements: every dense tile this wide (64, 128, 192, 256), 0 to choose.
 int& hopper_forced_columns();
 
-// y = epilogue(weight * x) with w4-mma weights decoded in registers; args.x contiguous 16-bit rows.
-void hopper_w4(device::CudaStream& stream, DType type, LinearArgs args, void* partial);
-size_t hopper_w4_partial_bytes(int max_rows, int multiprocessors);
+// y = epilogue(weight * x) with w4-mma weights decoded in registers by clusters of blocks that share K
+// (sm90/linear_w4_cluster.cuh); args.x contiguous 16-bit rows. Needs no workspace.
+// `variant`: its size, -1: by rows. `split`: blocks that share K, 0: by a model.
+void hopper_w4_cluster(device::CudaStream& stream, DType type, const LinearArgs& args, int variant = -1, int split = 0);
+// Pairs of variant and split worth timing for these rows.
+std::vector<std::pair<int, int>> hopper_w4_candidates(int rows, int units);
 
 // A matrix of `rows` rows of k elements, read in swizzled boxes of `box_rows` rows by 128 bytes.
 Status describe_matrix(const device::cu::Api& api, TensorMapBytes& map, DType type, const void* data, int k, int rows, int64_t stride, int box_rows);

@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/host/convert.h"
 #include "kernels/cuda/host/implementations.h"
+#include "kernels/cuda/host/tuning_table.h"
 
 namespace hearth::kernels::cuda {
 
@@ -47,6 +48,9 @@ inline DType compute_type(const ops::LinearSpec& s) {
 }
 // Reasons every tensor-core linear has to decline.
 const char* linear_shape_declines(const ops::LinearSpec& s, const device::DeviceInfo& info);
+
+// The ways to run a w4 linear with these rows (linear_w4.cpp), for the tuning pass.
+std::vector<LinearChoice> w4_candidates(const ops::LinearSpec& s, int rows, device::CudaStream& stream);
 
 // The decode path (sm80/linear_rows.cuh): its shared memory, and the rows it takes.
 int rows_shared_bytes(int stage_bytes, int stages, int rows, int k_padded, int element);

@@ -149,8 +149,20 @@ size_t workspace_bytes(const LinearSpec& s, int max_rows, const DeviceInfo& info
   const size_t x = aligned(static_cast<size_t>(max_rows) * s.in * 2);  // also of rows that are not 16-byte aligned
   size_t most = 0;
   for (int i = 0; i <= size_for(max_rows); ++i) most = std::max(most, tile_partial_bytes(tile_size(i, s.group == 32 ? 2 : 1), info.threads));
-  if (hopper_linear_takes(info.compute_capability)) most = std::max(most, hopper_w4_partial_bytes(max_rows, info.threads));
   return x + most;
+}
+
+// What the tuning pass found, or the choice by rows. `few`: the decode path takes these rows.
+LinearChoice choose(const LinearSpec& s, int rows, bool few, CudaStream& stream) {
+  const LinearChoice* tuned = tuning_table().find(s, rows);
+  if (tuned && (tuned->path != LinearPath::rows || few)) return *tuned;
+  if (few) return {LinearPath::rows};
+  if (hopper_linear_takes(stream.info().compute_capability)) {
+    if (rows >= tuning().prefill_rows) return {LinearPath::prefill};
+    return {LinearPath::cluster, -1};
+  }
+  if (rows >= tuning().mma_rows) return {LinearPath::mma};
+  return {LinearPath::tile, size_for(rows)};
 }
 
 void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
@@ -167,7 +179,8 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
   void* x = scratch.take<char>(static_cast<size_t>(p.rows) * s.in * 2);
 
   const RowsPlan plan = plan_rows(s, layout, p.rows, stream.multiprocessors(), stream.shared_limit());
-  if (plan.shared_bytes) {
+  const LinearChoice choice = choose(s, p.rows, plan.shared_bytes > 0, stream);
+  if (choice.path == LinearPath::rows) {
     const bool fused = s.norm == NormKind::none || (s.norm == NormKind::rms && p.rows <= tuning().fused_norm_rows);
     const bool readable = p.x_stride % 8 == 0 && aligned16(p.x);
     if (!fused || !readable) make_contiguous(a, narrow, x, stream);
@@ -177,15 +190,28 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
     return;
   }
   make_contiguous(a, narrow, x, stream);
-  const bool hopper = hopper_linear_takes(stream.info().compute_capability);
-  if (hopper && p.rows >= tuning().prefill_rows) return hopper_w4_prefill(stream, narrow, a);
-  if (!hopper && p.rows >= tuning().mma_rows) return mma_linear(stream, kind_w4, narrow, a);
-  if (hopper_linear_takes(stream.info().compute_capability)) return hopper_w4(stream, narrow, a, scratch.at);
-  const int ng = s.group == 32 ? 2 : 1, size = size_for(p.rows);
+  if (choice.path == LinearPath::prefill) return hopper_w4_prefill(stream, narrow, a);
+  if (choice.path == LinearPath::cluster) return hopper_w4_cluster(stream, narrow, a, choice.variant, choice.split);
+  if (choice.path == LinearPath::mma) return mma_linear(stream, kind_w4, narrow, a);
+  const int ng = s.group == 32 ? 2 : 1, size = choice.variant;
   launch_tiles(stream, tile_kernels[ng - 1][size][type], tile_size(size, ng), 64, a, scratch.at);
 }
 
 }  // namespace
+
+std::vector<LinearChoice> w4_candidates(const LinearSpec& s, int rows, CudaStream& stream) {
+  const Layout layout(s);
+  std::vector<LinearChoice> list;
+  if (plan_rows(s, layout, rows, stream.multiprocessors(), stream.shared_limit()).shared_bytes) list.push_back({LinearPath::rows});
+  const int cc = stream.info().compute_capability;
+  if (hopper_linear_takes(cc)) {
+    for (const auto& [variant, split] : hopper_w4_candidates(rows, layout.units)) list.push_back({LinearPath::cluster, variant, split});
+    if (rows >= 256) list.push_back({LinearPath::prefill});
+    return list;
+  }
+  for (int i = std::max(0, size_for(rows) - 1); i <= size_for(rows); ++i) list.push_back({LinearPath::tile, i});
+  return list;
+}
 
 const LinearImplementation linear_w4{{"cuda/sm80/w4-mma", declines, run, workspace_bytes}, "w4-mma", packed_bytes, pack, 16};
 

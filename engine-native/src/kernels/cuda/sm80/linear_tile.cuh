@@ -49,9 +49,17 @@ __device__ __forceinline__ void linear_tile(const LinearArgs& p) {
   // Rows of activations are read by ldmatrix (w4) or 16 bytes a lane (the others): each wants its own swizzle.
   auto swizzle = [](int row, int chunk) { return KIND == kind_w4 ? chunk ^ (row & 7) : chunk ^ ((row & 1) << 2); };
 
-  auto load_weights = [&](int64_t position, int slot) {
-    const int tile = static_cast<int>(position / chunks), chunk = static_cast<int>(position - static_cast<int64_t>(tile) * chunks);
-    const int first_tile = tile / n_blocks * Stage::m_tiles;
+  // Where the loads are; divided once, then counted: a 64-bit division a stage took as long as its products.
+  struct Cursor { int m_block, n_block, chunk; };
+  const int begin_tile = static_cast<int>(begin / chunks);
+  Cursor at{begin_tile / n_blocks, begin_tile % n_blocks, static_cast<int>(begin - static_cast<int64_t>(begin_tile) * chunks)};
+  auto advance = [&] {
+    if (++at.chunk < chunks) return;
+    at.chunk = 0;
+    if (++at.n_block == n_blocks) { at.n_block = 0; ++at.m_block; }
+  };
+  auto load_weights = [&](int slot) {
+    const int chunk = at.chunk, first_tile = at.m_block * Stage::m_tiles;
     const uint32_t to = base + slot * Stage::bytes;
     if constexpr (KIND == kind_w4) {
 #pragma unroll
@@ -80,9 +88,8 @@ __device__ __forceinline__ void linear_tile(const LinearArgs& p) {
       }
     }
   };
-  auto load_x = [&](int64_t position, int slot) {
-    const int tile = static_cast<int>(position / chunks), chunk = static_cast<int>(position - static_cast<int64_t>(tile) * chunks);
-    const int first_row = tile % n_blocks * BN;
+  auto load_x = [&](int slot) {
+    const int chunk = at.chunk, first_row = at.n_block * BN;
     const uint32_t to = base + slot * Stage::bytes + Stage::x_offset;
 #pragma unroll
     for (int i = 0; i < (BN * 8 + tile_threads - 1) / tile_threads; ++i) {
@@ -94,22 +101,24 @@ __device__ __forceinline__ void linear_tile(const LinearArgs& p) {
     }
   };
 
+  const Cursor start = at;
 #pragma unroll
   for (int i = 0; i < STAGES - 1; ++i)
-    if (begin + i < end) load_weights(begin + i, i);
+    if (begin + i < end) { load_weights(i); advance(); }
   launch_dependents();
   wait_predecessors();
+  at = start;
 #pragma unroll
   for (int i = 0; i < STAGES - 1; ++i) {
-    if (begin + i < end) load_x(begin + i, i);
+    if (begin + i < end) { load_x(i); advance(); }
     copy_commit();
   }
 
-  int slot = 0, slot_in = STAGES - 1;
+  int slot = 0, slot_in = STAGES - 1, tile = begin_tile - 1;
   int64_t position = begin;
   bool first_segment = true;
   while (position < end) {
-    const int tile = static_cast<int>(position / chunks);
+    ++tile;
     const int64_t tile_begin = static_cast<int64_t>(tile) * chunks, tile_end = tile_begin + chunks;
     const int64_t stop = end < tile_end ? end : tile_end;
     const bool whole = position == tile_begin && stop == tile_end;
@@ -125,8 +134,9 @@ __device__ __forceinline__ void linear_tile(const LinearArgs& p) {
       copy_wait<STAGES - 2>();
       __syncthreads();
       if (position + STAGES - 1 < end) {
-        load_weights(position + STAGES - 1, slot_in);
-        load_x(position + STAGES - 1, slot_in);
+        load_weights(slot_in);
+        load_x(slot_in);
+        advance();
       }
       copy_commit();
       slot_in = slot_in + 1 == STAGES ? 0 : slot_in + 1;

@@ -1,6 +1,0 @@
-#include "kernels/cuda/sm90/linear_w4_wgmma.cuh"
-using namespace hearth::kernels::cuda;
-// N: rows of a tile; S: ring stages; B: blocks on a multiprocessor; L, M: registers. "g" takes any group, the others 128.
-#define SIZE(N, S, B, L, M) extern "C" __global__ void __launch_bounds__(w4_wgmma_threads, B) linear_w4_wgmma_n##N##_bf16(const __grid_constant__ HopperArgs p) { linear_w4_wgmma<__nv_bfloat16, true, N, S, L, M>(p); }
-#define SIZE_G(N, S, B, L, M) extern "C" __global__ void __launch_bounds__(w4_wgmma_threads, B) linear_w4_wgmma_n##N##_g_bf16(const __grid_constant__ HopperArgs p) { linear_w4_wgmma<__nv_bfloat16, false, N, S, L, M>(p); }
-SIZE(256, 3, 1, 40, 232)
