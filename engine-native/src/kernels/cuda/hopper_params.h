@@ -6,10 +6,10 @@
 namespace hearth::kernels::cuda {
 
 struct alignas(64) TensorMapBytes { uint64_t opaque[16]; };
-// Prefill attention (`turns`: its warpgroups take turns): the pool's keys and values as rows of a head, [blocks * kv_heads * kv_tokens, head_dim] (not int8).
-struct HopperAttentionArgs { TensorMapBytes k, v; AttentionArgs attention; int turns; };
+// Prefill attention: the pool's keys and values as rows of a head, [blocks * kv_heads * kv_tokens, head_dim] (not int8).
+struct HopperAttentionArgs { TensorMapBytes k, v; AttentionArgs attention; };
 // The rows of qkv as they are.
-struct HopperVisionArgs { TensorMapBytes qkv; VisionArgs vision; int turns; };
+struct HopperVisionArgs { TensorMapBytes qkv; VisionArgs vision; };
 struct HopperArgs {
   TensorMapBytes x, weight;
   LinearArgs linear;

@@ -138,7 +138,7 @@ void launch_prepare(const AttentionSpec& s, const AttentionArgs& a, CudaStream& 
 void launch_prefill(const AttentionSpec& s, const AttentionParams& p, const AttentionArgs& a, int variant, CudaStream& stream) {
   if (hopper_linear_takes(stream.info().compute_capability)) {
     const int size = size_index(wgmma_dims, wgmma_sizes, s.head_dim), groups = wgmma_groups(size);
-    HopperAttentionArgs maps{{}, {}, a, tuning().attention_turns};
+    HopperAttentionArgs maps{{}, {}, a};
     constexpr int rows = 1 << 30;  // more than any pool has: the block table says which exist
     for (const auto& [map, data] : {std::pair{&maps.k, a.k}, std::pair{&maps.v, a.v}})
       if (Status status = s.kv == KvFormat::int8 ? Status::ok() : describe_matrix(stream.api(), *map, s.type, data, s.head_dim, rows, s.head_dim, kv_block_tokens); !status) return stream.fail(status);
@@ -213,7 +213,7 @@ void vision_run(const VisionAttentionSpec& s, const VisionAttentionParams& p, St
   if (s.rope) stream.launch(vision_rope_kernel, {p.rows, 1, 1, 256}, a);
   if (hopper_linear_takes(stream.info().compute_capability)) {
     const int size = size_index(wgmma_dims, wgmma_sizes, s.head_dim), groups = wgmma_groups(size);
-    HopperVisionArgs maps{{}, a, tuning().attention_turns};
+    HopperVisionArgs maps{{}, a};
     if (Status status = describe_matrix(stream.api(), maps.qkv, s.type, a.qkv, 3 * s.heads * s.head_dim, p.rows, a.qkv_stride, wgmma_tokens[groups - 1][size]); !status) return stream.fail(status);
     stream.launch(vision_wgmma_kernels[groups - 1][size][s.type == DType::bf16],
                   {s.heads, divide_up(p.max_segment, 64 * groups), p.segments, 128 * (groups + 1), wgmma_shared_bytes(groups, size)}, maps);

@@ -70,7 +70,7 @@ void pack(const LinearSpec& s, const HostLinear& from, int begin, int end, void*
     }
 }
 
-constexpr int prefill_rows = 65;  // from here Hopper's kernels of many rows
+constexpr int prefill_rows = 65;  // from here the kernels of many rows
 
 size_t workspace_bytes(const LinearSpec& s, int max_rows, const DeviceInfo& info) {
   const size_t x = aligned(static_cast<size_t>(max_rows) * s.in * 2);  // also of rows that are not 16-byte aligned
@@ -105,7 +105,7 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
     a.k_padded = s.in;
     return hopper_linear(stream, narrow, a, true);
   }
-  if (!hopper && p.rows >= tuning().mma_rows) return mma_linear(stream, kind_dense16, narrow, a);
+  if (p.rows >= prefill_rows) return mma_linear(stream, kind_dense16, narrow, a);
   const int size = size_for(p.rows);
   launch_tiles(stream, tile_kernels[size][type], tile_size(size), 64, a, scratch.at);
 }

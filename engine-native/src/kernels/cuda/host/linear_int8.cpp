@@ -55,7 +55,7 @@ void pack(const LinearSpec& s, const HostLinear& from, int begin, int end, void*
     }
 }
 
-constexpr int prefill_rows = 65;  // from here Hopper's kernels of many rows
+constexpr int prefill_rows = 65;  // from here the kernels of many rows
 
 size_t workspace_bytes(const LinearSpec& s, int max_rows, const DeviceInfo& info) {
   size_t most = 0;
@@ -85,7 +85,7 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
     a.k_padded = s.in;
     return hopper_linear(stream, DType::i8, a, true);
   }
-  if (!hopper && p.rows >= tuning().mma_rows) return mma_linear(stream, kind_int8, DType::i8, a);
+  if (p.rows >= prefill_rows) return mma_linear(stream, kind_int8, DType::i8, a);
   const int size = size_for(p.rows);
   launch_tiles(stream, tile_kernels[size], tile_size(size), 128, a, scratch.at);
 }

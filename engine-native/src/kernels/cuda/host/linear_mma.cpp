@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "device/profiles.h"
-#include "kernels/cuda/host/tuning.h"
 
 namespace hearth::kernels::cuda {
 
@@ -37,8 +36,7 @@ void mma_linear(CudaStream& stream, int kind, DType type, const LinearArgs& args
   auto tiles = [&](const Size& s) { return divide_up(args.tiles, 8) * divide_up(args.rows, s.rows); };
   // Wide tiles read less: about a tenth faster, where they fit and their waves are as full.
   const bool fits = shared_bytes(kind, groups, all[1]) <= stream.shared_limit();
-  const int wanted = tuning().mma_tile_rows;
-  const Size& size = all[fits && (wanted ? wanted == 256 : divide_up(tiles(all[1]), sms) * 256 * 10 <= divide_up(tiles(all[0]), sms) * 128 * 11)];
+  const Size& size = all[fits && divide_up(tiles(all[1]), sms) * 256 * 10 <= divide_up(tiles(all[0]), sms) * 128 * 11];
   stream.launch(size.kernels[type == DType::bf16], {tiles(size), 1, 1, 256, shared_bytes(kind, groups, size)}, args);
 }
 

@@ -16,10 +16,8 @@ struct Tuning {
   // linear doubles up on some, and every later kernel inherits the imbalance (7B, batch 1: 2,569 us a token against 1,859).
   bool attention_releases_early = false;
   int prefill_rows = 256;                 // rows from which w4 linears on Hopper take whole tiles of 128 or 256 rows
-  int mma_rows = 1 << 30;                 // the same before Hopper, where sm80/linear_mma.cuh takes them (not yet run on a device in this form)
-  int mma_tile_rows = 0;                  // rows of their tiles: 128 or 256; 0: by the waves
+  int mma_rows = 257;                     // rows from which w4 linears before Hopper do (sm80/linear_mma.cuh)
   int attention_groups = 1;               // multiplying warpgroups of Hopper's prefill attention for heads of 64: 1 or 2
-  bool attention_turns = true;            // where there are two, they take turns at the tensor cores
   int w4_ranks = 0;                       // blocks of a cluster that share K: 1, 2 or 4; 0: by the model of hopper.cpp
   int w4_wide = 1;                        // other kernels for 9-16 rows (bit 0) and 65-128 rows (bit 1)
   int w4_prefetch_kb = 0;                 // of a block's weights after its ring, brought to the L2 before the wait; measured to cost 1 us

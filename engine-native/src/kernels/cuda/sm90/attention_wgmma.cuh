@@ -23,15 +23,6 @@ __device__ __forceinline__ void group_sync(int group) {
   if (group == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
   else asm volatile("bar.sync 2, 128;" ::: "memory");
 }
-// Two multiplying warpgroups take turns in giving the tensor cores work, so that one's softmax runs under the other's products.
-__device__ __forceinline__ void turn_wait(int group) {
-  if (group == 0) asm volatile("bar.sync 3, 256;" ::: "memory");
-  else asm volatile("bar.sync 4, 256;" ::: "memory");
-}
-__device__ __forceinline__ void turn_pass(int group) {
-  if (group == 0) asm volatile("bar.arrive 4, 256;" ::: "memory");
-  else asm volatile("bar.arrive 3, 256;" ::: "memory");
-}
 __device__ __forceinline__ float exponential2(float v) {
   float r;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
@@ -126,7 +117,7 @@ __device__ __forceinline__ void widen_attention_tile(const PagedSource& source, 
 }
 
 template <class T, bool INT8, int GROUPS, int DP, int TK, class Source>
-__device__ __forceinline__ void attention_wgmma_tile(const AttentionTile& a, const Source& source, bool turns) {
+__device__ __forceinline__ void attention_wgmma_tile(const AttentionTile& a, const Source& source) {
   using Layout = AttentionLayout<GROUPS, DP, TK>;
   constexpr int attention_rows = Layout::rows;
   constexpr int NS = TK / 2, NO = DP / 2;  // sums of a thread: scores, output
@@ -259,7 +250,6 @@ __device__ __forceinline__ void attention_wgmma_tile(const AttentionTile& a, con
       for (int j = 0; j < 4; ++j) p[i][j] = pack2<T>(s[8 * i + 2 * j], s[8 * i + 2 * j + 1]);
   };
 
-  if (GROUPS == 2 && turns && group == 1) turn_pass(1);
   scores(0);
   wgmma_wait<0>();
   settle_scores();
@@ -267,10 +257,8 @@ __device__ __forceinline__ void attention_wgmma_tile(const AttentionTile& a, con
   softmax(0);
   pack();
   for (int tile = 1; tile < tiles; ++tile) {
-    if (GROUPS == 2 && turns) turn_wait(group);
     scores(tile);
     values(tile - 1);
-    if (GROUPS == 2 && turns) turn_pass(group);
     wgmma_wait<1>();
     settle_scores();
     if (thread % 128 == 0) barrier_arrive(k_empty0 + tile % 2 * 8);
@@ -283,7 +271,6 @@ __device__ __forceinline__ void attention_wgmma_tile(const AttentionTile& a, con
     for (int i = 0; i < NO; ++i) o[i] *= shrink[i / 2 % 2];
     pack();
   }
-  if (GROUPS == 2 && turns && group == 0) turn_wait(0);
   values(tiles - 1);
   wgmma_wait<0>();
 #pragma unroll
@@ -323,7 +310,7 @@ template <class T, bool INT8, int GROUPS, int DP, int TK> __device__ __forceinli
   AttentionTile a;
   if (!prefill_tile<T>(p, blockIdx.z, blockIdx.x, gridDim.y - 1 - blockIdx.y, GROUPS * 64, a)) return;
   const PagedSource source{&args, p.block_table + static_cast<int64_t>(blockIdx.z) * p.block_table_stride, static_cast<int>(blockIdx.x) / (p.heads / p.kv_heads)};
-  attention_wgmma_tile<T, INT8, GROUPS, DP, TK>(a, source, args.turns);
+  attention_wgmma_tile<T, INT8, GROUPS, DP, TK>(a, source);
 }
 template <class T, int GROUPS, int DP, int TK> __device__ __forceinline__ void attention_vision_wgmma(const HopperVisionArgs& args) {
   const VisionArgs& p = args.vision;
@@ -332,7 +319,7 @@ template <class T, int GROUPS, int DP, int TK> __device__ __forceinline__ void a
   wait_predecessors();
   AttentionTile a;
   if (!vision_tile<T>(p, blockIdx.z, blockIdx.x, blockIdx.y, GROUPS * 64, a)) return;
-  attention_wgmma_tile<T, false, GROUPS, DP, TK>(a, DenseSource{&args, __ldcg(p.segment + blockIdx.z), static_cast<int>(blockIdx.x)}, args.turns);
+  attention_wgmma_tile<T, false, GROUPS, DP, TK>(a, DenseSource{&args, __ldcg(p.segment + blockIdx.z), static_cast<int>(blockIdx.x)});
 }
 
 }  // namespace hearth::kernels::cuda
