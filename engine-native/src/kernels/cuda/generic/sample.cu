@@ -139,6 +139,21 @@ template <class T> __device__ __forceinline__ T block_before(T v, T* scratch) {
   return before;
 }
 
+// Every token of [begin, end) with its logit, four loads under way at a time; all threads take part in every call, those
+// beyond the end with minus infinity.
+template <class F> __device__ __forceinline__ void for_tokens(const float* logits, int begin, int end, F&& f) {
+  for (int first = begin; first < end; first += 4 * threads) {
+    float l[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int t = first + i * threads + static_cast<int>(threadIdx.x);
+      l[i] = t < end ? __ldcg(logits + t) : -INFINITY;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) f(first + i * threads + static_cast<int>(threadIdx.x), l[i]);
+  }
+}
+
 // ---- The way for any distribution: radix selection by one block ----------------------------------------------------------
 
 // Keeps the best `keep` of what `selection` keeps, or, with by_mass, the fewest whose weight reaches `mass`.
@@ -244,7 +259,7 @@ __device__ __forceinline__ void sort_list(uint64_t* list, int count) {
     for (int step = width / 2; step > 0; step /= 2) {
       __syncthreads();
       for (int i = threadIdx.x; i < size / 2; i += threads) {
-        const int a = (i / step) * 2 * step + i % step, b = a + step;
+        const int a = 2 * i - (i & (step - 1)), b = a + step;
         const uint64_t x = list[a], y = list[b];
         if ((x < y) == ((a & width) == 0)) { list[a] = y; list[b] = x; }
       }
@@ -395,9 +410,8 @@ extern "C" __global__ void __launch_bounds__(sample_threads, 4) sample_kernel(co
   const bool noisy_draw = r.temperature > 0 && !cut && r.forced < 0;
   Best best{-INFINITY, -1};
   float top = -INFINITY, least = INFINITY, sum = 0;
-#pragma unroll 4
-  for (int t = begin + thread; t < end; t += threads) {
-    float l = __ldcg(logits + t);
+  for_tokens(logits, begin, end, [&](int t, float l) {
+    if (t >= end) return;
     bool changed = false;
     if (repetition || counts) {
       const int count = p.output_count ? __ldcg(p.output_count + slot + t) : 0;
@@ -413,15 +427,14 @@ extern "C" __global__ void __launch_bounds__(sample_threads, 4) sample_kernel(co
       else sum += __expf(l - top);
       if (!noisy_draw) best = better(best, Best{l, t});
     }
-  }
+  });
   // The noisy draw wants the part's best logit first: most tokens are too far below it to be worth their noise.
   const float part_top = block_max(top, s.scratch);
   if (noisy_draw) {
     const float floor = part_top - (gumbel_max + 4.0f) * r.temperature;  // 4: the least noise is about -3.1
-    for (int t = begin + thread; t < end; t += threads) {
-      const float l = __ldcg(logits + t);
+    for_tokens(logits, begin, end, [&](int t, float l) {
       if (l > -INFINITY && l >= floor) best = draw_token(best, r, l, t);
-    }
+    });
   }
   best = block_best(best, s.best);
   sum = block_sum(top > -INFINITY ? sum * __expf(top - part_top) : 0.f, s.scratch);
@@ -449,19 +462,18 @@ extern "C" __global__ void __launch_bounds__(sample_threads, 4) sample_kernel(co
       __syncthreads();
       double total = 0;
       const float inverse = 1.f / temperature;
-      for (int t = begin + thread; t < end; t += threads) {
-        const float l = __ldcg(logits + t);
-        if (!(l > -INFINITY)) continue;
+      for_tokens(logits, begin, end, [&](int, float l) {
+        if (!(l > -INFINITY)) return;
         const float at = (row_top - l) * scale;
         const int bin = min(static_cast<int>(at), sample_bins - 1);
-        if (bin == sample_bins - 1) continue;  // too far below to be drawn or to weigh anything
+        if (bin == sample_bins - 1) return;  // too far below to be drawn or to weigh anything
         atomicAdd(&s.bins.count[bin], 1u);
         if (cut && r.top_p < 1) {
           atomicAdd(&s.bins.part[bin], static_cast<uint32_t>((1.f - (at - bin)) * 255.99f));
           const float weight = expf((l - row_top) * inverse);
           if (weight >= r.min_p) total += weight;
         }
-      }
+      });
       total = block_total(total, s.sums);
       if (thread == 0) state.mass[blockIdx.x].total = total;
       for (int i = thread; i < 2 * sample_bins; i += threads)
@@ -476,9 +488,7 @@ extern "C" __global__ void __launch_bounds__(sample_threads, 4) sample_kernel(co
       double above = 0;
       const double inverse_wide = 1.0 / temperature;
       if (listed)
-        for (int t0 = begin; t0 < end; t0 += threads) {
-          const int t = t0 + thread;
-          const float l = t < end ? __ldcg(logits + t) : -INFINITY;
+        for_tokens(logits, begin, end, [&](int t, float l) {
           const int bin = l > -INFINITY ? min(static_cast<int>((row_top - l) * scale), sample_bins - 1) : sample_bins - 1;
           const bool goes = bin >= low && bin <= high;
           const unsigned members = __ballot_sync(0xffffffffu, goes);
@@ -492,7 +502,7 @@ extern "C" __global__ void __launch_bounds__(sample_threads, 4) sample_kernel(co
             above += exp((static_cast<double>(l) - row_top) * inverse_wide);
             sure = draw_token(sure, r, l, t);
           }
-        }
+        });
       if (low > 0) {
         sure = block_best(sure, s.best);
         above = block_total(above, s.sums);
