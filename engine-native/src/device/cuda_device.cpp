@@ -267,24 +267,28 @@ Result<size_t> CudaDevice::available_bytes() {
 Status CudaDevice::upload(void* device, const void* host, size_t bytes) {
   if (!bytes) return Status::ok();
   enter();
+  stream_.flush();
   return check(api_->cuMemcpyHtoDAsync(reinterpret_cast<cu::DevicePtr>(device), host, bytes, stream_.handle_), "copying to the GPU");
 }
 
 Status CudaDevice::download(void* host, const void* device, size_t bytes) {
   if (!bytes) return Status::ok();
   enter();
+  stream_.flush();
   return check(api_->cuMemcpyDtoHAsync(host, reinterpret_cast<cu::DevicePtr>(device), bytes, stream_.handle_), "copying from the GPU");
 }
 
 Status CudaDevice::copy(void* to, const void* from, size_t bytes) {
   if (!bytes) return Status::ok();
   enter();
+  stream_.flush();
   return check(api_->cuMemcpyDtoDAsync(reinterpret_cast<cu::DevicePtr>(to), reinterpret_cast<cu::DevicePtr>(from), bytes, stream_.handle_), "copying on the GPU");
 }
 
 Status CudaDevice::fill_zero(void* device, size_t bytes) {
   if (!bytes) return Status::ok();
   enter();
+  stream_.flush();
   return check(api_->cuMemsetD8Async(reinterpret_cast<cu::DevicePtr>(device), 0, bytes, stream_.handle_), "clearing GPU memory");
 }
 
@@ -293,7 +297,10 @@ Result<std::unique_ptr<Device::Graph>> CudaDevice::capture(Status (*body)(void*)
   enter();
   HEARTH_TRY(stream_.status());
   HEARTH_TRY(check(api_->cuStreamBeginCapture(stream_.handle_, capture_relaxed), "starting to capture a graph"));
+  stream_.capturing = true;
   Status status = body(argument);
+  stream_.flush();
+  stream_.capturing = false;
   cu::Graph recorded = nullptr;
   Status ended = check(api_->cuStreamEndCapture(stream_.handle_, &recorded), "capturing a graph");
   if (status) status = stream_.status();

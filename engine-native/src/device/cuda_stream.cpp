@@ -18,6 +18,7 @@ const CudaImage* choose_image(const CudaModule& module, int hardware_sm, int wan
 }  // namespace
 
 Status CudaStream::synchronize() {
+  flush();
   api_->cuCtxSetCurrent(context_);
   cu::Result code = api_->cuStreamSynchronize(handle_);
   Status first = status_;
@@ -47,6 +48,12 @@ cu::Function CudaStream::function(const CudaKernel& kernel, int shared_bytes) {
     entry.shared_bytes = shared_bytes;
   }
   return entry.function;
+}
+
+std::string CudaStream::code_of(const CudaModule& module) const {
+  const CudaImage* image = choose_image(module, hardware_sm_, info_->compute_capability);
+  if (!image) return "";
+  return image->is_ptx ? "compute_" + std::to_string(image->sm) + " PTX" : "sm_" + std::to_string(image->sm);
 }
 
 int CudaStream::occupancy(const CudaKernel& kernel, int threads, int shared_bytes) {
@@ -84,6 +91,7 @@ int CudaStream::clusters(const CudaKernel& kernel, int threads, int shared_bytes
 }
 
 void CudaStream::launch_raw(const CudaKernel& kernel, const LaunchShape& shape, void* params) {
+  flush();
   if (!status_) return;
   if (shape.grid_x <= 0 || shape.grid_y <= 0 || shape.grid_z <= 0) return;  // nothing to do
   api_->cuCtxSetCurrent(context_);
@@ -112,6 +120,7 @@ void CudaStream::launch_raw(const CudaKernel& kernel, const LaunchShape& shape, 
 }
 
 void CudaStream::zero(void* device, size_t bytes) {
+  flush();
   if (!status_ || !bytes) return;
   api_->cuCtxSetCurrent(context_);
   if (cu::Result code = api_->cuMemsetD8Async(reinterpret_cast<cu::DevicePtr>(device), 0, bytes, handle_)) fail(cu::error(code, "clearing GPU memory"));

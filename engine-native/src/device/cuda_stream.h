@@ -1,7 +1,9 @@
 // What CUDA kernels get as their Stream: launches of embedded kernels, and the device's constants that choices need.
 #pragma once
 
+#include <memory>
 #include <span>
+#include <string>
 
 #include "device/cuda_api.h"
 #include "device/device.h"
@@ -35,6 +37,20 @@ class CudaStream final : public Stream {
     launch_raw(kernel, shape, const_cast<Params*>(&params));
   }
   void zero(void* device, size_t bytes);
+
+  // Ops that were asked for and are launched later, several as one kernel: at the latest before anything else is enqueued.
+  // The kernels' host code fills it, and only while a graph is captured, so that nothing is held back unnoticed.
+  struct Deferred {
+    virtual ~Deferred() = default;
+    virtual void launch(CudaStream& stream) = 0;
+  };
+  std::unique_ptr<Deferred> deferred;
+  bool capturing = false, defers = true;
+  void flush() {
+    if (!deferred) return;
+    const std::unique_ptr<Deferred> work = std::move(deferred);
+    work->launch(*this);
+  }
   void fail(Status status) { if (status_) status_ = std::move(status); }
   const Status& status() const { return status_; }
 
@@ -52,6 +68,8 @@ class CudaStream final : public Stream {
   // Clusters of `cluster` blocks that the whole device holds at once (sm_90); 0 when it cannot tell.
   int clusters(const CudaKernel& kernel, int threads, int shared_bytes, int cluster);
   uint64_t launches() const { return launches_; }
+  // The image of a module that this device runs: "sm_90", "compute_80 PTX", or "" when there is none.
+  std::string code_of(const CudaModule& module) const;
   // Off: every kernel starts when the one before has ended. For measurements.
   bool overlap_allowed = true;
 

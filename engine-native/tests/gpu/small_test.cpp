@@ -4,6 +4,8 @@
 #include "kernels/cuda/cuda_kernels.h"
 #include "support.h"
 
+namespace hearth::kernels::cuda { extern const device::CudaModule module_sample; }
+
 namespace hearth::gpu_test {
 namespace {
 
@@ -170,6 +172,13 @@ TEST(Device, ForcedProfilesAndTheirErrors) {
   ASSERT_TRUE(orin) << orin.status().message();
   EXPECT_EQ((*orin)->info().compute_capability, 87);
   EXPECT_EQ((*orin)->info().profile.name, "orin-agx");
+  // An older generation's profile runs that generation's instructions where the build has them.
+  const device::CudaModule& module = kernels::cuda::module_sample;
+  bool has_ptx = false;
+  for (const auto* image = module.images; image->sm; ++image) has_ptx |= image->is_ptx;
+  const std::string native = device::cuda(gpu().stream()).code_of(module), forced = device::cuda((*orin)->stream()).code_of(module);
+  EXPECT_EQ(native.find("PTX"), std::string::npos) << native;
+  if (has_ptx && gpu().info().compute_capability >= 90) { EXPECT_EQ(forced, "compute_80 PTX"); } else { EXPECT_FALSE(forced.empty()); }
   auto none = device::open_cuda_device(0, "orin-xxl", false);
   ASSERT_FALSE(none);
   EXPECT_NE(none.status().message().find("orin-nano"), std::string::npos);

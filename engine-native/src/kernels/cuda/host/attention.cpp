@@ -7,6 +7,7 @@
 #include "kernels/cuda/host/convert.h"
 #include "kernels/cuda/host/hopper.h"
 #include "kernels/cuda/host/implementations.h"
+#include "kernels/cuda/host/program.h"
 #include "kernels/cuda/host/tuning.h"
 
 namespace hearth::kernels::cuda {
@@ -158,6 +159,7 @@ void mma_run(const AttentionSpec& s, const AttentionParams& p, Stream& base) {
   a.splits = split_count(s, p.batch.sequences, p.batch.max_context, stream.multiprocessors());
   a.prepared = 1;
   a.releases_early = tuning().attention_releases_early;
+  if (!many && program_attention(stream, a, s.type, [s, p, &base] { mma_run(s, p, base); })) return;
   if (many) {
     launch_prepare(s, a, stream);
     launch_prefill(s, p, a, variant, stream);

@@ -7,6 +7,7 @@
 #include "kernels/cuda/host/hopper.h"
 #include "kernels/cuda/host/linear_mma.h"
 #include "kernels/cuda/host/linear_shared.h"
+#include "kernels/cuda/host/program.h"
 #include "kernels/cuda/host/tuning.h"
 
 namespace hearth::kernels::cuda {
@@ -89,6 +90,7 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
   if (eight_bits(s)) a.weight_scale = reinterpret_cast<const float*>(static_cast<const char*>(p.weight) + weight_bytes(s));
   Scratch scratch(p.workspace);
   void* x = scratch.take<char>(static_cast<size_t>(p.rows) * s.in * 2);
+  if (program_linear(stream, a, narrow, [s, p, &base] { run(s, p, base); })) return;
   const Tuning& t = tuning();
   const int stages = t.dense_stages;
   const int shared = rows_shared_bytes(2048, stages, p.rows, a.k_padded, 2);

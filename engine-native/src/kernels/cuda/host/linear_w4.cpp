@@ -12,6 +12,7 @@
 #include "kernels/cuda/host/hopper.h"
 #include "kernels/cuda/host/linear_mma.h"
 #include "kernels/cuda/host/linear_shared.h"
+#include "kernels/cuda/host/program.h"
 #include "kernels/cuda/host/tuning.h"
 
 namespace hearth::kernels::cuda {
@@ -178,6 +179,7 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
   Scratch scratch(p.workspace);
   void* x = scratch.take<char>(static_cast<size_t>(p.rows) * s.in * 2);
 
+  if (program_linear(stream, a, narrow, [s, p, &base] { run(s, p, base); })) return;
   const RowsPlan plan = plan_rows(s, layout, p.rows, stream.multiprocessors(), stream.shared_limit());
   const LinearChoice choice = choose(s, p.rows, plan.shared_bytes > 0, stream);
   if (choice.path == LinearPath::rows) {

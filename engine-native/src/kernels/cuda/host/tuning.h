@@ -15,6 +15,14 @@ struct Tuning {
   // And lets the linear after it start loading its weights. Off: its few blocks leave multiprocessors unevenly free, the
   // linear doubles up on some, and every later kernel inherits the imbalance (7B, batch 1: 2,569 us a token against 1,859).
   bool attention_releases_early = false;
+  // Rows up to which a captured step is one program (host/program.cpp; at most 4); 0: off, as long as its last version has
+  // not passed hearth-gpu-test on a GPU (docs/performance-cuda.md). 3 is the intended value.
+  int program_rows = 0;
+  int program_dense = 0;                  // 1: 16-bit linears too
+  int program_phases_min = 3;             // ops that are worth one
+  int program_slots = 24;                 // ring slots at most
+  int program_flight = 3;                 // slots being loaded at a time
+  int program_always = 0;                 // 1: every op of few rows as a program of its own, captured or not: for tests
   int prefill_rows = 256;                 // rows from which w4 linears on Hopper take whole tiles of 128 or 256 rows
   int mma_rows = 257;                     // rows from which w4 linears before Hopper do (sm80/linear_mma.cuh)
   int attention_groups = 1;               // multiplying warpgroups of Hopper's prefill attention for heads of 64: 1 or 2
