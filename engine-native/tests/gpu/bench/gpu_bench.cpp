@@ -230,7 +230,7 @@ std::vector<std::string> split(const std::string& text, char separator) {
 // name=value,...: the choices of host/tuning.h that a measurement varies.
 void set_tuning(const std::string& text) {
   auto& t = kernels::cuda::tuning();
-  const std::map<std::string, int*> names{{"rows_max", &t.rows_max}, {"rows_stages", &t.rows_stages}, {"fused_norm_rows", &t.fused_norm_rows}, {"prefill_rows", &t.prefill_rows},
+  const std::map<std::string, int*> names{{"rows_max", &t.rows_max}, {"program_rows", &t.program_rows}, {"program_flight", &t.program_flight}, {"program_slots", &t.program_slots}, {"program_dense", &t.program_dense}, {"rows_stages", &t.rows_stages}, {"fused_norm_rows", &t.fused_norm_rows}, {"prefill_rows", &t.prefill_rows},
                                           {"ranks", &t.w4_ranks}, {"prefetch", &t.w4_prefetch_kb}, {"wide", &t.w4_wide}};
   for (const std::string& part : split(text, ',')) {
     const size_t equals = part.find('=');
