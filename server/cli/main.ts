@@ -4,6 +4,7 @@ import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { readSettings, UsageError } from '../config.ts';
 import { benchBinary } from '../engine/native/library.ts';
+import { EngineError } from '../engine/port.ts';
 import { HubError } from '../models/hub-error.ts';
 import { isModel, resolveModel } from '../models/local.ts';
 import { runDoctor } from './doctor.ts';
@@ -92,12 +93,17 @@ function isParseArgsError(error: unknown): boolean {
   return String((error as { code?: string }).code).startsWith('ERR_PARSE_ARGS');
 }
 
+/** A device that is lost is no fault of the program's: what happened in one line, and no stack. */
+const lostDevice = (error: unknown) =>
+  error instanceof EngineError && error.code === 'device'
+    ? `the device was lost, and the server with it: ${error.message.replace(/\s*\n\s*/g, ' ')}`
+    : null;
+
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
   const known = error instanceof UsageError || error instanceof HubError || isParseArgsError(error);
-  process.stderr.write(
-    known ? `hearth: ${(error as Error).message}\n` : `hearth: ${error instanceof Error ? error.stack : error}\n`,
-  );
+  const message = known ? (error as Error).message : lostDevice(error);
+  process.stderr.write(`hearth: ${message ?? (error instanceof Error ? error.stack : error)}\n`);
   process.exitCode = known ? 2 : 1;
 }

@@ -18,6 +18,8 @@ export class ServerProcess {
   readonly samples: Sample[] = [];
   /** Lines of the log at level error or worse. */
   readonly problems: string[] = [];
+  /** Lines of its standard error, which are also shown. */
+  readonly errors: string[] = [];
   /** The exit code, or the signal that ended it. */
   readonly exited: Promise<number | string | null>;
   readonly #child: ChildProcess;
@@ -29,12 +31,16 @@ export class ServerProcess {
       process.execPath,
       ['--import', 'tsx', main, 'serve', '--port', '0', '--log-format', 'json', ...argv],
       {
-        stdio: ['ignore', 'pipe', 'inherit'],
+        stdio: ['ignore', 'pipe', 'pipe'],
       },
     );
-    this.exited = new Promise((resolve) => this.#child.once('exit', (code, signal) => resolve(signal ?? code)));
+    this.exited = new Promise((resolve) => this.#child.once('close', (code, signal) => resolve(signal ?? code)));
     // However this process ends, the server does not outlive it.
     process.once('exit', () => this.#child.kill('SIGKILL'));
+    createInterface({ input: this.#child.stderr! }).on('line', (line) => {
+      this.errors.push(line);
+      process.stderr.write(`${line}\n`);
+    });
     createInterface({ input: this.#child.stdout! }).on('line', (line) => this.#read(line));
   }
 

@@ -55,5 +55,11 @@ describe('a device that fails while it works', () => {
     expect((await fetch(`${server.url}/health`)).status).toBe(503);
     expect((await ask(server, 'late')).status).toBe(503);
     expect(await server.exited).toBe(1);
+    // The engine's own line when it happened, and one of the command when it ends: no stack, nothing else.
+    const ends = server.errors.filter((line) => line.startsWith('hearth: '));
+    expect(ends).toEqual([expect.stringMatching(/^hearth: the device was lost, and the server with it: \S/)]);
+    expect(server.errors.at(-1)).toBe(ends[0]);
+    expect(server.errors.join('\n')).not.toMatch(/^\s+at |EngineError|node:internal/m);
+    expect(server.errors.length).toBeLessThanOrEqual(2);
   }, 60_000);
 });
