@@ -6,6 +6,8 @@ namespace hearth::grammar {
 namespace {
 
 constexpr int digits_max = 16;
+// Numbers of 15 digits stay different when they are read as doubles: one just inside an exclusive bound must not round onto it.
+constexpr int exact_digits = 15;
 
 Expr digits(int min, int max) { return repeat(byte_range('0', '9'), min, max); }
 Expr digit(int d) { return byte_range('0' + d, '0' + d); }
@@ -94,11 +96,24 @@ std::string minus_one(std::string whole) {
   return whole;
 }
 
+// At most `room` digits that are not all zero.
+Expr more_than_zero(int room) {
+  std::vector<GraphEdge> edges;  // state i: i zeros; state room + i: i digits of which one is not zero
+  std::vector<int> accepting;
+  for (int i = 0; i < room; ++i) {
+    if (i + 1 < room) edges.push_back({i, i + 1, digit(0)});
+    edges.push_back({i, room + i + 1, byte_range('1', '9')});
+    if (i > 0) edges.push_back({room + i, room + i + 1, byte_range('0', '9')});
+    accepting.push_back(room + i + 1);
+  }
+  return graph(2 * room + 1, std::move(edges), std::move(accepting));
+}
+
 // Digits after the point (any number of them, perhaps none) whose value is at least / at most that of `f`.
 Expr fraction_from(const std::string& f, bool exclusive, int room) {
   if (f.empty()) {
     if (!exclusive) return digits(0, room);
-    return sequence({repeat(digit(0), 0, room - 1), byte_range('1', '9'), digits(0, room)});
+    return more_than_zero(room);
   }
   int d = f[0] - '0';
   std::vector<Expr> parts = {sequence({digit(d), fraction_from(f.substr(1), exclusive, room - 1)})};
@@ -130,7 +145,11 @@ Expr fraction_between(const std::string& low, bool low_exclusive, const std::str
   return choice(std::move(parts));
 }
 
-constexpr int room = digits_max + 1;
+// Digits behind the point of a number with this whole part; always some beyond those of the bounds.
+int room_behind(const std::string& whole, const Decimal& low, const Decimal* high) {
+  int bounds = static_cast<int>(std::max(low.fraction.size(), high ? high->fraction.size() : 0));
+  return std::max(whole == "0" ? exact_digits : exact_digits - static_cast<int>(whole.size()), bounds + 1);
+}
 
 Expr with_fraction(Expr whole, Expr after_point, bool bare) {
   Expr point = sequence({literal("."), std::move(after_point)});
@@ -141,7 +160,8 @@ Expr with_fraction(Expr whole, Expr after_point, bool bare) {
 // Decimals that are not negative from low to high; no high: up to 16 digits before the point.
 Expr decimals_between(const Decimal& low, bool low_exclusive, const Decimal* high, bool high_exclusive) {
   std::vector<Expr> parts;
-  Expr any = digits(1, room - 1);
+  int room = room_behind(high ? high->whole : low.whole, low, high);
+  Expr any = digits(1, room);
   if (high && high->whole == low.whole) {
     bool bare = low.fraction.empty() && !low_exclusive && !(high->fraction.empty() && high_exclusive);
     return with_fraction(literal(low.whole),
@@ -149,13 +169,13 @@ Expr decimals_between(const Decimal& low, bool low_exclusive, const Decimal* hig
   }
   if (high && less(high->whole, low.whole)) return nothing();
   // The whole part of the low bound; a fraction of at least one digit.
-  Expr from = low.fraction.empty() && !low_exclusive ? any : fraction_from(low.fraction, low_exclusive, room - 1);
+  Expr from = low.fraction.empty() && !low_exclusive ? any : fraction_from(low.fraction, low_exclusive, room);
   parts.push_back(with_fraction(literal(low.whole), from, low.fraction.empty() && !low_exclusive));
   std::string last = high ? minus_one(high->whole) : "";
   if (!high || !last.empty()) parts.push_back(with_fraction(whole_between(plus_one(low.whole), last), any, true));
   if (high) {
     bool bare = !(high->fraction.empty() && high_exclusive);
-    parts.push_back(with_fraction(literal(high->whole), fraction_to(high->fraction, high_exclusive, room - 1, false), bare));
+    parts.push_back(with_fraction(literal(high->whole), fraction_to(high->fraction, high_exclusive, room, false), bare));
   }
   return choice(std::move(parts));
 }

@@ -189,12 +189,15 @@ class Parser {
     if (!eat("{")) {
       uint32_t high = hex(4);
       if (high < 0xd800 || high > 0xdbff || !eat("\\u")) return high;
-      return 0x10000 + ((high - 0xd800) << 10) + (hex(4) - 0xdc00);
+      uint32_t low = hex(4);
+      if (low < 0xdc00 || low > 0xdfff) return fail("half of a surrogate pair"), 0;
+      return 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
     }
     size_t end = text_.find('}', at_);
     if (end == std::string_view::npos || end == at_ || end - at_ > 6) return fail("a bad \\u{...}"), 0;
     uint32_t code = hex(static_cast<int>(end - at_));
     eat("}");
+    if (code > last_code) fail("a \\u{...} beyond Unicode");
     return code;
   }
 

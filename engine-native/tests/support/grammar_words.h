@@ -31,6 +31,8 @@ inline Words make_words(int size, unsigned seed) {
     w.text.push_back(piece);
   w.special.insert(static_cast<int32_t>(w.text.size()));
   w.text.push_back("<tool_call>");
+  for (int n : {16, 32, 64, 128})  // runs, as vocabularies have them for code
+    for (char c : {' ', '-', '=', 'a'}) w.text.push_back(std::string(n, c));
   std::mt19937 random(seed);
   const std::string letters = "etaoinshrdlu   cmfwypvbgkjqxz0123456789.,-_\"{}[]:";
   while (static_cast<int>(w.text.size()) < size) {
