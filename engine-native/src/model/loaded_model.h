@@ -53,10 +53,10 @@ class LoadedModel final : public Model {
   Status capture_graphs();
   DecodeGraph* find_graph(const StepInput& input);
   Status run(const StepInput& input, bool hidden);
+  vision::Job job_of(const PreparedImage& image, int first_row) const;
 
   device::Device& device_;
   ModelSpec spec_;
-  vision::Job job_of(const PreparedImage& image, int first_row) const;
   ModelInfo info_;
   std::vector<MemoryLine> memory_;
   DecoderLimits limits_;

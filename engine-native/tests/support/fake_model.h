@@ -194,12 +194,12 @@ class FakeModel final : public model::Model {
   std::vector<model::MemoryLine> memory_;
   std::vector<uint64_t> cache_, arena_;
   std::vector<bool> taken_;
+  int pass_turns_ = 0;
   std::vector<float> logits_, hidden_;
   std::vector<int32_t> sampled_;
 };
 
 // Shapes by name: "fake", "fake-small-pool", "fake-vision", "fake-broken" (fails to load).
-  int pass_turns_ = 0;
 inline Result<runtime::LoadResult> load_fake(const model::LoadOptions& options, device::Device& device,
                                              model::Model::Progress progress, void* context) {
   FakeShape shape;
