@@ -9,7 +9,7 @@ namespace {
 
 constexpr int32_t unknown = -2;
 constexpr int tables_max = 16384;           // 1 KB each
-constexpr size_t mask_bytes_max = 64 << 20;
+constexpr size_t mask_bytes_max = 8 << 20;
 
 uint64_t mix(uint64_t x) {
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
@@ -24,13 +24,14 @@ void Automaton::clear() {
   configs_.clear();
   config_index_.clear();
   masks_.clear();
+  mask_of_.clear();
+  next_mask_ = 0;
   tables_ = 0;
   ++epoch_;
 }
 
 void Automaton::trim() {
-  if (tables_ < tables_max && masks_.size() * trie_->mask_words() * 4 < mask_bytes_max) return;
-  clear();
+  if (tables_ >= tables_max) clear();
 }
 
 int32_t Automaton::frame(int32_t state, int32_t below) {
@@ -130,8 +131,8 @@ int32_t Automaton::run(int32_t config, std::string_view bytes) {
 
 // ---- Masks ----------------------------------------------------------------------------------------------------------
 
-// All tokens from a config whose bottom stands for whatever lies below.
-void Automaton::walk(int32_t config, Local& out) {
+// Tokens of at least `shortest` bytes from a config whose bottom stands for whatever lies below.
+void Automaton::walk(int32_t config, int shortest, Local& out) {
   const auto& nodes = trie_->nodes();
   const auto& tokens = trie_->token_list();
   std::vector<int32_t>& at = walk_config_;
@@ -141,11 +142,16 @@ void Automaton::walk(int32_t config, Local& out) {
   int left_at = INT32_MAX;  // depth of the prefix that left the rule
   for (int32_t i = 0; i < static_cast<int32_t>(nodes.size());) {
     const TokenTrie::Node& node = nodes[i];
+    if (node.deepest < shortest) {
+      i = node.next;
+      continue;
+    }
     if (node.depth <= left_at) left_at = INT32_MAX;
     int32_t next = step(at[node.depth - 1], node.byte);
     at[node.depth] = next;
     bool leaving = left_at < node.depth;
-    for (int32_t k = node.tokens; k < node.tokens + node.token_count; ++k) {
+    int32_t count = node.depth < shortest ? 0 : node.token_count;
+    for (int32_t k = node.tokens; k < node.tokens + count; ++k) {
       if (next >= 0) accepted.push_back(tokens[k]);
       else if (leaving) out.leaving.push_back(tokens[k]);
     }
@@ -161,11 +167,33 @@ void Automaton::walk(int32_t config, Local& out) {
   out.done = true;
 }
 
+void Automaton::take_short_tokens(const Local& from, int below, Local& out) const {
+  auto is_short = [&](int32_t id) { return static_cast<int>(trie_->bytes(id).size()) < below; };
+  std::copy_if(from.leaving.begin(), from.leaving.end(), std::back_inserter(out.leaving), is_short);
+  std::copy_if(from.accepted_ids.begin(), from.accepted_ids.end(), std::back_inserter(out.accepted_ids), is_short);
+  if (from.accepted.empty()) return;
+  std::vector<uint32_t> mask = from.accepted;
+  for (int32_t id : trie_->at_least(std::min(below, trie_->longest() + 1))) mask[id >> 5] &= ~(1u << (id & 31));
+  for (size_t w = 0; w < out.accepted.size(); ++w) mask[w] |= out.accepted[w];
+  out.accepted = std::move(mask);
+}
+
 const Automaton::Local& Automaton::local(int32_t state) {
-  Local& found = local_[state_[state].alias];
+  int32_t own = local_of(state), twin = state_[own].alias;
+  Local& found = local_[own];
   if (found.done) return found;
-  std::vector<int32_t> frames = {frame(state, 0)};
-  walk(intern(frames, false), found);
+  std::vector<int32_t> frames = {frame(own, 0)};
+  int32_t config = intern(frames, false);
+  if (twin == own) {
+    walk(config, 1, found);
+    return found;
+  }
+  int shortest = state_[own].differs_from;
+  take_short_tokens(local(twin), shortest, found);
+  Local longer;
+  walk(config, shortest, longer);
+  take_short_tokens(longer, INT32_MAX, found);
+  found.done = true;
   return found;
 }
 
@@ -179,9 +207,9 @@ std::span<const uint32_t> Automaton::mask(int32_t config) {
   std::vector<int32_t> leaving, frames = configs_[config].frames;
   std::vector<int32_t> seen;
   for (int32_t f : frames) {
-    int32_t alias = state_[frames_[f].state].alias;
-    if (std::find(seen.begin(), seen.end(), alias) != seen.end()) continue;
-    seen.push_back(alias);
+    int32_t own = local_of(frames_[f].state);
+    if (std::find(seen.begin(), seen.end(), own) != seen.end()) continue;
+    seen.push_back(own);
     const Local& l = local(frames_[f].state);
     for (size_t w = 0; w < l.accepted.size(); ++w) out[w] |= l.accepted[w];
     for (int32_t id : l.accepted_ids) out[id >> 5] |= 1u << (id & 31);
@@ -193,9 +221,23 @@ std::span<const uint32_t> Automaton::mask(int32_t config) {
   }
   if (configs_[config].can_finish)
     for (int32_t id : trie_->end_tokens()) out[id >> 5] |= 1u << (id & 31);
-  masks_.push_back(std::move(out));
-  configs_[config].mask = static_cast<int32_t>(masks_.size()) - 1;
-  return masks_.back();
+  return keep_mask(config, std::move(out));
+}
+
+std::span<const uint32_t> Automaton::keep_mask(int32_t config, std::vector<uint32_t> mask) {
+  size_t most = std::max<size_t>(16, mask_bytes_max / (4 * static_cast<size_t>(trie_->mask_words()) + 1));
+  size_t slot = masks_.size();
+  if (slot < most) {
+    masks_.emplace_back();
+    mask_of_.push_back(config);
+  } else {
+    slot = next_mask_++ % most;
+    configs_[mask_of_[slot]].mask = -1;
+    mask_of_[slot] = config;
+  }
+  masks_[slot] = std::move(mask);
+  configs_[config].mask = static_cast<int32_t>(slot);
+  return masks_[slot];
 }
 
 void Automaton::warm_up(double milliseconds) {
@@ -203,7 +245,7 @@ void Automaton::warm_up(double milliseconds) {
   // States that take many bytes first: those are the ones that walk most of the vocabulary.
   std::vector<std::pair<int, int32_t>> order;
   for (size_t s = 0; s < state_.size(); ++s) {
-    if (!state_[s].has_bytes || state_[s].alias != static_cast<int32_t>(s)) continue;
+    if (!state_[s].has_bytes || local_of(static_cast<int32_t>(s)) != static_cast<int32_t>(s)) continue;
     int bytes = 0;
     for (int32_t e = state_[s].first_edge; e < state_[s].first_edge + state_[s].edge_count; ++e)
       if (edge_[e].set >= 0)

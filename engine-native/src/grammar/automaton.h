@@ -8,7 +8,7 @@
 // Masks. What a token does from the top of a stack is known without what lies below as long as it does not leave the
 // rule it began in. For each state that is worked out once (`Local`): tokens accepted whatever lies below, and tokens that
 // leave the rule midway, for which the whole stack must be asked. A config's mask is the union over its stacks, plus the
-// few of the second kind that go through. So the body of all strings is walked over the vocabulary once, not once a
+// few of the second kind that go through. Copies of one repetition differ in long tokens only: the others come from a twin. So the body of all strings is walked over the vocabulary once, not once a
 // property. The idea of splitting by context is that of XGrammar (Dong et al. 2024); the lazy configs are a subset
 // construction over a graph-structured stack.
 #pragma once
@@ -61,7 +61,8 @@ class Automaton {
   };
   struct State {
     int32_t first_edge = 0, edge_count = 0;
-    int32_t alias = 0;        // a state whose Local is the same
+    int32_t alias = 0;        // a state that does the same with tokens of fewer than `differs_from` bytes
+    int32_t differs_from = INT32_MAX;
     bool has_bytes = false, accepts = false;
   };
   struct Frame { int32_t state, below; };
@@ -82,8 +83,12 @@ class Automaton {
   void close(int32_t state, int32_t below, std::vector<int32_t>& frames, bool& finish);
   int32_t intern(std::vector<int32_t>& frames, bool finish);
   int32_t work_out_step(int32_t config, uint8_t byte);
+  // The state whose Local this one uses.
+  int32_t local_of(int32_t state) const { return state_[state].differs_from > trie_->longest() ? state_[state].alias : state; }
   const Local& local(int32_t state);
-  void walk(int32_t config, Local& out);
+  void walk(int32_t config, int shortest, Local& out);
+  std::span<const uint32_t> keep_mask(int32_t config, std::vector<uint32_t> mask);
+  void take_short_tokens(const Local& from, int below, Local& out) const;
   void clear();
 
   std::shared_ptr<const TokenTrie> trie_;
@@ -98,7 +103,9 @@ class Automaton {
   std::unordered_map<uint64_t, int32_t> frame_index_;
   std::vector<Config> configs_;
   std::unordered_multimap<uint64_t, int32_t> config_index_;
-  std::vector<std::vector<uint32_t>> masks_;
+  std::vector<std::vector<uint32_t>> masks_;  // a ring: the oldest gives way
+  std::vector<int32_t> mask_of_;              // whose each is
+  size_t next_mask_ = 0;
   std::unordered_set<uint64_t> visited_;              // of close(): the positions seen for one byte
   std::vector<std::pair<int32_t, int32_t>> pending_;
   std::vector<int32_t> scratch_, walk_config_;

@@ -8,7 +8,7 @@ namespace hearth::grammar {
 
 class AutomatonBuilder {
  public:
-  AutomatonBuilder(const Rules& rules, const TokenTrie& trie) : rules_(rules), reach_(trie.longest() + 1) {}
+  explicit AutomatonBuilder(const Rules& rules) : rules_(rules) {}
 
   Status run(Automaton& out) {
     for (const Expr& body : rules_.bodies()) {
@@ -26,11 +26,12 @@ class AutomatonBuilder {
 
  private:
   struct Edge { int set, rule, target; };
+  struct Twin { int state, differs_from; };
 
   int state() {
     if (edges_.size() >= states_max) return overflow_ = true, 0;
     edges_.emplace_back();
-    alias_.push_back(static_cast<int>(edges_.size()) - 1);
+    alias_.push_back({static_cast<int>(edges_.size()) - 1, INT32_MAX});
     return static_cast<int>(edges_.size()) - 1;
   }
   void empty(int from, int to) { edges_[from].push_back({-1, -1, to}); }
@@ -87,24 +88,22 @@ class AutomatonBuilder {
     return end;
   }
 
-  // Copies that a token cannot tell apart share the work on masks: no token reaches from them to where the number of
-  // repetitions matters, neither to the least nor to the most.
+  // Copies share the work on masks: tokens too short to reach from one to where the number of repetitions matters, to the
+  // least or to the most, cannot tell it from the first of its kind.
   int emit_repeat(const Expression& e, int from) {
     const Expression& body = *e.parts[0];
     int end = state();
-    int copies = e.max < 0 ? e.min : e.max, far_before = -1, far_inside = -1;
+    int copies = e.max < 0 ? e.min : e.max, first_before = -1, first_inside = -1;
     for (int i = 0; i < copies; ++i) {
       int begin = state();
       empty(from, begin);
       if (i >= e.min) empty(begin, end);
       from = emit(body, begin);
       if (overflow_) return end;
-      bool from_most = e.max < 0 || e.max - i > reach_;
-      int* twin = i + reach_ < e.min && from_most ? &far_before : i > e.min && from_most && e.max >= 0 ? &far_inside : nullptr;
+      int* twin = i < e.min ? &first_before : i > e.min ? &first_inside : nullptr;
       if (!twin) continue;
       if (*twin < 0) *twin = begin;
-      else
-        for (int k = 0; begin + k < static_cast<int>(edges_.size()); ++k) alias_[begin + k] = alias_[*twin + k];
+      else make_twins(begin, *twin, (i < e.min ? e.min : e.max) - i - 1);
     }
     if (e.max >= 0) {
       empty(from, end);
@@ -115,6 +114,13 @@ class AutomatonBuilder {
     empty(loop, end);
     empty(emit(body, loop), loop);
     return end;
+  }
+
+  // The states from `begin` on do what those from `twin` on do, but for tokens of `differs_from` bytes and more.
+  void make_twins(int begin, int twin, int differs_from) {
+    if (differs_from < 2) return;
+    for (int k = 0; begin + k < static_cast<int>(edges_.size()); ++k)
+      alias_[begin + k] = {alias_[twin + k].state, std::min(alias_[twin + k].differs_from, differs_from)};
   }
 
   int emit_graph(const Expression& e, int from) {
@@ -253,7 +259,8 @@ class AutomatonBuilder {
       Automaton::State& flat = out.state_[s];
       flat.first_edge = static_cast<int32_t>(out.edge_.size());
       flat.edge_count = static_cast<int32_t>(edges_[s].size());
-      flat.alias = alias_[s];
+      flat.alias = alias_[s].state;
+      flat.differs_from = alias_[s].differs_from;
       for (const Edge& edge : edges_[s]) {
         flat.has_bytes |= edge.set >= 0;
         out.edge_.push_back({edge.set, edge.rule, edge.target});
@@ -266,16 +273,16 @@ class AutomatonBuilder {
   }
 
   const Rules& rules_;
-  int reach_;  // repetitions that a token can span
   bool overflow_ = false;
   std::vector<std::vector<Edge>> edges_;
-  std::vector<int> alias_, starts_, accepts_;
+  std::vector<Twin> alias_;
+  std::vector<int> starts_, accepts_;
   std::vector<ByteSet> sets_;
 };
 
 Result<std::unique_ptr<Automaton>> Automaton::build(const Rules& rules, std::shared_ptr<const TokenTrie> trie) {
   auto automaton = std::make_unique<Automaton>();
-  AutomatonBuilder builder(rules, *trie);
+  AutomatonBuilder builder(rules);
   automaton->trie_ = std::move(trie);
   HEARTH_TRY(builder.run(*automaton));
   automaton->clear();

@@ -56,12 +56,15 @@ class TokenTrie {
   struct Node {
     uint8_t byte;
     uint8_t depth;       // 1 for the first byte
+    uint8_t deepest;     // depth of the longest token of the subtree
     int32_t next;        // first node outside the subtree
     int32_t tokens;      // ids that end here: token_list[tokens, tokens + token_count)
     int32_t token_count;
   };
   const std::vector<Node>& nodes() const { return nodes_; }
   const std::vector<int32_t>& token_list() const { return token_list_; }
+  // Ids of the tokens of at least so many bytes.
+  std::span<const int32_t> at_least(int bytes) const { return {longest_first_.data(), static_cast<size_t>(long_count_[bytes])}; }
 
   // Special tokens' text stands between these bytes, which no UTF-8 text has.
   static constexpr char special_open = '\xfe', special_close = '\xff';
@@ -70,7 +73,8 @@ class TokenTrie {
   int size_ = 0, longest_ = 0;
   std::string text_;
   std::vector<size_t> begin_;
-  std::vector<int32_t> end_tokens_, token_list_;
+  std::vector<int32_t> end_tokens_, token_list_, longest_first_;
+  std::vector<int32_t> long_count_;  // [longest + 2]
   std::vector<std::string> special_texts_;
   std::vector<Node> nodes_;
 };

@@ -40,8 +40,9 @@ std::shared_ptr<const TokenTrie> TokenTrie::build(int size, const std::function<
     while (open.size() > common) trie->nodes_[open.back()].next = static_cast<int32_t>(trie->nodes_.size()), open.pop_back();
     for (size_t i = common; i < text.size(); ++i) {
       open.push_back(static_cast<int32_t>(trie->nodes_.size()));
-      trie->nodes_.push_back({static_cast<uint8_t>(text[i]), static_cast<uint8_t>(i + 1), 0, 0, 0});
+      trie->nodes_.push_back({static_cast<uint8_t>(text[i]), static_cast<uint8_t>(i + 1), 0, 0, 0, 0});
     }
+    for (int32_t node : open) trie->nodes_[node].deepest = std::max(trie->nodes_[node].deepest, static_cast<uint8_t>(text.size()));
     Node& node = trie->nodes_[open.back()];
     if (node.token_count++ == 0) node.tokens = static_cast<int32_t>(trie->token_list_.size());
     trie->token_list_.push_back(id);
@@ -49,6 +50,11 @@ std::shared_ptr<const TokenTrie> TokenTrie::build(int size, const std::function<
     trie->longest_ = std::max(trie->longest_, static_cast<int>(text.size()));
   }
   for (int32_t node : open) trie->nodes_[node].next = static_cast<int32_t>(trie->nodes_.size());
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return trie->bytes(a).size() > trie->bytes(b).size(); });
+  trie->long_count_.assign(trie->longest_ + 2, 0);
+  for (int32_t id : order)
+    for (size_t n = 0; n <= trie->bytes(id).size(); ++n) ++trie->long_count_[n];
+  trie->longest_first_ = std::move(order);
   return trie;
 }
 

@@ -304,7 +304,8 @@ TEST(GrammarAdmits, EveryDocumentOfARandomSchemaHoweverItIsCut) {
       Spec read = Spec::parse(other, nullptr, false);
       bool fine = !read.is_discarded() && valid(read, s, s);
       fine ? ++still_valid : ++refused;
-      if (!fine) ASSERT_FALSE(walk(*made, tokens_of(other, Cut::random, random)).complete) << s.dump() << "\ntook " << other;
+      if (fine) continue;
+      ASSERT_FALSE(walk(*made, tokens_of(other, Cut::random, random)).complete) << s.dump() << "\ntook " << other;
     }
   }
   EXPECT_GT(refused, 700);

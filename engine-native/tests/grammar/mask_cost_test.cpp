@@ -98,7 +98,7 @@ TEST(GrammarCost, MasksAndCompilation) {
     double compile_ms = micros(begin) / 1000;
     ASSERT_TRUE(grammar) << grammar.status().message();
     std::string after;
-    std::vector<double> costs = mask_costs(*grammar, 40, after);
+    std::vector<double> costs = mask_costs(*grammar, 15, after);
     std::sort(costs.begin(), costs.end());
     double median = costs[costs.size() / 2], p99 = costs[costs.size() * 99 / 100];
     std::printf("%-18s %10.1f %10.1f %10.1f %10.1f %8zu  %s\n", c.name, compile_ms, median, p99, costs.back(), costs.size(), Spec(after).dump(-1, ' ', false, Spec::error_handler_t::replace).c_str());
