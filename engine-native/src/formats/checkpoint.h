@@ -94,6 +94,11 @@ class Checkpoint {
   // Plain tensors by their Hugging Face name (GGUF names are translated). find: nullptr when absent.
   virtual const TensorView* find(std::string_view name) const = 0;
   virtual std::vector<std::string> names() const = 0;
+  // A tensor's bytes as the file has them, with nothing converted: `type` says little of a quantised one. nullopt when absent.
+  virtual std::optional<TensorView> stored(std::string_view name) const {
+    const TensorView* view = find(name);
+    return view ? std::optional(*view) : std::nullopt;
+  }
   // Name of the config file's and tensor's problem in every error.
   Result<const TensorView*> require(std::string_view name, std::span<const int64_t> shape) const;
   // Any float tensor as f32 values.
@@ -111,8 +116,10 @@ class Checkpoint {
   // The target a converted folder was made for ("cpu-avx2"), else empty.
   virtual std::string_view target() const { return {}; }
 
-  // Pages behind a tensor that has been packed may be dropped from memory (unified memory, CPUs).
-  virtual void forget(std::string_view module) const { (void)module; }
+  // Pages behind a module, a tensor or a packed linear that has been copied elsewhere may be dropped from this process
+  // and from the page cache (unified memory, CPUs). What is read again comes from the disk.
+  virtual void forget(std::string_view name) const { (void)name; }
+  virtual void forget_all() const {}
 };
 
 // Rows of several linears with the same input, one after the other (q, k, v; gate, up). They must agree in format.

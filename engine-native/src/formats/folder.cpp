@@ -34,7 +34,8 @@ class FolderCheckpoint final : public Checkpoint {
   Result<LinearHeader> linear_header(std::string_view module) const override;
   Result<LinearData> linear(std::string_view module) const override;
   bool has_linear(std::string_view module) const override;
-  void forget(std::string_view module) const override;
+  void forget(std::string_view name) const override;
+  void forget_all() const override { store_.forget_all(); }
 
  private:
   Status load_configs();
@@ -211,9 +212,10 @@ Result<LinearData> FolderCheckpoint::linear(std::string_view module) const {
   return linear;
 }
 
-void FolderCheckpoint::forget(std::string_view module) const {
-  for (const char* suffix : {".weight", ".qweight", ".qzeros", ".scaled_zeros", ".scales", ".weight_packed", ".weight_scale"}) {
-    if (const TensorView* view = store_.find(std::string(module) + suffix)) store_.forget(view->data);
+void FolderCheckpoint::forget(std::string_view name) const {
+  if (packed_ && packed_->find(name)) return store_.forget(packed_bytes(name));
+  for (const char* suffix : {"", ".weight", ".qweight", ".qzeros", ".scaled_zeros", ".scales", ".weight_packed", ".weight_scale"}) {
+    if (const TensorView* view = store_.find(std::string(name) + suffix)) store_.forget(view->data);
   }
 }
 

@@ -70,11 +70,13 @@ class GgufCheckpoint final : public Checkpoint {
   std::string_view format() const override { return "gguf"; }
   std::vector<std::string> notes() const override { return notes_; }
   const TensorView* find(std::string_view name) const override;
+  std::optional<TensorView> stored(std::string_view name) const override;
   std::vector<std::string> names() const override;
   Result<LinearHeader> linear_header(std::string_view module) const override;
   Result<LinearData> linear(std::string_view module) const override;
   bool has_linear(std::string_view module) const override;
-  void forget(std::string_view module) const override;
+  void forget(std::string_view name) const override;
+  void forget_all() const override { file_->forget(file_->bytes()); }
   const tokenizer::GgufVocabulary* vocabulary() const override { return &vocabulary_; }
 
  private:
@@ -372,11 +374,23 @@ Result<LinearData> GgufCheckpoint::linear(std::string_view module) const {
   return linear;
 }
 
-void GgufCheckpoint::forget(std::string_view module) const {
-  const Entry* found = entry(module);
-  if (found) file_->forget(found->tensor.data);
+// A tensor by its own name is gone with what find() made of it: whoever holds that view must be done with it. A module's
+// are the file's pages alone, since a tied head and the embedding read the same ones.
+void GgufCheckpoint::forget(std::string_view name) const {
+  if (const Entry* found = entry(name)) return file_->forget(found->tensor.data);
+  const auto found = tensors_.find(name);
+  if (found == tensors_.end()) return;
+  file_->forget(found->second.tensor.data);
   const std::lock_guard lock(converted_mutex_);
-  converted_.erase(std::string(module) + ".weight");
+  const auto cached = converted_.find(name);
+  if (cached != converted_.end()) converted_.erase(cached);
+}
+
+std::optional<TensorView> GgufCheckpoint::stored(std::string_view name) const {
+  const auto found = tensors_.find(name);
+  if (found == tensors_.end()) return std::nullopt;
+  const GgufTensor& tensor = found->second.tensor;
+  return TensorView{.name = tensor.name, .type = plain_type(tensor.type), .shape = tensor.shape, .data = tensor.data, .file = path_};
 }
 
 }  // namespace

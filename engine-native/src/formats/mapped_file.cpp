@@ -39,7 +39,8 @@ void MappedFile::forget(std::span<const std::byte> range) const {
   const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
   const size_t offset = static_cast<size_t>(range.data() - bytes_.data());
   const size_t begin = (offset + page - 1) / page * page;
-  const size_t end = (offset + range.size()) / page * page;
+  const bool last = offset + range.size() == bytes_.size();  // nothing shares the file's last page
+  const size_t end = (offset + range.size() + (last ? page - 1 : 0)) / page * page;
   if (begin >= end) return;
   ::madvise(const_cast<std::byte*>(bytes_.data()) + begin, end - begin, MADV_DONTNEED);
   ::posix_fadvise(descriptor_, static_cast<off_t>(begin), static_cast<off_t>(end - begin), POSIX_FADV_DONTNEED);

@@ -52,6 +52,10 @@ void TensorStore::forget(std::span<const std::byte> range) const {
   for (const auto& file : files_) file->forget(range);
 }
 
+void TensorStore::forget_all() const {
+  for (const auto& file : files_) file->forget(file->bytes());
+}
+
 std::optional<int64_t> checked_bytes(std::span<const int64_t> shape, int64_t element_size) {
   int64_t bytes = element_size;
   bool zero = false;

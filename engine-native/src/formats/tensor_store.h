@@ -31,6 +31,7 @@ class TensorStore {
   std::vector<std::string> names() const;  // canonical, sorted
   bool empty() const { return tensors_.empty(); }
   void forget(std::span<const std::byte> range) const;
+  void forget_all() const;
 
  private:
   std::map<std::string, TensorView, std::less<>> tensors_;

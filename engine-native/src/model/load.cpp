@@ -4,6 +4,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "core/log.h"
 #include "model/loaded_model.h"
 #include "model/memory_plan.h"
 #include "model/shapes.h"
@@ -18,6 +19,14 @@ namespace {
 constexpr int64_t logit_budget_bytes = int64_t{64} << 20;
 constexpr int64_t image_arena_bytes = int64_t{256} << 20;
 constexpr int64_t image_batch_share = 32;  // a pass of several images may take this part of the memory there is
+
+constexpr int rows_max = 65536;
+
+// Rows of one step that may have logits: one a sequence, more where they are cheap.
+int logit_rows(const DecoderLimits& limits, int vocabulary) {
+  const auto affordable = static_cast<int>(std::min<int64_t>(rows_max, logit_budget_bytes / 4 / vocabulary));
+  return std::min(limits.rows, std::max(limits.sequences, affordable));
+}
 
 int default_sequences(const device::DeviceInfo& info) {
   const int64_t gigabytes = info.profile.memory_bytes >> 30;
@@ -40,7 +49,8 @@ std::string fingerprint(const formats::Checkpoint& checkpoint, const std::string
   constexpr size_t sample = 64;
   for (const std::string& name : checkpoint.names()) {
     hash = fnv(hash, name);
-    const formats::TensorView* view = checkpoint.find(name);
+    // As stored: asking for a quantised tensor's values would hold the whole file at 16 bits.
+    const std::optional<formats::TensorView> view = checkpoint.stored(name);
     if (!view) continue;
     hash = fnv(hash, view->shape.data(), view->shape.size() * sizeof(int64_t));
     const size_t size = view->data.size(), take = std::min(sample, size);
@@ -109,13 +119,13 @@ class Loader {
     HEARTH_TRY(open());
     HEARTH_TRY(declare());
     HEARTH_TRY(choose_limits());
-    HEARTH_ASSIGN(const int64_t free, free_bytes());
-    const MemoryNeeds needs = memory_needs(limited(free + reclaimable));
-    HEARTH_TRY(plan_memory(needs, limited(free + reclaimable), options_.kv_tokens).status());
+    HEARTH_ASSIGN(const MemoryBudget now, budget(0));
+    HEARTH_ASSIGN(const MemoryBudget later, budget(reclaimable));
+    HEARTH_TRY(fit(later).status());
     MemoryDemand out;
-    out.lines = least_lines(needs, options_.kv_tokens);
+    out.lines = least_lines(memory_needs(later.available()), options_.kv_tokens);
     for (const MemoryLine& line : out.lines) out.bytes += line.bytes;
-    out.available = limited(free);
+    out.available = now.available();
     return out;
   }
 
@@ -136,16 +146,17 @@ class Loader {
 
   Status open();
   Status declare();
+  Status choose_kv();
   bool holds_w8() const;
   Status declare_vision();
   Status choose_limits();
   Status choose_context();
   Status plan();
   MemoryNeeds memory_needs(int64_t available);
-  Result<int64_t> free_bytes();
-  int64_t limited(int64_t bytes) const {
-    return options_.memory_limit_bytes > 0 ? std::min(bytes, options_.memory_limit_bytes) : bytes;
-  }
+  void note_ways_out(MemoryNeeds& needs);
+  int64_t per_sequence_bytes(int sequences);
+  Result<MemoryBudget> budget(int64_t reclaimable);
+  Result<MemoryPlan> fit(const MemoryBudget& budget);
   Status fill();
   Status allocate_images();
   Status describe();
@@ -158,6 +169,7 @@ class Loader {
   std::unique_ptr<LoadedModel> model_;
   Precision body_, head_;
   ops::KvFormat kv_ = ops::KvFormat::f16;
+  std::string kv_refused_;  // the format that would not fit, when INT8 was taken for it
   StepBuffers::Limits step_limits_;
   KvShape kv_shape_;
 };
@@ -206,8 +218,8 @@ bool Loader::holds_w8() const {
   return header && body_.held(*header).format == ops::WeightFormat::w8;
 }
 
-Status Loader::declare() {
-  model_->weights_ = std::make_unique<WeightPlan>(*checkpoint_, device_);
+// What the pool is held in, when nothing has been refused for its size yet.
+Status Loader::choose_kv() {
   const DecoderSpec& spec = model_->spec_.decoder;
   HEARTH_ASSIGN(kv_, read_kv_format(options_.kv, body_.kind == Precision::Kind::dense && body_.dense == ops::WeightFormat::f32 ? DType::f32
                                                  : body_.kind == Precision::Kind::as_file ? spec.dtype : DType::f16));
@@ -215,8 +227,17 @@ Status Loader::declare() {
     kv_ = spec.dtype == DType::bf16 ? ops::KvFormat::bf16 : ops::KvFormat::f16;
   }
   // W8A8 on CPUs keeps K and V in int8 too, and multiplies attention in int8, unless another KV is asked for.
+  if (options_.kv == "auto" && device_.info().kind == device::DeviceKind::cpu && holds_w8()) kv_ = ops::KvFormat::int8;
+  if (!kv_refused_.empty()) kv_ = ops::KvFormat::int8;
+  return Status::ok();
+}
+
+// Binds everything for the KV format; may be called again for another one.
+Status Loader::declare() {
+  model_->weights_ = std::make_unique<WeightPlan>(*checkpoint_, device_);
+  const DecoderSpec& spec = model_->spec_.decoder;
+  HEARTH_TRY(choose_kv());
   const bool w8 = device_.info().kind == device::DeviceKind::cpu && holds_w8();
-  if (w8 && options_.kv == "auto") kv_ = ops::KvFormat::int8;
   HEARTH_TRY(model_->decoder_.declare(*model_->weights_, body_, head_, kv_, w8 && kv_ == ops::KvFormat::int8));
   HEARTH_TRY(declare_vision());
   ModelInfo& info = model_->info_;
@@ -248,7 +269,7 @@ Status Loader::choose_context() {
 
 Status Loader::choose_limits() {
   HEARTH_TRY(choose_context());
-  constexpr int sequences_max = 4096, rows_max = 65536;
+  constexpr int sequences_max = 4096;
   ModelInfo& info = model_->info_;
   const DecoderSpec& spec = model_->spec_.decoder;
   info.max_sequences = options_.max_sequences > 0 ? options_.max_sequences : default_sequences(device_.info());
@@ -258,8 +279,7 @@ Status Loader::choose_limits() {
   DecoderLimits& limits = model_->limits_;
   limits.rows = info.step_tokens;
   limits.sequences = info.max_sequences;
-  const auto affordable = static_cast<int>(std::min<int64_t>(rows_max, logit_budget_bytes / 4 / spec.vocabulary));
-  limits.logit_rows = std::min(limits.rows, std::max(limits.sequences, affordable));
+  limits.logit_rows = logit_rows(limits, spec.vocabulary);
   if (model_->encoder_) {
     const int64_t row_bytes = int64_t{spec.width} * 4 * (1 + spec.deepstack_layers);
     const int most = model_->encoder_->max_rows();
@@ -292,22 +312,62 @@ MemoryNeeds Loader::memory_needs(int64_t available) {
   needs.block_bytes = static_cast<int64_t>(kv_shape_.block_bytes());
   needs.context = info.context;
   needs.max_sequences = info.max_sequences;
-  needs.dense_weights = info.precision == "f32" || info.precision == "f16" || info.precision == "bf16";
-  needs.int8_kv = kv_ == ops::KvFormat::int8;
   needs.cpu = device_.info().kind == device::DeviceKind::cpu;
+  needs.kv = name_of(kv_) + (kv_refused_.empty() ? "" : ", as " + kv_refused_ + " would not fit");
+  note_ways_out(needs);
   return needs;
 }
 
-// A twentieth stays free for the driver, the server and the allocator's rounding.
-Result<int64_t> Loader::free_bytes() {
+// What grows with the number of sequences, the KV pool apart.
+int64_t Loader::per_sequence_bytes(int sequences) {
+  const int vocabulary = model_->spec_.decoder.vocabulary;
+  DecoderLimits limits = model_->limits_;
+  limits.sequences = sequences;
+  limits.logit_rows = logit_rows(limits, vocabulary);
+  StepBuffers::Limits steps = step_limits_;
+  steps.sequences = sequences;
+  steps.logit_rows = limits.logit_rows;
+  return model_->decoder_.logit_bytes(limits) + model_->steps_.bytes(steps);
+}
+
+// For the refusal: what other options would change.
+void Loader::note_ways_out(MemoryNeeds& needs) {
+  const ModelInfo& info = model_->info_;
+  if (kv_ != ops::KvFormat::int8) {
+    KvShape narrow = kv_shape_;
+    narrow.format = ops::KvFormat::int8;
+    needs.int8_block_bytes = static_cast<int64_t>(narrow.block_bytes());
+  }
+  const int bits = info.precision == "f32" ? 32 : info.precision == "f16" || info.precision == "bf16" ? 16 : 0;
+  // Groups of 128 have a scale and a zero point of 16 bits and of 4.
+  if (bits > 0) needs.w4_weights = static_cast<int64_t>(static_cast<double>(needs.weights) * (4 + 20.0 / 128) / bits);
+  if (info.max_sequences <= 8) return;
+  needs.few_sequences = info.max_sequences / 4;
+  needs.few_sequences_save = per_sequence_bytes(info.max_sequences) - per_sequence_bytes(needs.few_sequences);
+}
+
+Result<MemoryBudget> Loader::budget(int64_t reclaimable) {
   HEARTH_ASSIGN(const size_t free, device_.available_bytes());
-  return std::max<int64_t>(0, static_cast<int64_t>(free - free / 20) - options_.reserved_bytes);
+  return memory_budget(device_.info(), static_cast<int64_t>(free) + reclaimable, options_.reserved_bytes, options_.memory_limit_bytes);
+}
+
+// The plan, with KV in INT8 where the format that "auto" stands for would not fit. A model whose heads no INT8 kernel
+// takes is refused as it was.
+Result<MemoryPlan> Loader::fit(const MemoryBudget& budget) {
+  Result<MemoryPlan> plan = plan_memory(memory_needs(budget.available()), budget, options_.kv_tokens);
+  if (plan || plan.status().code() != Code::out_of_memory || options_.kv != "auto" || kv_ == ops::KvFormat::int8) return plan;
+  kv_refused_ = name_of(kv_);
+  if (!declare()) return plan;
+  return plan_memory(memory_needs(budget.available()), budget, options_.kv_tokens);
 }
 
 Status Loader::plan() {
-  HEARTH_ASSIGN(const int64_t free, free_bytes());
-  const MemoryNeeds needs = memory_needs(limited(free));
-  HEARTH_ASSIGN(const MemoryPlan plan, plan_memory(needs, limited(free), options_.kv_tokens));
+  HEARTH_ASSIGN(const MemoryBudget budget, this->budget(0));
+  HEARTH_ASSIGN(const MemoryPlan plan, fit(budget));
+  log::write(log::Level::debug, model_->info_.name + " in " + budget.text() + ":\n" + table_text(plan.lines));
+  if (!kv_refused_.empty()) {
+    log::write(log::Level::warn, model_->info_.name + ": the KV pool is int8, as " + kv_refused_ + " would not fit in " + budget.text());
+  }
   model_->memory_ = plan.lines;
   model_->info_.kv_blocks = plan.kv_blocks;
   step_limits_.blocks = plan.kv_blocks;
@@ -343,6 +403,8 @@ Status Loader::fill() {
     const auto before = static_cast<double>(model_->weights_->bytes());
     HEARTH_TRY(model_->vision_weights_->load([&](double done, double) { report("weights", before + done, total); }));
   }
+  // What is left of the files in memory: shared pages, vectors, what was read ahead.
+  if (device_.host_visible()) checkpoint_->forget_all();
   HEARTH_TRY(model_->decoder_.allocate(model_->limits_));
   HEARTH_TRY(model_->steps_.allocate(step_limits_));
   HEARTH_TRY(allocate_images());

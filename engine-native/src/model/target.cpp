@@ -21,12 +21,12 @@ class NoStream final : public device::Stream {
 
 class TargetDevice final : public device::Device {
  public:
-  explicit TargetDevice(DeviceInfo info) : info_(std::move(info)) {}
+  explicit TargetDevice(DeviceInfo info, size_t free = 0) : info_(std::move(info)), free_(free) {}
   const DeviceInfo& info() const override { return info_; }
   device::Stream& stream() override { return stream_; }
   Result<void*> allocate(size_t, device::MemoryKind, const char*) override { return absent(); }
   void release(void*) override {}
-  Result<size_t> available_bytes() override { return size_t{0}; }
+  Result<size_t> available_bytes() override { return free_; }
   Status upload(void*, const void*, size_t) override { return absent(); }
   Status download(void*, const void*, size_t) override { return absent(); }
   Status copy(void*, const void*, size_t) override { return absent(); }
@@ -39,6 +39,7 @@ class TargetDevice final : public device::Device {
  private:
   static Status absent() { return Status(Code::internal, "a conversion target has no memory"); }
   DeviceInfo info_;
+  size_t free_;
   NoStream stream_;
 };
 
@@ -62,6 +63,8 @@ Status unknown(const std::string& name) {
   return invalid("target '" + name.substr(0, 40) + "' is none of " + cpu_targets + ", cuda-sm80, cuda-sm86, cuda-sm87, cuda-sm89, cuda-sm90");
 }
 
+bool without_cuda() { return ops::linear_implementations(device::DeviceKind::cuda).empty(); }
+
 Result<DeviceInfo> cuda_target(const std::string& name) {
   constexpr std::string_view prefix = "cuda-sm";
   int sm = 0;
@@ -69,7 +72,7 @@ Result<DeviceInfo> cuda_target(const std::string& name) {
   const auto [end, error] = std::from_chars(begin, name.data() + name.size(), sm);
   const bool known = sm == 80 || sm == 86 || sm == 87 || sm == 89 || sm == 90;
   if (error != std::errc() || end != name.data() + name.size() || !known) return unknown(name);
-  if (ops::linear_implementations(device::DeviceKind::cuda).empty()) return unsupported("target " + name + ": this build has no CUDA kernels (nvcc was not there when it was built)");
+  if (without_cuda()) return unsupported("target " + name + ": this build has no CUDA kernels (nvcc was not there when it was built)");
   DeviceInfo info;
   info.kind = device::DeviceKind::cuda;
   info.name = name;
@@ -92,6 +95,17 @@ std::string target_name(const DeviceInfo& info) {
   if (cpu.neon_i8mm) return "cpu-i8mm";
   if (cpu.neon_dotprod) return "cpu-dotprod";
   return cpu.neon ? "cpu-neon" : "cpu-reference";
+}
+
+Result<std::unique_ptr<device::Device>> make_planning_target(const device::DeviceProfile& profile, size_t free) {
+  if (without_cuda()) return unsupported("a plan for " + profile.name + ": this build has no CUDA kernels (nvcc was not there when it was built)");
+  DeviceInfo info;
+  info.kind = device::DeviceKind::cuda;
+  info.name = profile.name;
+  info.compute_capability = profile.sm;
+  info.threads = profile.multiprocessors;
+  info.profile = profile;
+  return std::unique_ptr<device::Device>(std::make_unique<TargetDevice>(std::move(info), free));
 }
 
 Result<std::unique_ptr<device::Device>> make_target(const std::string& name) {

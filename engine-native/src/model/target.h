@@ -20,6 +20,10 @@ std::string target_name(const device::DeviceInfo& info);
 // unsupported when this build has no kernels of that kind.
 Result<std::unique_ptr<device::Device>> make_target(const std::string& name);
 
+// A GPU of this profile to plan for without having it: `free` bytes for allocations, and none of them to be had.
+// unsupported when this build has no kernels for it.
+Result<std::unique_ptr<device::Device>> make_planning_target(const device::DeviceProfile& profile, size_t free);
+
 // One linear packed for a device: its header in a converted file, and what writes its `header.bytes` bytes.
 struct PackedItem {
   formats::PackedHeader header;

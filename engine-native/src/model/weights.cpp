@@ -126,6 +126,7 @@ Status WeightPlan::declare_linear(const LinearRequest& request, const HeldLinear
   if (!request.custom) item.packed = packed_header(request, held, *to);
   if (!request.custom && !checkpoint_.target().empty()) {
     HEARTH_TRY(check_packed(request, held, *to));
+    item.forget = {item.packed->key()};
     item.fill = [this, key = item.packed->key(), bytes = item.bytes](void* at) {
       std::memcpy(at, checkpoint_.packed_bytes(key).data(), bytes);
       return Status::ok();
@@ -232,6 +233,7 @@ Status WeightPlan::table(const std::string& name, int rows, int width, DType* ty
   Item item;
   item.what = name;
   item.bytes = view->data.size();
+  item.forget = {name};
   item.place = [to](void* at) { *to = at; };
   item.fill = [view](void* at) {
     std::memcpy(at, view->data.data(), view->data.size());
@@ -281,7 +283,11 @@ Status WeightPlan::fill(const Item& item) {
     std::lock_guard lock(uploading);
     if (status) status = device_.upload(item.device, packed.data(), packed.size());
   }
-  for (const std::string& module : item.forget) checkpoint_.forget(module);
+  // Where weights live in the system's own memory the file's pages would be a second copy. Elsewhere they are a cache
+  // that makes the next start fast.
+  if (device_.host_visible()) {
+    for (const std::string& name : item.forget) checkpoint_.forget(name);
+  }
   return status;
 }
 

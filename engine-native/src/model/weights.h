@@ -81,7 +81,7 @@ class WeightPlan {
     size_t bytes = 0;
     std::function<void(void*)> place;         // tells the graph where it lies
     std::function<Status(void* to)> fill;     // to: host memory of `bytes`
-    std::vector<std::string> forget;          // modules whose file pages may go
+    std::vector<std::string> forget;          // modules, tensors and packed linears whose file pages may go
     std::optional<formats::PackedHeader> packed;  // of a linear that a converted file could hold
     void* device = nullptr;
   };

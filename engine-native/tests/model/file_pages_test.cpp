@@ -1,0 +1,126 @@
+// One copy of the weights: where they live in the system's own memory, a file's pages go as soon as its tensors are
+// packed, from the process and from the page cache.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/statfs.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "formats/mapped_file.h"
+#include "model/support.h"
+
+namespace hearth::model {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A folder on a disk: a tmpfs is memory itself, and drops nothing.
+fs::path disk_folder() {
+  constexpr long tmpfs = 0x01021994;
+  for (const fs::path& folder : {fs::temp_directory_path(), fs::path("/var/tmp"), fs::current_path()}) {
+    struct statfs info {};
+    if (::statfs(folder.c_str(), &info) == 0 && info.f_type != tmpfs && ::access(folder.c_str(), W_OK) == 0) return folder;
+  }
+  return {};
+}
+
+// A copy of a checkpoint whose pages are clean, so that they can be dropped.
+class DiskCopy {
+ public:
+  explicit DiskCopy(const fs::path& from) {
+    const fs::path folder = disk_folder();
+    if (folder.empty()) throw std::runtime_error("no folder on a disk to write to: set TMPDIR");
+    std::string pattern = (folder / "hearth-pages-XXXXXX").string();
+    path_ = ::mkdtemp(pattern.data());
+    fs::copy(from, path_, fs::copy_options::recursive);
+    const int file = ::open(weights().c_str(), O_RDONLY);
+    ::fsync(file);
+    ::close(file);
+  }
+  ~DiskCopy() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  const std::string& path() const { return path_; }
+  std::string weights() const { return path_ + "/model.safetensors"; }
+
+  // Brings the file into the page cache; returns its size in pages.
+  size_t warm() const {
+    std::ifstream in(weights(), std::ios::binary);
+    std::vector<char> bytes(fs::file_size(weights()));
+    in.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    return (bytes.size() + page() - 1) / page();
+  }
+  // Pages of the file in memory, by whomever.
+  size_t resident() const {
+    const auto file = formats::MappedFile::open(weights());
+    const size_t size = (*file)->bytes().size();
+    std::vector<unsigned char> pages((size + page() - 1) / page());
+    EXPECT_EQ(::mincore(const_cast<std::byte*>((*file)->bytes().data()), size, pages.data()), 0);
+    size_t count = 0;
+    for (const unsigned char one : pages) count += one & 1;
+    return count;
+  }
+
+ private:
+  static size_t page() { return static_cast<size_t>(::sysconf(_SC_PAGESIZE)); }
+  std::string path_;
+};
+
+struct Watch {
+  const DiskCopy* copy;
+  size_t before_last = 0;  // resident when the last tensor had been packed, before what is left is dropped
+};
+
+void watch(void* context, const char* stage, double done, double total) {
+  auto* seen = static_cast<Watch*>(context);
+  if (std::string(stage) == "weights" && done == total) seen->before_last = seen->copy->resident();
+}
+
+TEST(FilePages, GoAsTensorsArePacked) {
+  const DiskCopy copy(std::string(HEARTH_SOURCE_DIR) + "/models/hearth-tiny-vl");
+  const size_t pages = copy.warm();
+  ASSERT_GE(copy.resident(), pages * 9 / 10);
+  ASSERT_GE(pages, 1000u);
+  for (const char* precision : {"auto", "w4a8"}) {
+    copy.warm();
+    LoadOptions options = exact_options(copy.path());
+    options.precision = precision;
+    options.kv = "auto";
+    Watch seen{&copy};
+    auto model = Model::load(options, test_device(), watch, &seen);
+    ASSERT_TRUE(model.is_ok()) << model.status().message();
+    std::printf("%s: %zu pages, %zu resident after the last tensor, %zu after the load\n", precision, pages, seen.before_last, copy.resident());
+    // Of tensors as small as these, folios of the page cache that reach into a neighbour stay until the end.
+    EXPECT_LE(seen.before_last, pages * 2 / 3) << precision;
+    EXPECT_LE(copy.resident(), 16u) << precision;
+  }
+}
+
+// Whoever reads weights where the file has them keeps them: opening and reading drops nothing.
+TEST(FilePages, StayWhereNothingWasPacked) {
+  const DiskCopy copy(std::string(HEARTH_SOURCE_DIR) + "/models/hearth-tiny-vl");
+  const size_t pages = copy.warm();
+  {
+    auto checkpoint = formats::Checkpoint::open(copy.path());
+    ASSERT_TRUE(checkpoint.is_ok());
+    ASSERT_TRUE((*checkpoint)->linear("model.layers.0.self_attn.q_proj").is_ok());
+  }
+  ASSERT_TRUE(Model::plan(exact_options(copy.path()), test_device(), 0).is_ok());
+  EXPECT_GE(copy.resident(), pages * 9 / 10);
+}
+
+TEST(FilePages, ForgottenBytesAreReadAgain) {
+  const DiskCopy copy(std::string(HEARTH_SOURCE_DIR) + "/models/hearth-tiny-vl");
+  const auto file = formats::MappedFile::open(copy.weights());
+  ASSERT_TRUE(file.is_ok());
+  const std::vector<std::byte> before((*file)->bytes().begin(), (*file)->bytes().end());
+  (*file)->forget((*file)->bytes());
+  EXPECT_LE(copy.resident(), 16u);
+  EXPECT_TRUE(std::equal(before.begin(), before.end(), (*file)->bytes().begin()));
+}
+
+}  // namespace
+}  // namespace hearth::model
