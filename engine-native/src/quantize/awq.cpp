@@ -83,11 +83,15 @@ ScaleResult search_scales(ThreadPool& pool, const std::string& pair, const std::
 }
 
 void scale_columns(Weight& weight, const std::vector<float>& scales) {
-  for (size_t at = 0; at < weight.values.size(); at++) weight.values[at] *= scales[at % scales.size()];
+  for (size_t row = 0; row < weight.values.size(); row += scales.size()) {
+    for (size_t k = 0; k < scales.size(); k++) weight.values[row + k] *= scales[k];
+  }
 }
 
 void divide_columns(std::vector<float>& x, const std::vector<float>& scales) {
-  for (size_t at = 0; at < x.size(); at++) x[at] /= scales[at % scales.size()];
+  for (size_t row = 0; row < x.size(); row += scales.size()) {
+    for (size_t k = 0; k < scales.size(); k++) x[row + k] /= scales[k];
+  }
 }
 
 // The last rows of `from`, as many as there are scales.
@@ -110,6 +114,18 @@ void divide_norm(std::vector<float>& norm, std::vector<float>& scales) {
   }
 }
 
+// Rows spread evenly over all; none of a token's neighbours is needed where tokens do not see each other.
+std::vector<float> spread_rows(const std::vector<float>& x, int64_t width, int64_t wanted) {
+  const int64_t rows = static_cast<int64_t>(x.size()) / width;
+  std::vector<float> picked;
+  picked.reserve(static_cast<size_t>(wanted * width));
+  for (int64_t i = 0; i < wanted; i++) {
+    const auto begin = x.begin() + i * rows / wanted * width;
+    picked.insert(picked.end(), begin, begin + width);
+  }
+  return picked;
+}
+
 // Rows of whole sequences, spread over all.
 std::vector<float> pick_rows(const std::vector<float>& x, int64_t width, const Tokens& from, const Tokens& to) {
   std::vector<float> picked;
@@ -119,6 +135,19 @@ std::vector<float> pick_rows(const std::vector<float>& x, int64_t width, const T
     picked.insert(picked.end(), begin, begin + from.length * width);
   }
   return picked;
+}
+
+// A linear with `outputs` of its rows, spread evenly: its error is a mean over outputs, and some show what all do.
+Weight some_outputs(const Weight& weight, int64_t outputs) {
+  Weight some{weight.module, outputs, weight.in, {}, {}, {}};
+  some.values.reserve(static_cast<size_t>(outputs * weight.in));
+  for (int64_t i = 0; i < outputs; i++) {
+    const int64_t row = i * weight.out / outputs;
+    const auto begin = weight.values.begin() + row * weight.in;
+    some.values.insert(some.values.end(), begin, begin + weight.in);
+    if (!weight.bias.empty()) some.bias.push_back(weight.bias[static_cast<size_t>(row)]);
+  }
+  return some;
 }
 
 class BlockSearch {
@@ -140,8 +169,29 @@ class BlockSearch {
  private:
   bool fits(const Weight& weight) const { return fits_grid(weight, options_.group); }
 
+  // While it searches, o and down have only the outputs that are compared.
   void search_pairs(AwqResult& result) {
-    const int64_t wanted = options_.search_rows > 0 ? std::max<int64_t>(1, options_.search_rows / tokens_.length) : tokens_.sequences;
+    Weight o, down;
+    const bool less_o = limit_outputs(block_.o, o), less_down = limit_outputs(block_.down, down);
+    search_attention(result);
+    search_mlp(result);
+    if (less_o) std::swap(block_.o, o);
+    if (less_down) std::swap(block_.down, down);
+  }
+
+  // Leaves the whole linear in `whole` when there is more of it than is compared.
+  bool limit_outputs(Weight& weight, Weight& whole) const {
+    if (options_.search_outputs <= 0 || weight.out <= options_.search_outputs || !fits(weight)) return false;
+    whole = std::move(weight);
+    weight = some_outputs(whole, options_.search_outputs);
+    return true;
+  }
+
+  bool all_rows() const { return options_.search_rows <= 0 || options_.search_rows >= tokens_.rows(); }
+
+  // Tokens see each other: whole sequences, two at least.
+  void search_attention(AwqResult& result) {
+    const int64_t wanted = all_rows() ? tokens_.sequences : std::max<int64_t>(2, options_.search_rows / tokens_.length);
     const Tokens part{std::min(wanted, tokens_.sequences), tokens_.length};
     Block& b = block_;
     if (fits(b.q) && fits(b.k)) {
@@ -149,19 +199,25 @@ class BlockSearch {
       result.pairs.push_back(search_scales(pool_, "qkv", capture_.attention_input, {&b.q, &b.k, &b.v}, options_.group,
                                            [&](const auto& w) { return runner_.attention(b, part, input.data(), w[0], w[1], w[2]); }));
     }
-    if (fits(b.o) && b.v.out == b.o.in) search_linear(result, "o", b.o, capture_.output_input, part);  // not with grouped queries
-    if (fits(b.gate)) {
-      const auto input = pick_rows(capture_.mlp_input, b.gate.in, tokens_, part);
-      result.pairs.push_back(search_scales(pool_, "gate_up", capture_.mlp_input, {&b.gate, &b.up}, options_.group,
-                                           [&](const auto& w) { return runner_.mlp(b, part.rows(), input.data(), w[0], w[1]); }));
-    }
-    if (fits(b.down)) search_linear(result, "down", b.down, capture_.down_input, part);
+    if (fits(b.o) && b.v.out == b.o.in) search_linear(result, "o", b.o, capture_.output_input);  // not with grouped queries
   }
 
-  void search_linear(AwqResult& result, const std::string& pair, Weight& weight, const std::vector<float>& captured, const Tokens& part) {
-    const auto input = pick_rows(captured, weight.in, tokens_, part);
+  void search_mlp(AwqResult& result) {
+    const int64_t rows = all_rows() ? tokens_.rows() : options_.search_rows;
+    Block& b = block_;
+    if (fits(b.gate)) {
+      const auto input = spread_rows(capture_.mlp_input, b.gate.in, rows);
+      result.pairs.push_back(search_scales(pool_, "gate_up", capture_.mlp_input, {&b.gate, &b.up}, options_.group,
+                                           [&](const auto& w) { return runner_.mlp(b, rows, input.data(), w[0], w[1]); }));
+    }
+    if (fits(b.down)) search_linear(result, "down", b.down, capture_.down_input);
+  }
+
+  void search_linear(AwqResult& result, const std::string& pair, Weight& weight, const std::vector<float>& captured) {
+    const int64_t rows = all_rows() ? tokens_.rows() : options_.search_rows;
+    const auto input = spread_rows(captured, weight.in, rows);
     result.pairs.push_back(search_scales(pool_, pair, captured, {&weight}, options_.group,
-                                         [&](const auto& w) { return runner_.linear(weight, w[0], input.data(), part.rows(), false); }));
+                                         [&](const auto& w) { return runner_.linear(weight, w[0], input.data(), rows, false); }));
   }
 
   // All searches saw the layer as it was; only now do the scales go in.

@@ -13,7 +13,8 @@ struct AwqOptions {
   int group = 128;
   bool scale = true, clip = true;
   bool compensate = true;   // round here, each column's error made up for by the next ones; else leave rounding to the writer
-  int64_t search_rows = 0;  // rows the scale search compares outputs on, whole sequences spread over all; 0 = all
+  int64_t search_rows = 0;     // rows the scale search compares outputs on, spread over all (attention: whole sequences, two at least); 0 = all
+  int64_t search_outputs = 0;  // outputs of o and down that it compares, spread over all, a multiple of 8; 0 = all
 };
 
 // Of one searched pair.

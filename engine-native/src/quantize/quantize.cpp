@@ -23,6 +23,7 @@ using nlohmann::json;
 
 namespace {
 
+constexpr int64_t search_outputs = 512;  // of o and down, compared by the scale search
 constexpr int64_t error_rows = 128;  // tokens on which the report's errors are measured
 constexpr float strengths[] = {-1, 0.3f, 0.4f, 0.5f, 0.6f, 0.7f, 0.8f, 0.9f};  // -1: no smoothing
 
@@ -129,13 +130,13 @@ json Quantizer::state() const {
           {"search_tokens", options_.search_tokens}, {"layers", spec_.layers.size()}};
 }
 
-// The scale search compares outputs twenty times: on all tokens for small layers, on 1024 for large ones.
+// The scale search compares outputs twenty times: on all tokens for small layers, on 512 for large ones.
 int64_t Quantizer::search_rows() const {
   if (options_.search_tokens > 0) return options_.search_tokens;
   const double parameters = 3.0 * spec_.width * spec_.ffn + 2.0 * spec_.width * spec_.head_dim * (spec_.heads + spec_.kv_heads);
   constexpr double affordable = 8192.0 * 4e6;  // tokens times parameters of a layer
   const int64_t rows = static_cast<int64_t>(affordable / parameters);
-  return std::max<int64_t>(rows, 1024);
+  return std::max<int64_t>(rows, 512);
 }
 
 Status Quantizer::report_progress(const char* stage, double done, double total, const Clock& clock) {
@@ -230,7 +231,7 @@ Result<json> Quantizer::run_layer(OutputFolder& output, Block block, Capture cap
     }
   } else {
     linears = measure(block, capture, exact);
-    const AwqOptions awq{.group = options_.group, .scale = true, .clip = options_.clip, .compensate = options_.rounding == "compensated", .search_rows = search_rows()};
+    const AwqOptions awq{.group = options_.group, .scale = true, .clip = options_.clip, .compensate = options_.rounding == "compensated", .search_rows = search_rows(), .search_outputs = search_outputs};
     const AwqResult result = search_awq(*runner_, pool_, block, calibration_.tokens, capture, awq);
     measure_after(block, capture, result, exact, linears);
     report["clipped"] = result.clipped;

@@ -62,6 +62,39 @@ TEST(AwqSearch, ReachesTheLossesOfPyTorch) {
   }
 }
 
+// What large models are searched with: some tokens and some outputs choose scales that are as good on all of them.
+TEST(AwqSearch, SomeTokensAndOutputsChooseAsWell) {
+  const auto checkpoint = formats::Checkpoint::open(root + "/models/hearth-tiny-vl");
+  ASSERT_TRUE(checkpoint);
+  const auto model = model::read_model_spec(**checkpoint);
+  ASSERT_TRUE(model);
+  const model::DecoderSpec& spec = model->decoder;
+  ThreadPool pool(2, false);
+  BlockRunner runner(spec, pool);
+  const Tokens tokens{4, 512};
+  auto x = embed(**checkpoint, spec, calibration_ids(tokens.rows()));
+  ASSERT_TRUE(x);
+  for (int layer = 0; layer < 2; layer++) {
+    auto block = read_block(**checkpoint, spec, layer);
+    ASSERT_TRUE(block);
+    const Block before = *block;
+    Capture capture;
+    runner.forward(*block, tokens, *x, &capture);
+    Capture again = capture;
+    Block other = before;
+    const AwqResult all = search_awq(runner, pool, *block, tokens, capture, {.group = 128, .clip = false, .compensate = false});
+    const AwqResult some = search_awq(runner, pool, other, tokens, again, {.group = 128, .clip = false, .compensate = false, .search_rows = 512, .search_outputs = 64});
+    ASSERT_EQ(all.pairs.size(), some.pairs.size());
+    EXPECT_EQ(other.down.values.size(), before.down.values.size());  // the whole linears are back
+    EXPECT_EQ(other.o.values.size(), before.o.values.size());
+    for (size_t i = 0; i < all.pairs.size(); i++) {
+      const double reached = all.pairs[i].losses[static_cast<size_t>(std::lround(some.pairs[i].alpha * 20))];
+      EXPECT_NE(some.pairs[i].loss, all.pairs[i].loss) << "nothing was left out";
+      EXPECT_LT(reached - all.pairs[i].loss, 0.05 * (all.pairs[i].loss_rounding)) << layer << " " << all.pairs[i].pair;
+    }
+  }
+}
+
 struct Problem {
   Weight weight;
   std::vector<float> inputs;
