@@ -40,7 +40,7 @@ const code = [
   ...filesBelow('server', /\.ts$/),
   ...filesBelow('scripts', /\.(mjs|sh|ts)$/),
   ...filesBelow('test/load', /\.ts$/),
-  ...filesBelow('engine-native', /(\.(cpp|h)|CMakeLists\.txt|\.cmake)$/),
+  ...filesBelow('engine-native', /(\.(cpp|h|cu|cuh)|CMakeLists\.txt|\.cmake)$/),
 ].map(source);
 /** All source text, to find messages in. */
 export const allCode = code.join('\n');

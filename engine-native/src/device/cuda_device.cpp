@@ -333,13 +333,6 @@ Status CudaDevice::wait(uint32_t marker) {
   return check(api_->cuEventSynchronize(events_[marker % events_.size()]), "a step on the GPU");
 }
 
-Result<std::unique_ptr<Device>> open_cuda_device(int ordinal, const std::string& forced_profile, bool force_unified) {
-  if (!*built_for) return built_without();
-  std::string profile = forced_profile;
-  if (const char* forced = std::getenv("HEARTH_DEVICE_PROFILE"); profile.empty() && forced) profile = forced;
-  return CudaDevice::open(ordinal, profile, force_unified);
-}
-
 // A stream of its own: the copy engines work beside the kernels.
 struct CudaDevice::Copies final : Device::CopyQueue {
   explicit Copies(CudaDevice& owner) : device(owner) {}
@@ -369,6 +362,13 @@ Result<std::unique_ptr<Device::CopyQueue>> CudaDevice::open_copy_queue() {
   auto copies = std::make_unique<Copies>(*this);
   HEARTH_TRY(check(api_->cuStreamCreate(&copies->handle, stream_non_blocking), "creating a stream for copies"));
   return std::unique_ptr<CopyQueue>(std::move(copies));
+}
+
+Result<std::unique_ptr<Device>> open_cuda_device(int ordinal, const std::string& forced_profile, bool force_unified) {
+  if (!*built_for) return built_without();
+  std::string profile = forced_profile;
+  if (const char* forced = std::getenv("HEARTH_DEVICE_PROFILE"); profile.empty() && forced) profile = forced;
+  return CudaDevice::open(ordinal, profile, force_unified);
 }
 
 Result<int> count_cuda_devices() {
