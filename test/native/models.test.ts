@@ -216,7 +216,7 @@ describe('a model that cannot fit', () => {
       '--more-models',
       'hearth-tiny-vl-awq',
       '--memory-limit-mb',
-      '40',
+      '24',
       '--kv-tokens',
       '1024',
     ]);
@@ -231,7 +231,7 @@ describe('a model that cannot fit', () => {
     expect(response.status).toBe(503);
     const { error } = (await response.json()) as { error: { code: string; message: string } };
     expect(error.code).toBe('model_load_failed');
-    expect(error.message).toMatch(/does not fit in 40\.0 MiB.*weights.*KV pool of.*What would fit/);
+    expect(error.message).toMatch(/does not fit in 24\.0 MiB.*weights.*KV pool of.*What would fit/);
     expect(await card('hearth-tiny-vl-awq')).toMatchObject({ status: 'failed', error: error.message });
     expect((await card('tinystories-656k')).status).toBe('loaded');
   });
