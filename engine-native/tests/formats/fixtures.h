@@ -1,8 +1,6 @@
 // What the tests of readers share: fixture files, temporary folders, and files built by hand.
 #pragma once
 
-#include <unistd.h>
-
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -11,6 +9,7 @@
 #include <vector>
 
 #include "formats/checkpoint.h"
+#include "support/temporary_folder.h"
 
 namespace hearth::formats {
 
@@ -32,23 +31,6 @@ inline std::vector<float> read_floats(const std::string& path) {
   std::memcpy(values.data(), bytes.data(), bytes.size());
   return values;
 }
-
-// A folder that goes away with the test.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "hearth-test-XXXXXX").string();
-    path_ = ::mkdtemp(pattern.data());
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 template <class T>
 std::string raw(T value) {

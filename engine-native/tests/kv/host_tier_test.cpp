@@ -31,6 +31,16 @@ struct Pools {
     under_way.insert(under_way.end(), pool.transfers().begin(), pool.transfers().end());
     pool.transfers().clear();
   }
+  // Takes `count` blocks; as the pool fills up, the oldest content is saved first.
+  std::vector<int32_t> crowd_out(int count) {
+    std::vector<int32_t> blocks;
+    for (int i = 0; i < count; ++i) {
+      save();
+      copy_all();
+      blocks.push_back(pool.allocate());
+    }
+    return blocks;
+  }
   // In the order of the list, as the copier does.
   void finish(size_t) {
     Transfer t = under_way.front();
@@ -70,11 +80,7 @@ TEST(HostTier, AForgottenPrefixIsBroughtBack) {
   auto a = keys_of(4, 1), b = keys_of(4, 2);
   auto blocks = p.fill(a);
   p.pool.release_all(blocks);
-  for (int i = 0; i < 4; ++i) {  // as the pool fills up, the oldest are saved first
-    p.save();
-    p.copy_all();
-    blocks.push_back(p.pool.allocate());
-  }
+  blocks = p.crowd_out(4);
   EXPECT_EQ(p.tier.used(), 4);
   p.pool.release_all(blocks);
   Prefix prefix = p.pool.count_prefix(a, 4);
@@ -114,8 +120,7 @@ TEST(HostTier, ArrivingBlocksAreSharedAndHeldUntilTheyAreThere) {
   auto a = keys_of(2, 1);
   auto blocks = p.fill(a);
   p.pool.release_all(blocks);
-  std::vector<int32_t> filler;
-  for (int i = 0; i < 6; ++i) p.save(), p.copy_all(), filler.push_back(p.pool.allocate());
+  auto filler = p.crowd_out(6);
   p.pool.release_all(filler);
   std::vector<int32_t> first, second;
   Chain c1 = 0, c2 = 0;
@@ -137,8 +142,7 @@ TEST(HostTier, FewBlocksAreNotWorthTheDetour) {
   auto a = keys_of(2, 1);
   auto blocks = p.fill(a);
   p.pool.release_all(blocks);
-  std::vector<int32_t> filler;
-  for (int i = 0; i < 4; ++i) p.save(), p.copy_all(), filler.push_back(p.pool.allocate());
+  auto filler = p.crowd_out(4);
   p.pool.set_fetch_min(3);
   EXPECT_EQ(p.pool.count_prefix(a, 2).blocks, 0);
   p.pool.set_fetch_min(2);
@@ -151,8 +155,7 @@ TEST(HostTier, RecomputedContentKeepsItsNameAndItsCopy) {
   auto a = keys_of(3, 1);
   auto blocks = p.fill(a);
   p.pool.release_all(blocks);
-  std::vector<int32_t> filler;
-  for (int i = 0; i < 4; ++i) p.save(), p.copy_all(), filler.push_back(p.pool.allocate());
+  auto filler = p.crowd_out(4);
   p.pool.release_all(filler);
   p.pool.set_fetch_min(100);  // computed again although it is there
   blocks = p.fill(std::vector<ContentKey>(a.begin(), a.begin() + block_tokens));

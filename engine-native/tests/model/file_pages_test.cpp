@@ -10,6 +10,7 @@
 
 #include "formats/mapped_file.h"
 #include "model/support.h"
+#include "support/temporary_folder.h"
 
 namespace hearth::model {
 namespace {
@@ -23,28 +24,20 @@ fs::path disk_folder() {
     struct statfs info {};
     if (::statfs(folder.c_str(), &info) == 0 && info.f_type != tmpfs && ::access(folder.c_str(), W_OK) == 0) return folder;
   }
-  return {};
+  throw std::runtime_error("no folder on a disk to write to: set TMPDIR");
 }
 
 // A copy of a checkpoint whose pages are clean, so that they can be dropped.
 class DiskCopy {
  public:
-  explicit DiskCopy(const fs::path& from) {
-    const fs::path folder = disk_folder();
-    if (folder.empty()) throw std::runtime_error("no folder on a disk to write to: set TMPDIR");
-    std::string pattern = (folder / "hearth-pages-XXXXXX").string();
-    path_ = ::mkdtemp(pattern.data());
-    fs::copy(from, path_, fs::copy_options::recursive);
+  explicit DiskCopy(const fs::path& from) : folder_(disk_folder()) {
+    fs::copy(from, path(), fs::copy_options::recursive);
     const int file = ::open(weights().c_str(), O_RDONLY);
     ::fsync(file);
     ::close(file);
   }
-  ~DiskCopy() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
-  std::string weights() const { return path_ + "/model.safetensors"; }
+  const std::string& path() const { return folder_.path(); }
+  std::string weights() const { return path() + "/model.safetensors"; }
 
   // Brings the file into the page cache; returns its size in pages.
   size_t warm() const {
@@ -66,7 +59,7 @@ class DiskCopy {
 
  private:
   static size_t page() { return static_cast<size_t>(::sysconf(_SC_PAGESIZE)); }
-  std::string path_;
+  TemporaryFolder folder_;
 };
 
 struct Watch {

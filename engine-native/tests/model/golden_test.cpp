@@ -1,5 +1,7 @@
 // Every architecture against Hugging Face transformers: logits over 64 positions, however the prompt is cut, and greedy
 // tokens. The checkpoints and logits were captured by scripts/golden/capture.py.
+#include <optional>
+
 #include "model/support.h"
 
 namespace hearth::model {
@@ -169,73 +171,75 @@ TEST(Hidden, FinalNormOfTheWantedRows) {
   }
 }
 
-// A KV block copied to the host, overwritten and brought back leaves the sequence as it was.
-TEST(KvBlocks, RoundTripThroughTheHost) {
-  for (const char* kv : {"f16", "bf16", "int8"}) {
+// Two sequences of one model, the second of the first's tokens backwards, over a KV pool of each type.
+class KvBlocks : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
     LoadOptions options = exact_options(checkpoint_path("llama-mha"));
-    options.kv = kv;
-    auto model = load(options);
-    ASSERT_TRUE(model);
-    const Golden golden("llama-mha");
-    Sequence whole(*model, 0), other(*model, 1);
-    whole.ids = other.ids = golden.values<int32_t>("ids");
-    std::reverse(other.ids.begin(), other.ids.end());
-    step(*model, whole, 40);
-    std::vector<uint8_t> saved(model->kv_block_bytes()), foreign(model->kv_block_bytes());
-    const int block = whole.rows(1).blocks[1];
-    ASSERT_TRUE(model->read_kv_block(block, saved.data()).is_ok());
-    step(*model, other, 40);
-    ASSERT_TRUE(model->read_kv_block(other.rows(1).blocks[1], foreign.data()).is_ok());
-    EXPECT_NE(saved, foreign);
-    const std::vector<float> before = step(*model, whole, 1);
-    whole.done--;
-    ASSERT_TRUE(model->write_kv_block(block, foreign.data()).is_ok());
-    EXPECT_GT(distance(step(*model, whole, 1), before), 1e-3);
-    whole.done--;
-    ASSERT_TRUE(model->write_kv_block(block, saved.data()).is_ok());
-    EXPECT_LE(distance(step(*model, whole, 1), before), on_gpu ? 1e-5 : 0.0);
-    EXPECT_FALSE(model->read_kv_block(model->info().kv_blocks, saved.data()).is_ok());
+    options.kv = GetParam();
+    model_ = load(options);
+    ASSERT_TRUE(model_);
+    whole_.emplace(*model_, 0);
+    other_.emplace(*model_, 1);
+    whole_->ids = other_->ids = Golden("llama-mha").values<int32_t>("ids");
+    std::reverse(other_->ids.begin(), other_->ids.end());
+    step(*model_, *whole_, 40);
+    block_ = whole_->rows(1).blocks[1];
   }
+  // The logits of the first sequence's next step, which stays the next one.
+  std::vector<float> next() {
+    std::vector<float> logits = step(*model_, *whole_, 1);
+    whole_->done--;
+    return logits;
+  }
+
+  std::unique_ptr<Model> model_;
+  std::optional<Sequence> whole_, other_;
+  int block_ = -1;  // of the first sequence
+  static constexpr double same = on_gpu ? 1e-5 : 0.0, changed = 1e-3;
+};
+
+// A KV block copied to the host, overwritten and brought back leaves the sequence as it was.
+TEST_P(KvBlocks, RoundTripThroughTheHost) {
+  std::vector<uint8_t> saved(model_->kv_block_bytes()), foreign(model_->kv_block_bytes());
+  ASSERT_TRUE(model_->read_kv_block(block_, saved.data()).is_ok());
+  step(*model_, *other_, 40);
+  ASSERT_TRUE(model_->read_kv_block(other_->rows(1).blocks[1], foreign.data()).is_ok());
+  EXPECT_NE(saved, foreign);
+  const std::vector<float> before = next();
+  ASSERT_TRUE(model_->write_kv_block(block_, foreign.data()).is_ok());
+  EXPECT_GT(distance(next(), before), changed);
+  ASSERT_TRUE(model_->write_kv_block(block_, saved.data()).is_ok());
+  EXPECT_LE(distance(next(), before), same);
+  EXPECT_FALSE(model_->read_kv_block(model_->info().kv_blocks, saved.data()).is_ok());
 }
 
 // The same beside the steps, as the host tier does it: through a queue of its own, into staging memory, while another
 // sequence goes on; and back, so that it reads on as if nothing had happened.
-TEST(KvBlocks, RoundTripBesideTheSteps) {
-  for (const char* kv : {"f16", "int8"}) {
-    LoadOptions options = exact_options(checkpoint_path("llama-mha"));
-    options.kv = kv;
-    auto model = load(options);
-    ASSERT_TRUE(model);
-    const Golden golden("llama-mha");
-    Sequence whole(*model, 0), other(*model, 1);
-    whole.ids = other.ids = golden.values<int32_t>("ids");
-    std::reverse(other.ids.begin(), other.ids.end());
-    step(*model, whole, 40);
-    step(*model, other, 20);
-    auto staging = model->device().allocate(model->kv_block_bytes(), device::MemoryKind::staging, "a test");
-    auto queue = model->device().open_copy_queue();
-    ASSERT_TRUE(staging && queue);
-    const int block = whole.rows(1).blocks[1];
-    auto move = [&](bool to_host) {
-      auto marker = model->device().mark();
-      return marker && (*queue)->after(*marker) && model->transfer_kv_block(block, *staging, to_host, **queue);
-    };
-    const std::vector<float> before = step(*model, whole, 1);
-    whole.done--;
-    ASSERT_TRUE(move(true));
-    step(*model, other, 4);  // does not wait for the copy
-    ASSERT_TRUE((*queue)->finish());
-    const std::vector<uint8_t> zeros(model->kv_block_bytes());
-    ASSERT_TRUE(model->write_kv_block(block, zeros.data()).is_ok());
-    EXPECT_GT(distance(step(*model, whole, 1), before), 1e-3);
-    whole.done--;
-    ASSERT_TRUE(move(false));
-    step(*model, other, 4);
-    ASSERT_TRUE((*queue)->finish());
-    EXPECT_LE(distance(step(*model, whole, 1), before), on_gpu ? 1e-5 : 0.0) << kv;
-    model->device().release(*staging);
-  }
+TEST_P(KvBlocks, RoundTripBesideTheSteps) {
+  step(*model_, *other_, 20);
+  auto staging = model_->device().allocate(model_->kv_block_bytes(), device::MemoryKind::staging, "a test");
+  auto queue = model_->device().open_copy_queue();
+  ASSERT_TRUE(staging && queue);
+  auto move = [&](bool to_host) {
+    auto marker = model_->device().mark();
+    return marker && (*queue)->after(*marker) && model_->transfer_kv_block(block_, *staging, to_host, **queue);
+  };
+  const std::vector<float> before = next();
+  ASSERT_TRUE(move(true));
+  step(*model_, *other_, 4);  // does not wait for the copy
+  ASSERT_TRUE((*queue)->finish());
+  const std::vector<uint8_t> zeros(model_->kv_block_bytes());
+  ASSERT_TRUE(model_->write_kv_block(block_, zeros.data()).is_ok());
+  EXPECT_GT(distance(next(), before), changed);
+  ASSERT_TRUE(move(false));
+  step(*model_, *other_, 4);
+  ASSERT_TRUE((*queue)->finish());
+  EXPECT_LE(distance(next(), before), same);
+  model_->device().release(*staging);
 }
+
+INSTANTIATE_TEST_SUITE_P(Types, KvBlocks, testing::Values("f16", "bf16", "int8"), [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
 }  // namespace hearth::model

@@ -1,6 +1,4 @@
 // Loading: what is refused and how the message reads, the memory plan, shapes, and configurations as older tools write them.
-#include <unistd.h>
-
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -11,6 +9,7 @@
 #include "model/model_spec.h"
 #include "model/shapes.h"
 #include "model/support.h"
+#include "support/temporary_folder.h"
 
 namespace hearth::model {
 namespace {
@@ -21,17 +20,9 @@ namespace fs = std::filesystem;
 // A copy of a fixture that a test may damage; gone with the test.
 class Copy {
  public:
-  explicit Copy(const std::string& name) {
-    std::string pattern = (fs::temp_directory_path() / "hearth-model-XXXXXX").string();
-    path_ = ::mkdtemp(pattern.data());
-    fs::copy(checkpoint_path(name), path_, fs::copy_options::recursive);
-  }
-  ~Copy() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
-  std::string file(const std::string& name) const { return path_ + "/" + name; }
+  explicit Copy(const std::string& name) { fs::copy(checkpoint_path(name), path(), fs::copy_options::recursive); }
+  const std::string& path() const { return folder_.path(); }
+  std::string file(const std::string& name) const { return path() + "/" + name; }
   void edit(const std::function<void(json&)>& change, const std::string& name = "config.json") const {
     json config = json::parse(std::ifstream(file(name)));
     change(config);
@@ -53,7 +44,7 @@ class Copy {
   }
 
  private:
-  std::string path_;
+  TemporaryFolder folder_;
 };
 
 std::string load_error(const std::string& path, const std::function<void(LoadOptions&)>& change = {}) {

@@ -1,8 +1,6 @@
 // What the tests of quantising share: the small trained model, its loss in f32 whatever form its weights are in.
 #pragma once
 
-#include <unistd.h>
-
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -14,24 +12,9 @@
 #include "quantize/calibration.h"
 #include "quantize/ends.h"
 #include "quantize/gemm.h"
+#include "support/temporary_folder.h"
 
 namespace hearth::quantize {
-
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "hearth-quantize-XXXXXX").string();
-    path_ = ::mkdtemp(pattern.data());
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 // Logits [rows, vocabulary] over the first `tokens` of a text, through BlockRunner: exact weights or whatever the
 // checkpoint's stand for. int8: activations are rounded too.
