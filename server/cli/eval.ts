@@ -23,6 +23,8 @@ occurs in it as whole words and no rejected one does, exact when it is an accept
   --vqa FILE          questions about pictures, one JSON object a line
   --against DIR       reference model, usually the float weights
   --precision KIND    how the models are held: auto (default), none, f32, f16, bf16, w4a16, w4a32, w4a8, w8a8
+  --kv KIND           precision of the KV pool: auto (default), f32, f16, bf16, int8
+  --head-bits N       bits of the output head: 4, 8 or 16
   --window N          tokens a window
   --tokens N          only the text's first N tokens
   --device KIND       auto, cpu (default), cuda
@@ -35,12 +37,19 @@ Example:
 
 const resultSchema = z.object({
   precision: z.string(),
+  kv: z.string(),
   window: z.number(),
   tokens: z.number(),
   perplexity: z.number(),
   tokens_per_second: z.number(),
   against: z
-    .object({ precision: z.string(), perplexity: z.number(), kl: z.number(), top1_agreement: z.number() })
+    .object({
+      precision: z.string(),
+      perplexity: z.number(),
+      kv: z.string(),
+      kl: z.number(),
+      top1_agreement: z.number(),
+    })
     .optional(),
 });
 type Evaluation = z.infer<typeof resultSchema>;
@@ -56,6 +65,8 @@ export async function run(args: string[]): Promise<number> {
       vqa: { type: 'string' },
       against: { type: 'string' },
       precision: { type: 'string' },
+      kv: { type: 'string' },
+      'head-bits': { type: 'string' },
       window: { type: 'string' },
       tokens: { type: 'string' },
       device: { type: 'string' },
@@ -69,10 +80,18 @@ export async function run(args: string[]): Promise<number> {
   const device = oneOf('--device', values.device, ['auto', 'cpu', 'cuda']) as 'auto' | 'cpu' | 'cuda' | undefined;
   const threads = wholeNumber('--threads', values.threads, 1);
   const precision = oneOf('--precision', values.precision, precisions);
+  const kv = oneOf('--kv', values.kv, ['auto', 'f32', 'f16', 'bf16', 'int8']);
+  const headBits = oneOf('--head-bits', values['head-bits'], ['4', '8', '16']);
   if (values.vqa) {
     const unused = (['against', 'window', 'tokens'] as const).find((name) => values[name] !== undefined);
     if (unused) throw new UsageError(`--${unused} goes with --text, not with --vqa`);
-    const scores = await askModels(positionals, values.vqa, { device: device ?? 'cpu', threads, precision });
+    const scores = await askModels(positionals, values.vqa, {
+      device: device ?? 'cpu',
+      threads,
+      precision,
+      kv,
+      'head-bits': headBits,
+    });
     process.stdout.write(values.json ? `${JSON.stringify(scores, null, 2)}\n` : printScores(scores));
     return 0;
   }
@@ -87,6 +106,8 @@ export async function run(args: string[]): Promise<number> {
           against: values.against === undefined ? undefined : modelPath(values.against),
           text: resolve(values.text!),
           precision,
+          kv,
+          head_bits: headBits === undefined ? undefined : Number(headBits),
           window: wholeNumber('--window', values.window, 2),
           tokens: wholeNumber('--tokens', values.tokens, 1),
           threads,
@@ -110,16 +131,17 @@ function print(models: string[], results: Evaluation[], against: string | undefi
     ...more,
   ];
   const rows = results.map((result, at) =>
-    row(models[at]!, result.precision, result.perplexity, [
+    row(models[at]!, `${result.precision}, ${result.kv}`, result.perplexity, [
       result.against ? result.against.kl.toFixed(6) : '',
       result.against ? `${(100 * result.against.top1_agreement).toFixed(2)} %` : '',
       result.tokens_per_second.toFixed(0),
     ]),
   );
   const reference = results[0]?.against;
-  if (reference && against) rows.unshift(row(against, reference.precision, reference.perplexity, ['', '', '']));
+  if (reference && against)
+    rows.unshift(row(against, `${reference.precision}, ${reference.kv}`, reference.perplexity, ['', '', '']));
   const { window = 0, tokens = 0 } = results[0] ?? {};
-  return `${table(['model', 'held as', 'perplexity', 'KL', 'same token', 'tokens/s'], rows)}\n\n${tokens} tokens in windows of ${window}\n`;
+  return `${table(['model', 'held as, KV', 'perplexity', 'KL', 'same token', 'tokens/s'], rows)}\n\n${tokens} tokens in windows of ${window}\n`;
 }
 
 type NamedScore = VqaScore & { path: string };

@@ -127,16 +127,26 @@ class Evaluation {
     return Status::ok();
   }
 
-  Result<Scorer> open(const std::string& path, const std::string& precision, int window) {
-    model::LoadOptions load;
-    load.path = path;
-    load.precision = precision;
-    load.group = options_.group;
-    load.head_bits = precision == options_.precision ? options_.head_bits : 0;
-    load.context = window;
+  Result<Scorer> open(model::LoadOptions load) {
+    load.context = window_;
     load.max_sequences = 1;
-    load.kv_tokens = window;
+    load.kv_tokens = window_;
     return Scorer::load(load, device_);
+  }
+  Result<Scorer> open_model() {
+    model::LoadOptions load;
+    load.path = options_.path;
+    load.precision = options_.precision;
+    load.group = options_.group;
+    load.head_bits = options_.head_bits;
+    load.kv = options_.kv;
+    return open(load);
+  }
+  Result<Scorer> open_reference() {
+    model::LoadOptions load;
+    load.path = options_.against;
+    load.precision = "none";
+    return open(load);
   }
 
   // The published protocol's window, or the whole context of a model with less.
@@ -149,10 +159,10 @@ class Evaluation {
       window_ = static_cast<int>(std::clamp<int64_t>(context, 2, window_max));
     }
     if (static_cast<int>(ids_.size()) < window_) return invalid(options_.text + ": " + std::to_string(ids_.size()) + " tokens, fewer than one window of " + std::to_string(window_));
-    HEARTH_ASSIGN(Scorer model, open(options_.path, options_.precision, window_));
+    HEARTH_ASSIGN(Scorer model, open_model());
     model_ = std::make_unique<Scorer>(std::move(model));
     if (options_.against.empty()) return Status::ok();
-    HEARTH_ASSIGN(Scorer reference, open(options_.against, "none", window_));
+    HEARTH_ASSIGN(Scorer reference, open_reference());
     reference_ = std::make_unique<Scorer>(std::move(reference));
     if (reference_->info().vocabulary != model_->info().vocabulary) return invalid("the models' vocabularies differ in size");
     return Status::ok();
@@ -178,11 +188,11 @@ class Evaluation {
 
   json result(int windows) const {
     const double tokens = static_cast<double>(sums_.tokens);
-    json result{{"path", options_.path}, {"text", options_.text}, {"precision", model_->info().precision}, {"windows", windows}, {"window", window_},
+    json result{{"path", options_.path}, {"text", options_.text}, {"precision", model_->info().precision}, {"kv", model_->info().kv}, {"windows", windows}, {"window", window_},
                 {"tokens", sums_.tokens}, {"loss", sums_.loss / tokens}, {"perplexity", std::exp(sums_.loss / tokens)},
                 {"tokens_per_second", double(windows) * window_ / seconds_}};
     if (reference_) {
-      result["against"] = {{"path", options_.against}, {"precision", reference_->info().precision}, {"loss", sums_.reference_loss / tokens},
+      result["against"] = {{"path", options_.against}, {"precision", reference_->info().precision}, {"kv", reference_->info().kv}, {"loss", sums_.reference_loss / tokens},
                            {"perplexity", std::exp(sums_.reference_loss / tokens)}, {"kl", sums_.divergence / tokens},
                            {"top1_agreement", sums_.agreement / tokens}};
     }

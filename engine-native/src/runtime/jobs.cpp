@@ -97,6 +97,7 @@ Result<JobFunction> make_evaluate(JsonReader& reader) {
   HEARTH_TRY(reader.read("text", o.text));
   HEARTH_TRY(reader.read("precision", o.precision));
   HEARTH_TRY(read_group(reader, o.group));
+  HEARTH_TRY(reader.read("kv", o.kv));
   HEARTH_TRY(reader.read_integer("head_bits", 0, 16, o.head_bits));
   HEARTH_TRY(reader.read_integer("window", 0, 1 << 24, o.window));
   HEARTH_TRY(reader.read_integer("tokens", 0, INT32_MAX, o.tokens));
