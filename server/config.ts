@@ -65,18 +65,18 @@ function choice<const T extends readonly [string, ...string[]]>(
   return describe(schema, section, help, values.join('|'));
 }
 
+/** What a flag or a variable writes with commas between; a config file may have a list. */
+function splitAtCommas(raw: unknown): unknown {
+  const given = emptyAsAbsent(raw);
+  if (typeof given !== 'string') return given;
+  return given
+    .split(',')
+    .map((item) => item.trim())
+    .filter(Boolean);
+}
+
 function list(section: string, help: string, value: string) {
-  const schema = z.preprocess(
-    (raw) => {
-      const given = emptyAsAbsent(raw);
-      if (typeof given !== 'string') return given;
-      return given
-        .split(',')
-        .map((item) => item.trim())
-        .filter(Boolean);
-    },
-    z.array(z.string().max(4096)).max(1000).default([]),
-  );
+  const schema = z.preprocess(splitAtCommas, z.array(z.string().max(4096)).max(1000).default([]));
   return describe(schema, section, help, value);
 }
 
@@ -95,14 +95,7 @@ export type ModelEntry = string | z.infer<typeof modelEntry>;
 
 function modelList(section: string, help: string) {
   const schema = z.preprocess(
-    (raw) => {
-      const given = emptyAsAbsent(raw);
-      if (typeof given !== 'string') return given;
-      return given
-        .split(',')
-        .map((item) => item.trim())
-        .filter(Boolean);
-    },
+    splitAtCommas,
     z
       .array(z.union([z.string().min(1).max(4096), modelEntry]))
       .max(1000)

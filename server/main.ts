@@ -241,27 +241,21 @@ async function startOrExplain<T>(work: Promise<T>): Promise<T> {
 }
 
 /** Options of the command line that hold for every model; the default one has more of its own. */
-const commonOptions = ({
-  precision,
-  visionPrecision,
-  group,
-  kv,
-  headBits,
-  maxSequences,
-  prefillChunk,
-  prefixCache,
-  hostKvMb,
-}: Settings) => ({
-  precision,
-  visionPrecision,
-  group,
-  kv,
-  headBits,
-  maxSequences,
-  prefillChunk,
-  prefixCache,
-  hostKvMb,
-});
+const commonKeys = [
+  'precision',
+  'visionPrecision',
+  'group',
+  'kv',
+  'headBits',
+  'maxSequences',
+  'prefillChunk',
+  'prefixCache',
+  'hostKvMb',
+] as const;
+type CommonOptions = Pick<Settings, (typeof commonKeys)[number]>;
+
+const commonOptions = (settings: Settings) =>
+  Object.fromEntries(commonKeys.map((key) => [key, settings[key]])) as CommonOptions;
 
 function makeModels(
   engine: Engine,
@@ -293,7 +287,7 @@ function makeModels(
 }
 
 function toOffered(
-  common: ReturnType<typeof commonOptions>,
+  common: CommonOptions,
   { name, path, options, context, vision }: ReturnType<typeof findOthers>[number],
 ): OfferedModel {
   const own = options as Exclude<ModelEntry, string>;

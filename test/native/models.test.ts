@@ -1,43 +1,24 @@
 // Several real models in one server: loaded on first use, unloaded for one another's memory, under a storm of streams,
 // cancels, loads and unloads. Needs engine-native/build/libhearth.so, as serve.test.ts does.
 
-import { existsSync } from 'node:fs';
-import { Writable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { defaultLibrary } from '../../server/engine/native/library.ts';
-import { serve } from '../../server/main.ts';
+import { type RealServer, startRealServer } from '../support/real-server.ts';
 
-const library = process.env.HEARTH_ENGINE_LIBRARY ?? defaultLibrary;
 /** The model that ships, in 16 bits: the default one is its 4-bit form. */
 const wide = fileURLToPath(new URL('../../models/hearth-tiny-vl', import.meta.url));
 const names = ['hearth-tiny-vl', 'tinystories-656k', 'wide'];
 
-let stop = (_signal: string) => {};
-let done: Promise<void>;
+let server: RealServer | null = null;
 let url = '';
 
 async function start(extra: string[]): Promise<void> {
-  if (!existsSync(library)) throw new Error(`${library} is not built: run npm test, or scripts/build-native.mjs`);
-  let log = '';
-  const out = new Writable({
-    write(chunk, _encoding, written) {
-      log += chunk;
-      written();
-    },
-  });
-  const stopped = new Promise<string>((resolve) => {
-    stop = resolve;
-  });
-  const models = ['--more-models', `tinystories-656k,wide=${wide}`];
-  const argv = ['--port', '0', '--log-format', 'json', '--device', 'cpu', '--engine-library', library];
-  done = serve({ argv: [...argv, ...models, ...extra], env: {}, out, stop: stopped });
-  for (;;) {
-    const lines = log.split('\n').filter(Boolean);
-    url = lines.map((line) => JSON.parse(line)).find(({ stage }) => stage === 'listening')?.detail ?? '';
-    if (url && (await fetch(`${url}/health`)).ok) return;
-    await Promise.race([done, new Promise((resolve) => setTimeout(resolve, 20))]);
-  }
+  server = await startRealServer(['--more-models', `tinystories-656k,wide=${wide}`, ...extra]);
+  url = server.url;
+}
+async function stop(): Promise<void> {
+  await server?.stop();
+  server = null;
 }
 
 interface Card {
@@ -86,10 +67,7 @@ async function untilUnused(): Promise<void> {
 
 describe('with memory for all', () => {
   beforeAll(() => start([]), 60_000);
-  afterAll(async () => {
-    stop('SIGTERM');
-    await done;
-  }, 30_000);
+  afterAll(stop, 30_000);
 
   it('loads on first use, once for a crowd, and answers alike however often it was unloaded', async () => {
     expect((await cards()).map(({ id, status }) => [id, status])).toEqual([
@@ -167,15 +145,11 @@ describe('with memory for less than all', () => {
       return (await card(name)).memory_bytes! / 2 ** 20;
     };
     const size = await loaded('wide');
-    stop('SIGTERM');
-    await done;
+    await stop();
     // Room for the largest alone, or for the small one beside another.
     await start(['--max-sequences', '1', '--memory-limit-mb', String(Math.ceil(size * 1.2))]);
   }, 90_000);
-  afterAll(async () => {
-    stop('SIGTERM');
-    await done;
-  }, 30_000);
+  afterAll(stop, 30_000);
 
   it('unloads the least recently used, and never one in use', async () => {
     await text('tinystories-656k');
@@ -221,10 +195,7 @@ describe('a model that cannot fit', () => {
       '1024',
     ]);
   }, 60_000);
-  afterAll(async () => {
-    stop('SIGTERM');
-    await done;
-  }, 30_000);
+  afterAll(stop, 30_000);
 
   it('is refused with the table and what would fit, and costs the others nothing', async () => {
     const response = await send('/v1/completions', ask('hearth-tiny-vl-awq'));

@@ -2,17 +2,12 @@
 // and Ajv says whether what came out is what was asked for. The other direction (every valid document is let through) is
 // engine-native/tests/grammar's.
 
-import { existsSync } from 'node:fs';
-import { Writable } from 'node:stream';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import addFormats from 'ajv-formats';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { defaultLibrary } from '../../server/engine/native/library.ts';
-import { serve } from '../../server/main.ts';
+import { type RealServer, startRealServer } from '../support/real-server.ts';
 
-/** test:sanitize names a library built with ASan and UBSan here. */
-const library = process.env.HEARTH_ENGINE_LIBRARY ?? defaultLibrary;
 const ajv = new Ajv2020({ strict: false });
 (addFormats as unknown as (ajv: Ajv2020) => void)(ajv);
 
@@ -28,36 +23,15 @@ interface Answer {
   error: { type: string; message: string };
 }
 
-let stop = (_signal: string) => {};
-let done: Promise<void>;
+let server: RealServer;
 let url = '';
 
 beforeAll(async () => {
-  if (!existsSync(library)) throw new Error(`${library} is not built: run npm test, or scripts/build-native.mjs`);
-  let log = '';
-  const out = new Writable({
-    write(chunk, _encoding, written) {
-      log += chunk;
-      written();
-    },
-  });
-  const stopped = new Promise<string>((resolve) => {
-    stop = resolve;
-  });
-  const argv = ['--port', '0', '--log-format', 'json', '--device', 'cpu', '--engine-library', library];
-  done = serve({ argv, env: {}, out, stop: stopped });
-  for (;;) {
-    const lines = log.split('\n').filter(Boolean);
-    url = lines.map((line) => JSON.parse(line)).find(({ stage }) => stage === 'listening')?.detail ?? '';
-    if (url && (await fetch(`${url}/health`)).ok) break;
-    await Promise.race([done, new Promise((resolve) => setTimeout(resolve, 20))]);
-  }
+  server = await startRealServer();
+  url = server.url;
 }, 60_000);
 
-afterAll(async () => {
-  stop('SIGTERM');
-  await done;
-}, 30_000);
+afterAll(() => server?.stop(), 30_000);
 
 async function answer(schema: unknown, seed: number, n: number) {
   const response_format = { type: 'json_schema', json_schema: { name: 'case', schema, strict: true } };

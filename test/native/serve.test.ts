@@ -1,52 +1,21 @@
 // The whole server: the built engine, the model that ships with the project, the official SDK. Needs
 // engine-native/build/libhearth.so, which npm test builds first; without it this file fails and says so.
 
-import { existsSync } from 'node:fs';
-import { Writable } from 'node:stream';
 import OpenAI from 'openai';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { defaultLibrary } from '../../server/engine/native/library.ts';
-import { serve } from '../../server/main.ts';
+import { type RealServer, startRealServer } from '../support/real-server.ts';
 
-/** test:sanitize names a library built with ASan and UBSan here. */
-const library = process.env.HEARTH_ENGINE_LIBRARY ?? defaultLibrary;
-
-let stop = (_signal: string) => {};
-let done: Promise<void>;
+let server: RealServer;
 let url = '';
 let client: OpenAI;
 
 beforeAll(async () => {
-  if (!existsSync(library)) throw new Error(`${library} is not built: run npm test, or scripts/build-native.mjs`);
-  let log = '';
-  const out = new Writable({
-    write(chunk, _encoding, written) {
-      log += chunk;
-      written();
-    },
-  });
-  const stopped = new Promise<string>((resolve) => {
-    stop = resolve;
-  });
-  const argv = ['--port', '0', '--log-format', 'json', '--device', 'cpu', '--engine-library', library];
-  done = serve({ argv, env: {}, out, stop: stopped });
-  const lines = () =>
-    log
-      .split('\n')
-      .filter(Boolean)
-      .map((line) => JSON.parse(line));
-  for (;;) {
-    url = lines().find(({ stage }) => stage === 'listening')?.detail ?? '';
-    if (url && (await fetch(`${url}/health`)).ok) break;
-    await Promise.race([done, new Promise((resolve) => setTimeout(resolve, 20))]);
-  }
+  server = await startRealServer();
+  url = server.url;
   client = new OpenAI({ baseURL: `${url}/v1`, apiKey: 'none', maxRetries: 0 });
 }, 60_000);
 
-afterAll(async () => {
-  stop('SIGTERM');
-  await done;
-}, 30_000);
+afterAll(() => server?.stop(), 30_000);
 
 const ask = (content: string, extra = {}) => ({
   model: 'default',

@@ -38,7 +38,8 @@ export async function startRealServer(options: string[] = []): Promise<RealServe
       signal('SIGTERM');
       await done;
     };
-    if (url && (await fetch(`${url}/health`)).ok) return { url, stop: end };
+    // A server that ends between the request and its answer leaves fetch waiting for ever.
+    if (url && (await Promise.race([fetch(`${url}/health`).then(({ ok }) => ok), done]))) return { url, stop: end };
     await Promise.race([done, new Promise((resolve) => setTimeout(resolve, 20))]);
     if (ended) throw new Error(`the server ended before it listened:\n${log}`);
   }
