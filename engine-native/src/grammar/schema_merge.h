@@ -1,14 +1,12 @@
 // Resolving and joining schemas: $ref, allOf and keywords beside anyOf become plain schemas.
 #pragma once
 
-#include <nlohmann/json.hpp>
 #include <string>
 
 #include "core/status.h"
+#include "grammar/schema_facts.h"
 
 namespace hearth::grammar {
-
-using Json = nlohmann::ordered_json;
 
 // A schema that is fulfilled exactly by what fulfils both. Neither has $ref, allOf, anyOf or oneOf at its top, but
 // inner schemas may: they are joined by allOf.

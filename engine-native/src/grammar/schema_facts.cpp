@@ -1,0 +1,115 @@
+#include "grammar/schema_facts.h"
+
+#include <algorithm>
+#include <set>
+
+namespace hearth::grammar {
+namespace {
+
+const std::set<std::string> known_keywords = {
+    "type", "enum", "const", "properties", "required", "additionalProperties", "items", "prefixItems", "minItems", "maxItems",
+    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern", "format", "anyOf",
+    "oneOf", "allOf", "$ref", "$defs", "definitions", "title", "description", "default", "examples", "$schema", "$id",
+    "$comment", "deprecated", "readOnly", "writeOnly"};
+
+bool has_object_keys(const Json& s) { return s.contains("properties") || s.contains("required") || s.contains("additionalProperties"); }
+
+Json values(const Json& schema) {
+  if (schema.contains("const")) return Json::array({schema["const"]});
+  return schema.contains("enum") && schema["enum"].is_array() ? schema["enum"] : Json::array();
+}
+
+std::vector<std::string> types(const Json& schema) {
+  std::vector<std::string> out;
+  if (schema.contains("type")) {
+    if (schema["type"].is_string()) out.push_back(schema["type"]);
+    else for (const Json& t : schema["type"]) if (t.is_string()) out.push_back(t);
+    return out;
+  }
+  for (const Json& v : values(schema)) {
+    std::string t = type_of(v);
+    if (std::find(out.begin(), out.end(), t) == out.end()) out.push_back(t);
+  }
+  if (out.empty() && has_object_keys(schema)) out.push_back("object");
+  return out;
+}
+
+bool requires_member(const Json& schema, const std::string& name) {
+  return schema.contains("required") && std::find(schema["required"].begin(), schema["required"].end(), Json(name)) != schema["required"].end();
+}
+
+}  // namespace
+
+std::string escaped(std::string_view name) {
+  std::string out;
+  for (char c : name) {
+    if (c == '~') out += "~0";
+    else if (c == '/') out += "~1";
+    else out += c;
+  }
+  return out;
+}
+
+bool is_annotation(const std::string& key) {
+  static const std::set<std::string> annotations = {"title", "description", "default", "examples", "$schema", "$id", "$comment",
+                                                    "deprecated", "readOnly", "writeOnly", "$defs", "definitions"};
+  return annotations.contains(key);
+}
+
+bool only_annotations_beside(const Json& schema, const std::string& main) {
+  for (auto& [key, value] : schema.items())
+    if (key != main && !is_annotation(key)) return false;
+  return true;
+}
+
+Status check_keywords(const Json& schema, const std::string& path) {
+  for (auto& [key, value] : schema.items())
+    if (!known_keywords.contains(key)) return unsupported(path + "/" + escaped(key) + ": this keyword is not supported");
+  return Status::ok();
+}
+
+std::string type_of(const Json& v) {
+  return v.is_null() ? "null" : v.is_boolean() ? "boolean" : v.is_number_integer() ? "integer" : v.is_number() ? "number"
+         : v.is_string() ? "string" : v.is_array() ? "array" : "object";
+}
+
+bool fits_type(const Json& v, const Json& type) {
+  std::string own = type_of(v);
+  for (const Json& t : type.is_array() ? type : Json::array({type}))
+    if (t == own || (t == "number" && own == "integer")) return true;
+  return false;
+}
+
+std::vector<std::string> implied_types(const Json& s) {
+  if (has_object_keys(s)) return {"object"};
+  if (s.contains("items") || s.contains("prefixItems") || s.contains("minItems") || s.contains("maxItems")) return {"array"};
+  if (s.contains("pattern") || s.contains("format") || s.contains("minLength") || s.contains("maxLength")) return {"string"};
+  if (s.contains("minimum") || s.contains("maximum") || s.contains("exclusiveMinimum") || s.contains("exclusiveMaximum")) return {"number"};
+  return {};
+}
+
+bool exclude_each_other(const Json& a, const Json& b, int depth) {
+  if (!a.is_object() || !b.is_object() || depth > 8) return false;
+  std::vector<std::string> ta = types(a), tb = types(b);
+  if (!ta.empty() && !tb.empty()) {
+    bool shared = false;
+    auto number = [](const std::string& t) { return t == "integer" ? std::string("number") : t; };
+    for (const std::string& x : ta)
+      for (const std::string& y : tb) shared |= number(x) == number(y);
+    if (!shared) return true;
+  }
+  Json va = values(a), vb = values(b);
+  if (!va.empty() && !vb.empty()) {
+    bool shared = false;
+    for (const Json& v : va) shared |= std::find(vb.begin(), vb.end(), v) != vb.end();
+    return !shared;
+  }
+  if (!a.contains("properties") || !b.contains("properties")) return false;
+  for (auto& [name, schema] : a["properties"].items())
+    if (requires_member(a, name) && requires_member(b, name) && b["properties"].contains(name) &&
+        exclude_each_other(schema, b["properties"][name], depth + 1))
+      return true;
+  return false;
+}
+
+}  // namespace hearth::grammar

@@ -1,0 +1,32 @@
+// What can be read off a JSON Schema without compiling it: its keywords, the types it allows, whether two exclude each other.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "core/status.h"
+
+namespace hearth::grammar {
+
+using Json = nlohmann::ordered_json;
+
+// A key as it stands in a JSON pointer.
+std::string escaped(std::string_view key);
+
+bool is_annotation(const std::string& key);
+bool only_annotations_beside(const Json& schema, const std::string& main);
+// An error that names the first keyword that is not supported. `path` begins its JSON path.
+Status check_keywords(const Json& schema, const std::string& path);
+
+// The JSON type of a value: "integer" or "number" for numbers.
+std::string type_of(const Json& value);
+// Whether the value has the type, or one of the types, of the keyword "type".
+bool fits_type(const Json& value, const Json& type);
+// The type that keywords imply where "type" is missing; empty when none does.
+std::vector<std::string> implied_types(const Json& schema);
+
+// Whether provably nothing fulfils both: by type, by constants, or by a required member for which that holds.
+bool exclude_each_other(const Json& a, const Json& b, int depth = 0);
+
+}  // namespace hearth::grammar
