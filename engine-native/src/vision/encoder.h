@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -31,7 +32,7 @@ struct Layout {
 // An image ready for the tower. The tables below the patches are for towers that take any size.
 struct Prepared {
   int grid_h = 0, grid_w = 0;      // patches
-  std::vector<float> patches;      // [grid_h * grid_w, padded channels * frames * patch * patch] in the tower's order
+  std::vector<std::byte> patches;  // [grid_h * grid_w, padded channels * frames * patch * patch] in the tower's order and type
   std::vector<float> embeddings;   // [patches, width]: position embeddings for this grid
   std::vector<float> cos, sin;     // [patches, head_dim]: rope in two dimensions
   std::vector<int32_t> windows;    // [windows + 1] first row of each attention window

@@ -52,7 +52,9 @@ Status LlavaEncoder::declare_embeddings(WeightPlan& plan, const Precision& preci
   HEARTH_TRY(plan.checkpoint().require(spec_.root + "embeddings.position_embedding.weight", table).status());
   LinearRequest request = patch_request(plan.checkpoint(), module, width, 3 * side * side, columns(), precision);
   request.spec.residual = true;
+  request.spec.x_type = patch_type_ = patch_type(request, device_.info());
   HEARTH_TRY(plan.linear(std::move(request), precision, &patch_));
+  HEARTH_ASSIGN(position_gather_, ops::bind(ops::GatherSpec{width, DType::f32, DType::f32}, device_.info()));
   HEARTH_TRY(plan.values(spec_.root + "embeddings", int64_t{tokens()} * width,
                          [this](const formats::Checkpoint& checkpoint) { return position_table(checkpoint); }, &positions_));
   if (!spec_.clip) return Status::ok();
@@ -123,11 +125,10 @@ void LlavaEncoder::bound_batch(int64_t bytes) {
 
 int64_t LlavaEncoder::activation_bytes() const {
   const auto images = static_cast<size_t>(images_max_), rows = images * static_cast<size_t>(tokens()), width = static_cast<size_t>(spec_.blocks.width);
-  const size_t pixels = rows * static_cast<size_t>(columns()) * 4;
+  const size_t pixels = rows * static_cast<size_t>(columns()) * size_of(patch_type_);
   const size_t projected = static_cast<size_t>(projected_rows(images_max_)) * static_cast<size_t>(spec_.width_out) * 4;
-  size_t bytes = round_up(pixels) + (spec_.clip ? 2 : 1) * round_up(rows * width * 4) + round_up(projected);
+  size_t bytes = round_up(pixels) + (spec_.clip ? 2 : 1) * round_up(rows * width * 4) + 2 * round_up(projected) + round_up(rows * 4);
   if (merges()) bytes += round_up(images * static_cast<size_t>(cells()) * 4 * width * 4);
-  if (images > 1) bytes += round_up(projected);
   return static_cast<int64_t>(bytes) + Uploader::cost(pixels) + transformer_.bytes(static_cast<int>(rows));
 }
 
@@ -147,16 +148,16 @@ std::vector<int32_t> LlavaEncoder::cell_index() const {
 
 Status LlavaEncoder::allocate() {
   const auto images = static_cast<size_t>(images_max_), rows = images * static_cast<size_t>(tokens()), width = static_cast<size_t>(spec_.blocks.width);
-  const size_t pixels = rows * static_cast<size_t>(columns());
+  const size_t pixels = rows * static_cast<size_t>(columns()) * size_of(patch_type_);
   const size_t projected = static_cast<size_t>(projected_rows(images_max_)) * static_cast<size_t>(spec_.width_out);
-  HEARTH_TRY(uploads_.allocate(pixels * 4));
+  HEARTH_TRY(uploads_.allocate(pixels));
   HEARTH_TRY(transformer_.allocate(static_cast<int>(rows)));
-  HEARTH_TRY(take(pixels_, pixels));
-  HEARTH_TRY(device_.fill_zero(pixels_, pixels * 4));
+  HEARTH_TRY(take_bytes(pixels_, pixels));
+  HEARTH_TRY(device_.fill_zero(pixels_, pixels));
   HEARTH_TRY(take(x_, rows * width));
   if (spec_.clip) HEARTH_TRY(take(embedded_, rows * width));
   HEARTH_TRY(take(hidden_, projected));
-  if (images > 1) HEARTH_TRY(take(projected_, projected));
+  HEARTH_TRY(take(projected_, projected));
   if (merges()) {
     const std::vector<int32_t> index = cell_index();
     HEARTH_TRY(take(merged_, index.size() * width));
@@ -164,6 +165,10 @@ Status LlavaEncoder::allocate() {
     HEARTH_TRY(device_.upload(cell_rows_, index.data(), index.size() * 4));
     HEARTH_TRY(device_.stream().synchronize());  // the index goes
   }
+  std::vector<int32_t> position_rows(rows);
+  for (size_t i = 0; i < rows; i++) position_rows[i] = static_cast<int32_t>(i % static_cast<size_t>(tokens()));
+  HEARTH_TRY(take(position_rows_, rows));
+  HEARTH_TRY(device_.upload(position_rows_, position_rows.data(), rows * 4));
   for (int i = 0; i <= images_max_; i++) host_segment_.push_back(i * tokens());
   HEARTH_TRY(take(segment_, host_segment_.size()));
   HEARTH_TRY(device_.upload(segment_, host_segment_.data(), host_segment_.size() * 4));
@@ -188,7 +193,7 @@ Result<Prepared> LlavaEncoder::prepare(const Pixels& pixels) const {
   HEARTH_ASSIGN(const Image image, process(spec_.processor, pixels));
   Prepared prepared;
   prepared.grid_h = prepared.grid_w = grid();
-  prepared.patches = to_patches(spec_.processor, image, spec_.patch, 1, 1, columns());
+  prepared.patches = narrow_patches(to_patches(spec_.processor, image, spec_.patch, 1, 1, columns()), patch_type_);
   return prepared;
 }
 
@@ -197,25 +202,30 @@ int LlavaEncoder::batch(std::span<const Prepared* const> images) const {
 }
 
 Status LlavaEncoder::begin(std::span<const Job> jobs) {
-  const size_t values = static_cast<size_t>(patches()) * static_cast<size_t>(columns()), width = static_cast<size_t>(spec_.blocks.width);
+  const size_t values = static_cast<size_t>(patches()) * static_cast<size_t>(columns()), bytes = values * size_of(patch_type_);
   if (jobs.empty() || jobs.size() > static_cast<size_t>(images_max_)) return Status(Code::internal, "a pass of too many images");
   for (const Job& job : jobs) {
-    if (job.image->patches.size() != values) return invalid("an image prepared for another model");
+    if (job.image->patches.size() != bytes) return invalid("an image prepared for another model");
   }
-  device::Stream& stream = device_.stream();
-  const int rows = static_cast<int>(jobs.size()) * tokens();
-  float* to = spec_.clip ? embedded_ : x_;
+  const size_t row = static_cast<size_t>(columns()) * size_of(patch_type_);
   HEARTH_TRY(uploads_.begin());
   for (size_t i = 0; i < jobs.size(); i++) {
-    const size_t first = i * static_cast<size_t>(tokens());
-    HEARTH_TRY(uploads_.add(pixels_ + (first + static_cast<size_t>(first_patch())) * static_cast<size_t>(columns()), jobs[i].image->patches.data(), values * 4));
-    HEARTH_TRY(device_.copy(to + first * width, positions_, static_cast<size_t>(tokens()) * width * 4));
+    const size_t first = i * static_cast<size_t>(tokens()) + static_cast<size_t>(first_patch());
+    HEARTH_TRY(uploads_.add(static_cast<std::byte*>(pixels_) + first * row, jobs[i].image->patches.data(), bytes));
   }
   HEARTH_TRY(uploads_.end());
-  const auto stride = static_cast<int64_t>(width);
-  patch_.run(rows, pixels_, columns(), to, stride, transformer_.workspace(), stream);
-  if (spec_.clip) pre_norm_.run({rows, embedded_, stride, pre_norm_weight_, pre_norm_bias_, x_, stride}, stream);
-  start(jobs);
+  start(jobs, {static_cast<int32_t>(jobs.size())});
+  return Status::ok();
+}
+
+Status LlavaEncoder::embed() {
+  device::Stream& stream = device_.stream();
+  const int rows = static_cast<int>(jobs().size()) * tokens();
+  const int64_t width = spec_.blocks.width;
+  float* to = spec_.clip ? embedded_ : x_;
+  position_gather_.run({rows, positions_, width, position_rows_, to, width}, stream);
+  patch_.run(rows, pixels_, columns(), to, width, transformer_.workspace(), stream);
+  if (spec_.clip) pre_norm_.run({rows, embedded_, width, pre_norm_weight_, pre_norm_bias_, x_, width}, stream);
   return Status::ok();
 }
 
@@ -224,26 +234,28 @@ void LlavaEncoder::run_block(int index) {
   transformer_.run(index, x_, {images * tokens(), images, tokens(), segment_, host_segment_.data(), nullptr, nullptr});
 }
 
-void LlavaEncoder::project(const void* from, int64_t stride, int rows, float* to) {
+void LlavaEncoder::run_projector(const void* from, int64_t stride, int rows) {
   device::Stream& stream = device_.stream();
   const int64_t out = spec_.width_out;
-  if (spec_.projector == LlavaSpec::Projector::linear) return projector_[0].run(rows, from, stride, to, out, transformer_.workspace(), stream);
+  if (spec_.projector == LlavaSpec::Projector::linear) return projector_[0].run(rows, from, stride, projected_, out, transformer_.workspace(), stream);
   projector_[0].run(rows, from, stride, hidden_, out, transformer_.workspace(), stream);
-  projector_[1].run(rows, hidden_, out, to, out, transformer_.workspace(), stream);
+  projector_[1].run(rows, hidden_, out, projected_, out, transformer_.workspace(), stream);
 }
 
-Status LlavaEncoder::finish() {
-  const int images = static_cast<int>(jobs().size()), rows = projected_rows(images), skipped = spec_.drop_first ? 1 : 0;
+Status LlavaEncoder::project() {
+  const int images = static_cast<int>(jobs().size()), rows = projected_rows(images);
   const int64_t width = spec_.blocks.width;
-  float* to = images == 1 ? jobs()[0].rows : projected_;
   if (merges()) {
     cell_gather_.run({4 * images * cells(), x_, width, cell_rows_, merged_, width}, device_.stream());
-    project(merged_, 4 * width, rows, to);
+    run_projector(merged_, 4 * width, rows);
   } else {
-    project(x_ + (images == 1 ? skipped * width : 0), width, rows, to);
+    run_projector(x_ + (images == 1 ? skipped() * width : 0), width, rows);
   }
-  if (images == 1) return Status::ok();
-  const int each = rows / images, first = merges() ? 0 : skipped;
+  return Status::ok();
+}
+
+Status LlavaEncoder::hand_on(int) {
+  const int images = static_cast<int>(jobs().size()), each = projected_rows(images) / images, first = images == 1 || merges() ? 0 : skipped();
   for (int i = 0; i < images; i++) {
     const float* from = projected_ + (int64_t{i} * each + first) * spec_.width_out;
     HEARTH_TRY(device_.copy(jobs()[static_cast<size_t>(i)].rows, from, static_cast<size_t>(rows_out()) * static_cast<size_t>(spec_.width_out) * 4));

@@ -57,26 +57,31 @@ class LlavaEncoder final : public Tower {
   void want_workspace();
   Result<std::vector<float>> position_table(const formats::Checkpoint& checkpoint) const;
   std::vector<int32_t> cell_index() const;
+  int skipped() const { return spec_.drop_first ? 1 : 0; }
+  Status embed() override;
   void run_block(int index) override;
-  Status finish() override;
-  void project(const void* from, int64_t stride, int rows, float* to);
+  Status project() override;
+  Status hand_on(int block) override;
+  void run_projector(const void* from, int64_t stride, int rows);
 
   LlavaSpec spec_;
   int images_max_ = 1;  // of a pass
   model::Linear patch_, projector_[2];
   ops::BoundNorm pre_norm_;
-  ops::BoundGather cell_gather_;
+  ops::BoundGather cell_gather_, position_gather_;
+  DType patch_type_ = DType::f32;  // of pixels
   const float* positions_ = nullptr;  // [tokens, width]: position embeddings, the patches' bias and the class token
   const float* pre_norm_weight_ = nullptr;
   const float* pre_norm_bias_ = nullptr;
 
   // Rows of a pass: [images_max_ * tokens], image after image.
-  float* pixels_ = nullptr;    // [rows, columns]; zeros for class tokens, so that one product embeds every image
+  void* pixels_ = nullptr;     // [rows, columns]; zeros for class tokens, so that one product embeds every image
   float* x_ = nullptr;         // [rows, width]
   float* embedded_ = nullptr;  // [rows, width]: before CLIP's first norm
   float* merged_ = nullptr;    // [images_max_ * cells, 4 * width]
   float* hidden_ = nullptr;    // [projected rows, width_out]: between the projector's layers
-  float* projected_ = nullptr; // [projected rows, width_out]: of several images
+  float* projected_ = nullptr; // [projected rows, width_out]
+  int32_t* position_rows_ = nullptr;  // [rows] each row's place in its image
   int32_t* cell_rows_ = nullptr;  // [images_max_ * 4 * cells]
   int32_t* segment_ = nullptr;    // [images_max_ + 1]
   std::vector<int32_t> host_segment_;

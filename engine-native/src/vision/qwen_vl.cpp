@@ -26,6 +26,7 @@ Status QwenEncoder::declare_patches(WeightPlan& plan, const Precision& precision
   HEARTH_TRY(checkpoint.require(module + ".weight", shape).status());
   LinearRequest request = patch_request(checkpoint, module, width, 3 * spec_.frames * side * side, columns(), precision);
   request.spec.residual = true;
+  request.spec.x_type = patch_type_ = patch_type(request, device_.info());
   HEARTH_TRY(plan.linear(std::move(request), precision, &patch_));
   if (!spec_.third) return Status::ok();
   const int64_t table[] = {int64_t{spec_.position_side} * spec_.position_side, width};
@@ -91,7 +92,7 @@ Status QwenEncoder::declare(WeightPlan& plan, const Precision& body) {
 // Everything of a pass that is uploaded.
 size_t QwenEncoder::table_bytes(int patches) const {
   const auto count = static_cast<size_t>(patches);
-  return count * static_cast<size_t>(columns()) * 4 + count * static_cast<size_t>(spec_.blocks.width) * 4 +
+  return count * patch_bytes() + count * static_cast<size_t>(spec_.blocks.width) * 4 +
          2 * count * static_cast<size_t>(head_dim()) * 4 + (count + 4 + images_max) * 8 + images_max * 8 * 16;
 }
 
@@ -107,7 +108,7 @@ Status QwenEncoder::allocate() {
   const size_t element = size_of(transformer_.type()), head = static_cast<size_t>(head_dim());
   HEARTH_TRY(uploads_.allocate(table_bytes(spec_.patches_max)));
   HEARTH_TRY(transformer_.allocate(spec_.patches_max));
-  HEARTH_TRY(take(pixels_, most * static_cast<size_t>(columns())));
+  HEARTH_TRY(take_bytes(pixels_, most * patch_bytes()));
   HEARTH_TRY(take(x_, most * width));
   HEARTH_TRY(take(cos_, most * head));
   HEARTH_TRY(take(sin_, most * head));
@@ -173,8 +174,9 @@ Result<Prepared> QwenEncoder::prepare(const Pixels& pixels) const {
   if (spec_.third) {
     prepared.embeddings = interpolate_positions(position_table_, spec_.position_side, spec_.blocks.width, prepared.grid_h, prepared.grid_w, patches);
   }
-  prepared.patches = to_patches(spec_.processor, image, spec_.patch, spec_.frames, 2, columns());
-  if (spec_.window_cells > 0) prepared.patches = reorder_patches(prepared.patches, order.cells, 4 * static_cast<size_t>(columns()));
+  std::vector<float> values = to_patches(spec_.processor, image, spec_.patch, spec_.frames, 2, columns());
+  if (spec_.window_cells > 0) values = reorder_patches(values, order.cells, 4 * static_cast<size_t>(columns()));
+  prepared.patches = narrow_patches(values, patch_type_);
   prepared.cell_rows.resize(order.cells.size());
   for (size_t i = 0; i < order.cells.size(); i++) prepared.cell_rows[static_cast<size_t>(order.cells[i])] = static_cast<int32_t>(i);
   prepared.windows = std::move(order.windows);
@@ -183,7 +185,7 @@ Result<Prepared> QwenEncoder::prepare(const Pixels& pixels) const {
 
 Status QwenEncoder::check(const Prepared& image) const {
   const size_t patches = static_cast<size_t>(image.grid_h) * static_cast<size_t>(image.grid_w);
-  const bool fits = patches > 0 && patches <= static_cast<size_t>(spec_.patches_max) && image.patches.size() == patches * static_cast<size_t>(columns()) &&
+  const bool fits = patches > 0 && patches <= static_cast<size_t>(spec_.patches_max) && image.patches.size() == patches * patch_bytes() &&
                     image.cos.size() == patches * static_cast<size_t>(head_dim()) && image.cell_rows.size() == patches / 4 &&
                     image.embeddings.size() == (spec_.third ? patches * static_cast<size_t>(spec_.blocks.width) : 0);
   return fits ? Status::ok() : invalid("an image prepared for another model");
@@ -227,7 +229,7 @@ Status QwenEncoder::upload_tables(std::span<const Job> jobs) {
   for (size_t i = 0; i < jobs.size(); i++) {
     const Prepared& image = *jobs[i].image;
     const auto first = static_cast<size_t>(first_[i]);
-    HEARTH_TRY(put(pixels_ + first * static_cast<size_t>(columns()), image.patches));
+    HEARTH_TRY(put(static_cast<std::byte*>(pixels_) + first * patch_bytes(), image.patches));
     HEARTH_TRY(put(cos_ + first * head, image.cos));
     HEARTH_TRY(put(sin_ + first * head, image.sin));
     if (spec_.third) HEARTH_TRY(put(x_ + first * static_cast<size_t>(spec_.blocks.width), image.embeddings));
@@ -240,15 +242,21 @@ Status QwenEncoder::upload_tables(std::span<const Job> jobs) {
 Status QwenEncoder::upload(std::span<const Job> jobs) {
   HEARTH_TRY(uploads_.begin());
   HEARTH_TRY(upload_tables(jobs));
-  if (!spec_.third) HEARTH_TRY(device_.fill_zero(x_, static_cast<size_t>(patches()) * static_cast<size_t>(spec_.blocks.width) * 4));
   return uploads_.end();
 }
 
 Status QwenEncoder::begin(std::span<const Job> jobs) {
   HEARTH_TRY(place(jobs));
   HEARTH_TRY(upload(jobs));
+  Shape shape = first_;  // launches follow from these; what the tables hold is read on the device
+  shape.insert(shape.end(), host_windows_.begin(), host_windows_.end());
+  start(jobs, std::move(shape));
+  return Status::ok();
+}
+
+Status QwenEncoder::embed() {
+  if (!spec_.third) HEARTH_TRY(device_.fill_zero(x_, static_cast<size_t>(patches()) * static_cast<size_t>(spec_.blocks.width) * 4));
   patch_.run(patches(), pixels_, columns(), x_, spec_.blocks.width, transformer_.workspace(), device_.stream());
-  start(jobs);
   return Status::ok();
 }
 
@@ -257,8 +265,13 @@ void QwenEncoder::run_block(int index) {
   const BlockRows whole{patches(), images, longest_image_, whole_, first_.data(), cos_, sin_};
   const BlockRows windowed{patches(), windows, longest_window_, windows_, host_windows_.data(), cos_, sin_};
   transformer_.run(index, x_, spec_.full[static_cast<size_t>(index)] ? whole : windowed);
-  const auto found = std::find(spec_.deepstack.begin(), spec_.deepstack.end(), index);
-  if (found != spec_.deepstack.end()) merge_deepstack(static_cast<size_t>(found - spec_.deepstack.begin()));
+  if (const auto depth = deepstack_after(index)) merge(deepstack_[*depth], merged_);
+}
+
+std::optional<size_t> QwenEncoder::deepstack_after(int block) const {
+  const auto found = std::find(spec_.deepstack.begin(), spec_.deepstack.end(), block);
+  if (found == spec_.deepstack.end()) return std::nullopt;
+  return static_cast<size_t>(found - spec_.deepstack.begin());
 }
 
 void QwenEncoder::merge(const Merger& merger, float* rows) {
@@ -280,15 +293,18 @@ void QwenEncoder::give(size_t index, float* to) {
   reorder_.run({cells, merged_, spec_.width_out, cell_rows_ + first_[index] / 4, to, spec_.width_out}, device_.stream());
 }
 
-void QwenEncoder::merge_deepstack(size_t depth) {
-  if (depth >= jobs()[0].deepstack.size()) return;
-  merge(deepstack_[depth], merged_);
-  for (size_t i = 0; i < jobs().size(); i++) give(i, jobs()[i].deepstack[depth]);
+Status QwenEncoder::project() {
+  merge(merger_, merged_);
+  return Status::ok();
 }
 
-Status QwenEncoder::finish() {
-  merge(merger_, merged_);
-  for (size_t i = 0; i < jobs().size(); i++) give(i, jobs()[i].rows);
+Status QwenEncoder::hand_on(int block) {
+  const auto depth = block < transformer_.layers() ? deepstack_after(block) : std::nullopt;
+  for (size_t i = 0; i < jobs().size(); i++) {
+    const Job& job = jobs()[i];
+    if (!depth) give(i, job.rows);
+    else if (*depth < job.deepstack.size()) give(i, job.deepstack[*depth]);
+  }
   return Status::ok();
 }
 

@@ -45,6 +45,7 @@ class QwenEncoder final : public Tower {
   // A merger: 2x2 patches to one row. The norm runs over single patches, or over the merged four.
   struct Merger { model::Linear up, down; const float* norm_weight = nullptr; const float* norm_bias = nullptr; bool over_four = false; };
   int columns() const { return padded_columns(3 * spec_.frames * spec_.patch * spec_.patch); }
+  size_t patch_bytes() const { return static_cast<size_t>(columns()) * size_of(patch_type_); }
   int head_dim() const { return spec_.blocks.width / spec_.blocks.heads; }
   Status declare_patches(model::WeightPlan& plan, const model::Precision& precision);
   Status declare_merger(model::WeightPlan& plan, const model::Precision& precision, const std::string& name, bool over_four, Merger* merger);
@@ -52,10 +53,13 @@ class QwenEncoder final : public Tower {
   Status place(std::span<const Job> jobs);
   Status upload(std::span<const Job> jobs);
   Status upload_tables(std::span<const Job> jobs);
+  Status embed() override;
   void run_block(int index) override;
-  Status finish() override;
+  Status project() override;
+  bool hands_on(int block) const override { return block == transformer_.layers() || deepstack_after(block); }
+  Status hand_on(int block) override;
+  std::optional<size_t> deepstack_after(int block) const;
   void merge(const Merger& merger, float* rows);
-  void merge_deepstack(size_t depth);
   void give(size_t image, float* to);
   size_t table_bytes(int patches) const;
 
@@ -70,7 +74,9 @@ class QwenEncoder final : public Tower {
   ops::BoundGather reorder_;
   std::vector<float> position_table_;  // host [side^2, width], the patches' bias added
 
-  float *pixels_ = nullptr, *x_ = nullptr, *cos_ = nullptr, *sin_ = nullptr;  // of all patches
+  DType patch_type_ = DType::f32;
+  void* pixels_ = nullptr;
+  float *x_ = nullptr, *cos_ = nullptr, *sin_ = nullptr;  // of all patches
   float* merged_ = nullptr;                                                   // [cells, width_out] in the tower's order
   void *normed_ = nullptr, *hidden_ = nullptr;
   int32_t *windows_ = nullptr, *whole_ = nullptr, *cell_rows_ = nullptr;

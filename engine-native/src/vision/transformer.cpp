@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace hearth::vision {
 
@@ -49,6 +50,20 @@ LinearRequest patch_request(const formats::Checkpoint& checkpoint, const std::st
     return padded;
   };
   return request;
+}
+
+DType patch_type(const LinearRequest& request, const device::DeviceInfo& device) {
+  if (device.kind == device::DeviceKind::cpu) return DType::f32;
+  return request.custom_format == ops::WeightFormat::f16 ? DType::f16 : request.custom_format == ops::WeightFormat::bf16 ? DType::bf16 : DType::f32;
+}
+
+std::vector<std::byte> narrow_patches(const std::vector<float>& patches, DType type) {
+  std::vector<std::byte> out(patches.size() * size_of(type));
+  if (type == DType::f32) std::memcpy(out.data(), patches.data(), out.size());
+  auto* to = reinterpret_cast<uint16_t*>(out.data());
+  for (size_t i = 0; type == DType::f16 && i < patches.size(); i++) to[i] = to_half(patches[i]).bits;
+  for (size_t i = 0; type == DType::bf16 && i < patches.size(); i++) to[i] = to_bfloat16(patches[i]).bits;
+  return out;
 }
 
 Transformer::~Transformer() {

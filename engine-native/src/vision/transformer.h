@@ -85,6 +85,9 @@ model::Precision tower_precision(const model::Precision& body);
 // A convolution over whole patches as a linear: [width, ...] flattened, columns padded with zeros to `in`.
 model::LinearRequest patch_request(const formats::Checkpoint& checkpoint, const std::string& module, int width, int columns, int in,
                                    const model::Precision& precision);
+// The type patches are uploaded in: the one a GPU's kernels would round them to before the product, so nothing is lost.
+DType patch_type(const model::LinearRequest& request, const device::DeviceInfo& device);
+std::vector<std::byte> narrow_patches(const std::vector<float>& patches, DType type);
 // Columns of a patch padded so that kernels may load whole vectors.
 int padded_columns(int columns);
 
