@@ -39,9 +39,10 @@ export interface JobOptions {
 
 /** Runs a job to its end and returns its result. The first Ctrl-C interrupts it cleanly. */
 export async function runJob(label: string, job: Record<string, unknown>, options: JobOptions = {}): Promise<unknown> {
-  if (!existsSync(defaultLibrary)) throw new UsageError(`${defaultLibrary} is not built: run npm start once`);
+  const library = process.env.HEARTH_ENGINE_LIBRARY || defaultLibrary;
+  if (!existsSync(library)) throw new UsageError(`${library} is not built: run npm start once`);
   const { NativeEngine } = await import('../engine/native/engine.ts');
-  const engine = await NativeEngine.open(process.env.HEARTH_ENGINE_LIBRARY || defaultLibrary, {
+  const engine = await NativeEngine.open(library, {
     device: options.device ?? 'cpu',
     threads: options.threads ?? 0,
     queueRequests: 1,

@@ -29,10 +29,15 @@ export function isModel(path: string): boolean {
   return statSync(path).isDirectory() ? existsSync(join(path, 'config.json')) : path.endsWith('.gguf');
 }
 
+/** Bytes of a file or of everything in a folder; what a broken link names and what may not be read counts nothing. */
 function bytesBelow(path: string): number {
-  const found = statSync(path);
-  if (!found.isDirectory()) return found.size;
-  return readdirSync(path).reduce((total, entry) => total + bytesBelow(join(path, entry)), 0);
+  try {
+    const found = statSync(path);
+    if (!found.isDirectory()) return found.size;
+    return readdirSync(path).reduce((total, entry) => total + bytesBelow(join(path, entry)), 0);
+  } catch {
+    return 0;
+  }
 }
 
 function modelsIn(folder: string, shipped: boolean): LocalModel[] {
