@@ -2,6 +2,7 @@
 #include "device/cpu_stream.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/host/tuning.h"
 #include "support.h"
 
 namespace hearth::gpu_test {
@@ -199,6 +200,32 @@ TEST(Attention, DecodeLongContext) {
     check_attention(shape(8, 2, 128, DType::f16, kv), {{6000, 1}}, 0, "cuda/sm80/mma", "long");
     check_attention(shape(4, 4, 64, DType::f16, kv), {{0, 1}, {3999, 1}, {15, 1}, {16, 1}}, 2, "cuda/sm80/mma", "long ragged");
   }
+}
+// More sequences than a warp has lanes, contexts that cross the borders of blocks and warps, and equal ones that do not.
+TEST(Attention, DecodeManySequences) {
+  for (KvFormat kv : {KvFormat::f16, KvFormat::int8})
+    for (const Grouping& g : {Grouping{4, 4}, {8, 2}, {6, 1}, {12, 1}}) {
+      AttentionSpec s = shape(g.heads, g.kv_heads, g.heads == 8 ? 64 : 128, DType::f16, kv);
+      std::vector<Sequence> ragged;
+      for (int n = random_int(33, 90); n > 0; --n) ragged.push_back({random_int(0, random_int(0, 3) ? 100 : 600), 1});
+      check_attention(s, ragged, 3, "cuda/sm80/mma", "ragged");
+      check_attention(s, std::vector<Sequence>(random_int(1, 40), Sequence{random_int(0, 400), 1}), 0, "cuda/sm80/mma", "equal");
+      s.window = random_int(1, 150);
+      check_attention(s, ragged, 1, "cuda/sm80/mma", "windows");
+    }
+}
+// Every depth of the ring and number of warps.
+TEST(Attention, DecodeRings) {
+  const kernels::cuda::Tuning before = kernels::cuda::tuning();
+  for (int warps : {1, 3, 4, 8})
+    for (int stages : {2, 3, 4, 6}) {
+      kernels::cuda::tuning().decode_warps = warps;
+      kernels::cuda::tuning().decode_stages = stages;
+      for (KvFormat kv : {KvFormat::f16, KvFormat::int8})
+        check_attention(shape(4, coin() ? 4 : 2, coin() ? 128 : 64, DType::f16, kv), {{random_int(0, 2000), 1}, {random_int(0, 60), 1}, {random_int(0, 60), 1}}, 1, "cuda/sm80/mma",
+                        "warps " + std::to_string(warps) + " stages " + std::to_string(stages));
+    }
+  kernels::cuda::tuning() = before;
 }
 TEST(Attention, Prefill) {
   each_shape([](const AttentionSpec& s, int i) {

@@ -62,6 +62,7 @@ struct AttentionArgs {
   int heads, kv_heads, head_dim, window, kv_type, type;
   int rope_dims, rope_interleaved, position_axes, axis_interleaved, axis_sections[3], qk_norm;
   int splits, prepared, releases_early;
+  int stages;  // of the decode kernel's rings
 };
 struct VisionArgs {
   void* qkv; int64_t qkv_stride; void* out; int64_t out_stride;

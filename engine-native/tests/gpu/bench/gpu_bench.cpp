@@ -1,7 +1,7 @@
 // hearth-gpu-bench: what each CUDA op takes in place, and whole layer chains of the Llama shapes in captured graphs,
 // beside the limits measured in the same process. Predicts what hearth-bench measures through the runtime.
 //   hearth-gpu-bench [--profile NAME] [--shape 7b|8b|1b] [--batches 2,64] [--what decode,batch,prefill,ops,pass,tune,context,fp16,sample]
-//                    [--rows 4,16] [--set 'ranks=2,prefetch=64;ranks=4' (each in turn)]
+//                    (attention: decode attention alone) [--rows 4,16] [--set 'ranks=2,prefetch=64;ranks=4' (each in turn)]
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -113,6 +113,7 @@ struct Model {
   void *a, *b, *workspace;
   int32_t *row_begin, *context, *table, *positions, *slots, *row_sequence;
   int stride = 0;
+  int64_t tokens = 0;  // that the pool holds
 
   LinearSpec linear(int in, int out, bool normed, bool residual, bool gated, bool fp16) {
     LinearSpec l;
@@ -122,7 +123,7 @@ struct Model {
     l.norm = normed ? NormKind::rms : NormKind::none; l.norm_epsilon = 1e-5f;
     return l;
   }
-  Model(const Shape& shape, KvFormat kv_format, bool fp16, int max_rows, int64_t kv_tokens, int max_sequences) : s(shape), kv(kv_format) {
+  Model(const Shape& shape, KvFormat kv_format, bool fp16, int max_rows, int64_t kv_tokens, int max_sequences) : s(shape), kv(kv_format), tokens(kv_tokens) {
     qkv.make(linear(s.width, (s.heads + 2 * s.kv_heads) * s.dim, true, false, false, fp16), s.layers);
     o.make(linear(s.heads * s.dim, s.width, false, true, false, fp16), s.layers);
     up.make(linear(s.width, 2 * s.ffn, true, false, true, fp16), s.layers);
@@ -231,7 +232,7 @@ std::vector<std::string> split(const std::string& text, char separator) {
 void set_tuning(const std::string& text) {
   auto& t = kernels::cuda::tuning();
   const std::map<std::string, int*> names{{"rows_max", &t.rows_max}, {"program_rows", &t.program_rows}, {"program_flight", &t.program_flight}, {"program_slots", &t.program_slots}, {"program_dense", &t.program_dense}, {"rows_stages", &t.rows_stages}, {"fused_norm_rows", &t.fused_norm_rows}, {"prefill_rows", &t.prefill_rows},
-                                          {"ranks", &t.w4_ranks}, {"prefetch", &t.w4_prefetch_kb}, {"wide", &t.w4_wide}};
+                                          {"ranks", &t.w4_ranks}, {"prefetch", &t.w4_prefetch_kb}, {"wide", &t.w4_wide}, {"decode_warps", &t.decode_warps}, {"decode_stages", &t.decode_stages}, {"decode_kb", &t.decode_shared_kb}, {"attention_overlaps", &t.attention_overlaps}, {"attention_early", &t.attention_releases_early}};
   for (const std::string& part : split(text, ',')) {
     const size_t equals = part.find('=');
     const auto found = names.find(part.substr(0, equals));
@@ -375,6 +376,14 @@ int main(int argc, char** argv) {
       set_tuning(set);
       std::printf("-- %s\n", set.c_str());
     }
+    if (wants(what, "attention"))
+      for (const auto& [sequences, tokens] : {std::pair{1, 160}, {1, 8192}, {1, 32768}, {1, 131072}, {4, 192}, {16, 192}, {64, 192}}) {
+        if (static_cast<int64_t>(sequences) * tokens > model.tokens) continue;
+        const Batch bt = model.batch(sequences, 1, tokens);
+        const double us = median_us([&] { for (int i = 0; i < model.s.layers; ++i) model.attention_run(bt, i); }, 30) / model.s.layers, limit = model.kv_bytes(bt) / model.s.layers / gb * 1e6;
+        std::printf("attention %3d x %6d: %8.2f us a layer, limit %7.2f (%.2f)\n", sequences, tokens, us, limit, limit / us);
+        std::fflush(stdout);
+      }
     if (wants(what, "decode")) decode(1, 160, "decode");
     if (wants(what, "batch")) for (int n : batches) decode(n, 192, "decode");
     if (wants(what, "context")) for (int n : {8192, 32768, 131072}) decode(1, n, "decode");

@@ -68,7 +68,7 @@ __device__ __forceinline__ void head_prepare(const AttentionArgs& p, int row, co
   const int n = p.head_dim & -p.head_dim;
   for (int half = 1; half < n; half *= 2) {
     for (int i = lane; i < p.head_dim / 2; i += 32) {
-      const int first = i / half * 2 * half + i % half;
+      const int first = 2 * i - (i & (half - 1));
       const float a = x[first], b = x[first + half];
       x[first] = a + b;
       x[first + half] = a - b;

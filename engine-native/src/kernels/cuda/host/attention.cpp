@@ -29,7 +29,7 @@ static_assert(static_cast<int>(KvFormat::f16) == 1 && static_cast<int>(KvFormat:
 constexpr int head_sizes = 4, decode_sizes = 3;
 constexpr int prefill_dims[head_sizes] = {64, 96, 128, 256}, prefill_warps[head_sizes] = {8, 8, 8, 4}, prefill_tokens[head_sizes] = {64, 64, 64, 32};
 constexpr int decode_dims[decode_sizes] = {64, 128, 256};
-constexpr int decode_warps = 4, decode_heads = 8, split_max = 64;
+constexpr int decode_heads = 8, split_max = 64, split_warps = 4;
 
 const CudaKernel prepare_wide_kernels[2] = {{&module_attention_prepare_wide, "attention_prepare_wide_f16"}, {&module_attention_prepare_wide, "attention_prepare_wide_bf16"}};
 const CudaKernel prepare_kernel{&module_attention, "attention_prepare_kernel"}, generic_kernel{&module_attention, "attention_generic_kernel"},
@@ -71,9 +71,25 @@ int prefill_shared_bytes(int size) {
   const int pitch = prefill_dims[size] == 96 ? 256 : prefill_dims[size] * 2;
   return 4 * prefill_tokens[size] * pitch;
 }
-int decode_shared_bytes(int size) {
-  const int d = decode_dims[size];
-  return decode_heads * (d * 2 + 16) + decode_warps * decode_heads * d * 4 + decode_warps * decode_heads * 8;
+// Mirrors DecodeLayout and attention_decode of sm80/attention_decode.cuh.
+int decode_shared_bytes(int size, bool int8, int heads_of_tile, int warps, int stages, int sequences) {
+  const int d = decode_dims[size], ring = stages * (int8 ? 2 * 2 * 16 * d + 256 : 2 * 16 * d * 2);
+  const int scratch = heads_of_tile * (d * 2 + 16 + (d + 4) * 4) + 2 * d * (int8 ? 1 : 2) + 16 + d * 8;
+  return warps * (ring + scratch) + (sequences + 1) * 16;
+}
+struct DecodePlan { int warps, stages, shared_bytes; };
+// As many warps and stages as shared memory (and what the tuning leaves to the next kernel) holds.
+DecodePlan plan_decode(int size, bool int8, int heads_of_tile, int sequences, int limit) {
+  limit -= 1024;  // the kernel's own
+  DecodePlan plan{tuning().decode_warps, tuning().decode_stages, 0};
+  const int budget = std::min(tuning().decode_shared_kb * 1024, limit);
+  auto bytes = [&] { return decode_shared_bytes(size, int8, heads_of_tile, plan.warps, plan.stages, sequences); };
+  while (plan.stages > 2 && plan.warps <= 4 && bytes() > budget) --plan.stages;
+  while (plan.warps > 4 && bytes() > budget) --plan.warps;
+  while (plan.stages > 2 && bytes() > budget) --plan.stages;
+  while (plan.warps > 1 && bytes() > limit) --plan.warps;
+  plan.shared_bytes = bytes();
+  return plan;
 }
 
 const char* shape_declines(const AttentionSpec& s, const DeviceInfo& info) {
@@ -118,7 +134,7 @@ int head_tiles(const AttentionSpec& s) { return divide_up(s.heads / s.kv_heads, 
 int split_count(const AttentionSpec& s, int sequences, int max_context, int multiprocessors) {
   const int context = s.window > 0 ? std::min(max_context, s.window + kv_block_tokens) : max_context;
   const int blocks = std::max(1, sequences * s.kv_heads * head_tiles(s));
-  const int wanted = divide_up(multiprocessors * 4, blocks), useful = divide_up(std::max(context, 1), 4 * decode_warps * kv_block_tokens);
+  const int wanted = divide_up(multiprocessors * 4, blocks), useful = divide_up(std::max(context, 1), 4 * split_warps * kv_block_tokens);
   return std::clamp(std::min(wanted, useful), 1, split_max);
 }
 
@@ -167,10 +183,13 @@ void mma_run(const AttentionSpec& s, const AttentionParams& p, Stream& base) {
   // With one sequence of many rows there is no single row to serve.
   if (many && p.batch.sequences == 1) return;
   const int size = size_index(decode_dims, decode_sizes, s.head_dim);
-  stream.launch(decode_kernels[size][variant], {a.splits, s.kv_heads * head_tiles(s), p.batch.sequences, decode_warps * 32, decode_shared_bytes(size), tuning().attention_overlaps}, a);
+  const DecodePlan plan = plan_decode(size, s.kv == KvFormat::int8, std::min(decode_heads, s.heads / s.kv_heads), p.batch.sequences, stream.shared_limit());
+  a.stages = plan.stages;
+  stream.launch(decode_kernels[size][variant], {stream.multiprocessors(), 1, 1, plan.warps * 32, plan.shared_bytes, tuning().attention_overlaps}, a);
 }
 
-// A batch has at most max_rows sequences; splits fall as sequences rise, so the product is bounded by both ends.
+// The decode kernel: two partial results a block. The decode program: splits of every sequence; a batch has at most
+// max_rows sequences; splits fall as sequences rise, so the product is bounded by both ends.
 size_t mma_workspace(const AttentionSpec& s, int max_rows, const DeviceInfo& info) {
   size_t most = 0;
   for (int sequences = 1; sequences <= max_rows; ++sequences) {
@@ -178,7 +197,8 @@ size_t mma_workspace(const AttentionSpec& s, int max_rows, const DeviceInfo& inf
     most = std::max(most, splits * sequences);
     if (splits == 1) { most = std::max<size_t>(most, max_rows); break; }
   }
-  return aligned(most * s.heads * (s.head_dim + 2) * sizeof(float));
+  const size_t d = decode_dims[std::max(0, size_index(decode_dims, decode_sizes, s.head_dim))];
+  return aligned(std::max(most * s.heads * (s.head_dim + 2), size_t{2} * info.threads * std::min(decode_heads, s.heads / s.kv_heads) * (d + 4)) * sizeof(float));
 }
 
 const char* generic_declines(const AttentionSpec& s, const DeviceInfo& info) {
@@ -242,7 +262,8 @@ void append_attention_shared(int sm, std::vector<SharedUse>& uses) {
   for (int i = 0; i < head_sizes; ++i) uses.push_back({prefill_kernels[i][0].name, prefill_shared_bytes(i)});
   for (int i = 0; sm == 90 && i < wgmma_sizes; ++i)
     for (int groups = i == 0 ? 1 : 2; groups <= 2; ++groups) uses.push_back({wgmma_kernels[groups - 1][i][0].name, wgmma_shared_bytes(groups, i)});
-  for (int i = 0; i < decode_sizes; ++i) uses.push_back({decode_kernels[i][0].name, decode_shared_bytes(i)});
+  for (int i = 0; i < decode_sizes; ++i)
+    for (int int8 = 0; int8 < 2; ++int8) uses.push_back({decode_kernels[i][2 * int8].name, plan_decode(i, int8, decode_heads, 256, 99 * 1024).shared_bytes});
 }
 
 }  // namespace hearth::kernels::cuda

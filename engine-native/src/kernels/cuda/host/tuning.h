@@ -11,10 +11,13 @@ struct Tuning {
   int rows_max = 8;                       // rows up to which they are used (at most 8)
   int rows_x_bytes = 96 * 1024;           // shared memory they may spend on activations
   int fused_norm_rows = 8;                // rows up to which the norm is fused into them
-  bool attention_overlaps = true;         // decode attention may start while the linear before it ends
+  int attention_overlaps = 1;             // decode attention may start while the linear before it ends
   // And lets the linear after it start loading its weights. Off: its few blocks leave multiprocessors unevenly free, the
   // linear doubles up on some, and every later kernel inherits the imbalance (7B, batch 1: 2,569 us a token against 1,859).
-  bool attention_releases_early = false;
+  int attention_releases_early = 0;
+  int decode_warps = 8;                   // of the decode attention's blocks, at most; each streams its own part of the KV cache
+  int decode_stages = 3;                  // of a warp's ring: 2, 3, 4 or 6
+  int decode_shared_kb = 226;             // shared memory it may take; less leaves room for the next kernel's blocks
   // Rows up to which a captured step is one program (host/program.cpp; at most 4); 0: off, as long as its last version has
   // not passed hearth-gpu-test on a GPU (docs/performance-cuda.md). 3 is the intended value.
   int program_rows = 0;
