@@ -61,6 +61,9 @@ class CudaStream final : public Stream {
   // [counter_count] int32 on the device, all zero between kernels: a kernel that counts its blocks sets it back.
   int32_t* counters() const { return counters_; }
   static constexpr int counter_count = 1 << 18;
+  // Words that are all zero between kernels, in which the blocks of one kernel hand activations to one another.
+  uint32_t* exchange() const { return exchange_; }
+  size_t exchange_bytes() const { return exchange_bytes_; }
   const cu::Api& api() const { return *api_; }
   cu::StreamHandle handle() const { return handle_; }
   // Resident blocks of the kernel an SM holds; 0 with a sticky error when it cannot be loaded.
@@ -85,6 +88,8 @@ class CudaStream final : public Stream {
   cu::Context context_ = nullptr;
   cu::StreamHandle handle_ = nullptr;
   int32_t* counters_ = nullptr;
+  uint32_t* exchange_ = nullptr;
+  size_t exchange_bytes_ = 0;
   int multiprocessors_ = 0, hardware_sm_ = 0;
   uint64_t launches_ = 0;
   Status status_;

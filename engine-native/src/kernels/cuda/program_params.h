@@ -4,47 +4,75 @@
 
 #include "kernels/cuda/params.h"
 
+#ifdef __CUDACC__
+#define HEARTH_HOST_DEVICE __host__ __device__
+#else
+#define HEARTH_HOST_DEVICE
+#endif
+
 namespace hearth::kernels::cuda {
 
 enum : int { phase_linear = 0, phase_attention = 1 };
 
-constexpr int program_workers = 16;                              // warps that compute; one more loads
-constexpr int program_threads = (program_workers + 1) * 32;
+constexpr int program_workers = 16;                              // warps that multiply
+constexpr int program_finishers = 2;                             // warps that add up their sums and store; one more warp loads
+constexpr int program_threads = (program_workers + program_finishers + 1) * 32;
 constexpr int program_rows_max = 4;
 constexpr int program_heads = 8;                                 // query heads of one attention item
-constexpr int program_slots_max = 24, program_phases_max = 300;
+constexpr int program_slots_max = 24, program_phases_max = 320, program_shapes_max = 24;
 constexpr int dense_unit = 512;                                  // k of one ring slot of 16-bit weights
-constexpr int program_control_bytes = 4096;                      // of shared memory, followed by the phases
-constexpr int program_sum_bytes = 16 * 1024;                     // partial sums of the warps
+constexpr int program_control_bytes = 4096;                      // of shared memory, followed by the shapes, the phases, the ring
 
-// A w4-mma linear, or with group 0 a dense one of 16 bits; fields as in LinearArgs.
-struct ProgramLinear {
-  const void* weight; const float* weight_scale; const void* x; void* y; const float* norm_weight; const float* bias;
-  int32_t units, in, out;             // units of 128 k (dense: dense_unit) a tile
-  int32_t per, extra, start;          // tiles of a block; `extra` blocks from `start` on have one more
-  int32_t x_stride, y_stride;
+// Sums of a tile: [row of activations][row of the tile][worker], rows `sum_pitch` floats apart: other banks.
+constexpr int sum_pitch = program_workers + 4;
+HEARTH_HOST_DEVICE constexpr int program_sum_bytes(int rows) { return rows * 16 * sum_pitch * 4; }
+HEARTH_HOST_DEVICE constexpr int program_sum_slots(int rows) { return rows == 1 ? 8 : 4; }
+
+// What the linears of all layers have in common, kept once. group 0: dense, 16 bits.
+struct LinearShape {
+  int32_t units, in, out, tiles;      // units of 128 k (dense: dense_unit) a tile
+  int32_t per, extra;                 // tiles of a block; `extra` blocks from the phase's start on have one more
+  int32_t x_stride, y_stride, factors_at;  // bytes from the weights to the rows' factors; 0: none
   float norm_epsilon;
-  int16_t unit_bytes, group, pass;    // pass: tiles between two meetings of the warps
+  int16_t unit_bytes, group;
   int8_t x_type, y_type, norm, activation, gated, residual;
 };
-// What differs from attention to attention; the rest is in the program's template.
-struct ProgramAttention {
-  void *k, *v; float *k_scale, *v_scale;
-  const float *q_norm, *k_norm, *inverse_frequency;
-  void* qkv; void* out;
+struct AttentionShape {
+  void* qkv; void* out; const float* inverse_frequency;
   float scale, rope_amplitude;
   int32_t window;
 };
+struct ProgramShape {
+  union { LinearShape linear; AttentionShape attention; };
+};
+
+struct LinearPhase { const void *weight, *x; void* y; const float *norm_weight, *bias, *next_norm; };
+struct AttentionPhase { void *k, *v; float *k_scale, *v_scale; const float *q_norm, *k_norm; };
+// from, to: where in the exchange the phase's input and output are, in words (see decode_program_exchange.cuh); -1: not
+// there. An output's squares by tile follow its rows. reset: words that nobody reads any more.
 struct alignas(8) ProgramPhase {
-  int32_t kind, arrivals;             // arrivals: blocks that have work in it
-  union { ProgramLinear linear; ProgramAttention attention; };
+  int8_t kind, shape, to_plain, keeps;  // to_plain: the exchange in the order of memory; keeps: the output is stored, too
+  int16_t start, unused;
+  int32_t from, to, reset_begin, reset_end;
+  union { LinearPhase linear; AttentionPhase attention; };
 };
 struct Program {
   AttentionArgs attention;            // template
-  int32_t* arrived;                   // [-1 .. phases) zero; set back by the last block: those that ended, and by phase
+  uint32_t* exchange;                 // all zero before and after
+  int32_t* ended;                     // zero; set back by the last block
   int32_t phases, rows, slots, slot_bytes, flight, attention_bytes;  // attention_bytes: one KV block of one head in the ring
+  int32_t reset_begin, reset_end;     // by the last block
+  ProgramShape shape[program_shapes_max];
   ProgramPhase phase[program_phases_max];
 };
-static_assert(sizeof(ProgramPhase) <= 112 && sizeof(Program) <= 32764, "kernel parameters are at most 32,764 bytes");
+static_assert(sizeof(ProgramPhase) == 72 && sizeof(Program) <= 32764, "kernel parameters are at most 32,764 bytes");
+
+constexpr int program_shapes_bytes = program_shapes_max * static_cast<int>(sizeof(ProgramShape));
+HEARTH_HOST_DEVICE constexpr int program_ring_at(int phases) {
+  return (program_control_bytes + program_shapes_bytes + phases * static_cast<int>(sizeof(ProgramPhase)) + 127) / 128 * 128;
+}
+
+// Of an output of `rows` rows: words, then its tiles' sums of squares.
+HEARTH_HOST_DEVICE constexpr int exchange_words(int rows, int width, int tiles) { return (rows * (width / 2 + tiles) + 31) / 32 * 32; }
 
 }  // namespace hearth::kernels::cuda

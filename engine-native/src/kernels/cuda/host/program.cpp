@@ -1,6 +1,7 @@
 #include "kernels/cuda/host/program.h"
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <tuple>
 #include <vector>
@@ -24,11 +25,14 @@ namespace {
 const CudaKernel kernels[2][2] = {{{&module_decode_program_f16, "decode_program_f16"}, {&module_decode_program_bf16, "decode_program_bf16"}},
                                   {{&module_decode_program_bulk_f16, "decode_program_bulk_f16"}, {&module_decode_program_bulk_bf16, "decode_program_bulk_bf16"}}};  // [bulk][type]
 constexpr int slots_min = 3;
+static_assert(sizeof(Program) <= 32764);
 
 int linear_units(const LinearArgs& a) { return divide_up(a.in, a.group ? 128 : dense_unit); }
+int linear_columns(const LinearArgs& a) { return a.gated ? a.out / 2 : a.out; }
+// Shared memory for activations (mirrors ActivationPlace) and for an attention item.
 int linear_scratch_bytes(const LinearArgs& a) {
-  const int k = linear_units(a) * (a.group ? 128 : dense_unit);
-  return program_sum_bytes + (a.group ? k / a.group * program_rows_max * 4 : 0) + a.rows * (k * 2 + 64);
+  const int units = linear_units(a);
+  return a.group ? round_up(units * (128 / a.group) * (a.rows == 1 ? 1 : program_rows_max) * 4, 128) + a.rows * (units * 256 + 64) : a.rows * (units * dense_unit * 2 + 64);
 }
 int live_heads(const AttentionArgs& a) { return std::min(program_heads, a.heads / a.kv_heads); }
 int attention_scratch_bytes(const AttentionArgs& a) {
@@ -44,39 +48,67 @@ auto common(const AttentionArgs& a) {
   return std::make_tuple(std::make_tuple(a.qkv_stride, a.out_stride, a.row_begin, a.context, a.block_table, a.positions, a.kv_slot, a.partial, a.qk_norm_epsilon, a.rows, a.sequences, a.block_table_stride),
                          std::make_tuple(a.heads, a.kv_heads, a.head_dim, a.kv_type, a.type, a.rope_dims, a.rope_interleaved, a.position_axes, a.axis_interleaved, a.axis_sections[0], a.axis_sections[1], a.axis_sections[2], a.qk_norm, a.splits));
 }
+auto fields(const LinearShape& l) {
+  return std::make_tuple(l.units, l.in, l.out, l.tiles, l.per, l.extra, l.x_stride, l.y_stride, l.factors_at, l.norm_epsilon, l.unit_bytes, l.group, l.x_type, l.y_type, l.norm, l.activation, l.gated, l.residual);
+}
+auto fields(const AttentionShape& a) { return std::make_tuple(a.qkv, a.out, a.inverse_frequency, a.scale, a.rope_amplitude, a.window); }
+
+// A matrix of activations in memory.
+struct Rows {
+  const void* at;
+  int64_t stride;
+  int columns, type;
+  bool operator==(const Rows& o) const { return at == o.at && stride == o.stride && columns == o.columns && type == o.type; }
+  bool overlaps(const Rows& o, int rows) const {
+    auto end = [&](const Rows& r) { return static_cast<const char*>(r.at) + ((rows - 1) * r.stride + r.columns) * (r.type == type_f32 ? 4 : 2); };
+    return at < static_cast<const void*>(end(o)) && o.at < static_cast<const void*>(end(*this));
+  }
+};
+
+// What the program writes: who reads it, and where it is in the exchange once somebody does.
+struct Output {
+  Rows rows;
+  int phase, reader = -1;  // the last one
+  int tiles = 0;           // 0: not a linear's
+  bool gated = false;
+  const float* norm = nullptr;
+  bool plain = false;      // in the order of memory: a dense linear reads it
+};
 
 class Collected final : public CudaStream::Deferred {
  public:
-  Collected(DType type, int rows) : type_(type) {
+  Collected(DType type, int rows, int blocks, int exchange_words) : type_(type), blocks_(blocks), exchange_limit_(exchange_words) {
     program_->rows = rows;
     program_->attention_bytes = 1;
   }
-  // False when the phase does not fit with the ones that are there.
-  bool fits(DType type, int rows, int scratch, int slot_bytes, int limit) const {
-    if (program_->phases == program_phases_max || (program_->phases > 0 && (type != type_ || rows != program_->rows))) return false;
-    return slots(std::max(scratch, scratch_), std::max(slot_bytes, program_->slot_bytes), program_->phases + 1, limit) >= slots_min;
+
+  // False when the phase cannot join those that are there.
+  bool takes_linear(const LinearArgs& a, DType type, int limit) const {
+    return fits(type, a.rows, linear_scratch_bytes(a), slot_bytes(a), limit) && shape_of(linear_shape(a)) < program_shapes_max && readable(linear_input(a), wanted_norm(a), a.group == 0, a.in % 128 == 0) && writable(linear_output(a), linear_input(a), &a);
   }
-  bool has_attention() const { return has_attention_; }
-  const AttentionArgs& attention() const { return program_->attention; }
-  ProgramPhase& add(int kind, int scratch, int slot_bytes, std::function<void()> alone) {
-    scratch_ = std::max(scratch_, scratch);
-    program_->slot_bytes = std::max(program_->slot_bytes, slot_bytes);
-    alone_.push_back(std::move(alone));
-    ProgramPhase& phase = program_->phase[program_->phases++];
-    phase.kind = kind;
-    return phase;
+  bool takes_attention(const AttentionArgs& a, DType type, int limit) const {
+    const Rows in = attention_input(a);
+    return fits(type, a.sequences, attention_scratch_bytes(a), attention_block_bytes(a), limit) && shape_of(attention_shape(a)) < program_shapes_max && (!has_attention_ || common(a) == common(program_->attention)) &&
+           readable(in, nullptr, false, in.columns % 128 == 0) && writable(attention_output(a), in, nullptr);
   }
-  // The tiles of the blocks: those with one more follow those that had one more in the phase before.
-  void share(ProgramLinear& l, int tiles, int blocks) {
-    l.per = tiles / blocks; l.extra = tiles % blocks; l.start = next_extra_;
-    next_extra_ = (next_extra_ + l.extra) % blocks;
-    program_->phase[program_->phases - 1].arrivals = std::min(tiles, blocks);
+
+  void add_linear(const LinearArgs& a, std::function<void()> alone) {
+    ProgramPhase& phase = add(phase_linear, linear_scratch_bytes(a), slot_bytes(a), std::move(alone));
+    const LinearShape shape = linear_shape(a);
+    phase.shape = static_cast<int8_t>(use_shape(shape));
+    phase.linear = {a.weight, a.x, a.y, a.norm_weight, a.bias, nullptr};
+    phase.from = read(linear_input(a), wanted_norm(a), a.group == 0);
+    const Output* before = a.residual ? last_writer(linear_output(a)) : nullptr;
+    phase.start = before ? program_->phase[before->phase].start : next_extra(shape);
+    writes(linear_output(a), shape.tiles, a.gated != 0);
   }
-  void set_arrivals(int blocks) { program_->phase[program_->phases - 1].arrivals = blocks; }
-  void set_attention(const AttentionArgs& a) {
-    program_->attention = a;
-    program_->attention_bytes = attention_block_bytes(a);
-    has_attention_ = true;
+  void add_attention(const AttentionArgs& a, std::function<void()> alone) {
+    ProgramPhase& phase = add(phase_attention, attention_scratch_bytes(a), attention_block_bytes(a), std::move(alone));
+    phase.shape = static_cast<int8_t>(use_shape(attention_shape(a)));
+    phase.attention = {a.k, a.v, a.k_scale, a.v_scale, a.q_norm, a.k_norm};
+    phase.from = read(attention_input(a), nullptr, false);
+    if (!has_attention_) { program_->attention = a; program_->attention_bytes = attention_block_bytes(a); has_attention_ = true; }
+    writes(attention_output(a), 0, false);
   }
 
   void launch(CudaStream& stream) override {
@@ -86,36 +118,179 @@ class Collected final : public CudaStream::Deferred {
       stream.defers = true;
       return;
     }
-    const int limit = stream.shared_limit();
-    program_->slots = std::min(slots(scratch_, program_->slot_bytes, program_->phases, limit), tuning().program_slots);
+    plan_resets();
+    for (size_t i = 0; i < outputs_.size(); ++i) {  // what a later phase writes over need not reach memory
+      ProgramPhase& phase = program_->phase[outputs_[i].phase];
+      const bool residual = phase.kind == phase_linear && program_->shape[phase.shape].linear.residual;
+      phase.keeps = residual || std::none_of(outputs_.begin() + i + 1, outputs_.end(), [&](const Output& o) { return o.rows == outputs_[i].rows; });
+    }
+    program_->slots = std::min(slots(scratch_, program_->slot_bytes, program_->phases, stream.shared_limit()), tuning().program_slots);
     program_->flight = std::clamp(tuning().program_flight, 1, program_->slots);
-    program_->arrived = stream.counters() + CudaStream::counter_count - program_phases_max;
+    program_->exchange = stream.exchange();
+    program_->ended = stream.counters() + CudaStream::counter_count - 1;
     const bool bulk = hopper_linear_takes(stream.info().compute_capability);
-    stream.launch(kernels[bulk][type_ == DType::bf16], {stream.multiprocessors(), 1, 1, program_threads, head_bytes(program_->phases) + program_->slots * program_->slot_bytes + scratch_}, *program_);
+    stream.launch(kernels[bulk][type_ == DType::bf16], {blocks_, 1, 1, program_threads, program_ring_at(program_->phases) + program_->slots * program_->slot_bytes + sums_bytes() + scratch_}, *program_);
   }
 
+  static int slot_bytes(const LinearArgs& a) { return round_up(a.group ? program_workers * a.unit_bytes : 16 * (dense_unit * 2 + 64), 128); }
+
  private:
-  static int head_bytes(int phases) { return program_control_bytes + round_up(phases * static_cast<int>(sizeof(ProgramPhase)), 128); }
-  static int slots(int scratch, int slot_bytes, int phases, int limit) { return std::min(program_slots_max, (limit - head_bytes(phases) - scratch) / std::max(slot_bytes, 1)); }
+  bool fits(DType type, int rows, int scratch, int slot_bytes, int limit) const {
+    if (program_->phases == program_phases_max || (program_->phases > 0 && (type != type_ || rows != program_->rows))) return false;
+    return slots(std::max(scratch, scratch_), std::max(slot_bytes, program_->slot_bytes), program_->phases + 1, limit) >= slots_min;
+  }
+  int sums_bytes() const { return program_sum_slots(program_->rows) * program_sum_bytes(program_->rows); }
+  int slots(int scratch, int slot_bytes, int phases, int limit) const {
+    return std::min(program_slots_max, (limit - program_ring_at(phases) - sums_bytes() - round_up(scratch, 128)) / std::max(slot_bytes, 1));
+  }
+
+  ProgramPhase& add(int kind, int scratch, int slot_bytes, std::function<void()> alone) {
+    scratch_ = std::max(scratch_, round_up(scratch, 128));
+    program_->slot_bytes = std::max(program_->slot_bytes, round_up(slot_bytes, 128));
+    alone_.push_back(std::move(alone));
+    ProgramPhase& phase = program_->phase[program_->phases++];
+    phase.kind = static_cast<int8_t>(kind);
+    phase.from = phase.to = -1;
+    phase.keeps = 1;
+    return phase;
+  }
+
+  // ---- Shapes ----
+  LinearShape linear_shape(const LinearArgs& a) const {
+    LinearShape l{};
+    l.units = linear_units(a); l.in = a.in; l.out = a.out; l.tiles = a.tiles;
+    l.per = a.tiles / blocks_; l.extra = a.tiles % blocks_;
+    l.x_stride = static_cast<int32_t>(a.x_stride); l.y_stride = static_cast<int32_t>(a.y_stride);
+    l.factors_at = a.weight_scale ? static_cast<int32_t>(reinterpret_cast<const char*>(a.weight_scale) - static_cast<const char*>(a.weight)) : 0;
+    l.norm_epsilon = a.norm_epsilon;
+    l.unit_bytes = static_cast<int16_t>(a.unit_bytes); l.group = static_cast<int16_t>(a.group);
+    l.x_type = static_cast<int8_t>(a.x_type); l.y_type = static_cast<int8_t>(a.y_type); l.norm = static_cast<int8_t>(a.norm);
+    l.activation = static_cast<int8_t>(a.activation); l.gated = a.gated != 0; l.residual = a.residual != 0;
+    return l;
+  }
+  static AttentionShape attention_shape(const AttentionArgs& a) { return {a.qkv, a.out, a.inverse_frequency, a.scale, a.rope_amplitude, a.window}; }
+  static bool same(const ProgramShape& s, const LinearShape& l) { return fields(s.linear) == fields(l); }
+  static bool same(const ProgramShape& s, const AttentionShape& a) { return fields(s.attention) == fields(a); }
+  template <class S> int shape_of(const S& wanted) const {  // shapes_: a new one
+    constexpr int kind = std::is_same_v<S, LinearShape> ? phase_linear : phase_attention;
+    for (int i = 0; i < shapes_; ++i) if (kinds_[i] == kind && same(program_->shape[i], wanted)) return i;
+    return shapes_;
+  }
+  int use_shape(const LinearShape& l) { const int i = shape_of(l); return i < shapes_ ? i : (program_->shape[i].linear = l, kinds_[i] = phase_linear, shapes_++); }
+  int use_shape(const AttentionShape& a) { const int i = shape_of(a); return i < shapes_ ? i : (program_->shape[i].attention = a, kinds_[i] = phase_attention, shapes_++); }
+  // The first block with one tile more: after those that had one more in the phase before.
+  int16_t next_extra(const LinearShape& l) {
+    const int start = next_extra_;
+    next_extra_ = (next_extra_ + l.extra) % blocks_;
+    return static_cast<int16_t>(start);
+  }
+
+  // ---- Who reads what ----
+  Rows linear_input(const LinearArgs& a) const { return {a.x, a.x_stride, a.in, a.x_type}; }
+  Rows linear_output(const LinearArgs& a) const { return {a.y, a.y_stride, linear_columns(a), a.y_type}; }
+  Rows attention_input(const AttentionArgs& a) const { return {a.qkv, a.qkv_stride, (a.heads + 2 * a.kv_heads) * a.head_dim, a.type}; }
+  Rows attention_output(const AttentionArgs& a) const { return {a.out, a.out_stride, a.heads * a.head_dim, a.type}; }
+  static const float* wanted_norm(const LinearArgs& a) { return a.norm == norm_rms ? a.norm_weight : nullptr; }
+  const Output* last_writer(const Rows& rows) const {
+    const auto found = std::find_if(outputs_.rbegin(), outputs_.rend(), [&](const Output& o) { return o.rows.overlaps(rows, program_->rows); });
+    return found == outputs_.rend() ? nullptr : &*found;
+  }
+  // From memory, when nothing here wrote it, or from the exchange, when it is exactly what one phase here wrote and every
+  // reader wants it normed alike and in one order.
+  bool readable(const Rows& rows, const float* norm, bool plain, bool whole) const {
+    const Output* o = last_writer(rows);
+    if (!o) return true;
+    if (!whole || !(o->rows == rows)) return false;
+    return o->reader >= 0 ? o->norm == norm && o->plain == plain : exchange_used_ + exchange_words(program_->rows, rows.columns, o->tiles) <= exchange_limit_;
+  }
+  // What was there has been read (by phases that must have ended by then, where they read memory), and a residual is added
+  // by whoever wrote the old value.
+  bool writable(const Rows& to, const Rows& input, const LinearArgs* linear) const {
+    for (const auto& [rows, phase] : read_from_memory_)
+      if (rows.overlaps(to, program_->rows) && !depends(input, phase)) return false;
+    const Output* o = last_writer(to);
+    if (!o) return true;
+    if (linear && linear->residual) return o->rows == to && o->tiles == linear->tiles && o->gated == (linear->gated != 0);
+    return o->rows == to || o->reader >= 0;
+  }
+  // Whether whoever reads all of `input` starts after the given phase has ended.
+  bool depends(const Rows& input, int phase) const {
+    const Output* o = last_writer(input);
+    for (int at = o ? o->phase : -1; at >= 0; at = input_of(at)) if (at == phase) return true;
+    return false;
+  }
+  int32_t read(const Rows& rows, const float* norm, bool plain) {
+    Output* o = const_cast<Output*>(last_writer(rows));
+    if (!o) {
+      read_from_memory_.emplace_back(rows, program_->phases - 1);
+      return -1;
+    }
+    ProgramPhase& writer = program_->phase[o->phase];
+    if (o->reader < 0) {
+      writer.to = exchange_used_;
+      writer.to_plain = plain;
+      if (writer.kind == phase_linear) writer.linear.next_norm = norm;
+      o->norm = norm;
+      o->plain = plain;
+      exchange_used_ += exchange_words(program_->rows, rows.columns, o->tiles);
+    }
+    o->reader = program_->phases - 1;
+    return writer.to;
+  }
+  void writes(const Rows& rows, int tiles, bool gated) {
+    outputs_.push_back({rows, program_->phases - 1});
+    outputs_.back().tiles = tiles;
+    outputs_.back().gated = gated;
+  }
+
+  // Words of the exchange are put back by the first linear that cannot start before all their readers have read: those
+  // among the phases that its input depends on. What then is left, by the last block.
+  void plan_resets() {
+    std::vector<const Output*> order;
+    for (const Output& o : outputs_) if (o.reader >= 0) order.push_back(&o);
+    std::sort(order.begin(), order.end(), [&](const Output* a, const Output* b) { return program_->phase[a->phase].to < program_->phase[b->phase].to; });
+    size_t next = 0;
+    int begin = 0;
+    for (int i = 0; i < program_->phases; ++i) {
+      ProgramPhase& phase = program_->phase[i];
+      if (phase.kind != phase_linear) continue;
+      std::vector<bool> done(program_->phases);
+      for (int at = input_of(i); at >= 0; at = input_of(at)) done[at] = true;
+      int end = begin;
+      for (; next < order.size() && done[order[next]->reader]; ++next)
+        end = next + 1 < order.size() ? program_->phase[order[next + 1]->phase].to : exchange_used_;
+      phase.reset_begin = begin;
+      phase.reset_end = begin = end;
+    }
+    program_->reset_begin = begin;
+    program_->reset_end = exchange_used_;
+  }
+  // The phase whose output phase i reads; -1: none here.
+  int input_of(int i) const {
+    const int32_t from = program_->phase[i].from;
+    for (const Output& o : outputs_) if (from >= 0 && o.reader >= 0 && program_->phase[o.phase].to == from) return o.phase;
+    return -1;
+  }
 
   std::unique_ptr<Program> program_ = std::make_unique<Program>();
   std::vector<std::function<void()>> alone_;
+  std::vector<Output> outputs_;
+  std::vector<std::pair<Rows, int>> read_from_memory_;  // and by which phase
   DType type_;
-  int scratch_ = 0, next_extra_ = 0;
+  int blocks_, exchange_limit_, exchange_used_ = 0, scratch_ = 0, next_extra_ = 0, shapes_ = 0;
+  int kinds_[program_shapes_max] = {};
   bool has_attention_ = false;
 };
 
 // The program to add to, a new one if the present one cannot take more; nullptr when even a new one cannot.
-Collected* program_for(CudaStream& stream, DType type, int rows, int scratch, int slot_bytes, const AttentionArgs* attention) {
+template <class Takes> Collected* program_for(CudaStream& stream, DType type, int rows, const Takes& takes) {
   auto* present = static_cast<Collected*>(stream.deferred.get());
-  const int limit = stream.shared_limit();
   if (present) {
-    const bool agrees = !attention || !present->has_attention() || common(*attention) == common(present->attention());
-    if (agrees && present->fits(type, rows, scratch, slot_bytes, limit)) return present;
+    if (takes(*present)) return present;
     stream.flush();
   }
-  auto fresh = std::make_unique<Collected>(type, rows);
-  if (!fresh->fits(type, rows, scratch, slot_bytes, limit)) return nullptr;
+  auto fresh = std::make_unique<Collected>(type, rows, stream.multiprocessors(), static_cast<int>(stream.exchange_bytes() / 4));
+  if (!takes(*fresh)) return nullptr;
   auto* made = fresh.get();
   stream.deferred = std::move(fresh);
   return made;
@@ -125,47 +300,32 @@ bool collects(const CudaStream& stream, int rows) {
   return stream.defers && (stream.capturing || tuning().program_always) && rows >= 1 && rows <= std::min(tuning().program_rows, program_rows_max);
 }
 bool small(int64_t v) { return v >= 0 && v <= INT32_MAX; }
+bool aligned4(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 3) == 0; }
 
 }  // namespace
 
 bool program_linear(CudaStream& stream, const LinearArgs& a, DType narrow, std::function<void()> alone) {
   if (!collects(stream, a.rows) || !small(a.x_stride) || !small(a.y_stride)) return false;
+  if (a.weight_scale && !small(reinterpret_cast<const char*>(a.weight_scale) - static_cast<const char*>(a.weight))) return false;
   if (a.group == 0 && (!tuning().program_dense || a.in % 32 != 0)) return false;
   if (a.norm == norm_layer || a.x_stride % 8 != 0 || !aligned16(a.x) || (a.norm != norm_none && !aligned16(a.norm_weight))) return false;
-  const int scratch = linear_scratch_bytes(a), slot_bytes = round_up(a.group ? program_workers * a.unit_bytes : 16 * (dense_unit * 2 + 64), 128);
-  Collected* program = program_for(stream, narrow, a.rows, scratch, slot_bytes, nullptr);
+  Collected* program = program_for(stream, narrow, a.rows, [&](const Collected& c) { return c.takes_linear(a, narrow, stream.shared_limit()); });
   if (!program) return false;
-  ProgramLinear& l = program->add(phase_linear, scratch, slot_bytes, std::move(alone)).linear;
-  l.weight = a.weight; l.weight_scale = a.weight_scale; l.x = a.x; l.y = a.y; l.norm_weight = a.norm_weight; l.bias = a.bias;
-  l.units = linear_units(a); l.in = a.in; l.out = a.out;
-  l.x_stride = static_cast<int32_t>(a.x_stride); l.y_stride = static_cast<int32_t>(a.y_stride);
-  l.norm_epsilon = a.norm_epsilon;
-  l.unit_bytes = static_cast<int16_t>(a.unit_bytes); l.group = static_cast<int16_t>(a.group);
-  program->share(l, a.tiles, stream.multiprocessors());
-  const int most = divide_up(a.tiles, stream.multiprocessors()), held = program_sum_bytes / (a.rows == 1 ? 1024 : 4096);
-  l.pass = static_cast<int16_t>(divide_up(most, divide_up(most, held)));
-  l.x_type = static_cast<int8_t>(a.x_type); l.y_type = static_cast<int8_t>(a.y_type); l.norm = static_cast<int8_t>(a.norm);
-  l.activation = static_cast<int8_t>(a.activation); l.gated = a.gated != 0; l.residual = a.residual != 0;
+  program->add_linear(a, std::move(alone));
   if (!stream.capturing) stream.flush();
   return true;
 }
 
 bool program_attention(CudaStream& stream, const AttentionArgs& given, DType narrow, std::function<void()> alone) {
   AttentionArgs a = given;
-  if (!collects(stream, a.sequences) || a.max_rows != 1 || a.rows != a.sequences || a.head_dim > 128 || a.head_dim % 8 != 0 || a.rope_dims > 2 * program_workers * 32) return false;
+  if (!collects(stream, a.sequences) || a.max_rows != 1 || a.rows != a.sequences || a.head_dim > 128 || a.head_dim % 8 != 0 || a.rope_dims > 2 * 64) return false;
   if (a.kv_type == type_i8 && a.head_dim % 16 != 0) return false;
+  if (a.qkv_stride % 2 != 0 || a.out_stride % 2 != 0 || !aligned4(a.qkv) || !aligned4(a.out)) return false;
   const int whole = a.sequences * a.kv_heads * divide_up(a.heads / a.kv_heads, program_heads);
   a.splits = std::clamp(stream.multiprocessors() / whole, 1, std::max(1, a.splits));
-  const int scratch = attention_scratch_bytes(a), slot_bytes = round_up(attention_block_bytes(a), 128);
-  Collected* program = program_for(stream, narrow, a.sequences, scratch, slot_bytes, &a);
+  Collected* program = program_for(stream, narrow, a.sequences, [&](const Collected& c) { return c.takes_attention(a, narrow, stream.shared_limit()); });
   if (!program) return false;
-  if (!program->has_attention()) program->set_attention(a);
-  const int items = whole * std::max(1, std::min(a.splits, stream.multiprocessors() / whole));
-  ProgramAttention& l = program->add(phase_attention, scratch, slot_bytes, std::move(alone)).attention;
-  l.k = a.k; l.v = a.v; l.k_scale = a.k_scale; l.v_scale = a.v_scale;
-  l.q_norm = a.q_norm; l.k_norm = a.k_norm; l.inverse_frequency = a.inverse_frequency;
-  l.qkv = a.qkv; l.out = a.out; l.scale = a.scale; l.rope_amplitude = a.rope_amplitude; l.window = a.window;
-  program->set_arrivals(std::min(items, stream.multiprocessors()));
+  program->add_attention(a, std::move(alone));
   if (!stream.capturing) stream.flush();
   return true;
 }

@@ -1,0 +1,480 @@
+// Linears of the decode program. A block owns consecutive 16-row tiles of the weight, in the ring one stream of units (16
+// rows by 128 k); worker w multiplies units w, w + 16, ... of a tile and leaves its sums in shared memory; a finishing warp
+// adds up the workers' sums, applies what the linear has fused, and hands the outputs on. Workers never wait for one
+// another: only for their own activations, for weights, and for room for their sums.
+//
+// The tensor cores' 8 columns are the rows of activations; with one row all columns are that row.
+//
+// A nibble of f16 stays where it is after one instruction: as a subnormal it is q * 2^-24 (16 q where it is the higher
+// one), exactly. In bfloat16 it goes under the exponent of 128. Zero points are taken off a group's sum in f32, with the
+// group's sum of activations, which all tiles share.
+#pragma once
+
+#include "kernels/cuda/sm80/decode_program_exchange.cuh"
+
+namespace hearth::kernels::cuda {
+
+template <class T> struct Nibbles;
+template <> struct Nibbles<__half> {
+  static constexpr float base = 0, unit = 1.f / 16777216.f;                                  // a product's unit
+  static constexpr float factor_low = 16777216.f, factor_high = 1048576.f;                   // of the rows' totals
+  static __device__ __forceinline__ void decode(uint32_t w, uint32_t (&a)[4]) {
+    const uint32_t w8 = w >> 8;
+    a[0] = w & 0x000f000fu;
+    a[1] = w & 0x00f000f0u;
+    a[2] = w8 & 0x000f000fu;
+    a[3] = w8 & 0x00f000f0u;
+  }
+  static __device__ __forceinline__ uint32_t zero_high(uint32_t zeros) { return zeros & 0xf0u; }
+};
+template <> struct Nibbles<__nv_bfloat16> {
+  static constexpr float base = 128, unit = 1, factor_low = 1, factor_high = 1;
+  static __device__ __forceinline__ void decode(uint32_t w, uint32_t (&a)[4]) { RawNibbles<__nv_bfloat16>::decode(w, a); }
+  static __device__ __forceinline__ uint32_t zero_high(uint32_t zeros) { return zeros >> 4; }
+};
+// A small integer plus `base` as a float, without a conversion: those are slow.
+__device__ __forceinline__ float small_float(uint32_t v, float base) { return __uint_as_float(0x4B000000u | v) - (8388608.f - base); }
+
+// Both sides of the tiles' sums go through their slots in the same order.
+struct ProgramPlaces { RingPlace ring, sums; };
+
+// Where a linear keeps its activations: sums by group [units * groups][rows, padded], then rows of fragments.
+template <int GROUP, bool SINGLE> struct ActivationPlace {
+  static constexpr int groups = GROUP ? 128 / GROUP : 0, row_pad = SINGLE ? 1 : program_rows_max;
+  float* sums;
+  char* rows;
+  int stride;
+  __device__ __forceinline__ ActivationPlace(const ProgramControl& control, int units)
+      : sums(reinterpret_cast<float*>(program_shared + control.x)), rows(program_shared + control.x + (units * groups * row_pad * 4 + 127) / 128 * 128), stride(units * (GROUP ? 256 : dense_unit * 2) + 64) {}
+};
+
+// ---- Activations -----------------------------------------------------------------------------------------------------------
+
+// For a fused RMS norm x * weight / 16 is multiplied (16: room in f16 for residuals up to 10^6); the row's 16 / rms is
+// applied at the end, since the product is linear.
+
+// This warp's units of x out of the exchange. No other warp reads them, so the block need not meet.
+template <class T, int GROUP, bool SINGLE>
+__device__ __forceinline__ void receive_units(const ProgramControl& control, const LinearShape& l, int from, const ActivationPlace<GROUP, SINGLE>& to) {
+  constexpr int batch = 3, lanes = GROUP / 8;  // lanes of a group
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, units = l.units, mine = warp + lane / 16 * program_workers;
+  const uint32_t* row = control.exchange + from + lane % 16 * 4;
+#pragma unroll 1
+  for (int n = 0; n < control.rows; ++n, row += l.in / 2) {
+#pragma unroll 1
+    for (int first = 0; warp + first < units; first += batch * 2 * program_workers) {
+      uint4 v[batch];
+      bool missing;
+#pragma unroll
+      for (int i = 0; i < batch; ++i) v[i] = make_uint4(0, 0, 0, 0);
+      do {
+        missing = false;
+#pragma unroll
+        for (int i = 0; i < batch; ++i) {
+          const int unit = mine + first + i * 2 * program_workers;
+          if (unit < units && !arrived(v[i])) v[i] = exchange_load16(row + unit * 64);
+        }
+#pragma unroll
+        for (int i = 0; i < batch; ++i) missing |= mine + first + i * 2 * program_workers < units && !arrived(v[i]);
+      } while (__any_sync(0xffffffffu, missing));
+#pragma unroll
+      for (int i = 0; i < batch; ++i) {
+        const int unit = mine + first + i * 2 * program_workers;
+        if (warp + first + i * 2 * program_workers >= units) break;
+        const uint4 x = make_uint4(~v[i].x, ~v[i].y, ~v[i].z, ~v[i].w);
+        if (unit < units) *reinterpret_cast<uint4*>(to.rows + n * to.stride + unit * 256 + lane % 16 * 16) = x;
+        float sum = sum8<T>(x);
+#pragma unroll
+        for (int d = lanes / 2; d > 0; d >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, d);
+        if (unit < units && lane % lanes == 0) to.sums[(unit * to.groups + lane % 16 / lanes) * to.row_pad + n] = sum * Nibbles<T>::unit;
+      }
+    }
+  }
+  __syncwarp();
+}
+
+// The same out of memory, where an earlier kernel left x.
+template <class T, int GROUP, bool SINGLE>
+__device__ __noinline__ void load_units(ProgramControl& control, const LinearShape& l, const LinearPhase& phase, const ActivationPlace<GROUP, SINGLE>& to) {
+  const bool normed = l.norm == norm_rms;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  constexpr int lanes = GROUP / 4;
+#pragma unroll 1
+  for (int n = 0; n < control.rows; ++n) {
+    float square = 0;
+#pragma unroll 2
+    for (int unit = warp; unit < l.units; unit += program_workers) {
+      const int k = unit * 128 + lane * 4;
+      const int64_t at = static_cast<int64_t>(n) * l.x_stride + k;
+      uint2 v = make_uint2(0, 0);
+      if (k < l.in && l.x_type == type_f32) {
+        float4 x = __ldcg(reinterpret_cast<const float4*>(static_cast<const float*>(phase.x) + at));
+        if (normed) {
+          const float4 w = __ldg(reinterpret_cast<const float4*>(phase.norm_weight + k));
+          square += (x.x * x.x + x.y * x.y) + (x.z * x.z + x.w * x.w);
+          x.x *= w.x * 0.0625f; x.y *= w.y * 0.0625f; x.z *= w.z * 0.0625f; x.w *= w.w * 0.0625f;
+        }
+        v = make_uint2(pack2<T>(x.x, x.y), pack2<T>(x.z, x.w));
+      } else if (k < l.in) {
+        v = __ldcg(reinterpret_cast<const uint2*>(static_cast<const T*>(phase.x) + at));
+      }
+      uint32_t* place = reinterpret_cast<uint32_t*>(to.rows + n * to.stride) + unit * 64;
+      place[fragment_word(lane * 4)] = v.x;
+      place[fragment_word(lane * 4 + 2)] = v.y;
+      const float2 a = unpack2<T>(v.x), b = unpack2<T>(v.y);
+      float sum = (a.x + a.y) + (b.x + b.y);
+#pragma unroll
+      for (int d = lanes / 2; d > 0; d >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, d);
+      if (lane % lanes == 0) to.sums[(unit * to.groups + lane / lanes) * to.row_pad + n] = sum * Nibbles<T>::unit;
+    }
+    square = warp_sum(square);
+    if (normed && lane == 0) control.squares[n][warp] = square;
+  }
+  __syncwarp();
+}
+
+// 16-bit weights: this warp's 32 k of every 512, in the order of memory.
+template <class T>
+__device__ __forceinline__ void receive_dense(ProgramControl& control, const LinearShape& l, const ProgramPhase& phase, const ActivationPlace<0, true>& to) {
+  const bool normed = l.norm == norm_rms;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll 1
+  for (int n = 0; n < control.rows; ++n) {
+    float square = 0;
+#pragma unroll 1
+    for (int k = warp * 32 + lane / 4 * dense_unit + lane % 4 * 8; k < l.in; k += 8 * dense_unit) {
+      uint4 v;
+      if (phase.from >= 0) {
+        do v = exchange_load16(control.exchange + phase.from + n * (l.in / 2) + k / 2); while (!arrived(v));
+        v = make_uint4(~v.x, ~v.y, ~v.z, ~v.w);
+      } else if (l.x_type == type_f32) {
+        const float4* from = reinterpret_cast<const float4*>(static_cast<const float*>(phase.linear.x) + static_cast<int64_t>(n) * l.x_stride + k);
+        float4 a = __ldcg(from), b = __ldcg(from + 1);
+        if (normed) {
+          const float4* norm = reinterpret_cast<const float4*>(phase.linear.norm_weight + k);
+          const float4 wa = __ldg(norm), wb = __ldg(norm + 1);
+          square += (a.x * a.x + a.y * a.y) + (a.z * a.z + a.w * a.w) + ((b.x * b.x + b.y * b.y) + (b.z * b.z + b.w * b.w));
+          a.x *= 0.0625f * wa.x; a.y *= 0.0625f * wa.y; a.z *= 0.0625f * wa.z; a.w *= 0.0625f * wa.w;
+          b.x *= 0.0625f * wb.x; b.y *= 0.0625f * wb.y; b.z *= 0.0625f * wb.z; b.w *= 0.0625f * wb.w;
+        }
+        v = pack8<T>(a, b);
+      } else {
+        v = __ldcg(reinterpret_cast<const uint4*>(static_cast<const T*>(phase.linear.x) + static_cast<int64_t>(n) * l.x_stride + k));
+      }
+      *reinterpret_cast<uint4*>(to.rows + n * to.stride + k * 2) = v;
+    }
+    __syncwarp();
+    square = warp_sum(square);
+    if (normed && lane == 0) control.squares[n][warp] = square;
+  }
+  __syncwarp();
+}
+
+// ---- Workers ----------------------------------------------------------------------------------------------------------------
+
+// This worker's sums of a tile, to the finishers: columns 2 t and 2 t + 1 of rows g and g + 8.
+__device__ __forceinline__ void leave_sums(const ProgramControl& control, const float (&total)[4], RingPlace& at) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, rows = control.rows;
+  barrier_wait(shared_address(control.taken + at.slot), at.parity ^ 1);
+  float* to = reinterpret_cast<float*>(program_shared + control.sums + at.slot * program_sum_bytes(rows)) + (2 * t * 16 + g) * sum_pitch + warp;
+  if (2 * t < rows) { to[0] = total[0]; to[8 * sum_pitch] = total[2]; }
+  if (2 * t + 1 < rows) { to[16 * sum_pitch] = total[1]; to[24 * sum_pitch] = total[3]; }
+  barrier_arrive_warp(shared_address(control.summed + at.slot));
+  at.next(program_sum_slots(rows));
+}
+
+// A unit's share of a lane, out of the ring.
+template <int GROUP> struct UnitWords {
+  uint4 first, second;
+  uint32_t scales[128 / GROUP], zeros[128 / GROUP];
+};
+// Whatever lies there, for a warp that has no unit in the slot.
+template <int GROUP>
+__device__ __forceinline__ void take_unit(const ProgramControl& control, const char* ring, RingPlace& at, UnitWords<GROUP>& w) {
+  using U = Unit<GROUP>;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
+  const char* from = ring + at.slot * control.slot_bytes + warp * U::bytes;
+  barrier_wait(shared_address(control.full + at.slot), at.parity);
+  w.first = *reinterpret_cast<const uint4*>(from + lane * 16);
+  w.second = *reinterpret_cast<const uint4*>(from + 512 + lane * 16);
+#pragma unroll
+  for (int group = 0; group < U::groups; ++group) {
+    w.scales[group] = *reinterpret_cast<const uint32_t*>(from + U::scales + group * 32 + g * 4);
+    w.zeros[group] = *reinterpret_cast<const uint8_t*>(from + U::zeros + group * 8 + g);
+  }
+  barrier_arrive_warp(shared_address(control.empty + at.slot));
+  at.next(control.slots);
+}
+
+template <class T, int GROUP, bool SINGLE>
+__device__ __forceinline__ void multiply_unit(const UnitWords<GROUP>& w, const uint4 (&x)[4], const float* sums, float (&total)[4]) {
+  using N = Nibbles<T>;
+  constexpr int groups = 128 / GROUP, steps = GROUP / 16;
+  const uint32_t words[8] = {w.first.x, w.first.y, w.first.z, w.first.w, w.second.x, w.second.y, w.second.z, w.second.w};
+#pragma unroll
+  for (int group = 0; group < groups; ++group) {
+    float even[4] = {0, 0, 0, 0}, odd[4] = {0, 0, 0, 0};  // two chains: a product takes 33 cycles
+#pragma unroll
+    for (int i = group * steps; i < (group + 1) * steps; i += 2) {
+      uint32_t a[4], b[4];
+      N::decode(words[i], a);
+      N::decode(words[i + 1], b);
+      mma<T>(even, a, x[i / 2].x, x[i / 2].y);
+      mma<T>(odd, b, x[i / 2].z, x[i / 2].w);
+    }
+    const float2 scale = unpack2<__half>(w.scales[group]);
+    const float zero_low = small_float(w.zeros[group] & 15u, N::base), zero_high = small_float(N::zero_high(w.zeros[group]), N::base);
+    if constexpr (SINGLE) {
+      const float sum = sums[group];
+      total[0] += scale.x * (even[0] + odd[0] - zero_low * sum);
+      total[2] += scale.y * (even[2] + odd[2] - zero_high * sum);
+    } else {
+      const float2 sum = *reinterpret_cast<const float2*>(sums + group * program_rows_max);
+      total[0] += scale.x * (even[0] + odd[0] - zero_low * sum.x);
+      total[1] += scale.x * (even[1] + odd[1] - zero_low * sum.y);
+      total[2] += scale.y * (even[2] + odd[2] - zero_high * sum.x);
+      total[3] += scale.y * (even[3] + odd[3] - zero_high * sum.y);
+    }
+  }
+}
+
+template <class T, int GROUP, bool SINGLE>
+__device__ __noinline__ ProgramPlaces linear_w4_phase(int index, ProgramPlaces at) {
+  ProgramControl& control = program_control();
+  const ProgramPhase& phase = program_phase(index);
+  const LinearShape& l = linear_shape(phase);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const char* ring = program_shared + control.sums - control.slots * control.slot_bytes;
+  const TileRange tiles = tile_range(l, phase.start);
+  const int units = l.units, slots_a_tile = (units + program_workers - 1) / program_workers;
+  int left = (tiles.end - tiles.begin) * slots_a_tile;
+  const ActivationPlace<GROUP, SINGLE> place(control, units);
+  UnitWords<GROUP> a, b;
+  take_unit(control, ring, at.ring, a);
+  if (warp == 0) program_trace(index, 0);
+  if (phase.from >= 0) receive_units<T, GROUP, SINGLE>(control, l, phase.from, place);
+  else load_units<T, GROUP, SINGLE>(control, l, phase.linear, place);
+  if (warp == 0) program_trace(index, 1);
+
+  const char* x_lane = place.rows + (SINGLE || g >= control.rows ? 0 : g) * place.stride + t * 16;
+  const float* sums_lane = place.sums + (SINGLE ? 0 : t % 2 * 2);
+  float total[4] = {0, 0, 0, 0};
+  int unit = warp;
+  // The next slot's unit is on its way from shared memory while this one's is multiplied.
+  auto turn = [&](const UnitWords<GROUP>& now, UnitWords<GROUP>& next) {
+    uint4 x[4];
+    const bool has = unit < units;
+    if (has) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) x[i] = *reinterpret_cast<const uint4*>(x_lane + unit * 256 + i * 64);
+    }
+    if (--left > 0) take_unit(control, ring, at.ring, next);
+    if (has) multiply_unit<T, GROUP, SINGLE>(now, x, sums_lane + unit * place.groups * place.row_pad, total);
+    unit += program_workers;
+    if (unit - warp >= units) {
+      leave_sums(control, total, at.sums);
+      total[0] = total[1] = total[2] = total[3] = 0;
+      unit = warp;
+    }
+  };
+#pragma unroll 1
+  while (true) {
+    turn(a, b);
+    if (left <= 0) break;
+    turn(b, a);
+    if (left <= 0) break;
+  }
+  if (warp == 0) program_trace(index, 2);
+  return at;
+}
+
+template <class T>
+__device__ __noinline__ ProgramPlaces linear_dense_phase(int index, ProgramPlaces at) {
+  ProgramControl& control = program_control();
+  const ProgramPhase& phase = program_phase(index);
+  const LinearShape& l = linear_shape(phase);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, in = l.in;
+  const char* ring = program_shared + control.sums - control.slots * control.slot_bytes;
+  const TileRange tiles = tile_range(l, phase.start);
+  const ActivationPlace<0, true> place(control, l.units);
+  receive_dense<T>(control, l, phase, place);
+  const char* x_lane = place.rows + (g < control.rows ? g : 0) * place.stride + warp * 64 + t * 16;
+#pragma unroll 1
+  for (int tile = tiles.begin; tile < tiles.end; ++tile) {
+    float even[4] = {0, 0, 0, 0}, odd[4] = {0, 0, 0, 0};
+#pragma unroll 2
+    for (int k = 0; k < in; k += dense_unit) {
+      const int pitch = min(dense_unit, in - k) * 2 + 64;
+      const char* from = ring + at.ring.slot * control.slot_bytes + g * pitch + warp * 64 + t * 16;
+      uint4 low = make_uint4(0, 0, 0, 0), high = low, x = low;
+      barrier_wait(shared_address(control.full + at.ring.slot), at.ring.parity);
+      if (k + warp * 32 < in) {
+        low = *reinterpret_cast<const uint4*>(from);
+        high = *reinterpret_cast<const uint4*>(from + 8 * pitch);
+        x = *reinterpret_cast<const uint4*>(x_lane + k * 2);
+      }
+      barrier_arrive_warp(shared_address(control.empty + at.ring.slot));
+      at.ring.next(control.slots);
+      const uint32_t a0[4] = {low.x, high.x, low.y, high.y}, a1[4] = {low.z, high.z, low.w, high.w};
+      mma<T>(even, a0, x.x, x.y);
+      mma<T>(odd, a1, x.z, x.w);
+    }
+    const float total[4] = {even[0] + odd[0], even[1] + odd[1], even[2] + odd[2], even[3] + odd[3]};
+    leave_sums(control, total, at.sums);
+  }
+  return at;
+}
+
+template <class T>
+__device__ __forceinline__ ProgramPlaces linear_phase(int index, ProgramPlaces at) {
+  const ProgramPhase& phase = program_phase(index);
+  const LinearShape& l = linear_shape(phase);
+  const TileRange tiles = tile_range(l, phase.start);
+  if (tiles.begin == tiles.end) return at;
+  if (l.group == 0) return linear_dense_phase<T>(index, at);
+  const bool single = program_control().rows == 1;
+  if (l.group == 128) return single ? linear_w4_phase<T, 128, true>(index, at) : linear_w4_phase<T, 128, false>(index, at);
+  if (l.group == 64) return single ? linear_w4_phase<T, 64, true>(index, at) : linear_w4_phase<T, 64, false>(index, at);
+  return single ? linear_w4_phase<T, 32, true>(index, at) : linear_w4_phase<T, 32, false>(index, at);
+}
+
+// ---- Finishers --------------------------------------------------------------------------------------------------------------
+
+// 16 / rms of a row whose tiles' squares are in the exchange.
+__device__ __forceinline__ float received_norm(const LinearShape& l, const uint32_t* squares) {
+  float sum = 0;
+  for (int i = threadIdx.x % 32 * 4; i < l.in / 16; i += 128) {
+    uint4 v;
+    do v = exchange_load16(squares + i); while (!arrived(v));
+    sum += (__uint_as_float(~v.x) + __uint_as_float(~v.y)) + (__uint_as_float(~v.z) + __uint_as_float(~v.w));
+  }
+  return 16.f * rsqrtf(warp_sum(sum) / l.in + l.norm_epsilon);
+}
+// The same of a row that the workers loaded.
+__device__ __forceinline__ float loaded_norm(const ProgramControl& control, const LinearShape& l, int row) {
+  const int lane = threadIdx.x % 32;
+  const float sum = warp_sum(lane < program_workers ? control.squares[row][lane] : 0.f);
+  return 16.f * rsqrtf(sum / l.in + l.norm_epsilon);
+}
+
+// One finishing warp's view of a phase. Lane r and lane r + 16 have row r of the tile, of a gated linear column r % 8.
+template <class T>
+struct Finisher {
+  const ProgramControl& control;
+  const ProgramPhase& phase;
+  const LinearShape& l;
+  float norm[program_rows_max];  // by row of activations
+  bool normed_here;              // norm is known
+
+  __device__ __forceinline__ void receive_norms() {
+    normed_here = l.norm != norm_rms || phase.from >= 0;
+#pragma unroll
+    for (int n = 0; n < program_rows_max; ++n) {
+      norm[n] = 1;
+      if (n < control.rows && l.norm == norm_rms && phase.from >= 0) norm[n] = received_norm(l, control.exchange + phase.from + control.rows * (l.in / 2) + n * (l.in / 16));
+    }
+  }
+  __device__ __forceinline__ void load_norms() {
+    if (normed_here) return;
+#pragma unroll
+    for (int n = 0; n < program_rows_max; ++n) if (n < control.rows) norm[n] = loaded_norm(control, l, n);
+    normed_here = true;
+  }
+
+  // Constants of a lane's output, read before its sums are there.
+  struct Output {
+    int column;
+    bool stores;                 // this lane has an output
+    float factor, bias, bias_up, next;
+    float old[program_rows_max];
+  };
+  __device__ __forceinline__ Output prepare(int tile) const {
+    const int lane = threadIdx.x % 32, r = lane % 16, width = l.gated ? l.out / 2 : l.out;
+    Output o;
+    o.column = l.gated ? tile * 8 + r % 8 : tile * 16 + r;
+    o.stores = lane < (l.gated ? 8 : 16) && o.column < width;
+    o.factor = 1;
+    if (l.factors_at) o.factor = __ldg(reinterpret_cast<const float*>(static_cast<const char*>(phase.linear.weight) + l.factors_at) + tile * 16 + r);
+    if (l.group) o.factor *= r < 8 ? Nibbles<T>::factor_low : Nibbles<T>::factor_high;
+    const LinearPhase& p = phase.linear;
+    o.bias = p.bias && o.column < width ? __ldg(p.bias + o.column) : 0.f;
+    o.bias_up = p.bias && l.gated && o.column < width ? __ldg(p.bias + width + o.column) : 0.f;
+    o.next = p.next_norm ? __ldg(p.next_norm + o.column) * 0.0625f : 1.f;
+#pragma unroll
+    for (int n = 0; n < program_rows_max; ++n) {
+      o.old[n] = 0;
+      if (l.residual && o.stores && n < control.rows) o.old[n] = __ldcg(static_cast<const float*>(p.y) + static_cast<int64_t>(n) * l.y_stride + o.column);
+    }
+    return o;
+  }
+  // A row's outputs from its sums: activation, gate, residual.
+  __device__ __forceinline__ float value(float sum, const Output& o, float old) const {
+    if (l.gated) {
+      const float up = __shfl_down_sync(0xffffffffu, sum, 8) + o.bias_up;
+      return activate(sum + o.bias, l.activation) * up + old;
+    }
+    return activate(sum + o.bias, l.activation) + old;
+  }
+  // To the exchange first: others wait for it.
+  __device__ __forceinline__ void store_row(int n, int tile, const Output& o, float v) const {
+    const int lane = threadIdx.x % 32;
+    const float here = v * o.next, beside = __shfl_down_sync(0xffffffffu, here, 1);
+    const int width = l.gated ? l.out / 2 : l.out;
+    if (phase.to >= 0) {
+      uint32_t* rows = control.exchange + phase.to;
+      if (o.stores && lane % 2 == 0) exchange_store(rows + n * (width / 2) + (phase.to_plain ? o.column / 2 : fragment_word(o.column)), pack2<T>(here, beside));
+      if (phase.linear.next_norm) {
+        float square = v * v;
+#pragma unroll
+        for (int d = 8; d > 0; d >>= 1) square += __shfl_xor_sync(0xffffffffu, square, d);
+        if (lane == 0) exchange_store(rows + control.rows * (width / 2) + n * l.tiles + tile, __float_as_uint(square));
+      }
+    }
+    if (phase.keeps && o.stores) store(phase.linear.y, l.y_type, static_cast<int64_t>(n) * l.y_stride + o.column, v);
+  }
+  __device__ __forceinline__ void tile(int tile, const RingPlace& at) {
+    const int lane = threadIdx.x % 32, rows = control.rows;
+    const Output o = prepare(tile);
+    barrier_wait(shared_address(control.summed + at.slot), at.parity);
+    load_norms();
+    const float* sums = reinterpret_cast<const float*>(program_shared + control.sums + at.slot * program_sum_bytes(rows)) + lane % 16 * sum_pitch + lane / 16 * (program_workers / 2);
+#pragma unroll
+    for (int n = 0; n < program_rows_max; ++n, sums += 16 * sum_pitch) {
+      if (n >= rows) break;
+      const float4 a = *reinterpret_cast<const float4*>(sums), b = *reinterpret_cast<const float4*>(sums + 4);
+      float sum = ((a.x + a.y) + (a.z + a.w)) + ((b.x + b.y) + (b.z + b.w));
+      sum += __shfl_xor_sync(0xffffffffu, sum, 16);
+      store_row(n, tile, o, value(sum * (o.factor * norm[n]), o, o.old[n]));
+    }
+    barrier_arrive_warp(shared_address(control.taken + at.slot));
+  }
+};
+
+// Finisher `which` does every program_finishers-th tile of the block. The same lane has the same column of the residual in
+// all linears that add to it (the host sees to that), so it reads what it wrote itself.
+template <class T>
+__device__ __forceinline__ void finish_phase(int index, int which, RingPlace& at) {
+  const ProgramControl& control = program_control();
+  const ProgramPhase& phase = program_phase(index);
+  const LinearShape& l = linear_shape(phase);
+  const TileRange tiles = tile_range(l, phase.start);
+  const int slots = program_sum_slots(control.rows);
+  Finisher<T> finisher{control, phase, l};
+  // Without a tile nobody waits for this warp, and what it would read might be gone.
+  if (tiles.begin + which < tiles.end) finisher.receive_norms();
+#pragma unroll 1
+  for (int tile = tiles.begin; tile < tiles.end; ++tile) {
+    if ((tile - tiles.begin) % program_finishers == which) {
+      finisher.tile(tile, at);
+      program_trace(index, 3 + which);
+    }
+    at.next(slots);
+  }
+  if (phase.reset_end > phase.reset_begin && which == 0 && tiles.begin < tiles.end) {
+    // Shares by tiles, in steps of four words.
+    const int64_t quads = (phase.reset_end - phase.reset_begin) / 4;
+    exchange_reset(control.exchange, phase.reset_begin + static_cast<int>(quads * tiles.begin / l.tiles) * 4, phase.reset_begin + static_cast<int>(quads * tiles.end / l.tiles) * 4, threadIdx.x % 32, 32);
+  }
+}
+
+}  // namespace hearth::kernels::cuda

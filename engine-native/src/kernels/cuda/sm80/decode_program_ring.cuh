@@ -1,0 +1,271 @@
+// The decode program's shared memory, and the ring that its loading warp fills: weights and the KV history, in the order
+// in which the workers will want them, through all phases, as far ahead as the ring reaches. None of it depends on
+// anything that the step computes.
+#pragma once
+
+#include "kernels/cuda/generic/attention_prepare.cuh"
+#include "kernels/cuda/program_params.h"
+#include "kernels/cuda/sm80/linear_rows_w4.cuh"
+
+namespace hearth::kernels::cuda {
+
+constexpr int worker_threads = program_workers * 32;
+constexpr int finishing_threads = worker_threads + program_finishers * 32;  // workers and finishers
+
+// ---- Barriers -----------------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ void barrier_init(uint32_t barrier, int count) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+__device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("{\n.reg .pred done;\nwait:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra wait;\n}" ::"r"(barrier), "r"(parity) : "memory");
+#else
+  asm volatile("{\n.reg .pred done;\nwait:\nmbarrier.test_wait.parity.shared.b64 done, [%0], %1;\n@!done bra wait;\n}" ::"r"(barrier), "r"(parity) : "memory");
+#endif
+}
+__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
+  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(barrier) : "memory");
+}
+// By a whole warp, one arrival.
+__device__ __forceinline__ void barrier_arrive_warp(uint32_t barrier) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
+}
+__device__ __forceinline__ void workers_meet() { asm volatile("bar.sync 1, %0;" ::"n"(worker_threads) : "memory"); }
+__device__ __forceinline__ void all_but_loader_meet() { asm volatile("bar.sync 2, %0;" ::"n"(finishing_threads) : "memory"); }
+
+// ---- Shared memory -----------------------------------------------------------------------------------------------------
+
+struct AttentionItem { int sequence, row, kv_head, head0, live, split, active, position, first, begin, blocks; };  // begin, blocks: history of this part
+
+struct ProgramControl {
+  uint64_t full[program_slots_max], empty[program_slots_max];  // of the ring
+  uint64_t summed[8], taken[8];                                // of the tiles' sums
+  AttentionArgs attention;
+  float squares[program_rows_max][program_workers];
+  uint32_t* exchange;
+  int rows, slots, slot_bytes, sums, x, attention_bytes, last; // sums, x: where they begin
+  int items, whole, splits, per_kv, head_tiles;                // of an attention
+  AttentionItem item;                                          // this block's first
+  int item_window;
+  int row[program_rows_max], context[program_rows_max], kv_slot[program_rows_max];
+  const float* turns_of;                                       // the frequencies that `turns` was made from
+  float2 turns[program_rows_max][64];
+};
+static_assert(sizeof(ProgramControl) <= program_control_bytes);
+
+// Dynamic shared memory: the control, the shapes and phases, the ring, the tiles' sums, activations (or what attention
+// needs). Named here, so that accesses are known to be to shared memory.
+extern __shared__ __align__(128) char program_shared[];
+__device__ __forceinline__ ProgramControl& program_control() { return *reinterpret_cast<ProgramControl*>(program_shared); }
+__device__ __forceinline__ const ProgramPhase& program_phase(int i) { return reinterpret_cast<const ProgramPhase*>(program_shared + program_control_bytes + program_shapes_bytes)[i]; }
+__device__ __forceinline__ const ProgramShape& program_shape(int i) { return reinterpret_cast<const ProgramShape*>(program_shared + program_control_bytes)[i]; }
+__device__ __forceinline__ const LinearShape& linear_shape(const ProgramPhase& phase) { return program_shape(phase.shape).linear; }
+
+// HEARTH_PROGRAM_TRACE: when a phase's points were passed in one block, for hearth-gpu-bench --what trace.
+#ifdef HEARTH_PROGRAM_TRACE
+__device__ __forceinline__ void program_trace(int phase, int point) {
+  if (blockIdx.x == HEARTH_PROGRAM_TRACE && threadIdx.x % 32 == 0 && phase < 64) reinterpret_cast<long long*>(program_control().exchange + (1 << 20))[phase * 16 + point] = clock64();
+}
+#else
+__device__ __forceinline__ void program_trace(int, int) {}
+#endif
+
+// A ring as one side of it sees it.
+struct RingPlace {
+  int slot = 0, parity = 0;
+  __device__ __forceinline__ void next(int slots) { if (++slot == slots) { slot = 0; parity ^= 1; } }
+};
+
+// ---- What a block does in a phase ----------------------------------------------------------------------------------------------
+
+// Blocks from `start` on have one tile more, as many as there are extra; the host moves `start` along, so that over a
+// step all have the same.
+struct TileRange { int begin, end; };
+__device__ __forceinline__ TileRange tile_range(const LinearShape& l, int start) {
+  int block = static_cast<int>(blockIdx.x) - start;
+  if (block < 0) block += static_cast<int>(gridDim.x);
+  const int begin = block * l.per + min(block, static_cast<int>(l.extra));
+  return {begin, begin + l.per + (block < l.extra ? 1 : 0)};
+}
+
+// Item `index` < control.items. active 0: nothing to do; -1: zeros to write.
+__device__ __noinline__ void attention_item(const ProgramControl& control, const AttentionArgs& a, int window, int index, AttentionItem& item) {
+  item.split = index / control.whole;
+  int rest = index % control.whole;
+  const int head_tile = rest % control.head_tiles;
+  rest /= control.head_tiles;
+  item.kv_head = rest % a.kv_heads;
+  item.sequence = rest / a.kv_heads;
+  item.head0 = item.kv_head * control.per_kv + head_tile * program_heads;
+  item.live = min(program_heads, control.per_kv - head_tile * program_heads);
+  item.row = control.row[item.sequence];
+  const int context = control.context[item.sequence];
+  item.position = context - 1;
+  item.active = 0; item.blocks = 0; item.begin = 0; item.first = 0;
+  if (context <= 0) { item.active = item.split == 0 ? -1 : 0; return; }  // an empty slot of a bucket
+  item.first = window > 0 ? max(0, item.position - window + 1) : 0;
+  const int block_first = item.first / kv_tokens, blocks = item.position > item.first ? (item.position - 1) / kv_tokens - block_first + 1 : 0;
+  const int per_split = max(program_workers, (blocks + control.splits - 1) / control.splits);
+  item.active = max(1, (blocks + per_split - 1) / per_split);
+  if (item.split >= item.active) { item.active = 0; return; }
+  item.begin = block_first + item.split * per_split;
+  item.blocks = min(per_split, block_first + blocks - item.begin);
+}
+
+// ---- The loading warp ---------------------------------------------------------------------------------------------------------
+
+// BULK: with Hopper's bulk copies, otherwise with cp.async.
+template <bool BULK>
+struct Loader {
+  const Program& p;
+  uint32_t ring, full, empty;
+  int lane, filled = 0;
+  RingPlace at, landed;
+  uint64_t policy;
+
+  // Waits until the slot is free and no more than `flight` copies are under way: more than the memory needs to be busy
+  // would only make everybody's loads wait behind them.
+  __device__ __forceinline__ void acquire() {
+    if (filled >= p.flight) { barrier_wait(full + landed.slot * 8, landed.parity); landed.next(p.slots); }
+    if (filled >= p.slots) barrier_wait(empty + at.slot * 8, at.parity ^ 1);
+    ++filled;
+  }
+  __device__ __forceinline__ void expect(uint32_t barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+  }
+  __device__ __forceinline__ void copy_bulk(uint32_t to, const char* from, int bytes, uint32_t barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from), "r"(bytes), "r"(barrier), "l"(policy) : "memory");
+  }
+  __device__ __forceinline__ void copy_kept(uint32_t to, const char* from, int bytes, uint32_t barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
+  }
+  // One stretch of weights, read once: one bulk copy where there is such a thing.
+  __device__ __forceinline__ void load_weights(const char* from, int bytes) {
+    const uint32_t to = ring + at.slot * p.slot_bytes, barrier = full + at.slot * 8;
+    if constexpr (BULK) {
+#if __CUDA_ARCH__ >= 900
+      if (lane == 0) {
+        expect(barrier, bytes);
+        copy_bulk(to, from, bytes, barrier);
+      }
+      __syncwarp();
+      at.next(p.slots);
+#endif
+    } else {
+#pragma unroll 4
+      for (int i = lane * 16; i < bytes; i += 512) copy16_once(to + i, from + i, policy);
+      spread_done();
+    }
+  }
+  // Many short rows: 16 bytes a lane; a bulk copy each would take longer.
+  __device__ __forceinline__ void spread(uint32_t to, const char* from, int bytes) {
+    for (int i = lane * 16; i < bytes; i += 512) copy16(to + i, from + i);
+  }
+  __device__ __forceinline__ void spread_done() {
+    const uint32_t barrier = full + at.slot * 8;
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+    at.next(p.slots);
+  }
+
+  // 16 rows of 512 weights of 16 bits a slot, rows 64 bytes apart more than they are long: different banks.
+  __device__ __forceinline__ void dense(const LinearShape& l, const char* weight, const TileRange& tiles) {
+    const char* from = weight + static_cast<int64_t>(tiles.begin) * 16 * l.in * 2;
+    for (int tile = tiles.begin; tile < tiles.end; ++tile, from += static_cast<int64_t>(16) * l.in * 2)
+      for (int k = 0; k < l.in; k += dense_unit) {
+        const int bytes = min(dense_unit, l.in - k) * 2;
+        acquire();
+        const uint32_t to = ring + at.slot * p.slot_bytes;
+        if constexpr (BULK) {
+#if __CUDA_ARCH__ >= 900
+          const uint32_t barrier = full + at.slot * 8;
+          if (lane == 0) expect(barrier, 16 * bytes);
+          __syncwarp();
+          if (lane < 16) copy_bulk(to + lane * (bytes + 64), from + (static_cast<int64_t>(lane) * l.in + k) * 2, bytes, barrier);
+          __syncwarp();
+          at.next(p.slots);
+#endif
+        } else {
+#pragma unroll 4
+          for (int row = 0; row < 16; ++row)
+            for (int i = lane * 16; i < bytes; i += 512)
+              copy16_once(to + row * (bytes + 64) + i, from + (static_cast<int64_t>(row) * l.in + k) * 2 + i, policy);
+          spread_done();
+        }
+      }
+  }
+
+  // A slot is 16 units of one tile, or its last ones.
+  __device__ __forceinline__ void linear(const ProgramPhase& phase) {
+    const LinearShape& l = linear_shape(phase);
+    const TileRange tiles = tile_range(l, phase.start);
+    const char* from = static_cast<const char*>(phase.linear.weight);
+    if (l.group == 0) return dense(l, from, tiles);
+    const int unit_bytes = l.unit_bytes, units = l.units;
+    from += static_cast<int64_t>(tiles.begin) * units * unit_bytes;
+    for (int tile = tiles.begin; tile < tiles.end; ++tile)
+      for (int left = units; left > 0; left -= program_workers) {
+        const int bytes = min(left, program_workers) * unit_bytes;
+        acquire();
+        load_weights(from, bytes);
+        from += bytes;
+      }
+  }
+
+  __device__ __forceinline__ void attention(const ProgramPhase& phase) {
+    const ProgramControl& control = program_control();
+    const AttentionArgs& args = p.attention;  // what is common to all
+    const AttentionPhase& a = phase.attention;
+    const bool int8 = args.kv_type == kv_int8;
+    const int bytes = kv_tokens * args.head_dim * (int8 ? 1 : 2), per_slot = p.slot_bytes / p.attention_bytes;
+    AttentionItem item;
+    for (int index = blockIdx.x; index < control.items; index += gridDim.x) {
+      attention_item(control, args, program_shape(phase.shape).attention.window, index, item);
+      const int32_t* table = args.block_table + static_cast<int64_t>(item.sequence) * args.block_table_stride + item.begin;
+      int32_t ids = 0;
+      for (int done = 0; done < item.blocks; done += per_slot) {
+        const int count = min(per_slot, item.blocks - done);
+        acquire();
+        for (int i = 0; i < count; ++i) {
+          const int index_in = done + i;
+          if (index_in % 32 == 0) ids = index_in + lane < item.blocks ? __ldcg(table + index_in + lane) : 0;
+          const int64_t tile = static_cast<int64_t>(__shfl_sync(0xffffffffu, ids, index_in % 32)) * args.kv_heads + item.kv_head;
+          const uint32_t to = ring + at.slot * p.slot_bytes + i * p.attention_bytes;
+          // Rows of V lie 16 bytes apart more than they are long: different banks.
+          const int row = bytes / kv_tokens, scales = 2 * bytes + kv_tokens * 16;
+          const char *k_from = static_cast<const char*>(a.k) + tile * bytes, *v_from = static_cast<const char*>(a.v) + tile * bytes;
+          const char *k_scales = reinterpret_cast<const char*>(a.k_scale + tile * kv_tokens), *v_scales = reinterpret_cast<const char*>(a.v_scale + tile * kv_tokens);
+          if constexpr (BULK) {
+            const uint32_t barrier = full + at.slot * 8;
+            if (i == 0 && lane == 0) expect(barrier, count * (2 * bytes + (int8 ? 2 * kv_tokens * 4 : 0)));
+            __syncwarp();
+            if (lane < kv_tokens) copy_kept(to + bytes + lane * (row + 16), v_from + lane * row, row, barrier);
+            else if (lane == kv_tokens) copy_kept(to, k_from, bytes, barrier);
+            else if (int8 && lane < kv_tokens + 3) copy_kept(to + scales + (lane - kv_tokens - 1) * kv_tokens * 4, lane == kv_tokens + 1 ? k_scales : v_scales, kv_tokens * 4, barrier);
+            continue;
+          }
+          spread(to, k_from, bytes);
+          for (int j = lane * 16; j < bytes; j += 512) copy16(to + bytes + j + j / row * 16, v_from + j);
+          if (int8) {
+            spread(to + scales, k_scales, kv_tokens * 4);
+            spread(to + scales + kv_tokens * 4, v_scales, kv_tokens * 4);
+          }
+        }
+        if constexpr (BULK) at.next(p.slots);
+        else spread_done();
+      }
+    }
+  }
+
+  __device__ __forceinline__ void run() {
+    for (int i = 0; i < p.phases; ++i) {
+      const ProgramPhase& phase = program_phase(i);
+      if (phase.kind == phase_linear) linear(phase);
+      else attention(phase);
+    }
+    copy_wait<0>();
+  }
+};
+
+}  // namespace hearth::kernels::cuda
