@@ -11,6 +11,7 @@ await prepare({ tests: true });
 const parts = [
   ['kernels against their references', join(buildFolder, 'tests/gpu/hearth-gpu-test'), process.argv.slice(2)],
   ['models against transformers', join(buildFolder, 'tests/hearth-gpu-model-test'), []],
+  ['quantizing against the CPU', join(buildFolder, 'tests/hearth-gpu-quantize-test'), []],
 ];
 if (!existsSync(parts[0][1])) {
   fail(

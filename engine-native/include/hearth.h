@@ -219,7 +219,8 @@ HEARTH_API int32_t hearth_detokenize(hearth_engine *engine, uint32_t model, cons
  * Starts quantize, convert, evaluate or verify on a thread of its own. NOTICE records report progress, FINISHED the result
  * ({"result":{...}}); hearth_cancel(job) interrupts it cleanly.
  * job_json: {"job":"quantize","path","out","method":"awq"|"smoothquant"|"rtn","calibrate","group","tokens","sequence",
- *   "search_tokens","threads","clip"} or {"job":"convert","path","out","target","precision","group","head_bits"} or
+ *   "search_tokens","threads","device":"cpu"|"cuda"|"auto","clip","rounding"} or
+ *   {"job":"convert","path","out","target","precision","group","head_bits"} or
  *   {"job":"verify","device":"auto"|"cpu"|"cuda","model","seed","speed","threads"}.
  */
 HEARTH_API int32_t hearth_job(hearth_engine *engine, const char *job_json, uint32_t *job, char *error,

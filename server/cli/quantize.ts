@@ -21,6 +21,7 @@ Interrupted, the same command goes on after the last whole layer.
   --search-tokens N   tokens the scale search compares outputs on (default: by the model's size)
   --no-clip           leave out AWQ's clipping
   --rounding KIND     awq: compensated (default; a column's error is made up for by the next ones) or nearest (as published)
+  --device DEVICE     auto (default: the GPU, where there is one), cpu or cuda: what searches run on
   --threads N         CPU threads (default: one a core)
   --json              print the report as JSON
 
@@ -32,6 +33,7 @@ Examples:
 
 const reportSchema = z.object({
   method: z.string(),
+  device: z.string(),
   kept_fp16: z.array(z.string()),
   strength: z.number().nullish(),
   layers: z.array(z.object({ layer: z.number(), error: z.number(), error_rounding: z.number() })),
@@ -50,6 +52,7 @@ export async function run(args: string[]): Promise<number> {
       'search-tokens': { type: 'string' },
       'no-clip': { type: 'boolean' },
       rounding: { type: 'string' },
+      device: { type: 'string' },
       threads: { type: 'string' },
       json: { type: 'boolean' },
     },
@@ -71,6 +74,7 @@ export async function run(args: string[]): Promise<number> {
       tokens: wholeNumber('--tokens', values.tokens, 1),
       search_tokens: wholeNumber('--search-tokens', values['search-tokens'], 1),
       threads: wholeNumber('--threads', values.threads, 1),
+      device: oneOf('--device', values.device, ['auto', 'cpu', 'cuda']) ?? 'auto',
       clip: values['no-clip'] ? false : undefined,
       rounding: oneOf('--rounding', values.rounding, ['compensated', 'nearest']),
     }),
@@ -80,9 +84,10 @@ export async function run(args: string[]): Promise<number> {
 }
 
 function summary(report: unknown, out: string): string {
-  const { method, layers, kept_fp16: kept, strength } = reportSchema.parse(report);
+  const { method, device, layers, kept_fp16: kept, strength } = reportSchema.parse(report);
   const rows = layers.map((l) => [String(l.layer), l.error_rounding.toExponential(3), l.error.toExponential(3)]);
   const notes = [
+    ...(method === 'rtn' ? [] : [`searched on ${device === 'cpu' ? 'the CPU' : device}`]),
     ...(kept.length > 0
       ? [
           `${kept.length} linears stay FP16, since the group or the packing does not divide them: ${kept.slice(0, 3).join(', ')}${kept.length > 3 ? ', …' : ''}`,

@@ -81,6 +81,8 @@ Implementations<SampleSpec, SampleParams> sample_implementations(DeviceKind kind
   return cpu_sample;
 }
 
+const CalibrationOps* calibration_ops(DeviceKind kind) { return kind == DeviceKind::cuda ? cuda::calibration_ops() : nullptr; }
+
 Status tune(device::Device& device, std::span<const TuneRequest> requests, int max_rows, const std::function<void(double, double)>& progress) {
   return device.info().kind == DeviceKind::cuda ? cuda::tune_linears(device, requests, max_rows, progress) : Status::ok();
 }

@@ -24,6 +24,10 @@ Implementations<AttentionSpec, AttentionParams> attention_implementations(device
 Implementations<VisionAttentionSpec, VisionAttentionParams> vision_attention_implementations(device::DeviceKind);
 Implementations<SampleSpec, SampleParams> sample_implementations(device::DeviceKind);
 
+// What calibration runs on a GPU (ops/calibration.h); nullptr in a build without CUDA and for a CPU.
+struct CalibrationOps;
+const CalibrationOps* calibration_ops(device::DeviceKind);
+
 // Times the ways to run these linears with up to `max_rows` rows, once per device and shape: the results are kept in a file
 // and read from it later. Devices without choices return at once. Errors are the device's own.
 Status tune(device::Device&, std::span<const TuneRequest>, int max_rows, const std::function<void(double done, double total)>& progress);

@@ -35,7 +35,7 @@ struct AwqResult {
 
 // Scales `block` in place, then clips or (compensate) clips and rounds it in groups. Linears whose width the group does
 // not divide are left out. `capture` holds the layer's inputs for `tokens` and is scaled along.
-AwqResult search_awq(BlockRunner& runner, ThreadPool& pool, Block& block, const Tokens& tokens, Capture& capture, const AwqOptions& options);
+AwqResult search_awq(BlockRunner& runner, Block& block, const Tokens& tokens, Capture& capture, const AwqOptions& options);
 
 // s = max(mean^alpha, 1e-4) / sqrt(max s · min s).
 std::vector<float> awq_scales(const std::vector<float>& mean, float alpha);

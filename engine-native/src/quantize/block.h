@@ -1,14 +1,13 @@
-// One decoder layer in f32, for calibration: its weights, and a forward pass that shows what each linear was fed.
-// Covers the Llama family (RMS norm, rope, grouped-query attention, gated MLP, optional biases and q/k norms).
+// One decoder layer in f32 and its forward pass over calibration text: what AWQ and SmoothQuant search with. Dense
+// decoders of the Llama kind (Llama, Mistral, Qwen2, Qwen3: grouped queries, optional biases and q/k norms).
 #pragma once
 
-#include <functional>
 #include <string>
 #include <vector>
 
-#include "core/thread_pool.h"
 #include "formats/checkpoint.h"
 #include "model/decoder_spec.h"
+#include "quantize/math.h"
 
 namespace hearth::quantize {
 
@@ -23,7 +22,7 @@ struct Grid {
 struct Weight {
   std::string module;          // "model.layers.0.self_attn.q_proj"
   int64_t out = 0, in = 0;
-  std::vector<float> values;   // [out, in]
+  Array values;                // [out, in]
   std::vector<float> bias;     // [out] or empty
   Grid grid;                   // set when `values` were rounded to it
 };
@@ -37,49 +36,36 @@ struct Block {
   std::vector<float> input_norm, post_norm;  // [width], the architecture's offset added
   std::vector<float> q_norm, k_norm;         // [head_dim] or empty
   std::vector<Weight*> weights() { return {&q, &k, &v, &o, &gate, &up, &down}; }
+  std::vector<const Weight*> weights() const { return {&q, &k, &v, &o, &gate, &up, &down}; }
 };
 
 // unsupported for what the forward pass does not do (sandwich norms, other layers than the Llama family's).
 Status check_supported(const model::DecoderSpec& spec);
-Result<Block> read_block(const formats::Checkpoint& checkpoint, const model::DecoderSpec& spec, int index);
-
-// Tokens in whole sequences of the same length, each from position 0.
-struct Tokens {
-  int64_t sequences = 0, length = 0;
-  int64_t rows() const { return sequences * length; }
-};
+Result<Block> read_block(const formats::Checkpoint& checkpoint, const model::DecoderSpec& spec, int index, Math& math);
 
 // What the four linear inputs saw: [rows, width], attention heads' output, [rows, width], [rows, ffn].
-struct Capture {
-  std::vector<float> attention_input, output_input, mlp_input, down_input;
-};
+struct Capture { Array attention_input, output_input, mlp_input, down_input; };
 
 class BlockRunner {
  public:
-  BlockRunner(const model::DecoderSpec& spec, ThreadPool& pool) : spec_(spec), pool_(pool) {}
+  BlockRunner(const model::DecoderSpec& spec, Math& math) : spec_(spec), math_(math) {}
+  Math& math() { return math_; }
 
   // x [rows, width] becomes the layer's output. int8: weights are taken as they are, activations are rounded to int8 a
   // token before every linear (W8A8).
-  void forward(const Block& block, const Tokens& tokens, std::vector<float>& x, Capture* capture, bool int8 = false);
+  void forward(const Block& block, const Tokens& tokens, Array& x, Capture* capture, bool int8 = false);
   // The attention's output (through o) for the given inputs of q, k and v and weights in their place; the parts of the
   // forward pass that the scale search looks at.
-  std::vector<float> attention(const Block& block, const Tokens& tokens, const float* input, const float* q, const float* k,
-                               const float* v, bool int8 = false, std::vector<float>* heads_out = nullptr);
-  std::vector<float> mlp(const Block& block, int64_t rows, const float* input, const float* gate, const float* up,
-                         bool int8 = false, std::vector<float>* down_input = nullptr);
+  Array attention(const Block& block, const Tokens& tokens, const Array& input, const Array& q, const Array& k, const Array& v,
+                  bool int8 = false, Array* heads_out = nullptr);
+  Array mlp(const Block& block, const Array& input, const Array& gate, const Array& up, bool int8 = false, Array* down_input = nullptr);
   // y = x wᵀ (+ bias).
-  std::vector<float> linear(const Weight& weight, const float* values, const float* x, int64_t rows, bool with_bias, bool int8 = false);
-  std::vector<float> norm(const std::vector<float>& weight, const std::vector<float>& x, int64_t rows);
+  Array linear(const Weight& weight, const Array& values, const Array& x, bool with_bias, bool int8 = false);
+  Array norm(const std::vector<float>& weight, const Array& x) { return math_.norm(x, weight, spec_.norm_epsilon); }
 
  private:
-  void rotate(std::vector<float>& x, int heads, const std::vector<float>& norm_weight, const Tokens& tokens, const model::RopeTable& rope);
-  void attend(const Block& block, const Tokens& tokens, const std::vector<float>& q, const std::vector<float>& k,
-              const std::vector<float>& v, std::vector<float>& out);
-  // body(row) for all rows, over the pool.
-  void each_row(int64_t rows, const std::function<void(int64_t)>& body);
-
   const model::DecoderSpec& spec_;
-  ThreadPool& pool_;
+  Math& math_;
 };
 
 }  // namespace hearth::quantize

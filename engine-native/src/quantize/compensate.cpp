@@ -6,7 +6,7 @@
 #include <limits>
 
 #include "core/dtype.h"
-#include "quantize/gemm.h"
+#include "quantize/clip.h"
 
 // Compiled twice on x86, chosen when the program starts: the rest of this folder is built for any x86-64.
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
@@ -19,7 +19,6 @@ namespace hearth::quantize {
 
 namespace {
 
-constexpr int clip_steps = 10;        // 1.00, 0.95, … 0.55 of a group's range
 constexpr double damping = 0.01;      // of the mean diagonal, added to it
 constexpr int64_t lanes = 16;         // rows rounded side by side
 using Lanes = float __attribute__((vector_size(lanes * sizeof(float))));
@@ -64,24 +63,15 @@ std::vector<float> invert_upper(const std::vector<double>& r, int64_t n) {
   return std::vector<float>(u.begin(), u.end());
 }
 
-void invert_window(const std::vector<float>& inputs, int64_t columns, Inverse::Window& window) {
-  const int64_t n = window.size, rows = static_cast<int64_t>(inputs.size()) / columns;
-  std::vector<float> turned(static_cast<size_t>(n * rows)), gram(static_cast<size_t>(n * n));
-  for (int64_t row = 0; row < rows; row++) {
-    for (int64_t k = 0; k < n; k++) turned[static_cast<size_t>(k * rows + row)] = inputs[static_cast<size_t>(row * columns + window.first + k)];
-  }
-  const Matrix x{turned.data(), n, rows, rows};
-  multiply(x, x, gram.data(), n, false);
+// U of a gram, damped until it can be inverted: inputs that never differ have a singular H.
+std::vector<float> invert_gram(const std::vector<float>& gram, int64_t n) {
   double mean = 0;
   for (int64_t i = 0; i < n; i++) mean += gram[static_cast<size_t>(i * n + i)] / static_cast<double>(n);
   if (!(mean > 0)) mean = 1;
-  // More damping until it can be inverted: inputs that never differ have a singular H.
   for (double part = damping;; part *= 10) {
     std::vector<double> h(gram.begin(), gram.end());
     for (int64_t i = 0; i < n; i++) h[static_cast<size_t>(i * n + i)] += part * mean;
-    if (!factor_upper(h, n)) continue;
-    window.upper = invert_upper(h, n);
-    return;
+    if (factor_upper(h, n)) return invert_upper(h, n);
   }
 }
 
@@ -149,7 +139,7 @@ void round_group(const Inverse::Window& window, int64_t first, int64_t group, in
     low = w[j] < low ? w[j] : low;
     high = w[j] > high ? w[j] : high;
   }
-  const float* upper = window.upper.data() + first * n + first;
+  const float* upper = window.upper.host.data() + first * n + first;
   Lanes& chosen_scale = rows.scales[static_cast<size_t>(first / group)];
   Lanes& chosen_zero = rows.zeros[static_cast<size_t>(first / group)];
   Lanes narrowed{};
@@ -180,7 +170,7 @@ class Rounder {
  public:
   Rounder(Weight& weight, const Inverse& inverse, int64_t group, int steps) : weight_(weight), inverse_(inverse), group_(group), steps_(steps) {
     const size_t groups = static_cast<size_t>(weight.out * (weight.in / group));
-    weight.grid = {std::vector<uint8_t>(weight.values.size() / 2), std::vector<float>(groups), std::vector<uint8_t>(groups)};
+    weight.grid = {std::vector<uint8_t>(static_cast<size_t>(weight.values.size() / 2)), std::vector<float>(groups), std::vector<uint8_t>(groups)};
   }
 
   // Rows [begin, begin + 16) or to the last.
@@ -190,7 +180,7 @@ class Rounder {
     for (const Inverse::Window& window : inverse_.windows) {
       Rows rows(window.size, group_);
       for (int64_t i = 0; i < count; i++) {
-        const float* from = weight_.values.data() + (begin + i) * weight_.in + window.first;
+        const float* from = weight_.values.host.data() + (begin + i) * weight_.in + window.first;
         for (int64_t k = 0; k < window.size; k++) rows.w[static_cast<size_t>(k)][i] = from[k];
       }
       for (int64_t first = 0; first < window.size; first += group_) round_group(window, first, group_, steps_, rows);
@@ -208,7 +198,7 @@ class Rounder {
     for (int64_t k = 0; k < window.size; k++) {
       const size_t g = static_cast<size_t>(k / group_), at = static_cast<size_t>(row * weight_.in + window.first + k);
       const float code = rows.codes[static_cast<size_t>(k)][lane], zero = rows.zeros[g][lane], scale = rows.scales[g][lane];
-      weight_.values[at] = (code - zero) * scale;
+      weight_.values.host[at] = (code - zero) * scale;
       const auto nibble = static_cast<uint8_t>(code);
       uint8_t& byte = weight_.grid.codes[at / 2];
       byte = static_cast<uint8_t>(at % 2 == 0 ? nibble : byte | nibble << 4);
@@ -227,14 +217,19 @@ class Rounder {
 
 }  // namespace
 
-Inverse invert_inputs(ThreadPool& pool, const std::vector<float>& inputs, int64_t columns, int group) {
-  Inverse inverse{columns, {}};
+Inverse invert_inputs(Math& math, const Array& inputs, int group) {
+  Inverse inverse{inputs.columns, {}};
   const int64_t size = compensation_window / group * group;
-  for (int64_t first = 0; first < columns; first += size) inverse.windows.push_back({first, std::min(size, columns - first), {}});
+  const std::vector<std::vector<float>> grams = math.grams(inputs, size);
+  std::vector<std::vector<float>> upper(grams.size());
   std::atomic<size_t> next{0};
-  pool.parallel([&](int, int) {
-    for (size_t i = next++; i < inverse.windows.size(); i = next++) invert_window(inputs, columns, inverse.windows[i]);
+  math.pool().parallel([&](int, int) {
+    for (size_t i = next++; i < grams.size(); i = next++) upper[i] = invert_gram(grams[i], std::min(size, inputs.columns - static_cast<int64_t>(i) * size));
   });
+  for (size_t i = 0; i < grams.size(); i++) {
+    const int64_t first = static_cast<int64_t>(i) * size, n = std::min(size, inputs.columns - first);
+    inverse.windows.push_back({first, n, math.upload(Array(n, n, std::move(upper[i])))});
+  }
   return inverse;
 }
 

@@ -3,8 +3,6 @@
 #include <cmath>
 #include <limits>
 
-#include "quantize/gemm.h"
-
 namespace hearth::quantize {
 
 namespace {
@@ -41,34 +39,36 @@ void add_slice(RowLoss& loss, const float* logits, int64_t first, int64_t count,
 
 }  // namespace
 
-Result<std::vector<float>> embed(const formats::Checkpoint& checkpoint, const model::DecoderSpec& spec, std::span<const int32_t> ids) {
+Result<Array> embed(const formats::Checkpoint& checkpoint, const model::DecoderSpec& spec, std::span<const int32_t> ids) {
   const int64_t width = spec.width;
   HEARTH_ASSIGN(const formats::TensorView* table, checkpoint.require("model.embed_tokens.weight", {{int64_t{spec.vocabulary}, width}}));
-  std::vector<float> x(ids.size() * static_cast<size_t>(width));
+  Array x(static_cast<int64_t>(ids.size()), width);
   for (size_t i = 0; i < ids.size(); i++) {
     if (ids[i] < 0 || ids[i] >= spec.vocabulary) return corrupt(checkpoint.path() + ": the tokenizer gives token " + std::to_string(ids[i]) + ", the model has " + std::to_string(spec.vocabulary));
-    HEARTH_TRY(read_rows(*table, ids[i], 1, width, x.data() + i * static_cast<size_t>(width)));
+    HEARTH_TRY(read_rows(*table, ids[i], 1, width, x.host.data() + i * static_cast<size_t>(width)));
   }
-  for (float& value : x) value *= spec.embed_scale;
+  for (float& value : x.host) value *= spec.embed_scale;
   return x;
 }
 
-Result<double> mean_loss(const formats::Checkpoint& checkpoint, const model::DecoderSpec& spec, BlockRunner& runner, ThreadPool& pool,
-                         const Tokens& tokens, std::span<const int32_t> ids, const std::vector<float>& x) {
+Result<double> mean_loss(const formats::Checkpoint& checkpoint, const model::DecoderSpec& spec, BlockRunner& runner, const Tokens& tokens,
+                         std::span<const int32_t> ids, const Array& x) {
+  Math& math = runner.math();
   const int64_t width = spec.width, rows = tokens.rows(), vocabulary = spec.vocabulary;
   HEARTH_ASSIGN(const formats::TensorView* head,
                 checkpoint.require(spec.tied ? "model.embed_tokens.weight" : "lm_head.weight", {{vocabulary, width}}));
   HEARTH_ASSIGN(std::vector<float> weight, checkpoint.floats("model.norm.weight", {{width}}));
   for (float& value : weight) value += spec.norm_offset;
-  const std::vector<float> hidden = runner.norm(weight, x, rows);
+  const Array hidden = runner.norm(weight, x);
   constexpr int64_t slice = 8192;
-  std::vector<float> values(static_cast<size_t>(std::min(slice, vocabulary) * width)), logits(static_cast<size_t>(rows * std::min(slice, vocabulary)));
   std::vector<RowLoss> losses(static_cast<size_t>(rows));
   for (int64_t first = 0; first < vocabulary; first += slice) {
-    const int64_t count = std::min(slice, vocabulary - first);
-    HEARTH_TRY(read_rows(*head, first, count, width, values.data()));
-    multiply(pool, {hidden.data(), rows, width, width}, {values.data(), count, width, width}, logits.data(), count, false);
-    pool.parallel([&](int worker, int workers) {
+    Array values(std::min(slice, vocabulary - first), width);
+    const int64_t count = values.rows;
+    HEARTH_TRY(read_rows(*head, first, count, width, values.host.data()));
+    const std::vector<float> logits = math.download(math.multiply(hidden, math.upload(std::move(values))));
+    HEARTH_TRY(math.check());
+    math.pool().parallel([&](int worker, int workers) {
       for (int64_t row = rows * worker / workers; row < rows * (worker + 1) / workers; row++) {
         if (row % tokens.length + 1 < tokens.length) add_slice(losses[static_cast<size_t>(row)], logits.data() + row * count, first, count, ids[static_cast<size_t>(row + 1)]);
       }

@@ -8,12 +8,12 @@
 
 namespace hearth::quantize {
 
-// [ids, width] rows of the embedding table.
-Result<std::vector<float>> embed(const formats::Checkpoint& checkpoint, const model::DecoderSpec& spec, std::span<const int32_t> ids);
+// [ids, width] rows of the embedding table, on the host.
+Result<Array> embed(const formats::Checkpoint& checkpoint, const model::DecoderSpec& spec, std::span<const int32_t> ids);
 
 // Mean negative log-likelihood of each next token within its sequence, from the last layer's output x [rows, width]. The
 // head is read in slices, so that a vocabulary of any size costs little memory.
-Result<double> mean_loss(const formats::Checkpoint& checkpoint, const model::DecoderSpec& spec, BlockRunner& runner, ThreadPool& pool,
-                         const Tokens& tokens, std::span<const int32_t> ids, const std::vector<float>& x);
+Result<double> mean_loss(const formats::Checkpoint& checkpoint, const model::DecoderSpec& spec, BlockRunner& runner, const Tokens& tokens,
+                         std::span<const int32_t> ids, const Array& x);
 
 }  // namespace hearth::quantize

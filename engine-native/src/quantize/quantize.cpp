@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 #include <thread>
 
@@ -14,7 +15,6 @@
 #include "quantize/ends.h"
 #include "quantize/output.h"
 #include "quantize/report.h"
-#include "quantize/rounding.h"
 #include "quantize/smooth.h"
 
 namespace hearth::quantize {
@@ -30,7 +30,7 @@ constexpr float strengths[] = {-1, 0.3f, 0.4f, 0.5f, 0.6f, 0.7f, 0.8f, 0.9f};  /
 class Quantizer {
  public:
   Quantizer(const QuantizeOptions& options, const Progress& progress)
-      : options_(options), progress_(progress), pool_(threads(options.threads), false) {}
+      : options_(options), progress_(progress) {}
   Result<json> run();
 
  private:
@@ -40,6 +40,7 @@ class Quantizer {
 
   Status check_options() const;
   Status open();
+  Result<std::unique_ptr<Math>> open_math() const;
   Status calibrate();
   Status check_fit() const;
   json state() const;
@@ -48,11 +49,12 @@ class Quantizer {
 
   Status run_layers(OutputFolder& output);
   Result<json> run_layer(OutputFolder& output, Block block, Capture capture);
-  json measure(Block& block, const Capture& capture, std::vector<std::vector<float>>& exact);
-  void measure_after(const Block& block, const Capture& capture, const AwqResult& result, const std::vector<std::vector<float>>& exact, json& linears);
-  double rounded_error(const Weight& weight, const std::vector<float>& input, const std::vector<float>& exact, std::span<const float> restore);
+  json measure(const Block& block, const Capture& capture, std::vector<Array>& exact);
+  void measure_after(const Block& block, const Capture& capture, const AwqResult& result, const std::vector<Array>& exact, json& linears);
+  double rounded_error(const Weight& weight, const Array& input, const Array& exact, std::span<const float> restore);
+  double relative_error(const Array& values, const Array& exact);
   Status choose_strength();
-  Status try_strengths(const Block& block, const Tokens& part, std::vector<std::vector<float>>& tried, const std::vector<float>& exact);
+  Status try_strengths(const Block& block, const Tokens& part, std::vector<Array>& tried, const Array& exact);
   Result<json> smooth_layer(OutputFolder& output, Block block);
   Status add_tensors(OutputFolder& output, const Block& block, formats::SafetensorsWriter& writer) const;
   Status add_weight(OutputFolder& output, formats::SafetensorsWriter& writer, const Weight& weight) const;
@@ -62,12 +64,12 @@ class Quantizer {
 
   const QuantizeOptions& options_;
   const Progress& progress_;
-  ThreadPool pool_;
+  std::unique_ptr<Math> math_;
   std::unique_ptr<formats::Checkpoint> checkpoint_;
   model::DecoderSpec spec_;
   std::optional<BlockRunner> runner_;
   Calibration calibration_;
-  std::vector<float> x_;  // hidden states of all calibration tokens
+  Array x_;  // hidden states of all calibration tokens
   // smoothquant
   float strength_ = 0.5f;
   std::vector<ChannelRange> ranges_;
@@ -81,6 +83,7 @@ Status Quantizer::check_options() const {
     return invalid("method '" + options_.method + "' is none of awq, smoothquant, rtn");
   }
   if (options_.rounding != "compensated" && options_.rounding != "nearest") return invalid("rounding '" + options_.rounding + "' is none of compensated, nearest");
+  if (options_.device != "auto" && options_.device != "cpu" && options_.device != "cuda") return invalid("device '" + options_.device + "' is none of auto, cpu, cuda");
   if (options_.group != 32 && options_.group != 64 && options_.group != 128) return invalid("group " + std::to_string(options_.group) + " is none of 32, 64, 128");
   if (options_.tokens < 1 || options_.sequence < 2 || options_.search_tokens < 0 || options_.threads < 0) return invalid("tokens, sequence and threads must be positive");
   if (calibrated() && options_.calibrate.empty()) return invalid(options_.method + " needs a calibration text");
@@ -95,8 +98,21 @@ Status Quantizer::open() {
   HEARTH_ASSIGN(const model::ModelSpec spec, model::read_model_spec(*checkpoint_));
   spec_ = spec.decoder;
   if (calibrated()) HEARTH_TRY(check_supported(spec_));
-  runner_.emplace(spec_, pool_);
+  HEARTH_ASSIGN(math_, open_math());
+  runner_.emplace(spec_, *math_);
   return check_fit();
+}
+
+// "auto": the GPU, where there is one and this build has kernels for it.
+Result<std::unique_ptr<Math>> Quantizer::open_math() const {
+  const int workers = threads(options_.threads);
+  if (options_.device == "cpu" || !calibrated()) return make_cpu_math(workers);
+  if (options_.device == "auto") {
+    const Result<int> gpus = device::count_cuda_devices();
+    if (!gpus || *gpus == 0) return make_cpu_math(workers);
+  }
+  HEARTH_ASSIGN(auto gpu, device::open_cuda_device(0, "", false));
+  return make_cuda_math(std::move(gpu), workers);
 }
 
 // A group that divides nothing would leave the model as it is: say what would fit.
@@ -119,7 +135,8 @@ Status Quantizer::calibrate() {
   HEARTH_ASSIGN(const auto tokenizer, open_tokenizer(*checkpoint_));
   const int64_t length = std::min<int64_t>(options_.sequence, spec_.context);
   HEARTH_ASSIGN(calibration_, read_calibration(*tokenizer, options_.calibrate, options_.tokens, length));
-  HEARTH_ASSIGN(x_, embed(*checkpoint_, spec_, calibration_.ids));
+  HEARTH_ASSIGN(Array x, embed(*checkpoint_, spec_, calibration_.ids));
+  x_ = math_->upload(std::move(x));
   return Status::ok();
 }
 
@@ -133,6 +150,7 @@ json Quantizer::state() const {
 // The scale search compares outputs twenty times: on all tokens for small layers, on 512 for large ones.
 int64_t Quantizer::search_rows() const {
   if (options_.search_tokens > 0) return options_.search_tokens;
+  if (math_->fast()) return calibration_.tokens.rows();
   const double parameters = 3.0 * spec_.width * spec_.ffn + 2.0 * spec_.width * spec_.head_dim * (spec_.heads + spec_.kv_heads);
   constexpr double affordable = 8192.0 * 4e6;  // tokens times parameters of a layer
   const int64_t rows = static_cast<int64_t>(affordable / parameters);
@@ -147,61 +165,54 @@ Status Quantizer::report_progress(const char* stage, double done, double total, 
 
 // ---- 4 bits ----
 
-const std::vector<float>& input_of(const Capture& capture, size_t linear) {
-  const std::vector<float>* inputs[] = {&capture.attention_input, &capture.attention_input, &capture.attention_input, &capture.output_input,
-                                        &capture.mlp_input, &capture.mlp_input, &capture.down_input};
+const Array& input_of(const Capture& capture, size_t linear) {
+  const Array* inputs[] = {&capture.attention_input, &capture.attention_input, &capture.attention_input, &capture.output_input,
+                           &capture.mlp_input, &capture.mlp_input, &capture.down_input};
   return *inputs[linear];
 }
 
-double relative_error(const std::vector<float>& values, const std::vector<float>& exact) {
-  double error = 0, size = 0;
-  for (size_t i = 0; i < values.size(); i++) {
-    const double difference = double{values[i]} - exact[i];
-    error += difference * difference;
-    size += double{exact[i]} * exact[i];
-  }
-  return size > 0 ? error / size : 0;
+double Quantizer::relative_error(const Array& values, const Array& exact) {
+  const double size = math_->sum_of_squares(exact);
+  return size > 0 ? math_->squared_distance(exact, values) / size : 0;
 }
 
 // Error of a linear's output over some tokens when its weights are rounded. `restore` multiplies output channels whose
 // scale was moved to the next linear.
-double Quantizer::rounded_error(const Weight& weight, const std::vector<float>& input, const std::vector<float>& exact, std::span<const float> restore) {
+double Quantizer::rounded_error(const Weight& weight, const Array& input, const Array& exact, std::span<const float> restore) {
   if (!fits(weight)) return 0;
-  const int64_t rows = static_cast<int64_t>(exact.size()) / weight.out;
-  std::vector<float> rounded;
-  if (weight.grid.empty()) {
-    rounded.resize(weight.values.size());
-    pool_.parallel([&](int worker, int workers) {
-      for (int64_t row = weight.out * worker / workers; row < weight.out * (worker + 1) / workers; row++) {
-        round_row(weight.values.data() + row * weight.in, weight.in, options_.group, {}, rounded.data() + row * weight.in);
-      }
-    });
-  }
-  std::vector<float> y = runner_->linear(weight, rounded.empty() ? weight.values.data() : rounded.data(), input.data(), rows, false);
-  for (size_t i = 0; i < y.size() && !restore.empty(); i++) y[i] *= restore[i % restore.size()];
+  Array y = weight.grid.empty() ? runner_->linear(weight, math_->round_groups(weight.values, options_.group, {}), input, false)
+                                : runner_->linear(weight, weight.values, input, false);
+  if (!restore.empty()) math_->multiply_columns(y, restore);
   return relative_error(y, exact);
 }
 
-json Quantizer::measure(Block& block, const Capture& capture, std::vector<std::vector<float>>& exact) {
+std::vector<int64_t> first_rows(int64_t count) {
+  std::vector<int64_t> rows(static_cast<size_t>(count));
+  std::iota(rows.begin(), rows.end(), 0);
+  return rows;
+}
+
+json Quantizer::measure(const Block& block, const Capture& capture, std::vector<Array>& exact) {
   json linears = json::array();
   const auto weights = block.weights();
+  const std::vector<int64_t> rows = first_rows(std::min(error_rows, calibration_.tokens.rows()));
   for (size_t i = 0; i < weights.size(); i++) {
-    const int64_t rows = std::min(error_rows, calibration_.tokens.rows());
-    exact.push_back(runner_->linear(*weights[i], weights[i]->values.data(), input_of(capture, i).data(), rows, false));
-    linears.push_back({{"module", weights[i]->module}, {"quantized", fits(*weights[i])},
-                       {"error_rounding", rounded_error(*weights[i], input_of(capture, i), exact.back(), {})}});
+    const Array input = math_->pick(input_of(capture, i), rows);
+    exact.push_back(runner_->linear(*weights[i], weights[i]->values, input, false));
+    linears.push_back({{"module", weights[i]->module}, {"quantized", fits(*weights[i])}, {"error_rounding", rounded_error(*weights[i], input, exact.back(), {})}});
   }
   return linears;
 }
 
-void Quantizer::measure_after(const Block& block, const Capture& capture, const AwqResult& result, const std::vector<std::vector<float>>& exact, json& linears) {
-  const Weight* weights[] = {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down};
-  for (size_t i = 0; i < 7; i++) {
+void Quantizer::measure_after(const Block& block, const Capture& capture, const AwqResult& result, const std::vector<Array>& exact, json& linears) {
+  const auto weights = block.weights();
+  const std::vector<int64_t> rows = first_rows(exact[0].rows);
+  for (size_t i = 0; i < weights.size(); i++) {
     std::span<const float> restore;
     for (const ScaleResult& pair : result.pairs) {
       if ((pair.pair == "o" && i == 2) || (pair.pair == "down" && i == 5)) restore = pair.scales;
     }
-    linears[i]["error"] = rounded_error(*weights[i], input_of(capture, i), exact[i], restore);
+    linears[i]["error"] = rounded_error(*weights[i], math_->pick(input_of(capture, i), rows), exact[i], restore);
   }
 }
 
@@ -218,21 +229,17 @@ double layer_error(const json& linears, const char* key) {
 
 Result<json> Quantizer::run_layer(OutputFolder& output, Block block, Capture capture) {
   json report{{"layer", block.index}};
-  std::vector<std::vector<float>> exact;
+  std::vector<Array> exact;
   json linears = json::array();
   if (options_.method == "rtn") {
     for (const Weight* weight : block.weights()) {
-      std::vector<float> rounded(weight->values.size());
-      if (fits(*weight)) {
-        for (int64_t row = 0; row < weight->out; row++) round_row(weight->values.data() + row * weight->in, weight->in, options_.group, {}, rounded.data() + row * weight->in);
-      }
-      const double error = fits(*weight) ? relative_error(rounded, weight->values) : 0;
+      const double error = fits(*weight) ? relative_error(math_->round_groups(weight->values, options_.group, {}), weight->values) : 0;
       linears.push_back({{"module", weight->module}, {"quantized", fits(*weight)}, {"error_rounding", error}, {"error", error}});
     }
   } else {
     linears = measure(block, capture, exact);
-    const AwqOptions awq{.group = options_.group, .scale = true, .clip = options_.clip, .compensate = options_.rounding == "compensated", .search_rows = search_rows(), .search_outputs = search_outputs};
-    const AwqResult result = search_awq(*runner_, pool_, block, calibration_.tokens, capture, awq);
+    const AwqOptions awq{.group = options_.group, .scale = true, .clip = options_.clip, .compensate = options_.rounding == "compensated", .search_rows = search_rows(), .search_outputs = math_->fast() ? 0 : search_outputs};
+    const AwqResult result = search_awq(*runner_, block, calibration_.tokens, capture, awq);
     measure_after(block, capture, result, exact, linears);
     report["clipped"] = result.clipped;
     report["pairs"] = json::array();
@@ -243,6 +250,7 @@ Result<json> Quantizer::run_layer(OutputFolder& output, Block block, Capture cap
   report["error"] = layer_error(linears, "error");
   report["error_rounding"] = layer_error(linears, "error_rounding");
   report["linears"] = std::move(linears);
+  HEARTH_TRY(math_->check());
   formats::SafetensorsWriter tensors;
   HEARTH_TRY(add_tensors(output, block, tensors));
   HEARTH_TRY(output.write_layer(block.index, tensors, report));
@@ -251,16 +259,16 @@ Result<json> Quantizer::run_layer(OutputFolder& output, Block block, Capture cap
 
 // ---- smoothquant ----
 
-Status Quantizer::try_strengths(const Block& block, const Tokens& part, std::vector<std::vector<float>>& tried, const std::vector<float>& exact) {
+Status Quantizer::try_strengths(const Block& block, const Tokens& part, std::vector<Array>& tried, const Array& exact) {
+  const Array reference = math_->pick(exact, first_rows(part.rows()));
   for (size_t i = 0; i < std::size(strengths); i++) {
     Block smoothed = block;
-    smooth_block(smoothed, ranges_.back(), strengths[i]);
-    round_block_int8(pool_, smoothed);
+    smooth_block(*math_, smoothed, ranges_.back(), strengths[i]);
+    round_block_int8(*math_, smoothed);
     runner_->forward(smoothed, part, tried[i], nullptr, true);
-    const std::vector<float> reference(exact.begin(), exact.begin() + static_cast<std::ptrdiff_t>(tried[i].size()));
     layer_errors_[i].push_back(relative_error(tried[i], reference));
   }
-  return Status::ok();
+  return math_->check();
 }
 
 // Runs the model once exactly and once for each strength in step, layer by layer, and takes the strength with the
@@ -268,23 +276,22 @@ Status Quantizer::try_strengths(const Block& block, const Tokens& part, std::vec
 Status Quantizer::choose_strength() {
   const int64_t length = calibration_.tokens.length;
   const Tokens part{std::min(calibration_.tokens.sequences, std::max<int64_t>(1, search_rows() / 4 / length)), length};
-  const std::vector<float> first(x_.begin(), x_.begin() + static_cast<std::ptrdiff_t>(part.rows() * spec_.width));
-  std::vector<std::vector<float>> tried(std::size(strengths), first);
+  std::vector<Array> tried(std::size(strengths), math_->pick(x_, first_rows(part.rows())));
   layer_errors_.resize(std::size(strengths));
   const Clock clock;
   for (size_t layer = 0; layer < spec_.layers.size(); layer++) {
-    HEARTH_ASSIGN(const Block block, read_block(*checkpoint_, spec_, static_cast<int>(layer)));
+    HEARTH_ASSIGN(const Block block, read_block(*checkpoint_, spec_, static_cast<int>(layer), *math_));
     Capture capture;
     runner_->forward(block, calibration_.tokens, x_, &capture);
-    ranges_.push_back({channel_range(capture.attention_input, spec_.width), channel_range(capture.mlp_input, spec_.width)});
+    ranges_.push_back({math_->largest_magnitude(capture.attention_input), math_->largest_magnitude(capture.mlp_input)});
     HEARTH_TRY(try_strengths(block, part, tried, x_));
     HEARTH_TRY(report_progress("calibrate", static_cast<double>(layer + 1), static_cast<double>(spec_.layers.size()), clock));
   }
   const std::span<const int32_t> ids(calibration_.ids.data(), static_cast<size_t>(part.rows()));
-  x_.resize(static_cast<size_t>(part.rows() * spec_.width));
-  HEARTH_ASSIGN(exact_loss_, mean_loss(*checkpoint_, spec_, *runner_, pool_, part, ids, x_));
+  x_ = math_->pick(x_, first_rows(part.rows()));
+  HEARTH_ASSIGN(exact_loss_, mean_loss(*checkpoint_, spec_, *runner_, part, ids, x_));
   for (const auto& x : tried) {
-    HEARTH_ASSIGN(const double loss, mean_loss(*checkpoint_, spec_, *runner_, pool_, part, ids, x));
+    HEARTH_ASSIGN(const double loss, mean_loss(*checkpoint_, spec_, *runner_, part, ids, x));
     losses_.push_back(loss);
   }
   strength_ = strengths[std::min_element(losses_.begin(), losses_.end()) - losses_.begin()];
@@ -294,8 +301,9 @@ Status Quantizer::choose_strength() {
 Result<json> Quantizer::smooth_layer(OutputFolder& output, Block block) {
   const size_t chosen = static_cast<size_t>(std::find(std::begin(strengths), std::end(strengths), strength_) - std::begin(strengths));
   const size_t layer = static_cast<size_t>(block.index);
-  smooth_block(block, ranges_[layer], strength_);
+  smooth_block(*math_, block, ranges_[layer], strength_);
   const json report{{"layer", block.index}, {"error", layer_errors_[chosen][layer]}, {"error_rounding", layer_errors_[0][layer]}};
+  HEARTH_TRY(math_->check());
   formats::SafetensorsWriter tensors;
   HEARTH_TRY(add_tensors(output, block, tensors));
   HEARTH_TRY(output.write_layer(block.index, tensors, report));
@@ -306,8 +314,9 @@ Result<json> Quantizer::smooth_layer(OutputFolder& output, Block block) {
 
 Status Quantizer::add_weight(OutputFolder& output, formats::SafetensorsWriter& writer, const Weight& weight) const {
   const std::string name = output.file_module(weight.module);
+  const std::vector<float> values = four_bits() && !weight.grid.empty() ? std::vector<float>() : math_->download(weight.values);
   const ops::HostLinear dense{.in = static_cast<int>(weight.in), .out = static_cast<int>(weight.out), .format = ops::WeightFormat::f32,
-                              .group = 0, .symmetric = false, .data = weight.values.data(), .scales = nullptr, .zeros = nullptr};
+                              .group = 0, .symmetric = false, .data = values.data(), .scales = nullptr, .zeros = nullptr};
   if (!weight.bias.empty()) writer.add(name + ".bias", DType::f16, {weight.out}, formats::to_half_bytes(weight.bias));
   if (!four_bits()) {
     HEARTH_ASSIGN(const formats::LinearData linear, formats::quantize_w8(dense));
@@ -316,7 +325,7 @@ Status Quantizer::add_weight(OutputFolder& output, formats::SafetensorsWriter& w
     return Status::ok();
   }
   if (!fits(weight)) {
-    writer.add(name + ".weight", DType::f16, {weight.out, weight.in}, formats::to_half_bytes(weight.values));
+    writer.add(name + ".weight", DType::f16, {weight.out, weight.in}, formats::to_half_bytes(values));
     return Status::ok();
   }
   Grid grid = weight.grid;
@@ -378,7 +387,7 @@ json Quantizer::quantization_config(OutputFolder& output) const {
 }
 
 json Quantizer::final_report(OutputFolder& output) const {
-  json report{{"method", options_.method}, {"source", options_.path}, {"layers", json::array()}};
+  json report{{"method", options_.method}, {"source", options_.path}, {"device", math_->name()}, {"layers", json::array()}};
   if (four_bits()) report["group"] = options_.group;
   if (options_.method == "awq") report["rounding"] = options_.rounding;
   if (calibrated()) report["calibration"] = {{"text", options_.calibrate}, {"tokens", calibration_.tokens.rows()}, {"sequence", calibration_.tokens.length}};
@@ -410,7 +419,7 @@ Status Quantizer::run_layers(OutputFolder& output) {
   std::optional<Clock> clock;
   for (int layer = 0; layer < layers; layer++) {
     if (output.finished(layer) && (layer > last_open || options_.method != "awq")) continue;  // later layers need its output
-    HEARTH_ASSIGN(Block block, read_block(*checkpoint_, spec_, layer));
+    HEARTH_ASSIGN(Block block, read_block(*checkpoint_, spec_, layer, *math_));
     Capture capture;
     if (options_.method == "awq") runner_->forward(block, calibration_.tokens, x_, &capture);
     if (output.finished(layer)) continue;

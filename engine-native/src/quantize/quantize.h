@@ -21,6 +21,7 @@ struct QuantizeOptions {
   int sequence = 512;           // tokens a sequence; at most the model's context
   int search_tokens = 0;        // tokens the scale search compares outputs on; 0 = by the model's size
   int threads = 0;              // 0 = one a core
+  std::string device = "cpu";   // cpu, cuda, or auto: a GPU where there is one
   bool clip = true;             // awq: search clipping
   std::string rounding = "compensated";  // awq: compensated (each column's error made up for by the next) or nearest
 };

@@ -4,20 +4,18 @@
 #include <cmath>
 
 #include "core/dtype.h"
-#include "quantize/rounding.h"
 
 namespace hearth::quantize {
 
 namespace {
 
-std::vector<float> smoothing_scales(const std::vector<float>& range, std::initializer_list<const Weight*> weights, float alpha) {
-  std::vector<float> scales(range.size());
-  std::vector<float> weight_range(range.size(), 1e-5f);
+using Weights = std::initializer_list<Weight*>;
+
+std::vector<float> smoothing_scales(Math& math, const std::vector<float>& range, Weights weights, float alpha) {
+  std::vector<float> scales(range.size()), weight_range(range.size(), 1e-5f);
   for (const Weight* weight : weights) {
-    for (size_t at = 0; at < weight->values.size(); at++) {
-      float& most = weight_range[at % range.size()];
-      most = std::max(most, std::fabs(weight->values[at]));
-    }
+    const std::vector<float> largest = math.largest_magnitude(weight->values);
+    for (size_t j = 0; j < range.size(); j++) weight_range[j] = std::max(weight_range[j], largest[j]);
   }
   for (size_t j = 0; j < range.size(); j++) {
     scales[j] = std::clamp(std::pow(std::max(range[j], 1e-5f), alpha) / std::pow(weight_range[j], 1 - alpha), 1e-5f, 1e5f);
@@ -26,44 +24,27 @@ std::vector<float> smoothing_scales(const std::vector<float>& range, std::initia
 }
 
 // As in AWQ: the norm is stored in FP16, and the linears take the scales its rounded weights stand for.
-void move_scales(std::vector<float>& norm, std::initializer_list<Weight*> weights, std::vector<float> scales) {
+void move_scales(Math& math, std::vector<float>& norm, Weights weights, std::vector<float> scales) {
   for (size_t j = 0; j < norm.size(); j++) {
     const float divided = to_float(to_half(norm[j] / scales[j]));
     const float exact = norm[j] / divided;
     if (std::isfinite(exact) && exact > 0) scales[j] = exact;
     norm[j] = divided;
   }
-  for (Weight* weight : weights) {
-    for (size_t at = 0; at < weight->values.size(); at++) weight->values[at] *= scales[at % scales.size()];
-  }
+  for (Weight* weight : weights) math.multiply_columns(weight->values, scales);
 }
 
 }  // namespace
 
-std::vector<float> channel_range(const std::vector<float>& x, int64_t width) {
-  std::vector<float> range(static_cast<size_t>(width));
-  for (size_t at = 0; at < x.size(); at++) {
-    float& most = range[at % range.size()];
-    most = std::max(most, std::fabs(x[at]));
-  }
-  return range;
-}
-
-void smooth_block(Block& block, const ChannelRange& range, float alpha) {
+void smooth_block(Math& math, Block& block, const ChannelRange& range, float alpha) {
   if (alpha < 0) return;
-  move_scales(block.input_norm, {&block.q, &block.k, &block.v}, smoothing_scales(range.attention, {&block.q, &block.k, &block.v}, alpha));
-  move_scales(block.post_norm, {&block.gate, &block.up}, smoothing_scales(range.mlp, {&block.gate, &block.up}, alpha));
+  const Weights attention = {&block.q, &block.k, &block.v}, mlp = {&block.gate, &block.up};
+  move_scales(math, block.input_norm, attention, smoothing_scales(math, range.attention, attention, alpha));
+  move_scales(math, block.post_norm, mlp, smoothing_scales(math, range.mlp, mlp, alpha));
 }
 
-void round_block_int8(ThreadPool& pool, Block& block) {
-  for (Weight* weight : block.weights()) {
-    pool.parallel([&](int worker, int workers) {
-      for (int64_t row = weight->out * worker / workers; row < weight->out * (worker + 1) / workers; row++) {
-        float* at = weight->values.data() + row * weight->in;
-        round_int8(at, weight->in, at);
-      }
-    });
-  }
+void round_block_int8(Math& math, Block& block) {
+  for (Weight* weight : block.weights()) math.round_int8(weight->values);
 }
 
 }  // namespace hearth::quantize

@@ -56,6 +56,8 @@ Result<JobFunction> make_quantize(JsonReader& reader) {
   HEARTH_TRY(reader.read_integer("sequence", 1, 1 << 20, o.sequence));
   HEARTH_TRY(reader.read_integer("search_tokens", 0, 1 << 24, o.search_tokens));
   HEARTH_TRY(reader.read_integer("threads", 0, 1024, o.threads));
+  HEARTH_TRY(reader.read("device", o.device));
+  if (o.device != "auto" && o.device != "cpu" && o.device != "cuda") return JsonReader::wrong("device", "auto, cpu or cuda");
   HEARTH_TRY(reader.read("clip", o.clip));
   HEARTH_TRY(reader.read("rounding", o.rounding));
   if (o.rounding != "compensated" && o.rounding != "nearest") return JsonReader::wrong("rounding", "compensated or nearest");

@@ -30,19 +30,19 @@ inline Result<Scores> scores_of(const std::string& path, const std::string& text
   const model::DecoderSpec& spec = model.decoder;
   HEARTH_ASSIGN(const auto tokenizer, open_tokenizer(*checkpoint));
   HEARTH_ASSIGN(const Calibration calibration, read_calibration(*tokenizer, text, tokens, std::min(256, spec.context)));
-  ThreadPool pool(2, false);
-  BlockRunner runner(spec, pool);
-  HEARTH_ASSIGN(std::vector<float> x, embed(*checkpoint, spec, calibration.ids));
+  const std::unique_ptr<Math> math = make_cpu_math(2);
+  BlockRunner runner(spec, *math);
+  HEARTH_ASSIGN(Array x, embed(*checkpoint, spec, calibration.ids));
   for (size_t layer = 0; layer < spec.layers.size(); layer++) {
-    HEARTH_ASSIGN(const Block block, read_block(*checkpoint, spec, static_cast<int>(layer)));
+    HEARTH_ASSIGN(const Block block, read_block(*checkpoint, spec, static_cast<int>(layer), *math));
     runner.forward(block, calibration.tokens, x, nullptr, int8);
   }
   Scores scores{{}, calibration.ids, calibration.tokens.rows(), spec.vocabulary, calibration.tokens.length};
   HEARTH_ASSIGN(const std::vector<float> norm, checkpoint->floats("model.norm.weight", {{int64_t{spec.width}}}));
   HEARTH_ASSIGN(const std::vector<float> head, checkpoint->floats(spec.tied ? "model.embed_tokens.weight" : "lm_head.weight", {{int64_t{spec.vocabulary}, int64_t{spec.width}}}));
-  const std::vector<float> hidden = runner.norm(norm, x, scores.rows);
+  const Array hidden = runner.norm(norm, x);
   scores.logits.resize(static_cast<size_t>(scores.rows * scores.vocabulary));
-  multiply(pool, {hidden.data(), scores.rows, spec.width, spec.width}, {head.data(), scores.vocabulary, spec.width, spec.width},
+  multiply(math->pool(), {hidden.host.data(), scores.rows, spec.width, spec.width}, {head.data(), scores.vocabulary, spec.width, spec.width},
            scores.logits.data(), scores.vocabulary, false);
   return scores;
 }

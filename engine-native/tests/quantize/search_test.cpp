@@ -36,18 +36,18 @@ TEST(AwqSearch, ReachesTheLossesOfPyTorch) {
   const auto model = model::read_model_spec(**checkpoint);
   ASSERT_TRUE(model);
   const model::DecoderSpec& spec = model->decoder;
-  ThreadPool pool(2, false);
+  const std::unique_ptr<Math> math = make_cpu_math(2);
   const Tokens tokens{(*golden)["rows"], 512};
   for (const int group : {128, 32}) {
-    BlockRunner runner(spec, pool);
+    BlockRunner runner(spec, *math);
     auto x = embed(**checkpoint, spec, calibration_ids(tokens.rows()));
     ASSERT_TRUE(x);
     for (int layer = 0; layer < 3; layer++) {
-      auto block = read_block(**checkpoint, spec, layer);
+      auto block = read_block(**checkpoint, spec, layer, *math);
       ASSERT_TRUE(block);
       Capture capture;
       runner.forward(*block, tokens, *x, &capture);
-      const AwqResult result = search_awq(runner, pool, *block, tokens, capture, {.group = group, .scale = true, .clip = false, .compensate = false});
+      const AwqResult result = search_awq(runner, *block, tokens, capture, {.group = group, .scale = true, .clip = false, .compensate = false});
       ASSERT_EQ(result.pairs.size(), 3u);  // o is left out: queries are grouped
       for (const ScaleResult& pair : result.pairs) {
         const json& wanted = (*golden)["groups"][std::to_string(group)][static_cast<size_t>(layer)][pair.pair];
@@ -69,21 +69,21 @@ TEST(AwqSearch, SomeTokensAndOutputsChooseAsWell) {
   const auto model = model::read_model_spec(**checkpoint);
   ASSERT_TRUE(model);
   const model::DecoderSpec& spec = model->decoder;
-  ThreadPool pool(2, false);
-  BlockRunner runner(spec, pool);
+  const std::unique_ptr<Math> math = make_cpu_math(2);
+  BlockRunner runner(spec, *math);
   const Tokens tokens{4, 512};
   auto x = embed(**checkpoint, spec, calibration_ids(tokens.rows()));
   ASSERT_TRUE(x);
   for (int layer = 0; layer < 2; layer++) {
-    auto block = read_block(**checkpoint, spec, layer);
+    auto block = read_block(**checkpoint, spec, layer, *math);
     ASSERT_TRUE(block);
     const Block before = *block;
     Capture capture;
     runner.forward(*block, tokens, *x, &capture);
     Capture again = capture;
     Block other = before;
-    const AwqResult all = search_awq(runner, pool, *block, tokens, capture, {.group = 128, .clip = false, .compensate = false});
-    const AwqResult some = search_awq(runner, pool, other, tokens, again, {.group = 128, .clip = false, .compensate = false, .search_rows = 512, .search_outputs = 64});
+    const AwqResult all = search_awq(runner, *block, tokens, capture, {.group = 128, .clip = false, .compensate = false});
+    const AwqResult some = search_awq(runner, other, tokens, again, {.group = 128, .clip = false, .compensate = false, .search_rows = 512, .search_outputs = 64});
     ASSERT_EQ(all.pairs.size(), some.pairs.size());
     EXPECT_EQ(other.down.values.size(), before.down.values.size());  // the whole linears are back
     EXPECT_EQ(other.o.values.size(), before.o.values.size());
@@ -97,31 +97,30 @@ TEST(AwqSearch, SomeTokensAndOutputsChooseAsWell) {
 
 struct Problem {
   Weight weight;
-  std::vector<float> inputs;
-  int64_t rows;
+  Array inputs;
 };
 
 // Weights with a wide range and inputs whose neighbours are alike, as a model's are.
 Problem make_problem(int64_t out, int64_t in, int64_t rows) {
   std::mt19937 random(7);
   std::normal_distribution<float> normal;
-  Problem p{{"m", out, in, std::vector<float>(static_cast<size_t>(out * in)), {}, {}}, std::vector<float>(static_cast<size_t>(rows * in)), rows};
-  for (float& w : p.weight.values) w = normal(random) * (random() % 64 == 0 ? 0.2f : 0.05f);
+  Problem p{{"m", out, in, Array(out, in), {}, {}}, Array(rows, in)};
+  for (float& w : p.weight.values.host) w = normal(random) * (random() % 64 == 0 ? 0.2f : 0.05f);
   for (int64_t row = 0; row < rows; row++) {
     float shared = 0;
-    for (int64_t k = 0; k < in; k++) p.inputs[static_cast<size_t>(row * in + k)] = shared = 0.8f * shared + normal(random) * (k % 37 == 5 ? 4.0f : 1.0f);
+    for (int64_t k = 0; k < in; k++) p.inputs.host[static_cast<size_t>(row * in + k)] = shared = 0.8f * shared + normal(random) * (k % 37 == 5 ? 4.0f : 1.0f);
   }
   return p;
 }
 
 double output_error(const Problem& p, const std::vector<float>& values) {
   double sum = 0;
-  for (int64_t row = 0; row < p.rows; row++) {
+  for (int64_t row = 0; row < p.inputs.rows; row++) {
     for (int64_t n = 0; n < p.weight.out; n++) {
       double difference = 0;
       for (int64_t k = 0; k < p.weight.in; k++) {
         const size_t at = static_cast<size_t>(n * p.weight.in + k);
-        difference += (double{values[at]} - p.weight.values[at]) * p.inputs[static_cast<size_t>(row * p.weight.in + k)];
+        difference += (double{values[at]} - p.weight.values.host[at]) * p.inputs.host[static_cast<size_t>(row * p.weight.in + k)];
       }
       sum += difference * difference;
     }
@@ -130,35 +129,35 @@ double output_error(const Problem& p, const std::vector<float>& values) {
 }
 
 std::vector<float> nearest(const Weight& weight, int group) {
-  std::vector<float> rounded(weight.values.size());
-  for (int64_t row = 0; row < weight.out; row++) round_row(weight.values.data() + row * weight.in, weight.in, group, {}, rounded.data() + row * weight.in);
+  std::vector<float> rounded(weight.values.host.size());
+  for (int64_t row = 0; row < weight.out; row++) round_row(weight.values.host.data() + row * weight.in, weight.in, group, {}, rounded.data() + row * weight.in);
   return rounded;
 }
 
 TEST(Compensate, LeavesMuchLessErrorThanRounding) {
-  ThreadPool pool(2, false);
+  const std::unique_ptr<Math> math = make_cpu_math(2);
   for (const auto& [out, in, group] : {std::tuple{24, 128, 128}, {17, 256, 32}, {8, 640, 64}, {16, 1024, 128}}) {  // 640: two windows
     const Problem p = make_problem(out, in, 2 * in);
-    const Inverse inverse = invert_inputs(pool, p.inputs, in, group);
+    const Inverse inverse = invert_inputs(*math, p.inputs, group);
     Weight plain = p.weight, clipped = p.weight;
-    round_compensated(pool, plain, inverse, group, false);
-    const RoundingResult result = round_compensated(pool, clipped, inverse, group, true);
+    math->round_compensated(plain, inverse, group, false);
+    const RoundingResult result = math->round_compensated(clipped, inverse, group, true);
     const double rounded = output_error(p, nearest(p.weight, group));
-    EXPECT_LT(output_error(p, plain.values), 0.6 * rounded) << in;
-    EXPECT_LT(output_error(p, clipped.values), output_error(p, plain.values)) << in;
+    EXPECT_LT(output_error(p, plain.values.host), 0.6 * rounded) << in;
+    EXPECT_LT(output_error(p, clipped.values.host), output_error(p, plain.values.host)) << in;
     EXPECT_GT(result.clipped, 0);
-    EXPECT_NEAR(result.loss, output_error(p, clipped.values), 0.1 * result.loss) << in;  // damping and the windows apart
+    EXPECT_NEAR(result.loss, output_error(p, clipped.values.host), 0.1 * result.loss) << in;  // damping and the windows apart
   }
 }
 
 TEST(Compensate, ValuesAreTheGrids) {
-  ThreadPool pool(2, false);
+  const std::unique_ptr<Math> math = make_cpu_math(2);
   const Problem p = make_problem(11, 256, 300);
   Weight weight = p.weight;
-  round_compensated(pool, weight, invert_inputs(pool, p.inputs, 256, 64), 64, true);
+  math->round_compensated(weight, invert_inputs(*math, p.inputs, 64), 64, true);
   const ops::HostLinear host{.in = 256, .out = 11, .format = ops::WeightFormat::w4, .group = 64, .symmetric = false,
                              .data = weight.grid.codes.data(), .scales = weight.grid.scales.data(), .zeros = weight.grid.zeros.data()};
-  EXPECT_EQ(formats::dequantize(host), weight.values);
+  EXPECT_EQ(formats::dequantize(host), weight.values.host);
   for (const float scale : weight.grid.scales) EXPECT_EQ(to_float(to_half(scale)), scale);
   for (const uint8_t zero : weight.grid.zeros) EXPECT_LE(zero, 15);
 }
@@ -168,26 +167,26 @@ TEST(Compensate, ThreadsChangeNothing) {
   const Problem p = make_problem(40, 640, 300);
   std::vector<std::vector<float>> values;
   for (const int threads : {1, 3}) {
-    ThreadPool pool(threads, false);
+    const std::unique_ptr<Math> math = make_cpu_math(threads);
     Weight weight = p.weight;
-    round_compensated(pool, weight, invert_inputs(pool, p.inputs, 640, 32), 32, true);
-    values.push_back(weight.values);
+    math->round_compensated(weight, invert_inputs(*math, p.inputs, 32), 32, true);
+    values.push_back(weight.values.host);
   }
   EXPECT_EQ(values[0], values[1]);
 }
 
 TEST(Compensate, InputsThatAreZeroOrAlikeAreNoTrouble) {
-  ThreadPool pool(1, false);
+  const std::unique_ptr<Math> math = make_cpu_math(1);
   Problem p = make_problem(8, 128, 64);
   for (const auto& fill : {std::function<float(size_t)>([](size_t) { return 0.0f; }), std::function<float(size_t)>([](size_t) { return 1.0f; }),
                            std::function<float(size_t)>([](size_t at) { return at % 128 == 3 ? 1e4f : 1e-6f; })}) {
-    for (size_t at = 0; at < p.inputs.size(); at++) p.inputs[at] = fill(at);
+    for (size_t at = 0; at < p.inputs.host.size(); at++) p.inputs.host[at] = fill(at);
     Weight weight = p.weight;
-    round_compensated(pool, weight, invert_inputs(pool, p.inputs, 128, 64), 64, true);
+    math->round_compensated(weight, invert_inputs(*math, p.inputs, 64), 64, true);
     double far = 0;
-    for (size_t at = 0; at < weight.values.size(); at++) {
-      ASSERT_TRUE(std::isfinite(weight.values[at]));
-      far = std::max(far, double{std::fabs(weight.values[at] - p.weight.values[at])});
+    for (size_t at = 0; at < weight.values.host.size(); at++) {
+      ASSERT_TRUE(std::isfinite(weight.values.host[at]));
+      far = std::max(far, double{std::fabs(weight.values.host[at] - p.weight.values.host[at])});
     }
     EXPECT_LT(far, 2);
   }

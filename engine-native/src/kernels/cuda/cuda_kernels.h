@@ -2,6 +2,7 @@
 // Included by ops/registry.cpp and by the GPU tests, by nothing else.
 #pragma once
 
+#include "ops/calibration.h"
 #include "ops/registry.h"
 
 namespace hearth::kernels::cuda {
@@ -15,6 +16,8 @@ ops::Implementations<ops::GatherSpec, ops::GatherParams> gather_implementations(
 ops::Implementations<ops::AttentionSpec, ops::AttentionParams> attention_implementations();
 ops::Implementations<ops::VisionAttentionSpec, ops::VisionAttentionParams> vision_attention_implementations();
 ops::Implementations<ops::SampleSpec, ops::SampleParams> sample_implementations();
+// nullptr when built without CUDA.
+const ops::CalibrationOps* calibration_ops();
 // The tuning pass behind ops::tune (host/tune.cpp).
 Status tune_linears(device::Device&, std::span<const ops::TuneRequest>, int max_rows, const std::function<void(double done, double total)>& progress);
 

@@ -12,6 +12,7 @@ ops::Implementations<ops::GatherSpec, ops::GatherParams> gather_implementations(
 ops::Implementations<ops::AttentionSpec, ops::AttentionParams> attention_implementations() { return {}; }
 ops::Implementations<ops::VisionAttentionSpec, ops::VisionAttentionParams> vision_attention_implementations() { return {}; }
 ops::Implementations<ops::SampleSpec, ops::SampleParams> sample_implementations() { return {}; }
+const ops::CalibrationOps* calibration_ops() { return nullptr; }
 Status tune_linears(device::Device&, std::span<const ops::TuneRequest>, int, const std::function<void(double, double)>&) { return Status::ok(); }
 
 }  // namespace hearth::kernels::cuda
