@@ -29,11 +29,9 @@ static_assert(sizeof(Program) <= 32764);
 
 int linear_units(const LinearArgs& a) { return divide_up(a.in, a.group ? 128 : dense_unit); }
 int linear_columns(const LinearArgs& a) { return a.gated ? a.out / 2 : a.out; }
-// Shared memory for activations (mirrors ActivationPlace) and for an attention item.
-int linear_scratch_bytes(const LinearArgs& a) {
-  const int units = linear_units(a);
-  return a.group ? round_up(units * (128 / a.group) * (a.rows == 1 ? 1 : program_rows_max) * 4, 128) + a.rows * (units * 256 + 64) : a.rows * (units * dense_unit * 2 + 64);
-}
+// Shared memory for activations (see ActivationPlace): sums by group, and a row.
+int group_sums_bytes(const LinearArgs& a) { return a.group ? round_up(linear_units(a) * program_groups_max * (a.rows == 1 ? 1 : program_rows_max) * 4, 128) : 0; }
+int row_bytes(const LinearArgs& a) { return linear_units(a) * (a.group ? 256 : dense_unit * 2) + 64; }
 int live_heads(const AttentionArgs& a) { return std::min(program_heads, a.heads / a.kv_heads); }
 int attention_scratch_bytes(const AttentionArgs& a) {
   const int d = a.head_dim <= 64 ? 64 : 128;
@@ -84,7 +82,7 @@ class Collected final : public CudaStream::Deferred {
 
   // False when the phase cannot join those that are there.
   bool takes_linear(const LinearArgs& a, DType type, int limit) const {
-    return fits(type, a.rows, linear_scratch_bytes(a), slot_bytes(a), limit) && shape_of(linear_shape(a)) < program_shapes_max && readable(linear_input(a), wanted_norm(a), a.group == 0, a.in % 128 == 0) && writable(linear_output(a), linear_input(a), &a);
+    return fits(type, a.rows, scratch_with(a), slot_bytes(a), limit) && shape_of(linear_shape(a)) < program_shapes_max && readable(linear_input(a), wanted_norm(a), a.group == 0, a.in % 128 == 0) && writable(linear_output(a), linear_input(a), &a);
   }
   bool takes_attention(const AttentionArgs& a, DType type, int limit) const {
     const Rows in = attention_input(a);
@@ -93,7 +91,9 @@ class Collected final : public CudaStream::Deferred {
   }
 
   void add_linear(const LinearArgs& a, std::function<void()> alone) {
-    ProgramPhase& phase = add(phase_linear, linear_scratch_bytes(a), slot_bytes(a), std::move(alone));
+    ProgramPhase& phase = add(phase_linear, scratch_with(a), slot_bytes(a), std::move(alone));
+    program_->group_sums_bytes = std::max(program_->group_sums_bytes, group_sums_bytes(a));
+    program_->x_stride = std::max(program_->x_stride, row_bytes(a));
     const LinearShape shape = linear_shape(a);
     phase.shape = static_cast<int8_t>(use_shape(shape));
     phase.linear = {a.weight, a.x, a.y, a.norm_weight, a.bias, nullptr};
@@ -124,6 +124,12 @@ class Collected final : public CudaStream::Deferred {
       const bool residual = phase.kind == phase_linear && program_->shape[phase.shape].linear.residual;
       phase.keeps = residual || std::none_of(outputs_.begin() + i + 1, outputs_.end(), [&](const Output& o) { return o.rows == outputs_[i].rows; });
     }
+    // Two units a worker in a slot take fewer turns, where that leaves enough slots.
+    program_->slot_units = program_workers;
+    if (slots(scratch_, 2 * program_->slot_bytes, program_->phases, stream.shared_limit()) >= tuning().program_wide_slots) {
+      program_->slot_units *= 2;
+      program_->slot_bytes *= 2;
+    }
     program_->slots = std::min(slots(scratch_, program_->slot_bytes, program_->phases, stream.shared_limit()), tuning().program_slots);
     program_->flight = std::clamp(tuning().program_flight, 1, program_->slots);
     program_->exchange = stream.exchange();
@@ -132,6 +138,8 @@ class Collected final : public CudaStream::Deferred {
     stream.launch(kernels[bulk][type_ == DType::bf16], {blocks_, 1, 1, program_threads, program_ring_at(program_->phases) + program_->slots * program_->slot_bytes + sums_bytes() + scratch_}, *program_);
   }
 
+  // Linears share one place for their activations.
+  int scratch_with(const LinearArgs& a) const { return std::max(program_->group_sums_bytes, group_sums_bytes(a)) + a.rows * std::max(program_->x_stride, row_bytes(a)); }
   static int slot_bytes(const LinearArgs& a) { return round_up(a.group ? program_workers * a.unit_bytes : 16 * (dense_unit * 2 + 64), 128); }
 
  private:

@@ -32,6 +32,7 @@ struct Tuning {
   int w4_ranks = 0;                       // blocks of a cluster that share K: 1, 2 or 4; 0: by the model of hopper.cpp
   int w4_wide = 1;                        // other kernels for 9-16 rows (bit 0) and 65-128 rows (bit 1)
   int w4_prefetch_kb = 0;                 // of a block's weights after its ring, brought to the L2 before the wait; measured to cost 1 us
+  int program_wide_slots = 4;             // ring slots of the decode program from which a slot is two units a worker
 };
 Tuning& tuning();
 

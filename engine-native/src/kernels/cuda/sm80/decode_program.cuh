@@ -25,9 +25,11 @@ __device__ __forceinline__ void describe_step(const Program& p, ProgramControl& 
   __syncwarp();
   if (lane > 0) return;
   control.exchange = p.exchange; control.rows = p.rows;
-  control.slots = p.slots; control.slot_bytes = p.slot_bytes; control.attention_bytes = p.attention_bytes;
+  control.slots = p.slots; control.slot_bytes = p.slot_bytes; control.slot_units = p.slot_units; control.attention_bytes = p.attention_bytes;
   control.sums = program_ring_at(p.phases) + p.slots * p.slot_bytes;
   control.x = control.sums + program_sum_slots(p.rows) * program_sum_bytes(p.rows);
+  control.x_rows = control.x + p.group_sums_bytes;
+  control.x_stride = p.x_stride;
   control.turns_of = nullptr;
   control.items = 0;
   if (!a.row_begin) return;
@@ -36,6 +38,7 @@ __device__ __forceinline__ void describe_step(const Program& p, ProgramControl& 
   control.whole = p.rows * a.kv_heads * control.head_tiles;
   control.splits = max(1, min(a.splits, static_cast<int>(gridDim.x) / control.whole));
   control.items = control.whole * control.splits;
+  control.item_index = blockIdx.x;
   control.item_window = a.window;
   if (static_cast<int>(blockIdx.x) < control.items) attention_item(control, a, a.window, blockIdx.x, control.item);
 }

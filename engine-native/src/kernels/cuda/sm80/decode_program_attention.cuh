@@ -123,14 +123,14 @@ struct Attention {
   ProgramControl& control;
   const ProgramPhase& phase;
   const AttentionArgs& a;
+  const AttentionItem item;
   char* const q_shared = program_shared + control.x;                                           // [8][q_pitch]
   float* const stats = reinterpret_cast<float*>(q_shared + program_heads * q_pitch);           // [workers + 1][8][2]: best, sum
   float* const own = stats + (program_workers + 1) * program_heads * 2;                        // [2][DP]: the row's k and v
   float* const merge = own + 2 * DP;                                                           // [workers][live][DP]
   const int dim = a.head_dim, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const float scale = a.scale * 1.4426950408889634f;  // exponents are of two
-  AttentionItem item;
-  bool owner;                                         // of the row's own key and value
+  const bool owner = item.active < 0 || item.split == item.active - 1;  // of the row's own key and value
 
   __device__ __forceinline__ float* stat(int part, int head) const { return stats + (part * program_heads + head) * 2; }
 
@@ -361,7 +361,6 @@ struct Attention {
   __device__ __forceinline__ void run(int index, RingPlace& at) {
     workers_meet();  // the scratch has been read
     if (item.active == 0) return;
-    owner = item.active < 0 || item.split == item.active - 1;
     prepare_heads();
     if (warp == 0) program_trace(index, 1);
     workers_meet();
@@ -383,12 +382,18 @@ struct Attention {
 template <class T, int DP, bool INT8>
 __device__ __noinline__ RingPlace attention_items(int index, RingPlace at) {
   ProgramControl& control = program_control();
-  Attention<T, DP, INT8> attention{control, program_phase(index), control.attention};
 #pragma unroll 1
   for (int i = blockIdx.x; i < control.items; i += gridDim.x) {
-    if (i == static_cast<int>(blockIdx.x) && attention.a.window == control.item_window) attention.item = control.item;
-    else attention_item(control, attention.a, attention.a.window, i, attention.item);
-    attention.run(index, at);
+    if (control.item_index != i || control.item_window != control.attention.window) {
+      workers_meet();
+      if (threadIdx.x == 0) {
+        attention_item(control, control.attention, control.attention.window, i, control.item);
+        control.item_index = i;
+        control.item_window = control.attention.window;
+      }
+      workers_meet();
+    }
+    Attention<T, DP, INT8>{control, program_phase(index), control.attention, control.item}.run(index, at);
   }
   workers_meet();
   if (threadIdx.x < 32) program_trace(index, 5);

@@ -38,14 +38,15 @@ __device__ __forceinline__ float small_float(uint32_t v, float base) { return __
 // Both sides of the tiles' sums go through their slots in the same order.
 struct ProgramPlaces { RingPlace ring, sums; };
 
-// Where a linear keeps its activations: sums by group [units * groups][rows, padded], then rows of fragments.
+// Where linears keep their activations: sums by group, then rows of fragments. The same place for the same k in all of a
+// program's linears, so that what a worker overwrites is always its own.
 template <int GROUP, bool SINGLE> struct ActivationPlace {
-  static constexpr int groups = GROUP ? 128 / GROUP : 0, row_pad = SINGLE ? 1 : program_rows_max;
-  float* sums;
+  static constexpr int groups = GROUP ? 128 / GROUP : 0, row_pad = SINGLE ? 1 : program_rows_max, sums_unit = program_groups_max * row_pad;
+  float* sums;   // [units][program_groups_max][rows, padded]
   char* rows;
   int stride;
-  __device__ __forceinline__ ActivationPlace(const ProgramControl& control, int units)
-      : sums(reinterpret_cast<float*>(program_shared + control.x)), rows(program_shared + control.x + (units * groups * row_pad * 4 + 127) / 128 * 128), stride(units * (GROUP ? 256 : dense_unit * 2) + 64) {}
+  __device__ __forceinline__ explicit ActivationPlace(const ProgramControl& control)
+      : sums(reinterpret_cast<float*>(program_shared + control.x)), rows(program_shared + control.x_rows), stride(control.x_stride) {}
 };
 
 // ---- Activations -----------------------------------------------------------------------------------------------------------
@@ -86,7 +87,7 @@ __device__ __forceinline__ void receive_units(const ProgramControl& control, con
         float sum = sum8<T>(x);
 #pragma unroll
         for (int d = lanes / 2; d > 0; d >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, d);
-        if (unit < units && lane % lanes == 0) to.sums[(unit * to.groups + lane % 16 / lanes) * to.row_pad + n] = sum * Nibbles<T>::unit;
+        if (unit < units && lane % lanes == 0) to.sums[unit * to.sums_unit + lane % 16 / lanes * to.row_pad + n] = sum * Nibbles<T>::unit;
       }
     }
   }
@@ -125,7 +126,7 @@ __device__ __noinline__ void load_units(ProgramControl& control, const LinearSha
       float sum = (a.x + a.y) + (b.x + b.y);
 #pragma unroll
       for (int d = lanes / 2; d > 0; d >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, d);
-      if (lane % lanes == 0) to.sums[(unit * to.groups + lane / lanes) * to.row_pad + n] = sum * Nibbles<T>::unit;
+      if (lane % lanes == 0) to.sums[unit * to.sums_unit + lane / lanes * to.row_pad + n] = sum * Nibbles<T>::unit;
     }
     square = warp_sum(square);
     if (normed && lane == 0) control.squares[n][warp] = square;
@@ -172,14 +173,37 @@ __device__ __forceinline__ void receive_dense(ProgramControl& control, const Lin
 
 // ---- Workers ----------------------------------------------------------------------------------------------------------------
 
+// What a worker needs of the shared memory, in registers: 32-bit addresses, so that none is computed anew in the loops.
+struct Workplace {
+  uint32_t full, ring, sums;
+  int slots, slot_bytes, rows, warp, lane;
+  __device__ __forceinline__ explicit Workplace(const ProgramControl& control)
+      : full(shared_address(control.full)), ring(shared_address(program_shared) + control.sums - control.slots * control.slot_bytes), sums(shared_address(program_shared) + control.sums),
+        slots(control.slots), slot_bytes(control.slot_bytes), rows(control.rows) {
+    int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));  // not to be read again and again
+    warp = thread / 32;
+    lane = thread % 32;
+  }
+  __device__ __forceinline__ uint32_t empty() const { return full + program_slots_max * 8; }
+  __device__ __forceinline__ uint32_t summed() const { return empty() + program_slots_max * 8; }
+  __device__ __forceinline__ uint32_t taken() const { return summed() + 8 * 8; }
+  __device__ __forceinline__ void arrive(uint32_t barrier) const {
+    __syncwarp();
+    if (lane == 0) barrier_arrive(barrier);
+  }
+};
+
 // This worker's sums of a tile, to the finishers: columns 2 t and 2 t + 1 of rows g and g + 8.
-__device__ __forceinline__ void leave_sums(const ProgramControl& control, const float (&total)[4], RingPlace& at) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, rows = control.rows;
-  barrier_wait(shared_address(control.taken + at.slot), at.parity ^ 1);
-  float* to = reinterpret_cast<float*>(program_shared + control.sums + at.slot * program_sum_bytes(rows)) + (2 * t * 16 + g) * sum_pitch + warp;
-  if (2 * t < rows) { to[0] = total[0]; to[8 * sum_pitch] = total[2]; }
-  if (2 * t + 1 < rows) { to[16 * sum_pitch] = total[1]; to[24 * sum_pitch] = total[3]; }
-  barrier_arrive_warp(shared_address(control.summed + at.slot));
+template <bool SINGLE>
+__device__ __forceinline__ void leave_sums(const Workplace& here, const float (&total)[4], RingPlace& at) {
+  const int g = here.lane / 4, t = here.lane % 4, rows = SINGLE ? 1 : here.rows;
+  barrier_wait(here.taken() + at.slot * 8, at.parity ^ 1);
+  const uint32_t to = here.sums + at.slot * program_sum_bytes(rows) + ((2 * t * 16 + g) * sum_pitch + here.warp) * 4;
+  constexpr int high = 8 * sum_pitch * 4, row = 16 * sum_pitch * 4;
+  if (2 * t < rows) { shared_store4(to, total[0]); shared_store4(to + high, total[2]); }
+  if (!SINGLE && 2 * t + 1 < rows) { shared_store4(to + row, total[1]); shared_store4(to + row + high, total[3]); }
+  here.arrive(here.summed() + at.slot * 8);
   at.next(program_sum_slots(rows));
 }
 
@@ -188,29 +212,25 @@ template <int GROUP> struct UnitWords {
   uint4 first, second;
   uint32_t scales[128 / GROUP], zeros[128 / GROUP];
 };
-// Whatever lies there, for a warp that has no unit in the slot.
 template <int GROUP>
-__device__ __forceinline__ void take_unit(const ProgramControl& control, const char* ring, RingPlace& at, UnitWords<GROUP>& w) {
+__device__ __forceinline__ void load_unit(uint32_t unit, int lane, UnitWords<GROUP>& w) {
   using U = Unit<GROUP>;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4;
-  const char* from = ring + at.slot * control.slot_bytes + warp * U::bytes;
-  barrier_wait(shared_address(control.full + at.slot), at.parity);
-  w.first = *reinterpret_cast<const uint4*>(from + lane * 16);
-  w.second = *reinterpret_cast<const uint4*>(from + 512 + lane * 16);
+  w.first = shared_load16(unit + lane * 16);
+  w.second = shared_load16(unit + 512 + lane * 16);
 #pragma unroll
   for (int group = 0; group < U::groups; ++group) {
-    w.scales[group] = *reinterpret_cast<const uint32_t*>(from + U::scales + group * 32 + g * 4);
-    w.zeros[group] = *reinterpret_cast<const uint8_t*>(from + U::zeros + group * 8 + g);
+    w.scales[group] = shared_load4(unit + U::scales + group * 32 + lane / 4 * 4);
+    w.zeros[group] = shared_load1(unit + U::zeros + group * 8 + lane / 4);
   }
-  barrier_arrive_warp(shared_address(control.empty + at.slot));
-  at.next(control.slots);
 }
 
+// x: the lane's fragments of the unit; sums: its groups' sums.
 template <class T, int GROUP, bool SINGLE>
-__device__ __forceinline__ void multiply_unit(const UnitWords<GROUP>& w, const uint4 (&x)[4], const float* sums, float (&total)[4]) {
+__device__ __forceinline__ void multiply_unit(const UnitWords<GROUP>& w, uint32_t x_at, uint32_t sums, float (&total)[4]) {
   using N = Nibbles<T>;
   constexpr int groups = 128 / GROUP, steps = GROUP / 16;
   const uint32_t words[8] = {w.first.x, w.first.y, w.first.z, w.first.w, w.second.x, w.second.y, w.second.z, w.second.w};
+  const uint4 x[4] = {shared_load16(x_at), shared_load16(x_at + 64), shared_load16(x_at + 128), shared_load16(x_at + 192)};
 #pragma unroll
   for (int group = 0; group < groups; ++group) {
     float even[4] = {0, 0, 0, 0}, odd[4] = {0, 0, 0, 0};  // two chains: a product takes 33 cycles
@@ -224,65 +244,55 @@ __device__ __forceinline__ void multiply_unit(const UnitWords<GROUP>& w, const u
     }
     const float2 scale = unpack2<__half>(w.scales[group]);
     const float zero_low = small_float(w.zeros[group] & 15u, N::base), zero_high = small_float(N::zero_high(w.zeros[group]), N::base);
-    if constexpr (SINGLE) {
-      const float sum = sums[group];
-      total[0] += scale.x * (even[0] + odd[0] - zero_low * sum);
-      total[2] += scale.y * (even[2] + odd[2] - zero_high * sum);
-    } else {
-      const float2 sum = *reinterpret_cast<const float2*>(sums + group * program_rows_max);
-      total[0] += scale.x * (even[0] + odd[0] - zero_low * sum.x);
-      total[1] += scale.x * (even[1] + odd[1] - zero_low * sum.y);
-      total[2] += scale.y * (even[2] + odd[2] - zero_high * sum.x);
-      total[3] += scale.y * (even[3] + odd[3] - zero_high * sum.y);
+    const uint32_t at = sums + group * ActivationPlace<GROUP, SINGLE>::row_pad * 4;
+    const float first = __uint_as_float(shared_load4(at));
+    total[0] += scale.x * (even[0] + odd[0] - zero_low * first);
+    total[2] += scale.y * (even[2] + odd[2] - zero_high * first);
+    if constexpr (!SINGLE) {
+      const float second = __uint_as_float(shared_load4(at + 4));
+      total[1] += scale.x * (even[1] + odd[1] - zero_low * second);
+      total[3] += scale.y * (even[3] + odd[3] - zero_high * second);
     }
   }
 }
 
+// Not inlined: the loop wants all registers.
 template <class T, int GROUP, bool SINGLE>
 __device__ __noinline__ ProgramPlaces linear_w4_phase(int index, ProgramPlaces at) {
   ProgramControl& control = program_control();
   const ProgramPhase& phase = program_phase(index);
   const LinearShape& l = linear_shape(phase);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const char* ring = program_shared + control.sums - control.slots * control.slot_bytes;
-  const TileRange tiles = tile_range(l, phase.start);
-  const int units = l.units, slots_a_tile = (units + program_workers - 1) / program_workers;
-  int left = (tiles.end - tiles.begin) * slots_a_tile;
-  const ActivationPlace<GROUP, SINGLE> place(control, units);
-  UnitWords<GROUP> a, b;
-  take_unit(control, ring, at.ring, a);
-  if (warp == 0) program_trace(index, 0);
+  const ActivationPlace<GROUP, SINGLE> place(control);
+  const Workplace here(control);
+  if (here.warp == 0) program_trace(index, 0);
   if (phase.from >= 0) receive_units<T, GROUP, SINGLE>(control, l, phase.from, place);
   else load_units<T, GROUP, SINGLE>(control, l, phase.linear, place);
-  if (warp == 0) program_trace(index, 1);
+  if (here.warp == 0) program_trace(index, 1);
 
-  const char* x_lane = place.rows + (SINGLE || g >= control.rows ? 0 : g) * place.stride + t * 16;
-  const float* sums_lane = place.sums + (SINGLE ? 0 : t % 2 * 2);
-  float total[4] = {0, 0, 0, 0};
-  int unit = warp;
-  // The next slot's unit is on its way from shared memory while this one's is multiplied.
-  auto turn = [&](const UnitWords<GROUP>& now, UnitWords<GROUP>& next) {
-    uint4 x[4];
-    const bool has = unit < units;
-    if (has) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) x[i] = *reinterpret_cast<const uint4*>(x_lane + unit * 256 + i * 64);
-    }
-    if (--left > 0) take_unit(control, ring, at.ring, next);
-    if (has) multiply_unit<T, GROUP, SINGLE>(now, x, sums_lane + unit * place.groups * place.row_pad, total);
-    unit += program_workers;
-    if (unit - warp >= units) {
-      leave_sums(control, total, at.sums);
-      total[0] = total[1] = total[2] = total[3] = 0;
-      unit = warp;
-    }
-  };
+  constexpr int unit_bytes = Unit<GROUP>::bytes, apart = program_workers;  // units of a worker in a slot
+  constexpr int sums_unit = place.sums_unit * 4;
+  const int warp = here.warp, lane = here.lane, g = lane / 4, t = lane % 4, units = l.units, slot_units = control.slot_units;
+  const uint32_t x = shared_address(place.rows) + (SINGLE || g >= here.rows ? 0 : g) * place.stride + t * 16;
+  const uint32_t sums = shared_address(place.sums) + (SINGLE ? 0 : t % 2 * 8);
+  const uint32_t ring = here.ring + warp * unit_bytes;
+  const TileRange tiles = tile_range(l, phase.start);
 #pragma unroll 1
-  while (true) {
-    turn(a, b);
-    if (left <= 0) break;
-    turn(b, a);
-    if (left <= 0) break;
+  for (int tile = tiles.begin; tile < tiles.end; ++tile) {
+    float total[4] = {0, 0, 0, 0};
+#pragma unroll 1
+    for (int unit = warp; unit - warp < units; unit += slot_units) {
+      const uint32_t from = ring + at.ring.slot * here.slot_bytes, barrier = here.full + at.ring.slot * 8;
+      const bool one = unit < units, two = slot_units > apart && unit + apart < units;
+      UnitWords<GROUP> a, b;
+      barrier_wait(barrier, at.ring.parity);
+      load_unit(from, lane, a);  // whatever lies there, when the warp has no unit in the slot
+      load_unit(two ? from + apart * unit_bytes : from, lane, b);
+      here.arrive(barrier + program_slots_max * 8);
+      at.ring.next(here.slots);
+      if (one) multiply_unit<T, GROUP, SINGLE>(a, x + unit * 256, sums + unit * sums_unit, total);
+      if (two) multiply_unit<T, GROUP, SINGLE>(b, x + (unit + apart) * 256, sums + (unit + apart) * sums_unit, total);
+    }
+    leave_sums<SINGLE>(here, total, at.sums);
   }
   if (warp == 0) program_trace(index, 2);
   return at;
@@ -293,35 +303,37 @@ __device__ __noinline__ ProgramPlaces linear_dense_phase(int index, ProgramPlace
   ProgramControl& control = program_control();
   const ProgramPhase& phase = program_phase(index);
   const LinearShape& l = linear_shape(phase);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, in = l.in;
-  const char* ring = program_shared + control.sums - control.slots * control.slot_bytes;
+  const Workplace here(control);
   const TileRange tiles = tile_range(l, phase.start);
-  const ActivationPlace<0, true> place(control, l.units);
+  const ActivationPlace<0, true> place(control);
+  const int g = here.lane / 4, t = here.lane % 4, in = l.in;
+  workers_meet();  // who has which activations is another matter here
   receive_dense<T>(control, l, phase, place);
-  const char* x_lane = place.rows + (g < control.rows ? g : 0) * place.stride + warp * 64 + t * 16;
+  const uint32_t x_begin = shared_address(place.rows) + (g < here.rows ? g : 0) * place.stride + here.warp * 64 + t * 16;
 #pragma unroll 1
   for (int tile = tiles.begin; tile < tiles.end; ++tile) {
     float even[4] = {0, 0, 0, 0}, odd[4] = {0, 0, 0, 0};
 #pragma unroll 2
     for (int k = 0; k < in; k += dense_unit) {
       const int pitch = min(dense_unit, in - k) * 2 + 64;
-      const char* from = ring + at.ring.slot * control.slot_bytes + g * pitch + warp * 64 + t * 16;
+      const uint32_t from = here.ring + at.ring.slot * here.slot_bytes + g * pitch + here.warp * 64 + t * 16;
       uint4 low = make_uint4(0, 0, 0, 0), high = low, x = low;
-      barrier_wait(shared_address(control.full + at.ring.slot), at.ring.parity);
-      if (k + warp * 32 < in) {
-        low = *reinterpret_cast<const uint4*>(from);
-        high = *reinterpret_cast<const uint4*>(from + 8 * pitch);
-        x = *reinterpret_cast<const uint4*>(x_lane + k * 2);
+      barrier_wait(here.full + at.ring.slot * 8, at.ring.parity);
+      if (k + here.warp * 32 < in) {
+        low = shared_load16(from);
+        high = shared_load16(from + 8 * pitch);
+        x = shared_load16(x_begin + k * 2);
       }
-      barrier_arrive_warp(shared_address(control.empty + at.ring.slot));
-      at.ring.next(control.slots);
+      here.arrive(here.empty() + at.ring.slot * 8);
+      at.ring.next(here.slots);
       const uint32_t a0[4] = {low.x, high.x, low.y, high.y}, a1[4] = {low.z, high.z, low.w, high.w};
       mma<T>(even, a0, x.x, x.y);
       mma<T>(odd, a1, x.z, x.w);
     }
     const float total[4] = {even[0] + odd[0], even[1] + odd[1], even[2] + odd[2], even[3] + odd[3]};
-    leave_sums(control, total, at.sums);
+    leave_sums<false>(here, total, at.sums);
   }
+  workers_meet();
   return at;
 }
 

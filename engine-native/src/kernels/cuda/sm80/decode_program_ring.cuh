@@ -32,6 +32,7 @@ __device__ __forceinline__ void barrier_arrive_warp(uint32_t barrier) {
   __syncwarp();
   if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
 }
+__device__ __forceinline__ void shared_store4(uint32_t address, float v) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory"); }
 __device__ __forceinline__ void workers_meet() { asm volatile("bar.sync 1, %0;" ::"n"(worker_threads) : "memory"); }
 __device__ __forceinline__ void all_but_loader_meet() { asm volatile("bar.sync 2, %0;" ::"n"(finishing_threads) : "memory"); }
 
@@ -40,15 +41,15 @@ __device__ __forceinline__ void all_but_loader_meet() { asm volatile("bar.sync 2
 struct AttentionItem { int sequence, row, kv_head, head0, live, split, active, position, first, begin, blocks; };  // begin, blocks: history of this part
 
 struct ProgramControl {
-  uint64_t full[program_slots_max], empty[program_slots_max];  // of the ring
+  uint64_t full[program_slots_max], empty[program_slots_max];  // of the ring; then, in this order (see Workplace),
   uint64_t summed[8], taken[8];                                // of the tiles' sums
   AttentionArgs attention;
   float squares[program_rows_max][program_workers];
   uint32_t* exchange;
-  int rows, slots, slot_bytes, sums, x, attention_bytes, last; // sums, x: where they begin
+  int rows, slots, slot_bytes, slot_units, sums, x, x_rows, x_stride, attention_bytes, last;  // sums, x, x_rows: where they begin
   int items, whole, splits, per_kv, head_tiles;                // of an attention
-  AttentionItem item;                                          // this block's first
-  int item_window;
+  AttentionItem item;                                          // the one at hand, at first the block's first
+  int item_index, item_window;
   int row[program_rows_max], context[program_rows_max], kv_slot[program_rows_max];
   const float* turns_of;                                       // the frequencies that `turns` was made from
   float2 turns[program_rows_max][64];
@@ -143,9 +144,10 @@ struct Loader {
   }
   // One stretch of weights, read once: one bulk copy where there is such a thing.
   __device__ __forceinline__ void load_weights(const char* from, int bytes) {
-    const uint32_t to = ring + at.slot * p.slot_bytes, barrier = full + at.slot * 8;
+    const uint32_t to = ring + at.slot * p.slot_bytes;
     if constexpr (BULK) {
 #if __CUDA_ARCH__ >= 900
+      const uint32_t barrier = full + at.slot * 8;
       if (lane == 0) {
         expect(barrier, bytes);
         copy_bulk(to, from, bytes, barrier);
@@ -196,7 +198,7 @@ struct Loader {
       }
   }
 
-  // A slot is 16 units of one tile, or its last ones.
+  // A slot is 16 or 32 units of one tile, or its last ones.
   __device__ __forceinline__ void linear(const ProgramPhase& phase) {
     const LinearShape& l = linear_shape(phase);
     const TileRange tiles = tile_range(l, phase.start);
@@ -205,8 +207,8 @@ struct Loader {
     const int unit_bytes = l.unit_bytes, units = l.units;
     from += static_cast<int64_t>(tiles.begin) * units * unit_bytes;
     for (int tile = tiles.begin; tile < tiles.end; ++tile)
-      for (int left = units; left > 0; left -= program_workers) {
-        const int bytes = min(left, program_workers) * unit_bytes;
+      for (int left = units; left > 0; left -= p.slot_units) {
+        const int bytes = min(left, p.slot_units) * unit_bytes;
         acquire();
         load_weights(from, bytes);
         from += bytes;
