@@ -1,4 +1,6 @@
 // Linears: every format, type, fusion and path (by rows) against float64 sums.
+#include <array>
+
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/host/hopper.h"
 #include "kernels/cuda/host/tuning.h"
@@ -288,6 +290,29 @@ TEST(Linear, ManyRows) {
     }
   }
   kernels::cuda::hopper_forced_columns() = 0;
+}
+
+// Blocks that share rows, weights and K, rings of every depth, sizes that are no multiple of anything.
+TEST(Linear, Clusters) {
+  int i = 0;
+  for (int held : {0, 1})
+    for (const auto& [cm, cn, ck] : {std::array{1, 1, 1}, {2, 1, 1}, {1, 2, 1}, {2, 2, 1}, {1, 4, 1}, {4, 1, 1}, {1, 1, 2}, {1, 1, 3}, {1, 2, 2}, {2, 2, 2}, {1, 1, 8}}) {
+      kernels::cuda::hopper_forced_cut() = {random_int(2, 6), held, cm, cn, ck};
+      const WeightFormat format = i % 2 ? WeightFormat::bf16 : WeightFormat::f16;
+      LinearSpec s = spec(16 * random_int(33, 70), random_int(300, 1400), format, i % 2 ? DType::bf16 : DType::f16, i % 2 ? DType::bf16 : DType::f16);
+      decorate(s, i++);
+      check_linear(s, random_int(65, 700), "cluster " + std::to_string(cm) + "x" + std::to_string(cn) + "x" + std::to_string(ck) + " " + std::to_string(s.in) + "x" + std::to_string(s.out));
+      if (testing::Test::HasFatalFailure()) break;
+    }
+  kernels::cuda::hopper_forced_cut() = {};
+  // As chosen: a tower's up and down, one image and several.
+  for (int rows : {577, 729, 4616})
+    for (const auto& [in, out] : {std::pair{1152, 4304}, {4304, 1152}, {4096, 1024}}) {
+      if (rows > 1000 && in > 2000) continue;
+      LinearSpec s = spec(in, out, WeightFormat::f16, DType::f16, in > out ? DType::f32 : DType::f16);
+      s.bias = true, s.residual = in > out, s.activation = in > out ? Activation::none : Activation::gelu_tanh;
+      check_linear(s, rows, "tower " + std::to_string(in) + "x" + std::to_string(out));
+    }
 }
 
 TEST(Linear, W8Exact) {

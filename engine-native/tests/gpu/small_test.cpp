@@ -40,15 +40,16 @@ TEST(Small, Norm) {
   for (int i = 0; i < 24; ++i) {
     NormSpec s;
     s.kind = i % 2 ? NormKind::layer : NormKind::rms;
-    s.width = i < 4 ? 4096 : random_int(1, 5000);
-    s.epsilon = 1e-5f; s.x_type = any_float(); s.y_type = any_float(); s.accumulate = i % 5 == 4;
+    const bool many = i % 6 == 5;  // a warp a row
+    s.width = many ? 4 * random_int(1, 320) : i < 4 ? 4096 : random_int(1, 5000);
+    s.epsilon = 1e-5f; s.x_type = many ? DType::f32 : any_float(); s.y_type = many ? DType::f16 : any_float(); s.accumulate = !many && i % 5 == 4;
     if (s.accumulate) s.y_type = DType::f32;
-    const int rows = random_int(1, 9);
-    Array x(s.x_type, rows * (s.width + 3)), w(DType::f32, s.width), b(DType::f32, s.width), y(s.y_type, rows * s.width);
+    const int rows = many ? random_int(257, 300) : random_int(1, 9), stride = s.width + (many ? 4 : 3);
+    Array x(s.x_type, rows * stride), w(DType::f32, s.width), b(DType::f32, s.width), y(s.y_type, rows * s.width);
     x.normal(2); w.normal(); b.normal();
     if (s.accumulate) y.normal(); else y.poison();
     auto want = copy_of(y);
-    NormParams p{rows, x.host(), s.width + 3, w.host_as<float>(), s.kind == NormKind::layer ? b.host_as<float>() : nullptr, want.data(), s.width};
+    NormParams p{rows, x.host(), stride, w.host_as<float>(), s.kind == NormKind::layer ? b.host_as<float>() : nullptr, want.data(), s.width};
     reference::norm.run(s, p, cpu());
     p.x = x.device(); p.weight = w.as<float>(); p.bias = p.bias ? b.as<float>() : nullptr; p.y = y.device();
     ASSERT_EQ(kernels::cuda::norm_implementations()[0]->declines(s, gpu().info()), nullptr);

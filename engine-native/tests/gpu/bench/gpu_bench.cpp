@@ -305,7 +305,8 @@ int main(int argc, char** argv) {
   std::printf("%s as %s: read %.0f GB/s, mma.sync %.0f TFLOP/s, wgmma %.0f TFLOP/s\n", gpu->info().name.c_str(), gpu->info().profile.name.c_str(), limits->read_gb_s, limits->mma_tflop_s, limits->wgmma_tflop_s);
   if (wants(what, "dense")) bench_dense();
   if (wants(what, "vit")) bench_towers(std::max(limits->mma_tflop_s, limits->wgmma_tflop_s));
-  if (what == "dense" || what == "vit" || what == "dense,vit") { gpu.reset(); return 0; }
+  if (wants(what, "cuts")) bench_cuts();
+  if (what == "cuts" || what == "dense" || what == "vit" || what == "dense,vit") { gpu.reset(); return 0; }
   const double gb = limits->read_gb_s * 1e9;
   if (wants(what, "sample"))
     for (int vocabulary : {32000, 128256}) { bench_sample(vocabulary, 3); bench_sample(vocabulary, 0.3f); }

@@ -1,6 +1,7 @@
 // The parts of hearth-gpu-bench about many rows: vision towers, and dense linears alone at each tile width. Included by
 // gpu_bench.cpp inside its namespace, after its helpers.
 //   --what vit     SigLIP-400M/14 at 384 and CLIP ViT-L/14 at 336, one image and eight
+//   --what cuts    ways of cutting the towers' linears, each alone, 24 in a graph
 //   --what dense   FP16 and W8A8 linears of the 7B shape at 512 and 2,048 rows, and of the towers
 
 // ---- Vision towers ----
@@ -128,4 +129,62 @@ void bench_dense() {
     const int width = clip ? 1024 : 1152, ffn = clip ? 4096 : 4304;
     for (const DenseShape& s : {DenseShape{"qkv", width, 3 * width, rows}, {"o", width, width, rows}, {"up", width, ffn, rows}, {"down", ffn, width, rows}}) bench_dense_shape(s, false, {0, 64, 128, 192, 256});
   }
+}
+
+// ---- Ways of cutting a linear ----
+
+// As in a tower: bias everywhere, an activation or a residual where there is one; the norm before it is not counted.
+void bench_cut_shape(const DenseShape& shape, bool residual, Activation activation, const std::vector<kernels::cuda::DenseCut>& cuts) {
+  constexpr int copies = 24;
+  LinearSpec l;
+  l.in = shape.in; l.out = shape.out; l.x_type = DType::f16; l.bias = true; l.activation = activation; l.residual = residual;
+  l.y_type = residual ? DType::f32 : DType::f16;
+  Linear linear;
+  linear.make(l, copies);
+  std::vector<uint16_t> noise(static_cast<size_t>(shape.rows) * shape.in);
+  std::mt19937 random(11);
+  for (auto& v : noise) v = to_half((static_cast<int>(random() % 2001) - 1000) * 1e-3f).bits;
+  void* x = take(noise.size() * 2);
+  need(gpu->upload(x, noise.data(), noise.size() * 2));
+  void* y = take(static_cast<size_t>(shape.rows) * shape.out * 4);
+  need(gpu->fill_zero(y, static_cast<size_t>(shape.rows) * shape.out * 4));
+  void* bias = take(static_cast<size_t>(shape.out) * 4);
+  need(gpu->fill_zero(bias, static_cast<size_t>(shape.out) * 4));
+  void* workspace = take(linear.implementation->workspace_bytes(l, shape.rows, gpu->info()) + 256);
+  std::printf("cuts %-5s %5d x %5d -> %5d:", shape.name, shape.rows, shape.in, shape.out);
+  for (const auto& cut : cuts) {
+    kernels::cuda::hopper_forced_cut() = cut;
+    const double us = median_us([&] {
+      for (int i = 0; i < copies; ++i) {
+        LinearParams p;
+        p.rows = shape.rows; p.x = x; p.x_stride = shape.in; p.weight = linear.weights[i]; p.bias = static_cast<float*>(bias); p.y = y; p.y_stride = shape.out; p.workspace = workspace;
+        linear.implementation->run(l, p, gpu->stream());
+      }
+    }, 8) / copies;
+    std::printf("  %d-%d %dx%dx%d %.1f", cut.stages, cut.held, cut.cm, cut.cn, cut.ck, us);
+  }
+  kernels::cuda::hopper_forced_cut() = {};
+  std::printf("\n");
+  std::fflush(stdout);
+  for (void* w : linear.weights) gpu->release(w);
+  for (void* p : {x, y, bias, workspace}) gpu->release(p);
+}
+
+void bench_cuts() {
+  using kernels::cuda::DenseCut;
+  const std::vector<DenseCut> one = {{}, {3, 0}, {3, 1}, {6, 1}, {6, 1, 1, 2, 1}}, many = {{}, {3, 0}, {3, 1}, {3, 0, 2, 1, 1}};
+  const std::vector<DenseCut> split = {{}, {6, 1, 1, 1, 2}, {6, 1, 1, 2, 2}, {3, 0, 1, 1, 3}, {3, 0, 1, 1, 4}};
+  for (int rows : {577, 729, 4616, 5832}) {
+    const bool clip = rows % 577 == 0;
+    const int width = clip ? 1024 : 1152, ffn = clip ? 4096 : 4304;
+    const Activation activation = clip ? Activation::quick_gelu : Activation::gelu_tanh;
+    bench_cut_shape({"qkv", width, 3 * width, rows}, false, Activation::none, rows < 1000 ? one : many);
+    bench_cut_shape({"up", width, ffn, rows}, false, activation, rows < 1000 ? one : many);
+    for (const DenseShape& s : {DenseShape{"o", width, width, rows}, {"down", ffn, width, rows}}) {
+      bench_cut_shape(s, true, Activation::none, rows < 1000 ? one : many);
+      if (rows < 1000) bench_cut_shape(s, true, Activation::none, split);
+    }
+  }
+  for (int rows : {512, 2048})
+    for (const DenseShape& s : {DenseShape{"qkv", 4096, 12288, rows}, {"down", 11008, 4096, rows}}) bench_cut_shape(s, false, Activation::none, many);
 }

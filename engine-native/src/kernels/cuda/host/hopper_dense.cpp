@@ -9,6 +9,7 @@ namespace hearth::kernels::cuda {
 using device::CudaKernel;
 using device::CudaStream;
 
+extern const device::CudaModule module_linear_cluster_f16, module_linear_cluster_bf16;
 extern const device::CudaModule module_linear_wgmma_f16, module_linear_wgmma_bf16, module_linear_wgmma_int8, module_linear_w4_prefill_f16, module_linear_w4_prefill_bf16;
 
 namespace {
@@ -17,6 +18,12 @@ constexpr int widths = 4, bm = 128, row_bytes = 128;
 constexpr int columns[widths] = {64, 128, 192, 256}, stages[widths] = {6, 5, 4, 4};
 #define HEARTH_WGMMA(n) {{&module_linear_wgmma_f16, "linear_wgmma_n" #n "_f16"}, {&module_linear_wgmma_bf16, "linear_wgmma_n" #n "_bf16"}, {&module_linear_wgmma_int8, "linear_wgmma_n" #n "_int8"}}
 const CudaKernel kernels[widths][3] = {HEARTH_WGMMA(64), HEARTH_WGMMA(128), HEARTH_WGMMA(192), HEARTH_WGMMA(256)};
+
+// [stages held][type]: sm90/linear_cluster.cuh, tiles of 128 rows by 128 outputs.
+constexpr int cluster_columns = 128, cluster_stages_max = 6;
+const CudaKernel cluster_kernels[2][2] = {{{&module_linear_cluster_f16, "linear_cluster_h0_f16"}, {&module_linear_cluster_bf16, "linear_cluster_h0_bf16"}},
+                                          {{&module_linear_cluster_f16, "linear_cluster_h1_f16"}, {&module_linear_cluster_bf16, "linear_cluster_h1_bf16"}}};
+int cluster_shared_bytes(int stages) { return std::max(stages * (bm + cluster_columns) * row_bytes, bm * cluster_columns * 4) + 1024; }
 
 // The ring, eight warps' stages of 4 KB, and room to align the ring.
 int shared_bytes(int width) { return stages[width] * (bm + columns[width]) * row_bytes + 8 * 4096 + 1024; }
@@ -57,6 +64,11 @@ int hopper_tile_columns(int rows, int out, int k_bytes, int multiprocessors) {
   return best;
 }
 
+DenseCut& hopper_forced_cut() {
+  static DenseCut forced;
+  return forced;
+}
+
 Status describe_matrix(const device::cu::Api& api, TensorMapBytes& map, DType type, const void* data, int k, int rows, int64_t stride, int box_rows) {
   const int bytes = static_cast<int>(size_of(type)), kind = type == DType::bf16 ? type_bfloat16 : type == DType::f16 ? type_float16 : type_uint8;
   const uint64_t dims[2] = {static_cast<uint64_t>(k), static_cast<uint64_t>(rows)}, strides[1] = {static_cast<uint64_t>(stride) * bytes};
@@ -66,7 +78,42 @@ Status describe_matrix(const device::cu::Api& api, TensorMapBytes& map, DType ty
   return code == 0 ? Status::ok() : device::cu::error(code, "describing a matrix to the copy engine");
 }
 
+namespace {
+
+void launch_cluster(CudaStream& stream, DType type, const DenseCut& cut, const LinearArgs& linear, bool weights_constant) {
+  HopperArgs args{};
+  args.linear = linear;
+  args.weights_constant = weights_constant;
+  args.stages = cut.stages; args.cm = cut.cm; args.cn = cut.cn; args.ck = cut.ck;
+  const int out_rows = linear.tiles * 16;
+  args.m_tiles = round_up(divide_up(linear.rows, bm), cut.cm);
+  args.n_tiles = round_up(divide_up(out_rows, cluster_columns), cut.cn);
+  if (Status s = describe_matrix(stream.api(), args.x, type, linear.x, linear.in, linear.rows, linear.x_stride, bm / cut.cn); !s) return stream.fail(s);
+  if (Status s = describe_matrix(stream.api(), args.weight, type, linear.weight, linear.k_padded, out_rows, linear.k_padded, cluster_columns / cut.cm); !s) return stream.fail(s);
+  stream.launch(cluster_kernels[cut.held][type == DType::bf16],
+                {args.m_tiles * args.n_tiles * cut.ck, 1, 1, 288, cluster_shared_bytes(cut.stages), cut.cm * cut.cn * cut.ck}, args);
+}
+
+// Where linear_cluster beats linear_wgmma, as measured on the shapes of vision towers (docs/performance-cuda.md); stages 0: nowhere.
+DenseCut cluster_cut(const LinearArgs& linear, int multiprocessors) {
+  const int columns = divide_up(linear.tiles * 16, cluster_columns), tiles = divide_up(linear.rows, bm) * columns, blocks_k = divide_up(linear.k_padded * 2, row_bytes);
+  if (linear.rows < 257) return {};
+  // Few tiles and a long K: two blocks share a tile's K, and four two tiles' rows.
+  if (blocks_k >= 48 && tiles * 2 <= multiprocessors) return {6, 1, 1, columns % 2 ? 1 : 2, 2};
+  // Tiles for nearly two blocks a multiprocessor, which others would do in two waves.
+  if (blocks_k <= 32 && tiles * 10 > multiprocessors * 14 && tiles <= multiprocessors * 2) return {3, 0, 1, 1, 1};
+  // Many short tiles that end in an activation: one block multiplies while its neighbour stores.
+  if (blocks_k <= 32 && tiles > 4 * multiprocessors && linear.activation != activation_none && !linear.gated) return {3, 1, 1, 1, 1};
+  return {};
+}
+
+}  // namespace
+
 void hopper_linear(CudaStream& stream, DType type, const LinearArgs& linear, bool weights_constant) {
+  if (type != DType::i8 && !hopper_forced_columns()) {
+    const DenseCut cut = hopper_forced_cut().stages ? hopper_forced_cut() : cluster_cut(linear, stream.multiprocessors());
+    if (cut.stages) return launch_cluster(stream, type, cut, linear, weights_constant);
+  }
   HopperArgs args{};
   args.linear = linear;
   args.weights_constant = weights_constant;
@@ -95,6 +142,8 @@ void hopper_w4_prefill(CudaStream& stream, DType type, const LinearArgs& linear)
 
 void append_hopper_dense_shared(std::vector<SharedUse>& uses) {
   for (int i = 0; i < widths; ++i) uses.push_back({kernels[i][0].name, shared_bytes(i)});
+  uses.push_back({cluster_kernels[0][0].name, cluster_shared_bytes(3)});
+  uses.push_back({cluster_kernels[1][0].name, cluster_shared_bytes(cluster_stages_max)});
   for (int i = 0; i < prefill_sizes; ++i)
     for (int any = 0; any < 2; ++any) uses.push_back({prefill_kernels[i][any][0].name, prefill_shared_bytes(i, any ? 1184 : 1072)});
 }
