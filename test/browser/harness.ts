@@ -21,23 +21,39 @@ export interface Size {
 export const desktop: Size = { width: 1280, height: 800 };
 export const phone: Size = { width: 390, height: 844 };
 
-export interface Visit {
+export interface Browser {
   page: Page;
-  server: TestApp;
   /** What the page wrote to the console as an error, and requests to other origins. */
   complaints: string[];
   close(): Promise<void>;
 }
 
-export interface VisitOptions extends ScriptedOptions {
+export interface Visit extends Browser {
+  server: TestApp;
+}
+
+interface Looks {
   size?: Size;
   theme?: 'light' | 'dark';
+}
+
+export interface VisitOptions extends ScriptedOptions, Looks {
   settings?: Record<string, unknown>;
   path?: string;
 }
 
 export async function visit(options: VisitOptions = {}): Promise<Visit> {
   const server = await testApp({ ...options, listen: true });
+  const browser = await openBrowser(server.url, options.path ?? '/', options);
+  const close = async () => {
+    await browser.close();
+    await server.close();
+  };
+  return { ...browser, server, close };
+}
+
+/** A browser of its own, with an empty profile, on the page of any server. */
+export async function openBrowser(origin: string, path: string, options: Looks): Promise<Browser> {
   const profile = mkdtempSync(join(tmpdir(), 'hearth-browser-'));
   const size = options.size ?? desktop;
   const context: BrowserContext = await chromium.launchPersistentContext(profile, {
@@ -65,15 +81,14 @@ export async function visit(options: VisitOptions = {}): Promise<Visit> {
   });
   page.on('pageerror', (error) => complaints.push(error.message));
   page.on('request', (request) => {
-    if (!/^(data|blob):/.test(request.url()) && !request.url().startsWith(server.url))
+    if (!/^(data|blob):/.test(request.url()) && !request.url().startsWith(origin))
       complaints.push(`outgoing: ${request.url()}`);
   });
-  await page.goto(`${server.url}${options.path ?? '/'}`);
+  await page.goto(`${origin}${path}`);
   await page.waitForSelector('#model option', { state: 'attached' });
   const close = async () => {
     await context.close();
-    await server.close();
     rmSync(profile, { recursive: true, force: true });
   };
-  return { page, server, complaints, close };
+  return { page, complaints, close };
 }

@@ -133,7 +133,7 @@ describe('a conversation', () => {
 
   it('sends in-context examples as pictures and answers in their order', async () => {
     const page = await start();
-    await page.getByRole('button', { name: /Teach by example/ }).click();
+    await page.getByRole('button', { name: /By example/ }).click();
     const slots = ['pillow-hopper.jpg', 'pillow-flower.jpg', 'skimage-chelsea.png'];
     for (const [index, name] of slots.entries()) {
       const chooser = page.waitForEvent('filechooser');
@@ -256,6 +256,30 @@ describe('around it', () => {
     await page.keyboard.type('Hi');
     await page.keyboard.press('Enter');
     await page.locator('.stats').waitFor();
+  });
+
+  it('fits a phone, and small ones, in every view', async () => {
+    const page = await start({ size: { width: 320, height: 640 } });
+    const tooWide = () =>
+      page.evaluate(() =>
+        [...document.querySelectorAll('button:not(.scrim), input, .stats, .bubble')]
+          .filter((element) => element.checkVisibility() && element.getBoundingClientRect().right > innerWidth - 4)
+          .map((element) => element.outerHTML.slice(0, 120)),
+      );
+    await addPictures(page, 'pillow-hopper.jpg', 'pillow-flower.jpg', 'skimage-chelsea.png');
+    expect(await tooWide()).toEqual([]);
+    await ask(page, 'What is different between these pictures, if anything at all?');
+    expect(await tooWide()).toEqual([]);
+    for (const view of ['Settings', 'Status', 'Conversations']) {
+      await page.getByRole('button', { name: view }).first().click();
+      await page.waitForTimeout(250);
+      expect(await tooWide()).toEqual([]);
+      if (view === 'Settings') await page.getByRole('button', { name: 'Done' }).click();
+      if (view === 'Status') await page.locator('.status').getByRole('button', { name: 'Close' }).click();
+    }
+    await page.getByRole('button', { name: 'New conversation' }).click();
+    await page.getByRole('button', { name: /By example/ }).click();
+    expect(await tooWide()).toEqual([]);
   });
 
   for (const [name, size] of [

@@ -12,6 +12,9 @@ export const conversation = computed(() => conversations.value.find((entry) => e
 /** The answer that is streaming now, if any. One at a time: this is a page for one person. */
 export const streaming = signal<{ conversation: string; message: string; abort: AbortController } | null>(null);
 
+/** Tokens that came closer together than this came in one read: a rate of theirs would say nothing. */
+const rateMsMin = 20;
+
 const newId = (): string =>
   crypto.randomUUID?.() ?? `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
 
@@ -165,7 +168,7 @@ class Answer {
     const decodeMs = this.lastAt - this.firstAt;
     const stats = {
       firstTokenMs: this.firstAt ? this.firstAt - this.startedAt : 0,
-      tokensPerSecond: decodeMs > 0 && tokens > 1 ? ((tokens - 1) * 1000) / decodeMs : 0,
+      tokensPerSecond: decodeMs >= rateMsMin && tokens > 1 ? ((tokens - 1) * 1000) / decodeMs : 0,
       promptTokens: this.usage.promptTokens,
       cachedTokens: this.usage.cachedTokens,
       completionTokens: tokens,

@@ -1,9 +1,9 @@
 // In-context examples: pictures with the answers they should get, then the picture in question. They teach a pattern
 // without a word of instruction.
 import { signal } from '@preact/signals';
-import { useRef } from 'preact/hooks';
+import { useRef, useState } from 'preact/hooks';
 import { send, streaming } from '../state/conversations';
-import { readPicture } from '../state/pictures';
+import { isPicture, readPicture } from '../state/pictures';
 import type { Picture, Piece } from '../state/tree';
 import { IconButton } from './icons';
 import { asModal } from './modal';
@@ -65,7 +65,7 @@ export function ExamplesDialog() {
             <input
               type="text"
               aria-label={`Answer for example ${index + 1}`}
-              placeholder={index === 0 ? 'for example: red' : 'for example: blue'}
+              placeholder={index === 0 ? 'e.g. red' : 'e.g. blue'}
               value={example.answer}
               onInput={(event) => set(index, { answer: event.currentTarget.value })}
             />
@@ -113,9 +113,17 @@ function PictureSlot({
   onPick: (picture: Picture) => void;
 }) {
   const input = useRef<HTMLInputElement>(null);
+  const [problem, setProblem] = useState('');
   const take = async (files: FileList | undefined | null) => {
     const file = files?.[0];
-    if (file) onPick(await readPicture(file));
+    if (!file) return;
+    try {
+      if (!isPicture(file)) throw new Error(`${file.name} is not a picture.`);
+      onPick(await readPicture(file));
+      setProblem('');
+    } catch (error) {
+      setProblem((error as Error).message);
+    }
   };
   return (
     <>
@@ -139,7 +147,15 @@ function PictureSlot({
           take(event.dataTransfer?.files);
         }}
       >
-        {picture ? <img src={picture.url} alt="" /> : <span>{label}</span>}
+        {problem ? (
+          <span class="error" role="alert">
+            {problem}
+          </span>
+        ) : picture ? (
+          <img src={picture.url} alt="" />
+        ) : (
+          <span>{label}</span>
+        )}
       </button>
     </>
   );

@@ -1,7 +1,8 @@
 // One message: its pictures, its text, how fast it came, and what can be done with it.
+import { Fragment } from 'preact';
 import { useState } from 'preact/hooks';
 import { conversation, retry, send, showBranch, streaming } from '../state/conversations';
-import { type AnswerStats, type Message, type Picture, picturesOf, siblings, textOf } from '../state/tree';
+import { type AnswerStats, type Message, type Picture, type Piece, picturesOf, siblings, textOf } from '../state/tree';
 import { IconButton } from './icons';
 import { copyText, Markdown } from './markdown';
 import { openPicture } from './viewer';
@@ -31,20 +32,36 @@ export function MessageView({ message }: { message: Message }) {
   );
 }
 
+/** Text as it is, pictures that follow one another together. */
+function runsOf(pieces: Piece[]): Array<string | Picture[]> {
+  const runs: Array<string | Picture[]> = [];
+  for (const piece of pieces) {
+    const last = runs.at(-1);
+    if ('text' in piece) {
+      if (piece.text) runs.push(piece.text);
+    } else if (Array.isArray(last)) last.push(piece.picture);
+    else runs.push([piece.picture]);
+  }
+  return runs;
+}
+
 function UserBody({ message }: { message: Message }) {
-  const many = picturesOf(message).length;
+  const many = picturesOf(message).length > 1;
   let index = 0;
   return (
     <div class="bubble">
-      {message.pieces.map((piece, key) =>
-        'text' in piece ? (
-          piece.text && (
-            <p key={key} class="plain">
-              {piece.text}
-            </p>
-          )
+      {runsOf(message.pieces).map((run, key) =>
+        typeof run === 'string' ? (
+          <p key={key} class="plain">
+            {run}
+          </p>
         ) : (
-          <Thumbnail key={key} picture={piece.picture} label={many > 1 ? `Picture ${++index}` : 'Picture'} />
+          <div key={key} class="thumbnails">
+            {run.map((picture) => {
+              const label = many ? `Picture ${++index}` : 'Picture';
+              return <Thumbnail key={label} picture={picture} label={label} />;
+            })}
+          </div>
         ),
       )}
     </div>
@@ -179,5 +196,14 @@ function Stats({ stats }: { stats: AnswerStats }) {
       : '',
     `${stats.completionTokens.toLocaleString('en')} out`,
   ];
-  return <span class="stats">{parts.filter(Boolean).join(' · ')}</span>;
+  return (
+    <span class="stats">
+      {parts.filter(Boolean).map((part, index) => (
+        <Fragment key={part}>
+          {index > 0 && ' · '}
+          <span>{part}</span>
+        </Fragment>
+      ))}
+    </span>
+  );
 }

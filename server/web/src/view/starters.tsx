@@ -28,7 +28,7 @@ const starters: Starter[] = [
   },
   {
     icon: 'edit',
-    title: 'Teach by example',
+    title: 'By example',
     text: 'A few pictures with answers, then yours',
     vision: true,
     start: () => openExamples(),
