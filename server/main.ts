@@ -75,6 +75,7 @@ export async function serve(options: ServeOptions): Promise<void> {
     engine = await openEngine(options, settings, speaker, lifecycle);
     models = makeModels(engine, settings, model, others, speaker);
     const info = await load(models, model.name, speaker, lifecycle);
+    for (const note of info.notes) speaker.say(note);
     lifecycle.ready(engine, models);
     speaker.say(`Hearth serves ${info.name} on ${url} (ready in ${Math.round(performance.now() - begin)} ms)`);
     const signal = await Promise.race([stop, untilDead(engine, stop)]);

@@ -177,6 +177,8 @@ export interface ModelInfo {
   memory: Array<{ what: string; bytes: number }>;
   /** Stable for a build and weights: OpenAI's system_fingerprint. */
   fingerprint: string;
+  /** For whoever runs it: what was rounded while loading, what stays in a wider form. */
+  notes: string[];
 }
 
 export interface ModelStats {

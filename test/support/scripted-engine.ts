@@ -76,6 +76,7 @@ export const scriptedModel: ModelInfo = {
     '{% if add_generation_prompt %}<|assistant|>{% endif %}',
   memory: [],
   fingerprint: 'fp_test',
+  notes: [],
 };
 
 const delay = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));

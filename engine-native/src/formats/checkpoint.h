@@ -2,6 +2,7 @@
 // untrusted input: every count, offset and product is checked in 64 bits against the file's size before it is used.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
@@ -116,6 +117,11 @@ class Checkpoint {
   // The target a converted folder was made for ("cpu-avx2"), else empty.
   virtual std::string_view target() const { return {}; }
 
+  // Copies a tensor's or packed linear's bytes elsewhere, past the mapping where there is a file to read from.
+  virtual Status read(std::span<const std::byte> stored, void* to) const {
+    std::copy(stored.begin(), stored.end(), static_cast<std::byte*>(to));
+    return Status::ok();
+  }
   // Pages behind a module, a tensor or a packed linear that has been copied elsewhere may be dropped from this process
   // and from the page cache (unified memory, CPUs). What is read again comes from the disk.
   virtual void forget(std::string_view name) const { (void)name; }

@@ -34,6 +34,7 @@ class FolderCheckpoint final : public Checkpoint {
   Result<LinearHeader> linear_header(std::string_view module) const override;
   Result<LinearData> linear(std::string_view module) const override;
   bool has_linear(std::string_view module) const override;
+  Status read(std::span<const std::byte> stored, void* to) const override { return store_.read(stored, to); }
   void forget(std::string_view name) const override;
   void forget_all() const override { store_.forget_all(); }
 

@@ -257,7 +257,7 @@ void GgufCheckpoint::make_notes() {
     if (type == GgmlType::q4_1 || type == GgmlType::q4_k || type == GgmlType::q6_k || type == GgmlType::q8_0) held[formats::name_of(type)]++;
   }
   for (const auto& [type, count] : held) {
-    notes_.push_back(std::to_string(count) + " tensors of " + type + " are held as FP16; --quantize w4a16 makes them smaller");
+    notes_.push_back(std::to_string(count) + " tensors of " + type + " are held as FP16; --precision w4a16 makes them smaller");
   }
 }
 

@@ -34,6 +34,19 @@ MappedFile::~MappedFile() {
   if (descriptor_ >= 0) ::close(descriptor_);
 }
 
+Status MappedFile::read(std::span<const std::byte> range, void* to) const {
+  size_t offset = static_cast<size_t>(range.data() - bytes_.data()), left = range.size();
+  for (auto* at = static_cast<char*>(to); left > 0;) {
+    const ssize_t got = ::pread(descriptor_, at, left, static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return io_error(path_ + ": " + (got < 0 ? std::strerror(errno) : "the file has become shorter"));
+    at += got;
+    offset += static_cast<size_t>(got);
+    left -= static_cast<size_t>(got);
+  }
+  return Status::ok();
+}
+
 void MappedFile::forget(std::span<const std::byte> range) const {
   if (range.empty() || !holds(range.data())) return;
   const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));

@@ -4,9 +4,13 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <algorithm>
 #include <cstring>
+#include <deque>
 #include <filesystem>
+#include <future>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "formats/tensor_store.h"
 
@@ -46,13 +50,17 @@ class FileAside {
   }
   Status write(const void* data, size_t size) {
     const char* at = static_cast<const char*>(data);
+    const off_t begin = written_;
     while (size > 0) {
       const ssize_t written = ::write(descriptor_, at, std::min(size, size_t{1} << 30));
       if (written < 0 && errno == EINTR) continue;
       if (written <= 0) return failed("write");
       at += written;
       size -= static_cast<size_t>(written);
+      written_ += written;
     }
+    // On its way to the disk at once: the sync at the end then waits for little.
+    ::sync_file_range(descriptor_, begin, written_ - begin, SYNC_FILE_RANGE_WRITE);
     return Status::ok();
   }
   Status finish() {
@@ -67,7 +75,27 @@ class FileAside {
   Status failed(const char* what) const { return io_error(aside_ + ": cannot " + what + ": " + std::strerror(errno)); }
   std::string path_, aside_;
   int descriptor_ = -1;
+  off_t written_ = 0;
   bool renamed_ = false;
+};
+
+// Results of make(0), make(1), … in order, each made on a thread of its own; the next few are under way.
+class Ahead {
+ public:
+  using Content = Result<std::vector<std::byte>>;
+  Ahead(size_t count, std::function<Content(size_t)> make) : count_(count), make_(std::move(make)) {}
+  Content next() {
+    static const size_t threads = std::clamp<size_t>(std::thread::hardware_concurrency(), 1, 8);
+    for (; begun_ < count_ && under_way_.size() < threads; begun_++) under_way_.push_back(std::async(std::launch::async, make_, begun_));
+    Content content = under_way_.front().get();
+    under_way_.pop_front();
+    return content;
+  }
+
+ private:
+  size_t count_, begun_ = 0;
+  std::function<Content(size_t)> make_;
+  std::deque<std::future<Content>> under_way_;
 };
 
 }  // namespace
@@ -85,6 +113,23 @@ Status write_file_atomically(const std::string& path, std::string_view content) 
   HEARTH_TRY(file.open());
   HEARTH_TRY(file.write(content.data(), content.size()));
   return file.finish();
+}
+
+Status copy_file_atomically(const std::string& from, const std::string& to) {
+  const int source = ::open(from.c_str(), O_RDONLY | O_CLOEXEC);
+  if (source < 0) return io_error(from + ": " + std::strerror(errno));
+  FileAside file(to);
+  Status status = file.open();
+  std::vector<char> block(size_t{4} << 20);
+  ssize_t got = 1;
+  while (status && got != 0) {
+    got = ::read(source, block.data(), block.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) status = io_error(from + ": " + std::strerror(errno));
+    else status = file.write(block.data(), static_cast<size_t>(got));
+  }
+  ::close(source);
+  return status ? file.finish() : status;
 }
 
 void SafetensorsWriter::add(std::string name, DType type, std::vector<int64_t> shape, std::vector<std::byte> bytes) {
@@ -126,8 +171,9 @@ Status SafetensorsWriter::write(const std::string& path, const std::map<std::str
   HEARTH_TRY(file.write(text.data(), text.size()));
   const double total = static_cast<double>(bytes());
   double done = 0;
+  Ahead ahead(entries_.size(), [this](size_t i) { return entries_[i].source(); });
   for (const Entry& entry : entries_) {
-    HEARTH_ASSIGN(const std::vector<std::byte> content, entry.source());
+    HEARTH_ASSIGN(const std::vector<std::byte> content, ahead.next());
     if (static_cast<int64_t>(content.size()) != entry.size) {
       return Status(Code::internal, path + ": tensor '" + entry.name + "' has " + std::to_string(content.size()) + " bytes, declared " + std::to_string(entry.size));
     }

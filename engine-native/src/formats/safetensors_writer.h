@@ -13,7 +13,8 @@ namespace hearth::formats {
 
 class SafetensorsWriter {
  public:
-  // Gives the tensor's bytes when it is written, so that one tensor is in memory at a time.
+  // Gives the tensor's bytes when it is written, so that few tensors are in memory at a time; several are made at once,
+  // each on a thread of its own, while earlier ones are written.
   using Source = std::function<Result<std::vector<std::byte>>()>;
 
   void add(std::string name, DType type, std::vector<int64_t> shape, std::vector<std::byte> bytes);
@@ -32,6 +33,8 @@ class SafetensorsWriter {
   std::vector<Entry> entries_;
 };
 
+// Copies a file with the same promise, replacing what is there.
+Status copy_file_atomically(const std::string& from, const std::string& to);
 // A file with the same promise: aside, synced, renamed.
 Status write_file_atomically(const std::string& path, std::string_view content);
 // Syncs a folder, so that a rename in it survives a power cut.

@@ -1,5 +1,6 @@
 #include "formats/tensor_store.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -46,6 +47,14 @@ std::vector<std::string> TensorStore::names() const {
   all.reserve(tensors_.size());
   for (const auto& [name, view] : tensors_) all.push_back(name);
   return all;
+}
+
+Status TensorStore::read(std::span<const std::byte> range, void* to) const {
+  for (const auto& file : files_) {
+    if (!range.empty() && file->holds(range.data())) return file->read(range, to);
+  }
+  std::copy(range.begin(), range.end(), static_cast<std::byte*>(to));  // of an archive, unpacked
+  return Status::ok();
 }
 
 void TensorStore::forget(std::span<const std::byte> range) const {

@@ -243,6 +243,8 @@ Status Loader::declare() {
   ModelInfo& info = model_->info_;
   info.precision = model_->weights_->held_name();
   info.kv = name_of(kv_);
+  info.notes = checkpoint_->notes();
+  for (std::string& note : model_->weights_->notes()) info.notes.push_back(std::move(note));
   info.parameters = model_->weights_->parameters() + (model_->vision_weights_ ? model_->vision_weights_->parameters() : 0);
   if (spec.tied) info.parameters -= int64_t{spec.vocabulary} * spec.width;
   info.fingerprint = fingerprint(*checkpoint_, "hearth-1/" + info.precision + "/" + info.kv + "/" + std::to_string(options_.head_bits) + (options_.vision == "auto" ? "" : "/" + options_.vision));

@@ -61,6 +61,7 @@ struct ModelInfo {
   SamplingDefaults sampling;
   std::optional<VisionInfo> vision;
   std::string fingerprint;         // of build, configuration and weights
+  std::vector<std::string> notes;  // for whoever runs it: what was rounded while loading, what stays in a wider form
 };
 
 struct MemoryLine { std::string what; int64_t bytes; };

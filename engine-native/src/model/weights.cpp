@@ -128,8 +128,7 @@ Status WeightPlan::declare_linear(const LinearRequest& request, const HeldLinear
     HEARTH_TRY(check_packed(request, held, *to));
     item.forget = {item.packed->key()};
     item.fill = [this, key = item.packed->key(), bytes = item.bytes](void* at) {
-      std::memcpy(at, checkpoint_.packed_bytes(key).data(), bytes);
-      return Status::ok();
+      return checkpoint_.read(checkpoint_.packed_bytes(key).first(bytes), at);
     };
   } else item.fill = [this, request, held, to](void* at) -> Status {
     if (request.custom) {
@@ -150,6 +149,9 @@ Status WeightPlan::declare_linear(const LinearRequest& request, const HeldLinear
   const int64_t count = int64_t{request.spec.in} * request.spec.out;
   parameters_ += count;
   held_[name_of(held, device_.info().kind)] += count;
+  const bool narrow = held.format == ops::WeightFormat::w4 || held.format == ops::WeightFormat::w8;
+  if (!request.custom && request.modules.front() != "lm_head" && request.modules.front() != "model.embed_tokens") (narrow ? narrow_ : wide_)++;
+  if (narrow && held.converted) rounded_[name_of(held, device_.info().kind)]++;
   return Status::ok();
 }
 
@@ -235,13 +237,20 @@ Status WeightPlan::table(const std::string& name, int rows, int width, DType* ty
   item.bytes = view->data.size();
   item.forget = {name};
   item.place = [to](void* at) { *to = at; };
-  item.fill = [view](void* at) {
-    std::memcpy(at, view->data.data(), view->data.size());
-    return Status::ok();
-  };
+  item.fill = [this, view](void* at) { return checkpoint_.read(view->data, at); };
   parameters_ += view->elements();
   add(std::move(item));
   return Status::ok();
+}
+
+std::vector<std::string> WeightPlan::notes() const {
+  std::vector<std::string> notes;
+  for (const auto& [form, count] : rounded_) {
+    const std::string what = count == 1 ? "1 linear is" : std::to_string(count) + " linears are";
+    notes.push_back(what + " rounded to nearest, to " + form + ", while loading; hearth quantize keeps more of the model");
+  }
+  if (narrow_ > 0 && wide_ > 0) notes.push_back(std::to_string(wide_) + " of " + std::to_string(narrow_ + wide_) + " linears are held in 16 bits or more, as the file has them or since no group divides them");
+  return notes;
 }
 
 std::string WeightPlan::held_name() const {

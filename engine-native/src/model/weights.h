@@ -66,6 +66,8 @@ class WeightPlan {
   int64_t parameters() const { return parameters_; }
   // The form most parameters of declared linears are held in.
   std::string held_name() const;
+  // What is rounded while loading, and what stays 16 bits among linears of fewer, as sentences for people.
+  std::vector<std::string> notes() const;
 
   using Progress = std::function<void(double done, double total)>;
   // Instead of load(): every linear that a converted file holds packed.
@@ -100,6 +102,8 @@ class WeightPlan {
   std::vector<Item> items_;
   std::vector<const Linear*> linears_;
   std::map<std::string, int64_t> held_;  // name of form → parameters
+  std::map<std::string, int> rounded_;   // name of form → linears that the file holds in a wider one
+  int narrow_ = 0, wide_ = 0;            // linears of 4 and 8 bits, and of 16 and more, embeddings and the head apart
   std::vector<void*> chunks_;
   int64_t bytes_ = 0, parameters_ = 0;
 };

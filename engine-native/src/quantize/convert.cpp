@@ -34,8 +34,8 @@ Status copy_settings(const std::string& from, const std::string& to) {
     for (const char* end : {".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf"}) weights |= name.ends_with(end);
     if (weights || !entry->is_regular_file(error)) continue;
     fs::create_directories((fs::path(to) / relative).parent_path(), error);
-    if (!error) fs::copy_file(entry->path(), fs::path(to) / relative, fs::copy_options::overwrite_existing, error);
     if (error) return failed((fs::path(to) / relative).string(), error);
+    HEARTH_TRY(formats::copy_file_atomically(entry->path().string(), (fs::path(to) / relative).string()));
   }
   return error ? failed(from, error) : Status::ok();
 }

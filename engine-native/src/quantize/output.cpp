@@ -46,8 +46,26 @@ Status failed(const std::string& path, const std::error_code& error) { return io
 Status copy_to(const fs::path& from, const fs::path& to) {
   std::error_code error;
   fs::create_directories(to.parent_path(), error);
-  if (!error) fs::copy_file(from, to, fs::copy_options::overwrite_existing, error);
-  return error ? failed(to.string(), error) : Status::ok();
+  return error ? failed(to.string(), error) : formats::copy_file_atomically(from.string(), to.string());
+}
+
+// A folder and what is below it, so that names in it survive a power cut.
+Status sync_folders(const std::string& path) {
+  std::error_code error;
+  for (const auto& entry : fs::recursive_directory_iterator(path, error)) {
+    if (entry.is_directory(error)) HEARTH_TRY(formats::sync_folder(entry.path().string()));
+  }
+  return error ? failed(path, error) : formats::sync_folder(path);
+}
+
+// What an interrupted process was writing.
+void remove_asides(const std::string& path) {
+  std::error_code error;
+  std::vector<fs::path> asides;
+  for (const auto& entry : fs::recursive_directory_iterator(path, error)) {
+    if (entry.is_regular_file(error) && entry.path().extension() == ".partial") asides.push_back(entry.path());
+  }
+  for (const fs::path& aside : asides) fs::remove(aside, error);
 }
 
 }  // namespace
@@ -62,6 +80,7 @@ Result<OutputFolder> OutputFolder::open(const formats::Checkpoint& source, const
   std::error_code error;
   fs::create_directories(folder.partial_ + folder.part_, error);
   if (error) return failed(folder.partial_, error);
+  remove_asides(folder.partial_);
   const std::string state_path = folder.partial_ + "/state.json";
   if (formats::file_exists(state_path)) {
     HEARTH_ASSIGN(const json before, formats::read_json(state_path));
@@ -145,15 +164,25 @@ Status OutputFolder::join_files() {
       formats::TensorStore store;
       HEARTH_ASSIGN(const auto header, formats::add_safetensors(store, files[i]));
       for (const formats::TensorView& view : header.tensors) map[view.name] = shard;
-      fs::rename(files[i], folder + "/" + shard, error);
+      fs::remove(folder + "/" + shard, error);
+      fs::create_hard_link(files[i], folder + "/" + shard, error);  // the layer's own name goes last
+      if (error) fs::rename(files[i], folder + "/" + shard, error);
       if (error) return failed(files[i], error);
     }
     HEARTH_TRY(formats::write_file_atomically(folder + "/model.safetensors.index.json",
                                               json{{"metadata", {{"total_size", total}}}, {"weight_map", map}}.dump(1)));
   }
-  for (const std::string& file : files) fs::remove(file, error);
-  for (size_t layer = 0; layer < reports_.size(); layer++) fs::remove(layer_path(static_cast<int>(layer), ".json"), error);
   return Status::ok();
+}
+
+// What the folder was made of. Only when all else is there and synced: a process killed before goes on from these.
+void OutputFolder::remove_parts() const {
+  std::error_code error;
+  for (size_t layer = 0; layer < reports_.size(); layer++) {
+    for (const char* extension : {".safetensors", ".json"}) fs::remove(layer_path(static_cast<int>(layer), extension), error);
+  }
+  fs::remove(partial_ + part_ + "/rest.safetensors", error);
+  fs::remove(partial_ + "/state.json", error);
 }
 
 // Tokenizer, templates, preprocessor settings; of a VILA folder also the tower's and projector's folders as they are.
@@ -188,8 +217,9 @@ Status OutputFolder::finish(const json& quantization, const json& report, const 
   HEARTH_TRY(write_config(quantization));
   HEARTH_TRY(formats::write_file_atomically(partial_ + "/quantize-report.json", report.dump(1) + "\n"));
   HEARTH_TRY(formats::write_file_atomically(partial_ + "/quantize-report.svg", picture));
+  HEARTH_TRY(sync_folders(partial_));
+  remove_parts();
   std::error_code error;
-  fs::remove(partial_ + "/state.json", error);
   fs::rename(partial_, out_, error);
   if (error) return failed(out_, error);
   const std::string parent = fs::path(out_).parent_path().string();

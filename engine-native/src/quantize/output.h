@@ -33,6 +33,7 @@ class OutputFolder {
   std::string layer_path(int layer, const char* extension) const;
   Status write_rest();
   Status join_files();
+  void remove_parts() const;
   Status copy_files() const;
   Status write_config(const nlohmann::json& quantization) const;
 

@@ -312,6 +312,25 @@ Result<json> Quantizer::smooth_layer(OutputFolder& output, Block block) {
 
 // ---- output ----
 
+// AutoAWQ's three tensors, packed on the writer's threads.
+void add_grid(formats::SafetensorsWriter& writer, const std::string& name, int64_t out, int64_t in, std::shared_ptr<const Grid> grid) {
+  using Bytes = Result<std::vector<std::byte>>;
+  const int64_t groups = static_cast<int64_t>(grid->scales.size()) / out;
+  writer.add(name + ".qweight", DType::i32, {in, out / 8}, [=]() -> Bytes {
+    std::vector<int32_t> words(static_cast<size_t>(in * (out / 8)));
+    formats::pack_awq_gemm(grid->codes.data(), in, out, words.data());
+    return formats::to_bytes(words);
+  });
+  writer.add(name + ".qzeros", DType::i32, {groups, out / 8}, [=]() -> Bytes { return formats::to_bytes(formats::pack_awq_zeros(grid->zeros.data(), out, groups)); });
+  writer.add(name + ".scales", DType::f16, {groups, out}, [=]() -> Bytes {
+    std::vector<float> scales(grid->scales.size());
+    for (int64_t n = 0; n < out; n++) {
+      for (int64_t g = 0; g < groups; g++) scales[static_cast<size_t>(g * out + n)] = grid->scales[static_cast<size_t>(n * groups + g)];
+    }
+    return formats::to_half_bytes(scales);
+  });
+}
+
 Status Quantizer::add_weight(OutputFolder& output, formats::SafetensorsWriter& writer, const Weight& weight) const {
   const std::string name = output.file_module(weight.module);
   const std::vector<float> values = four_bits() && !weight.grid.empty() ? std::vector<float>() : math_->download(weight.values);
@@ -328,22 +347,13 @@ Status Quantizer::add_weight(OutputFolder& output, formats::SafetensorsWriter& w
     writer.add(name + ".weight", DType::f16, {weight.out, weight.in}, formats::to_half_bytes(values));
     return Status::ok();
   }
-  Grid grid = weight.grid;
-  if (grid.empty()) {
+  auto grid = std::make_shared<Grid>(weight.grid);
+  if (grid->empty()) {
     HEARTH_ASSIGN(const formats::LinearData linear, formats::quantize_w4(dense, options_.group, false));
     const auto* codes = reinterpret_cast<const uint8_t*>(linear.owned.data());
-    grid = {std::vector<uint8_t>(codes, codes + linear.owned.size()), linear.scales, linear.zeros};
+    *grid = {std::vector<uint8_t>(codes, codes + linear.owned.size()), linear.scales, linear.zeros};
   }
-  const int64_t groups = weight.in / options_.group;
-  std::vector<int32_t> words(static_cast<size_t>(weight.in * (weight.out / 8)));
-  formats::pack_awq_gemm(grid.codes.data(), weight.in, weight.out, words.data());
-  std::vector<float> scales(grid.scales.size());
-  for (int64_t n = 0; n < weight.out; n++) {
-    for (int64_t g = 0; g < groups; g++) scales[static_cast<size_t>(g * weight.out + n)] = grid.scales[static_cast<size_t>(n * groups + g)];
-  }
-  writer.add(name + ".qweight", DType::i32, {weight.in, weight.out / 8}, formats::to_bytes(words));
-  writer.add(name + ".qzeros", DType::i32, {groups, weight.out / 8}, formats::to_bytes(formats::pack_awq_zeros(grid.zeros.data(), weight.out, groups)));
-  writer.add(name + ".scales", DType::f16, {groups, weight.out}, formats::to_half_bytes(scales));
+  add_grid(writer, name, weight.out, weight.in, std::move(grid));
   return Status::ok();
 }
 

@@ -181,6 +181,7 @@ Json describe_model(const LoadedModel& loaded, const Json& chat_template) {
           {"chat_template", chat_template},
           {"memory", memory},
           {"fingerprint", info.fingerprint},
+          {"notes", info.notes},
           {"special_tokens", special}};
 }
 

@@ -85,6 +85,7 @@ export function toModelInfo(json: Json): ModelInfo {
     specialTokens: (json['special_tokens'] as Record<string, string> | undefined) ?? {},
     chatTemplate: (json['chat_template'] as string | null | undefined) ?? null,
     memory: (json['memory'] as ModelInfo['memory'] | undefined) ?? [],
+    notes: (json['notes'] as string[] | undefined) ?? [],
   };
 }
 
