@@ -240,6 +240,9 @@ struct VisionAttentionSpec {
   float scale = 0;
   DType type = DType::f32;
   bool rope = false;  // tables given, halves rotated (i, i + head_dim/2)
+  // q, k and v may be rounded to int8 with a scale a row and head, the softmax's weights to 14 bits. Implementations that gain
+  // nothing from it multiply exactly.
+  bool int8_products = false;
 };
 struct VisionAttentionParams {
   int rows = 0, segments = 0, max_segment = 0;

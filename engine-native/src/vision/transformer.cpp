@@ -117,6 +117,7 @@ Status Transformer::declare(WeightPlan& plan, const Precision& precision) {
   attention.scale = 1.0f / std::sqrt(static_cast<float>(attention.head_dim));
   attention.type = type_;
   attention.rope = spec_.rope;
+  attention.int8_products = precision.kind == Precision::Kind::w8;
   HEARTH_ASSIGN(attention_op_, ops::bind(attention, device_.info()));
   return Status::ok();
 }

@@ -1,5 +1,6 @@
 // Linear: every implementation this machine can run, on odd shapes, against sums in float64.
 #include <algorithm>
+#include <tuple>
 
 #include "kernels/cpu/scalar.h"
 #include "ops/bind.h"
@@ -274,6 +275,21 @@ TEST(Linear, Dense) {
         s.in = in, s.out = out;
         check(s, rows, rows + in);
       }
+    }
+  }
+}
+
+// Where kernels of many rows begin, several panels of rows, inputs in several pieces, and a rest of everything.
+TEST(Linear, ManyRows) {
+  int flags = 0;
+  for (const auto& [rows, in, out] : {std::tuple{24, 128, 70}, {257, 131, 40}, {391, 1100, 34}, {800, 200, 33}, {260, 4200, 18}}) {
+    LinearSpec dense[3], int8 = w8(in, out, ActivationFormat::int8_row);
+    dense[0].weight = WeightFormat::f32, dense[1].weight = WeightFormat::f16, dense[2].weight = WeightFormat::bf16;
+    for (LinearSpec s : {dense[0], dense[1], dense[2], int8}) {
+      s.in = in, s.out = out, s.bias = flags % 2, s.gated = flags % 3 == 1 && out % 2 == 0, s.residual = flags % 5 == 2 && !s.gated;
+      s.norm = flags % 4 == 3 ? NormKind::layer : NormKind::none, s.norm_epsilon = 1e-5f;
+      s.activation = s.gated ? Activation::silu : flags % 7 == 4 ? Activation::quick_gelu : Activation::none;
+      check(s, rows, 500 + flags++);
     }
   }
 }

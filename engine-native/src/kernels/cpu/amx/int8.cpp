@@ -10,6 +10,7 @@ const char* w8_missing(const ops::LinearSpec& s) { return s.in % 64 == 0 ? nullp
 template <int subgroups, bool symmetric>
 using W4Int8 = W4Amx<subgroups, symmetric>;
 using W8Int8 = W8Amx;
+bool w8_many(const ops::LinearSpec&, const ops::LinearParams&, ops::Stream&) { return false; }
 }  // namespace
 }  // namespace hearth::kernels::cpu::HEARTH_ISA
 #include "kernels/cpu/simd/int8_linears.inl"

@@ -8,6 +8,7 @@ const char* w8_missing(const ops::LinearSpec&) { return nullptr; }
 template <int subgroups, bool symmetric>
 using W4Int8 = W4Vnni<subgroups, symmetric>;
 using W8Int8 = W8Vnni;
+bool w8_many(const ops::LinearSpec&, const ops::LinearParams&, ops::Stream&) { return false; }
 }  // namespace
 }  // namespace hearth::kernels::cpu::HEARTH_ISA
 #include "kernels/cpu/simd/int8_linears.inl"

@@ -5,6 +5,9 @@
 // later rows see more tokens than earlier ones.
 #include "device/cpu_stream.h"
 #include "kernels/cpu/simd/attend.h"
+#if defined(__AVX2__) && HEARTH_LANES == 8
+#include "kernels/cpu/avx2/attention_many.h"
+#endif
 #include "kernels/cpu/simd/isa.h"
 #include "kernels/cpu/simd/rows.h"
 
@@ -324,33 +327,107 @@ const char* vision_declines(const VisionAttentionSpec& s, const DeviceInfo& info
   return nullptr;
 }
 
-// q, k and v as f32 [3][heads][rows][head_dim].
-size_t vision_workspace(const VisionAttentionSpec& s, int max_rows, const DeviceInfo&) {
-  return aligned(4 * 3 * static_cast<size_t>(max_rows) * s.heads * s.head_dim);
+// q, k and v as f32 [3][heads][rows][head_dim], then each worker's memory.
+size_t vision_heads_bytes(const VisionAttentionSpec& s, int rows) { return aligned(4 * 3 * static_cast<size_t>(rows) * s.heads * s.head_dim); }
+size_t vision_workspace(const VisionAttentionSpec& s, int max_rows, const DeviceInfo& info) {
+#if defined(__AVX2__) && HEARTH_LANES == 8
+  return vision_heads_bytes(s, max_rows) + SeenScratch(s.head_dim).bytes * static_cast<size_t>(info.threads);
+#else
+  return vision_heads_bytes(s, max_rows);
+#endif
+}
+
+// A head's rope in two dimensions.
+void turn_vision_head(const VisionAttentionSpec& s, const VisionAttentionParams& p, int row, float* x) {
+  const int half = s.head_dim / 2;
+  const float* c = p.rope_cos + static_cast<int64_t>(row) * s.head_dim;
+  const float* n = p.rope_sin + static_cast<int64_t>(row) * s.head_dim;
+  for (int i = 0; i < half; ++i) {
+    const float a = x[i], b = x[i + half];
+    x[i] = a * c[i] - b * n[i];
+    x[i + half] = b * c[i + half] + a * n[i + half];
+  }
 }
 
 template <class X>
 void prepare_vision_row(const VisionAttentionSpec& s, const VisionAttentionParams& p, int row, float* base) {
   const X* qkv = static_cast<const X*>(p.qkv) + row * p.qkv_stride;
-  const int dim = s.head_dim, half = dim / 2;
+  const int dim = s.head_dim;
   for (int part = 0; part < 3; ++part) {
     for (int head = 0; head < s.heads; ++head) {
       float* to = base + ((static_cast<int64_t>(part) * s.heads + head) * p.rows + row) * dim;
       read_head(qkv + (static_cast<int64_t>(part) * s.heads + head) * dim, dim, to);
-      if (s.rope && part < 2) {
-        const float* c = p.rope_cos + static_cast<int64_t>(row) * dim;
-        const float* n = p.rope_sin + static_cast<int64_t>(row) * dim;
-        for (int i = 0; i < half; ++i) {
-          const float a = to[i], b = to[i + half];
-          to[i] = a * c[i] - b * n[i];
-          to[i + half] = b * c[i + half] + a * n[i + half];
-        }
-      }
+      if (s.rope && part < 2) turn_vision_head(s, p, row, to);
       if (part == 0) for (int d = 0; d < dim; d += lanes) store(to + d, load(to + d) * s.scale);
     }
   }
 }
 
+#if defined(__AVX2__) && HEARTH_LANES == 8
+// Int8 products: q, k and v as int16 [3][heads][rows][head_dim] after their scales [3][heads][rows], in place of the floats.
+struct RoundedRows {
+  int16_t* q;
+  float* scale;
+  int64_t part, rows;
+  RoundedRows(const VisionAttentionSpec& s, int count, uint8_t* workspace) : part(static_cast<int64_t>(s.heads) * count), rows(count) {
+    scale = reinterpret_cast<float*>(workspace);
+    q = reinterpret_cast<int16_t*>(workspace + aligned(4 * 3 * static_cast<size_t>(part)));
+  }
+  static bool fits(const VisionAttentionSpec& s) { return s.int8_products && s.head_dim % 2 == 0 && s.head_dim >= 16; }
+};
+
+template <class X>
+void round_vision_row(const VisionAttentionSpec& s, const VisionAttentionParams& p, int row, const RoundedRows& to) {
+  alignas(64) float x[head_dim_max];
+  const X* qkv = static_cast<const X*>(p.qkv) + row * p.qkv_stride;
+  for (int part = 0; part < 3; ++part) {
+    for (int head = 0; head < s.heads; ++head) {
+      read_head(qkv + (static_cast<int64_t>(part) * s.heads + head) * s.head_dim, s.head_dim, x);
+      if (s.rope && part < 2) turn_vision_head(s, p, row, x);
+      const Int8Scale by = int8_scale(largest_magnitude(x, s.head_dim));
+      const int64_t at = part * to.part + head * to.rows + row;
+      to.scale[at] = part == 0 ? by.scale * s.scale : by.scale;
+      quantise_row(x, s.head_dim, by.inverse, to.q + at * s.head_dim, s.head_dim);
+    }
+  }
+}
+
+RoundedHead rounded_head(const VisionAttentionSpec& s, const RoundedRows& from, int head, int begin, int end) {
+  const int64_t at = head * from.rows + begin, values = from.part * s.head_dim;
+  const int16_t* q = from.q + at * s.head_dim;
+  return {q, q + values, q + 2 * values, from.scale + at, from.scale + from.part + at, from.scale + 2 * from.part + at, s.head_dim, end - begin};
+}
+
+// Worker `worker`'s share of (head, segment, panel of rows), in turns.
+void vision_share(const VisionAttentionSpec& s, const VisionAttentionParams& p, uint8_t* workspace, int worker, int size) {
+  const int dim = s.head_dim;
+  const auto* base = reinterpret_cast<const float*>(workspace);
+  uint8_t* mine = workspace + vision_heads_bytes(s, p.rows) + SeenScratch(dim).bytes * static_cast<size_t>(worker);
+  mine += -reinterpret_cast<uintptr_t>(mine) % 64;
+  const int64_t part = static_cast<int64_t>(s.heads) * p.rows * dim;
+  const RoundedRows rounded(s, p.rows, workspace);
+  int item = 0;
+  for (int head = 0; head < s.heads; ++head) {
+    for (int segment = 0; segment < p.segments; ++segment) {
+      const int begin = p.segment[segment], end = p.segment[segment + 1];
+      // Panels are whole tiles, as many as keep every worker busy.
+      const int wanted = (2 * size + s.heads * p.segments - 1) / (s.heads * p.segments), least = (end - begin + seen_rows - 1) / seen_rows;
+      const int panels = wanted > least ? wanted : least;
+      const int rows = ((end - begin + panels - 1) / panels + dense_many_tile - 1) / dense_many_tile * dense_many_tile;
+      const float* q = base + (static_cast<int64_t>(head) * p.rows + begin) * dim;
+      for (int row = begin; row < end; row += rows, ++item) {
+        if (item % size != worker) continue;
+        const int last = row + rows < end ? row + rows : end;
+        with_type(s.type, [&](auto* type) {
+          auto* to = static_cast<std::remove_pointer_t<decltype(type)>*>(p.out) + row * p.out_stride + static_cast<int64_t>(head) * dim;
+          if (RoundedRows::fits(s)) RoundedPanel(rounded_head(s, rounded, head, begin, end), mine).run(row - begin, last - begin, to, p.out_stride);
+          else SeenPanel({q, q + part, q + 2 * part, dim, end - begin}, mine).run(row - begin, last - begin, to, p.out_stride);
+        });
+      }
+    }
+  }
+}
+#else
 void vision_tile(const VisionAttentionSpec& s, const VisionAttentionParams& p, const float* base, int row, int rows, int head, int begin,
                  int end) {
   const int dim = s.head_dim;
@@ -375,25 +452,40 @@ void vision_tile(const VisionAttentionSpec& s, const VisionAttentionParams& p, c
   });
 }
 
+void vision_share(const VisionAttentionSpec& s, const VisionAttentionParams& p, uint8_t* workspace, int worker, int size) {
+  const auto* base = reinterpret_cast<const float*>(workspace);
+  int item = 0;
+  for (int head = 0; head < s.heads; ++head) {
+    for (int segment = 0; segment < p.segments; ++segment) {
+      const int begin = p.segment[segment], end = p.segment[segment + 1];
+      for (int row = begin; row < end; row += tile_queries, ++item) {
+        if (item % size != worker) continue;
+        vision_tile(s, p, base, row, end - row < tile_queries ? end - row : tile_queries, head, begin, end);
+      }
+    }
+  }
+}
+#endif
+
+template <class X>
+void prepare_vision(const VisionAttentionSpec& s, const VisionAttentionParams& p, int row, uint8_t* workspace) {
+#if defined(__AVX2__) && HEARTH_LANES == 8
+  if (RoundedRows::fits(s)) return round_vision_row<X>(s, p, row, RoundedRows(s, p.rows, workspace));
+#endif
+  prepare_vision_row<X>(s, p, row, reinterpret_cast<float*>(workspace));
+}
+
 void vision_run(const VisionAttentionSpec& s, const VisionAttentionParams& p, Stream& stream) {
-  auto* base = static_cast<float*>(p.workspace);
+  auto* workspace = static_cast<uint8_t*>(p.workspace);
   ThreadPool& pool = device::pool_of(stream);
   pool.parallel([&](int worker, int size) {
     const Range mine = share(p.rows, worker, size);
     with_type(s.type, [&](auto* type) {
-      for (int row = mine.begin; row < mine.end; ++row) prepare_vision_row<std::remove_pointer_t<decltype(type)>>(s, p, row, base);
+      using X = std::remove_pointer_t<decltype(type)>;
+      for (int row = mine.begin; row < mine.end; ++row) prepare_vision<X>(s, p, row, workspace);
     });
     pool.barrier();
-    int item = 0;
-    for (int head = 0; head < s.heads; ++head) {
-      for (int segment = 0; segment < p.segments; ++segment) {
-        const int begin = p.segment[segment], end = p.segment[segment + 1];
-        for (int row = begin; row < end; row += tile_queries, ++item) {
-          if (item % size != worker) continue;
-          vision_tile(s, p, base, row, end - row < tile_queries ? end - row : tile_queries, head, begin, end);
-        }
-      }
-    }
+    vision_share(s, p, workspace, worker, size);
   });
 }
 

@@ -2,6 +2,9 @@
 // both sides are contiguous along the inputs, so nothing is packed and a tied head shares the embedding's memory.
 #include "kernels/cpu/simd/isa.h"
 #include "kernels/cpu/simd/linear.h"
+#if defined(__AVX2__) && HEARTH_LANES == 8
+#include "kernels/cpu/avx2/dense_many.h"
+#endif
 
 namespace hearth::kernels::cpu::HEARTH_ISA {
 namespace {
@@ -58,6 +61,9 @@ void run_outputs(const ops::LinearSpec& s, const ops::LinearParams& p, const Ope
   const int width = s.gated ? s.out / 2 : s.out;
   const T* w = static_cast<const T*>(p.weight);
   alignas(64) float tile[2][tile_rows * block_rows] = {};
+#if defined(__AVX2__) && HEARTH_LANES == 8
+  if (p.rows >= dense_many_min) return dense_many<T>(s, p, all, outs);
+#endif
   const int panel = panel_rows(s, tile_rows);
   for (int first = 0; first < p.rows; first += panel) {
     const int last = first + panel < p.rows ? first + panel : p.rows;

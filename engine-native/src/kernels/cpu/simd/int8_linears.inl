@@ -1,5 +1,6 @@
 // Entry points of an instruction set's int8 linears, from its W4Int8 and W8Int8 kernels. Included by one file a set,
-// which defines HEARTH_INT8_NAME, int8_missing(info) and w8_missing(spec).
+// which defines HEARTH_INT8_NAME, int8_missing(info), w8_missing(spec) and w8_many(spec, params, stream): true where it has
+// done a linear of many rows its own way.
 namespace hearth::kernels::cpu::HEARTH_ISA {
 namespace {
 
@@ -25,7 +26,9 @@ const char* w8_int8_declines(const ops::LinearSpec& s, const ops::DeviceInfo& in
   return w8_missing(s);
 }
 
-void w8_int8_run(const ops::LinearSpec& s, const ops::LinearParams& p, ops::Stream& stream) { run_blocked<W8Int8>(s, p, stream); }
+void w8_int8_run(const ops::LinearSpec& s, const ops::LinearParams& p, ops::Stream& stream) {
+  if (!w8_many(s, p, stream)) run_blocked<W8Int8>(s, p, stream);
+}
 
 }  // namespace
 

@@ -1,0 +1,233 @@
+// Attention within segments of a vision tower on AVX2: both products by the 6 x 16 tile of dense_many.h, keys in chunks that
+// stay in the L2 cache, online softmax between them (Milakov and Gimelshein 2018). A row's result depends on its segment
+// alone, not on how rows are shared between workers.
+#pragma once
+
+#include "kernels/cpu/avx2/dense_many.h"
+#include "kernels/cpu/avx2/int8_many.h"
+
+namespace hearth::kernels::cpu::HEARTH_ISA {
+
+constexpr int seen_keys = 256, seen_rows = 64 * dense_many_tile;  // keys of a chunk, rows of a panel
+
+// One worker's memory: keys turned [keys / 16][dim][16], values [dim / 16][keys][16], the panel's output sums
+// [rows / 6][dim / 16][6][16] and each row's best score and sum of weights.
+struct SeenScratch {
+  size_t v, out, best, total, bytes;
+  explicit SeenScratch(int head_dim) {
+    const size_t dim = (static_cast<size_t>(head_dim) + 15) / 16 * 16;
+    v = aligned(4 * dim * seen_keys);
+    out = 2 * v;
+    best = out + aligned(4 * dim * seen_rows);
+    total = best + aligned(4 * seen_rows);
+    bytes = total + aligned(4 * seen_rows) + 64;  // aligned by who takes it
+  }
+};
+
+// A head's rows of one segment: [rows][dim] each, q scaled.
+struct SeenHead { const float *q, *k, *v; int dim, keys; };
+
+// A panel row's sums, divided by the sum of its weights.
+template <class X>
+HEARTH_INLINE void give_row(const float* out, const float* total, int dims, int dim, int row, X* to) {
+  const float factor = 1.0f / total[row];
+  const float* sums = out + static_cast<int64_t>(row / dense_many_tile * dense_many_tile) * dims * block_rows + row % dense_many_tile * block_rows;
+  for (int d = 0; d < dim; d += lanes) store(to + d, load(sums + d / block_rows * dense_many_tile * block_rows + d % block_rows) * factor);
+}
+
+struct SeenPanel {
+  SeenHead head;
+  float *k, *v, *out, *best, *total;
+  int dims;  // blocks of 16
+  SeenPanel(const SeenHead& of, uint8_t* memory) : head(of), dims((of.dim + 15) / 16) {
+    const SeenScratch at(of.dim);
+    k = reinterpret_cast<float*>(memory), v = reinterpret_cast<float*>(memory + at.v), out = reinterpret_cast<float*>(memory + at.out);
+    best = reinterpret_cast<float*>(memory + at.best), total = reinterpret_cast<float*>(memory + at.total);
+  }
+
+  void load_chunk(int first, int keys) {
+    for (int at = 0; at < keys; at += block_rows) {
+      const int here = keys - at < block_rows ? keys - at : block_rows;
+      turn_weights(head.k + static_cast<int64_t>(first + at) * head.dim, head.dim, here, 0, head.dim, k + static_cast<int64_t>(at) * head.dim);
+    }
+    for (int block = 0; block < dims; ++block) {
+      for (int i = 0; i < keys; ++i) {
+        const float* from = head.v + static_cast<int64_t>(first + i) * head.dim + block * block_rows;
+        float* to = v + (static_cast<int64_t>(block) * seen_keys + i) * block_rows;
+        for (int part = 0; part < block_rows; part += lanes) store(to + part, block * block_rows + part < head.dim ? load(from + part) : F{});
+      }
+    }
+  }
+
+  // Scores [keys / 16][6][16] of a tile's row to weights [keys]; the row's sums so far shrink by the result.
+  float soften(float* score, int row_of_tile, int keys, float* weight, float& high, float& sum) const {
+    const int blocks = (keys + block_rows - 1) / block_rows, stride = dense_many_tile * block_rows;
+    float* from = score + row_of_tile * block_rows;
+    for (int i = keys % block_rows; i > 0 && i < block_rows; ++i) from[(blocks - 1) * stride + i] = -INFINITY;
+    F top0 = splat(high), top1 = top0;
+    for (int b = 0; b < blocks; ++b) top0 = maximum(top0, load(from + b * stride)), top1 = maximum(top1, load(from + b * stride + lanes));
+    const float best_now = largest(maximum(top0, top1));
+    F sum0{}, sum1{};
+    for (int b = 0; b < blocks; ++b) {
+      const F e0 = exponential(load(from + b * stride) - best_now), e1 = exponential(load(from + b * stride + lanes) - best_now);
+      store(weight + b * block_rows, e0), store(weight + b * block_rows + lanes, e1);
+      sum0 += e0, sum1 += e1;
+    }
+    const float shrink = high == -INFINITY ? 0.0f : exponential(splat(high - best_now))[0];
+    sum = sum * shrink + hearth::kernels::cpu::HEARTH_ISA::sum(sum0 + sum1);
+    high = best_now;
+    return shrink;
+  }
+
+  // Rows [row, row + 6) of the segment, rows after `end` being the last again, against the chunk.
+  void attend(int row, int end, int panel_row, int keys, bool first_chunk) {
+    alignas(64) float score[seen_keys * dense_many_tile], weight[dense_many_tile][seen_keys];
+    const float* rows[dense_many_tile];
+    for (int i = 0; i < dense_many_tile; ++i) rows[i] = head.q + static_cast<int64_t>(row + i < end ? row + i : end - 1) * head.dim;
+    for (int at = 0; at < keys; at += block_rows) {
+      multiply_dense(k + static_cast<int64_t>(at) * head.dim, rows, head.dim, false, score + at * dense_many_tile);
+    }
+    float* sums = out + static_cast<int64_t>(panel_row) * dims * block_rows;
+    for (int i = 0; i < dense_many_tile; ++i) {
+      const float shrink = soften(score, i, keys, weight[i], best[panel_row + i], total[panel_row + i]);
+      rows[i] = weight[i];
+      for (int part = 0; !first_chunk && part < dims * block_rows; part += lanes) {
+        float* at = sums + part / block_rows * dense_many_tile * block_rows + i * block_rows + part % block_rows;
+        store(at, load(at) * shrink);
+      }
+    }
+    for (int block = 0; block < dims; ++block) {
+      multiply_dense(v + static_cast<int64_t>(block) * seen_keys * block_rows, rows, keys, !first_chunk, sums + block * dense_many_tile * block_rows);
+    }
+  }
+
+  // Rows [begin, end) of the segment, at most seen_rows; row i's output goes to to + (i - begin) * stride.
+  template <class X>
+  void run(int begin, int end, X* to, int64_t stride) {
+    for (int i = 0; i < seen_rows; ++i) best[i] = -INFINITY, total[i] = 0;
+    for (int first = 0; first < head.keys; first += seen_keys) {
+      const int keys = head.keys - first < seen_keys ? head.keys - first : seen_keys;
+      load_chunk(first, keys);
+      for (int row = begin; row < end; row += dense_many_tile) attend(row, end, row - begin, keys, first == 0);
+    }
+    for (int row = begin; row < end; ++row) give_row(out, total, dims, head.dim, row - begin, to + (row - begin) * stride);
+  }
+};
+
+// ---- Int8 products ----
+//
+// Queries, keys and values rounded to int8 with one scale a row and head, sums exact; weights times the values' scales are
+// rounded to 14 bits.
+
+// A head's rows of one segment: [rows][dim] int16 of int8 size, and their scales (q's with the softmax's factor).
+struct RoundedHead { const int16_t *q, *k, *v; const float *q_scale, *k_scale, *v_scale; int dim, keys; };
+
+constexpr float weight_steps = 16383.0f;  // 2 * 16383 * 127 * 128 pairs of a chunk fit int32
+
+// Two rows of values zipped to pairs, 16 dims: `b` may be nullptr.
+HEARTH_INLINE void zip_values(const int16_t* a, const int16_t* b, int16_t* to) {
+  const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a));
+  const __m256i y = b ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)) : _mm256_setzero_si256();
+  const __m256i low = _mm256_unpacklo_epi16(x, y), high = _mm256_unpackhi_epi16(x, y);
+  _mm256_store_si256(reinterpret_cast<__m256i*>(to), _mm256_permute2x128_si256(low, high, 0x20));
+  _mm256_store_si256(reinterpret_cast<__m256i*>(to + 16), _mm256_permute2x128_si256(low, high, 0x31));
+}
+
+struct RoundedPanel {
+  RoundedHead head;
+  int16_t *k, *v;  // pairs: [keys / 16][dim / 2][16][2], [dim / 16][keys / 2][16][2]
+  float *out, *best, *total;
+  float largest_value = 0;  // scale of a chunk's values
+  int dims;
+  RoundedPanel(const RoundedHead& of, uint8_t* memory) : head(of), dims((of.dim + 15) / 16) {
+    const SeenScratch at(of.dim);
+    k = reinterpret_cast<int16_t*>(memory), v = reinterpret_cast<int16_t*>(memory + at.v), out = reinterpret_cast<float*>(memory + at.out);
+    best = reinterpret_cast<float*>(memory + at.best), total = reinterpret_cast<float*>(memory + at.total);
+  }
+
+  void load_chunk(int first, int keys) {
+    const int pairs = head.dim / 2;
+    for (int at = 0; at < keys; at += block_rows) {  // pairs move as floats do
+      const auto* from = reinterpret_cast<const float*>(head.k + static_cast<int64_t>(first + at) * head.dim);
+      turn_weights(from, pairs, keys - at < block_rows ? keys - at : block_rows, 0, pairs, reinterpret_cast<float*>(k + static_cast<int64_t>(at) * head.dim));
+    }
+    alignas(32) int16_t part[2][block_rows];
+    for (int block = 0; block < dims; ++block) {
+      const int d = block * block_rows, here = head.dim - d < block_rows ? head.dim - d : block_rows;
+      for (int i = 0; i < keys; i += 2) {
+        const int16_t *a = head.v + static_cast<int64_t>(first + i) * head.dim + d, *b = i + 1 < keys ? a + head.dim : nullptr;
+        if (here < block_rows) {
+          std::memset(part, 0, sizeof(part));
+          std::memcpy(part[0], a, 2 * static_cast<size_t>(here));
+          if (b) std::memcpy(part[1], b, 2 * static_cast<size_t>(here));
+          a = part[0], b = part[1];
+        }
+        zip_values(a, b, v + (static_cast<int64_t>(block) * seen_keys + i) * block_rows);
+      }
+    }
+    largest_value = largest_magnitude(head.v_scale + first, keys);
+  }
+
+  // As SeenPanel::soften, from integer sums to rounded weights.
+  float soften(int32_t* score, int row_of_tile, float scale, int first, int keys, int16_t* weight, float& high, float& sum) const {
+    const int blocks = (keys + block_rows - 1) / block_rows, stride = dense_many_tile * block_rows;
+    alignas(64) float scaled[seen_keys];
+    F top = splat(high);
+    for (int i = 0; i < blocks * block_rows; i += lanes) {
+      const F by = i + lanes <= keys ? load(head.k_scale + first + i) : i < keys ? load_some(head.k_scale + first + i, keys - i) : F{};
+      F x = to_f32(load_i32(score + i / block_rows * stride + row_of_tile * block_rows + i % block_rows)) * (by * scale);
+      for (int j = keys - i; j >= 0 && j < lanes; ++j) x[j] = -INFINITY;
+      if (i >= keys) x = splat(-INFINITY);
+      store(scaled + i, x);
+      top = maximum(top, x);
+    }
+    const float best_now = largest(top), steps = largest_value > 0 ? weight_steps / largest_value : 0.0f;
+    F sums{};
+    for (int i = 0; i < blocks * block_rows; i += lanes) {
+      const F e = exponential(load(scaled + i) - best_now);
+      const F by = i + lanes <= keys ? load(head.v_scale + first + i) : i < keys ? load_some(head.v_scale + first + i, keys - i) : F{};
+      sums += e;
+      store_u16(weight + i, reinterpret_cast<U>(round_to_int(e * (by * steps))));
+    }
+    const float shrink = high == -INFINITY ? 0.0f : exponential(splat(high - best_now))[0];
+    sum = sum * shrink + hearth::kernels::cpu::HEARTH_ISA::sum(sums);
+    high = best_now;
+    return shrink;
+  }
+
+  void attend(int row, int end, int panel_row, int first, int keys) {
+    alignas(64) int32_t score[seen_keys * dense_many_tile], product[dense_many_tile * block_rows];
+    alignas(64) int16_t weight[dense_many_tile][seen_keys], query[dense_many_tile * head_dim_max];
+    for (int i = 0; i < dense_many_tile; ++i) {
+      std::memcpy(query + i * head.dim, head.q + static_cast<int64_t>(row + i < end ? row + i : end - 1) * head.dim, 2 * static_cast<size_t>(head.dim));
+    }
+    for (int at = 0; at < keys; at += block_rows) multiply_many(k + static_cast<int64_t>(at) * head.dim, query, head.dim, head.dim, false, score + at * dense_many_tile);
+    float shrink[dense_many_tile];
+    for (int i = 0; i < dense_many_tile; ++i) {
+      const float scale = head.q_scale[row + i < end ? row + i : end - 1];
+      shrink[i] = soften(score, i, scale, first, keys, weight[i], best[panel_row + i], total[panel_row + i]);
+    }
+    float* sums = out + static_cast<int64_t>(panel_row) * dims * block_rows;
+    const float step = largest_value / weight_steps;
+    for (int block = 0; block < dims; ++block, sums += dense_many_tile * block_rows) {
+      multiply_many(v + static_cast<int64_t>(block) * seen_keys * block_rows, weight[0], seen_keys, (keys + 1) / 2 * 2, false, product);
+      for (int i = 0; i < dense_many_tile * block_rows; i += lanes) {
+        const F now = to_f32(load_i32(product + i)) * step;
+        store(sums + i, first == 0 ? now : load(sums + i) * shrink[i / block_rows] + now);
+      }
+    }
+  }
+
+  template <class X>
+  void run(int begin, int end, X* to, int64_t stride) {
+    for (int i = 0; i < seen_rows; ++i) best[i] = -INFINITY, total[i] = 0;
+    for (int first = 0; first < head.keys; first += seen_keys) {
+      const int keys = head.keys - first < seen_keys ? head.keys - first : seen_keys;
+      load_chunk(first, keys);
+      for (int row = begin; row < end; row += dense_many_tile) attend(row, end, row - begin, first, keys);
+    }
+    for (int row = begin; row < end; ++row) give_row(out, total, dims, head.dim, row - begin, to + (row - begin) * stride);
+  }
+};
+
+}  // namespace hearth::kernels::cpu::HEARTH_ISA

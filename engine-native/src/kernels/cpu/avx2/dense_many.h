@@ -1,0 +1,108 @@
+// Dense linears of many rows on AVX2, where arithmetic bounds: 16 outputs' weights are turned to [inputs][16] in f32 once for
+// all rows, then 6 rows x 16 outputs of sums fill the registers (Goto and van de Geijn 2008), with no sum across lanes.
+#pragma once
+
+#include "kernels/cpu/simd/linear.h"
+
+namespace hearth::kernels::cpu::HEARTH_ISA {
+
+constexpr int dense_many_min = 256, dense_many_tile = 6, dense_many_panel = 64 * dense_many_tile, dense_many_inputs = 1024;
+
+// Eight rows of eight values, turned.
+HEARTH_INLINE void turn(const F (&in)[8], float* to, int stride) {
+  __m256 a[8], b[8];
+  for (int i = 0; i < 8; i += 2) {
+    const auto u = reinterpret_cast<__m256>(in[i]), v = reinterpret_cast<__m256>(in[i + 1]);
+    a[i] = _mm256_unpacklo_ps(u, v), a[i + 1] = _mm256_unpackhi_ps(u, v);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44), b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xee);
+    b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44), b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    _mm256_store_ps(to + i * stride, _mm256_permute2f128_ps(b[i], b[i + 4], 0x20));
+    _mm256_store_ps(to + (i + 4) * stride, _mm256_permute2f128_ps(b[i], b[i + 4], 0x31));
+  }
+}
+
+// Inputs [k, k + inputs) of `outs` rows of weights to [inputs][16]; what is not there is zero.
+template <class T>
+HEARTH_INLINE void turn_weights(const T* w, int in, int outs, int k, int inputs, float* to) {
+  for (int half = 0; half < 2; ++half) {
+    for (int i = 0; i < inputs; i += 8) {
+      F rows[8];
+      for (int o = 0; o < 8; ++o) {
+        const int out = half * 8 + o;
+        rows[o] = out >= outs ? F{} : inputs - i >= 8 ? load(w + static_cast<int64_t>(out) * in + k + i) : load_some(w + static_cast<int64_t>(out) * in + k + i, inputs - i);
+      }
+      turn(rows, to + i * block_rows + half * 8, block_rows);
+    }
+  }
+}
+
+HEARTH_INLINE F add_product(F sum, F a, F w) {
+  return reinterpret_cast<F>(_mm256_fmadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(w), reinterpret_cast<__m256>(sum)));
+}
+
+// sums[6][16] (+)= six rows times `inputs` of turned weights. Twelve names, not an array: GCC keeps an array on the stack.
+__attribute__((noinline)) inline void multiply_dense(const float* w, const float* const (&rows)[dense_many_tile], int inputs, bool more, float* s) {
+  F a0{}, a1{}, b0{}, b1{}, c0{}, c1{}, d0{}, d1{}, e0{}, e1{}, f0{}, f1{};
+  if (more) {
+    a0 = load(s), a1 = load(s + 8), b0 = load(s + 16), b1 = load(s + 24), c0 = load(s + 32), c1 = load(s + 40);
+    d0 = load(s + 48), d1 = load(s + 56), e0 = load(s + 64), e1 = load(s + 72), f0 = load(s + 80), f1 = load(s + 88);
+  }
+  const float *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3], *re = rows[4], *rf = rows[5];
+  for (int i = 0; i < inputs; ++i, w += block_rows) {
+    const F w0 = load(w), w1 = load(w + 8);
+    F v = splat(ra[i]);
+    a0 = add_product(a0, v, w0), a1 = add_product(a1, v, w1);
+    v = splat(rb[i]);
+    b0 = add_product(b0, v, w0), b1 = add_product(b1, v, w1);
+    v = splat(rc[i]);
+    c0 = add_product(c0, v, w0), c1 = add_product(c1, v, w1);
+    v = splat(rd[i]);
+    d0 = add_product(d0, v, w0), d1 = add_product(d1, v, w1);
+    v = splat(re[i]);
+    e0 = add_product(e0, v, w0), e1 = add_product(e1, v, w1);
+    v = splat(rf[i]);
+    f0 = add_product(f0, v, w0), f1 = add_product(f1, v, w1);
+  }
+  store(s, a0), store(s + 8, a1), store(s + 16, b0), store(s + 24, b1), store(s + 32, c0), store(s + 40, c1);
+  store(s + 48, d0), store(s + 56, d1), store(s + 64, e0), store(s + 72, e1), store(s + 80, f0), store(s + 88, f1);
+}
+
+// Rows [first, first + rows) against `outs` rows of weights: tile[rows][16], with room for whole tiles of six rows.
+template <class T>
+HEARTH_INLINE void dense_panel(const T* w, int in, int outs, const Operands& x, int first, int rows, float* turned, float* tile) {
+  for (int k = 0; k < in; k += dense_many_inputs) {
+    const int inputs = in - k < dense_many_inputs ? in - k : dense_many_inputs;
+    turn_weights(w, in, outs, k, inputs, turned);
+    for (int r = 0; r < rows; r += dense_many_tile) {
+      const float* at[dense_many_tile];
+      // Rows after the last are the last again.
+      for (int i = 0; i < dense_many_tile; ++i) at[i] = x.x + (first + (r + i < rows ? r + i : rows - 1)) * x.x_stride + k;
+      multiply_dense(turned, at, inputs, k > 0, tile + r * block_rows);
+    }
+  }
+}
+
+template <class T>
+void dense_many(const ops::LinearSpec& s, const ops::LinearParams& p, const Operands& x, Range units) {
+  const int width = s.gated ? s.out / 2 : s.out;
+  const T* w = static_cast<const T*>(p.weight);
+  alignas(64) float turned[dense_many_inputs * block_rows];
+  alignas(64) float tile[2][dense_many_panel * block_rows];
+  const int panels = (p.rows + dense_many_panel - 1) / dense_many_panel;
+  const int panel = ((p.rows + panels - 1) / panels + dense_many_tile - 1) / dense_many_tile * dense_many_tile;
+  for (int first = 0; first < p.rows; first += panel) {
+    const int rows = p.rows - first < panel ? p.rows - first : panel;
+    for (int column = units.begin * block_rows; column < units.end * block_rows && column < width; column += block_rows) {
+      const int outs = width - column < block_rows ? width - column : block_rows;
+      dense_panel(w + static_cast<int64_t>(column) * s.in, s.in, outs, x, first, rows, turned, tile[0]);
+      if (s.gated) dense_panel(w + static_cast<int64_t>(width + column) * s.in, s.in, outs, x, first, rows, turned, tile[1]);
+      epilogue(s, p, first, rows, column, tile[0], tile[1]);
+    }
+  }
+}
+
+}  // namespace hearth::kernels::cpu::HEARTH_ISA
