@@ -217,7 +217,7 @@ TEST(Attention, DecodeManySequences) {
 // Every depth of the ring and number of warps.
 TEST(Attention, DecodeRings) {
   const kernels::cuda::Tuning before = kernels::cuda::tuning();
-  for (int warps : {1, 3, 4, 8})
+  for (int warps : {1, 3, 4, 8, 12})
     for (int stages : {2, 3, 4, 6}) {
       kernels::cuda::tuning().decode_warps = warps;
       kernels::cuda::tuning().decode_stages = stages;

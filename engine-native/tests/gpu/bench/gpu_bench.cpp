@@ -232,7 +232,7 @@ std::vector<std::string> split(const std::string& text, char separator) {
 void set_tuning(const std::string& text) {
   auto& t = kernels::cuda::tuning();
   const std::map<std::string, int*> names{{"rows_max", &t.rows_max}, {"program_rows", &t.program_rows}, {"program_flight", &t.program_flight}, {"program_slots", &t.program_slots}, {"program_dense", &t.program_dense}, {"rows_stages", &t.rows_stages}, {"fused_norm_rows", &t.fused_norm_rows}, {"prefill_rows", &t.prefill_rows},
-                                          {"ranks", &t.w4_ranks}, {"prefetch", &t.w4_prefetch_kb}, {"wide", &t.w4_wide}, {"decode_warps", &t.decode_warps}, {"decode_stages", &t.decode_stages}, {"decode_kb", &t.decode_shared_kb}, {"attention_overlaps", &t.attention_overlaps}, {"attention_early", &t.attention_releases_early}};
+                                          {"ranks", &t.w4_ranks}, {"prefetch", &t.w4_prefetch_kb}, {"wide", &t.w4_wide}, {"decode_warps", &t.decode_warps}, {"decode_stages", &t.decode_stages}, {"decode_kb", &t.decode_shared_kb}, {"cluster_rows", &t.cluster_rows}, {"decode_few", &t.decode_few}, {"attention_overlaps", &t.attention_overlaps}, {"attention_early", &t.attention_early_sequences}};
   for (const std::string& part : split(text, ',')) {
     const size_t equals = part.find('=');
     const auto found = names.find(part.substr(0, equals));
@@ -337,7 +337,7 @@ int main(int argc, char** argv) {
       for (int variant = 0; variant < 5; ++variant) {
         device::cuda(gpu->stream()).overlap_allowed = variant != 4;
         tuning.attention_overlaps = variant & 1;
-        tuning.attention_releases_early = variant & 2;
+        tuning.attention_early_sequences = variant & 2 ? 0 : 1 << 30;
         decode(batch, 160, variant == 4 ? "no overlap" : (std::string("attention ") + (variant & 1 ? "overlaps, " : "waits, ") + (variant & 2 ? "releases early" : "releases late")).c_str());
       }
     device::cuda(gpu->stream()).overlap_allowed = true;

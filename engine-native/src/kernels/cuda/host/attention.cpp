@@ -81,8 +81,8 @@ struct DecodePlan { int warps, stages, shared_bytes; };
 // As many warps and stages as shared memory (and what the tuning leaves to the next kernel) holds.
 DecodePlan plan_decode(int size, bool int8, int heads_of_tile, int sequences, int limit) {
   limit -= 1024;  // the kernel's own
-  DecodePlan plan{tuning().decode_warps, tuning().decode_stages, 0};
-  const int budget = std::min(tuning().decode_shared_kb * 1024, limit);
+  DecodePlan plan{std::min(tuning().decode_warps, size == 2 ? 8 : 12), tuning().decode_stages, 0};
+  const int budget = std::min((sequences < tuning().decode_few ? tuning().decode_few_kb : tuning().decode_shared_kb) * 1024, limit);
   auto bytes = [&] { return decode_shared_bytes(size, int8, heads_of_tile, plan.warps, plan.stages, sequences); };
   while (plan.stages > 2 && plan.warps <= 4 && bytes() > budget) --plan.stages;
   while (plan.warps > 4 && bytes() > budget) --plan.warps;
@@ -174,7 +174,7 @@ void mma_run(const AttentionSpec& s, const AttentionParams& p, Stream& base) {
   const bool many = p.batch.max_rows > 1;
   a.splits = split_count(s, p.batch.sequences, p.batch.max_context, stream.multiprocessors());
   a.prepared = 1;
-  a.releases_early = tuning().attention_releases_early;
+  a.releases_early = p.batch.sequences <= 2 || p.batch.sequences >= tuning().attention_early_sequences;
   if (!many && program_attention(stream, a, s.type, [s, p, &base] { mma_run(s, p, base); })) return;
   if (many) {
     launch_prepare(s, a, stream);

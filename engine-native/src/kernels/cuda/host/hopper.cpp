@@ -39,26 +39,30 @@ Status encode_units(const device::cu::Api& api, TensorMapBytes& map, const Linea
 
 // ---- Linears of w4 by clusters ----
 
-// One compiled size of linear_w4_cluster: rows and tiles of a pass; up to `split_tiles` of them its warps share k by halves.
-struct ClusterSize { int rows, tiles, split_tiles, threads, blocks_per_multiprocessor; CudaKernel kernels[2][2]; };  // [any group][type]
+// One compiled size of linear_w4_cluster: rows and tiles of a pass; up to `split_tiles` of them its warps share k by halves;
+// columns: tiles side by side (mma.sync); ranks_most: blocks that may share K.
+struct ClusterSize { int rows, tiles, split_tiles, columns, ranks_most, threads, blocks_per_multiprocessor; CudaKernel kernels[2][2]; };  // [any group][type]
 #define HEARTH_CLUSTER(n, part) {{{&module_linear_w4_cluster_##part##_f16, "linear_w4_cluster_n" #n "_f16"}, {&module_linear_w4_cluster_##part##_bf16, "linear_w4_cluster_n" #n "_bf16"}}, \
                                  {{&module_linear_w4_cluster_##part##_f16, "linear_w4_cluster_n" #n "_g_f16"}, {&module_linear_w4_cluster_##part##_bf16, "linear_w4_cluster_n" #n "_g_bf16"}}}
-const ClusterSize cluster_sizes[] = {{8, 12, 12, 416, 2, HEARTH_CLUSTER(8, small)},    {16, 12, 12, 416, 2, HEARTH_CLUSTER(16, small)},   {16, 24, 24, 544, 1, HEARTH_CLUSTER(16w, small)},
-                                     {32, 32, 16, 640, 1, HEARTH_CLUSTER(32, small)},  {64, 32, 16, 640, 1, HEARTH_CLUSTER(64, large)},
-                                     {128, 16, 8, 640, 1, HEARTH_CLUSTER(128, large)}, {128, 16, 0, 384, 1, HEARTH_CLUSTER(128w, large)}, {256, 8, 0, 384, 1, HEARTH_CLUSTER(256, large)}};
+// Four blocks that share K where two kernels share a multiprocessor: one of 20 runs of such kernels back to back ended in a
+// launch failure that no sanitizer found (docs/performance-cuda.md), so they are not used. 64 rows: two were faster.
+const ClusterSize cluster_sizes[] = {{8, 12, 12, 4, 2, 288, 2, HEARTH_CLUSTER(8, small)},    {16, 8, 8, 4, 2, 288, 2, HEARTH_CLUSTER(16, small)},   {16, 18, 18, 6, 4, 416, 1, HEARTH_CLUSTER(16w, small)},
+                                     {32, 32, 16, 0, 4, 640, 1, HEARTH_CLUSTER(32, small)},  {64, 32, 16, 0, 2, 640, 1, HEARTH_CLUSTER(64, large)},
+                                     {128, 16, 8, 0, 4, 640, 1, HEARTH_CLUSTER(128, large)}, {128, 16, 0, 0, 4, 384, 1, HEARTH_CLUSTER(128w, large)}, {256, 8, 0, 0, 4, 384, 1, HEARTH_CLUSTER(256, large)}, {32, 12, 12, 6, 4, 416, 1, HEARTH_CLUSTER(32m, small)}};
 constexpr int cluster_stages_max = 12;
 
-const ClusterSize& cluster_size(int rows) {
+const ClusterSize& cluster_size(int rows, int tiles_of_block) {
   const int wide = tuning().w4_wide;
-  return cluster_sizes[rows <= 8 ? 0 : rows <= 16 ? (wide & 1 ? 2 : 1) : rows <= 32 ? 3 : rows <= 64 ? 4 : rows <= 128 ? (wide & 2 ? 6 : 5) : 7];
+  const bool one_pass = tiles_of_block <= 12;  // of the mma.sync kernel of 32 rows
+  return cluster_sizes[rows <= 8 ? 0 : rows <= 16 ? (wide & 1 ? 2 : 1) : rows <= 32 ? (wide & 4 && one_pass ? 8 : 3) : rows <= 64 ? 4 : rows <= 128 ? (wide & 2 ? 6 : 5) : 7];
 }
 
 // How a linear is dealt to clusters of `ranks` blocks, and the nanoseconds it should take.
 struct ClusterPlan { int ranks = 0, clusters = 0, tiles_few = 0, tiles_most = 0, passes = 0, stages = 0, stage_bytes = 0, sums = 0, shared_bytes = 0; double cost = 0; };
 
 // Dynamic shared memory of a block. Where two kernels stand on a multiprocessor, never two blocks of the same one if a
-// residual is added: 105 KB beside 118 KB.
-int cluster_budget(const ClusterSize& size, bool residual) { return size.blocks_per_multiprocessor == 1 ? 224 * 1024 : residual ? 117 * 1024 : 104 * 1024; }
+// residual is added: 103 KB beside 116 KB, and 4 KB each that is not dynamic.
+int cluster_budget(const ClusterSize& size, bool residual) { return size.blocks_per_multiprocessor == 1 ? 221 * 1024 : residual ? 115 * 1024 : 102 * 1024; }
 
 ClusterPlan plan_cluster(const LinearArgs& a, const ClusterSize& size, int ranks, int clusters_max) {
   const int n = size.rows, units = a.k_padded / 128, n_blocks = divide_up(a.rows, n);
@@ -80,7 +84,10 @@ ClusterPlan plan_cluster(const LinearArgs& a, const ClusterSize& size, int ranks
   plan.shared_bytes = apart ? plan.sums + sums : std::max(plan.stages * plan.stage_bytes, sums);
   // A multiprocessor's share of the memory (33 bytes a ns) and of the L2 (45); sums meet in shared memory.
   const double weights = 1.0 * most * steps * a.unit_bytes * n_blocks, x = 256.0 * n * steps * plan.passes * n_blocks;
-  plan.cost = std::max(weights / 33, (weights + x) / 45) + (ranks > 1 ? 800 * plan.passes + most * std::min(n, a.rows) * 64.0 / 60 : 0);
+  plan.cost = std::max(weights / 33, (weights + x) / 45);
+  // mma.sync: half of the warps take every other stage, a column of tiles each; measured, one tile's 128 k and each further one.
+  if (size.columns) plan.cost = std::max(plan.cost, plan.passes * n_blocks * divide_up(steps, 2) * (200 + 20.0 * n) * (0.4 + 0.6 * divide_up(plan.tiles_most, size.columns)));
+  plan.cost += ranks == 1 ? 0 : (ranks == 2 || !size.columns ? 800 : 1500) * plan.passes + most * std::min(n, a.rows) * 64.0 / 60;
   return plan;
 }
 
@@ -90,21 +97,22 @@ std::vector<std::pair<int, int>> hopper_w4_candidates(int rows, int units) {
   std::vector<std::pair<int, int>> list;
   for (int i = 0; i < static_cast<int>(std::size(cluster_sizes)); ++i) {
     const int n = cluster_sizes[i].rows;
+    if (i == 8 && !(tuning().w4_wide & 4)) continue;
     if (n < rows || (n > 8 && n >= 4 * rows)) continue;  // too narrow, or much too wide
-    for (int split : {1, 2, 4}) if (split <= units) list.emplace_back(i, split);
+    for (int split : {1, 2, 4}) if (split <= std::min(units, cluster_sizes[i].ranks_most)) list.emplace_back(i, split);
   }
   return list;
 }
 
 void hopper_w4_cluster(CudaStream& stream, DType type, const LinearArgs& linear, int variant, int split) {
   const Tuning& t = tuning();
-  const ClusterSize& size = variant >= 0 ? cluster_sizes[variant] : cluster_size(linear.rows);
+  const ClusterSize& size = variant >= 0 ? cluster_sizes[variant] : cluster_size(linear.rows, divide_up(linear.tiles, stream.multiprocessors()));
   if (split == 0) split = t.w4_ranks;
   const CudaKernel& kernel = size.kernels[linear.group != 128][type == DType::bf16];
-  const int units = linear.k_padded / 128, shared_most = cluster_budget(size, linear.residual) + 1024;
+  const int units = linear.k_padded / 128, ranks_most = std::min(size.ranks_most, units >= 4 ? 4 : units >= 2 ? 2 : 1), shared_most = cluster_budget(size, linear.residual) + 1024;
   ClusterPlan plan;
   for (int ranks : {1, 2, 4}) {
-    if (ranks > units || (split && ranks != std::min(split, units >= 4 ? 4 : units >= 2 ? 2 : 1))) continue;
+    if (ranks > ranks_most || (split && ranks != std::min(split, ranks_most))) continue;
     const int most = ranks == 1 ? stream.multiprocessors() : std::min(stream.clusters(kernel, size.threads, shared_most, ranks), stream.multiprocessors() / ranks);
     if (most <= 0) continue;
     const ClusterPlan candidate = plan_cluster(linear, size, ranks, most);

@@ -157,8 +157,9 @@ size_t workspace_bytes(const LinearSpec& s, int max_rows, const DeviceInfo& info
 LinearChoice choose(const LinearSpec& s, int rows, bool few, CudaStream& stream) {
   const LinearChoice* tuned = tuning_table().find(s, rows);
   if (tuned && (tuned->path != LinearPath::rows || few)) return *tuned;
-  if (few) return {LinearPath::rows};
-  if (hopper_linear_takes(stream.info().compute_capability)) {
+  const bool hopper = hopper_linear_takes(stream.info().compute_capability);
+  if (few && !(hopper && rows >= tuning().cluster_rows)) return {LinearPath::rows};
+  if (hopper) {
     if (rows >= tuning().prefill_rows) return {LinearPath::prefill};
     return {LinearPath::cluster, -1};
   }

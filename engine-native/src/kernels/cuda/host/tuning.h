@@ -12,12 +12,14 @@ struct Tuning {
   int rows_x_bytes = 96 * 1024;           // shared memory they may spend on activations
   int fused_norm_rows = 8;                // rows up to which the norm is fused into them
   int attention_overlaps = 1;             // decode attention may start while the linear before it ends
-  // And lets the linear after it start loading its weights. Off: its few blocks leave multiprocessors unevenly free, the
-  // linear doubles up on some, and every later kernel inherits the imbalance (7B, batch 1: 2,569 us a token against 1,859).
-  int attention_releases_early = 0;
+  // From how many sequences on it lets the linear after it start loading its weights; also up to two. Between, the linear
+  // takes too much shared memory to stand beside it (7B, batch 4: 2,463 us a step against 2,397).
+  int attention_early_sequences = 8;
   int decode_warps = 8;                   // of the decode attention's blocks, at most; each streams its own part of the KV cache
-  int decode_stages = 3;                  // of a warp's ring: 2, 3, 4 or 6
-  int decode_shared_kb = 226;             // shared memory it may take; less leaves room for the next kernel's blocks
+  int decode_stages = 2;                  // of a warp's ring: 2, 3, 4 or 6
+  int decode_shared_kb = 226;             // shared memory it may take
+  int decode_few = 9;                     // fewer sequences than this take less, so that one block of the linears before and
+  int decode_few_kb = 108;                // after it fits beside it
   // Rows up to which a captured step is one program (host/program.cpp; at most 4); 0: off, as long as its last version has
   // not passed hearth-gpu-test on a GPU (docs/performance-cuda.md). 3 is the intended value.
   int program_rows = 0;
@@ -26,11 +28,12 @@ struct Tuning {
   int program_slots = 24;                 // ring slots at most
   int program_flight = 3;                 // slots being loaded at a time
   int program_always = 0;                 // 1: every op of few rows as a program of its own, captured or not: for tests
+  int cluster_rows = 5;                   // rows from which w4 linears on Hopper take clusters instead
   int prefill_rows = 256;                 // rows from which w4 linears on Hopper take whole tiles of 128 or 256 rows
   int mma_rows = 257;                     // rows from which w4 linears before Hopper do (sm80/linear_mma.cuh)
   int attention_groups = 1;               // multiplying warpgroups of Hopper's prefill attention for heads of 64: 1 or 2
   int w4_ranks = 0;                       // blocks of a cluster that share K: 1, 2 or 4; 0: by the model of hopper.cpp
-  int w4_wide = 1;                        // other kernels for 9-16 rows (bit 0) and 65-128 rows (bit 1)
+  int w4_wide = 1;                        // other kernels for 9-16 rows (bit 0), 65-128 (bit 1) and 17-32 (bit 2: timed, not yet checked on a GPU)
   int w4_prefetch_kb = 0;                 // of a block's weights after its ring, brought to the L2 before the wait; measured to cost 1 us
   int program_wide_slots = 4;             // ring slots of the decode program from which a slot is two units a worker
 };

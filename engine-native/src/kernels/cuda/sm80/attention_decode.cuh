@@ -7,9 +7,9 @@
 // warps' partial results of one head meet in shared memory, and the blocks' in global memory, merged by the last to
 // arrive, always in the order of the context.
 //
-// S^T = K Q^T (tokens as M, heads as N) and O^T = V^T P^T on the tensor cores. int8: bytes become halves exactly; a key's
+// S^T = K Q^T (tokens as M, heads as N) and O^T = V^T P^T on the tensor cores. int8: values become halves exactly; a key's
 // scale multiplies its score, a value's scale (relative to the largest seen, so that halves hold it) its weight; queries
-// are brought into [-1, 1] by a power of two. So one kernel serves f16 and bf16 models.
+// are 16-bit integers, two bytes that meet the keys' in two integer products, so that keys need no conversion at all.
 #pragma once
 
 #include <type_traits>
@@ -19,7 +19,7 @@
 namespace hearth::kernels::cuda {
 
 constexpr int decode_heads = 8;         // query heads of a tile
-constexpr int decode_warps_max = 8;
+constexpr int decode_warps_max = 12;
 constexpr int decode_aligned_blocks = 24;  // contexts up to this many KV blocks are not dealt to several blocks of threads, if all are equal
 
 // Eight int8 values as T; exact, the scale is applied elsewhere.
@@ -67,7 +67,7 @@ template <bool INT8, int DP> struct DecodeLayout {
   static constexpr int row_bytes = DP * (INT8 ? 1 : 2), tile_bytes = kv_tokens * row_bytes, stage_bytes = blocks * 2 * tile_bytes;
   static constexpr int scale_bytes = INT8 ? blocks * 128 : 0;  // [block][k, v][16] floats of a stage
   static constexpr int chunks = row_bytes / 16, lines = row_bytes >= 128 ? 1 : 128 / row_bytes, mask = (chunks < 8 ? chunks : 8) - 1;
-  static constexpr int q_pitch = DP * 2 + 16;                  // the last 16: the head's power of two
+  static constexpr int q_pitch = DP * 2 + 16;                  // int8: the upper bytes, the lower ones, the head's factor
   static constexpr int fresh_bytes = 2 * row_bytes + 16;       // the row's own k and v, their scales
   static __device__ __forceinline__ int at(int row, int chunk) { return row * row_bytes + (chunk ^ (row / lines & mask)) * 16; }
 };
@@ -199,7 +199,7 @@ template <class T, bool INT8, int DP> struct DecodeWarp {
   uint32_t ring, scales;                // of this warp
   int stages, slot = 0;
   DecodeCursor loading;
-  int ids[L::blocks];
+  int loading_place = 0, tiles_begin = 0, tiles = 0, tiles_next = 0;  // a lane's tiles of the places tiles_begin + lane, and 32 on
   HeadRegisters<DP> registers;
   int turned_row = -1;
   const bool whole_heads;               // HeadRegisters takes them
@@ -212,16 +212,24 @@ template <class T, bool INT8, int DP> struct DecodeWarp {
 
   // ---- Loading ----
 
-  __device__ __forceinline__ void look_ahead() {
-#pragma unroll
-    for (int b = 0; b < L::blocks; ++b)
-      if (b < min(loading.left, loading.blocks - loading.block))
-        ids[b] = __ldcg(p.block_table + static_cast<int64_t>(loading.sequence) * p.block_table_stride + list[loading.sequence].first_block + loading.block + b);
+  // Where the tile of a place of the list lies in the pool: KV block and head.
+  __device__ __forceinline__ int tile_at(int sequences, int place) const {
+    if (place >= list[sequences].begin * heads) return 0;
+    DecodeCursor c;
+    c.seek(list, sequences, heads, place, 0);
+    return __ldcg(p.block_table + static_cast<int64_t>(c.sequence) * p.block_table_stride + list[c.sequence].first_block + c.block) * p.kv_heads + c.head / head_tiles;
   }
   __device__ __forceinline__ void copy_tile(uint32_t to, const void* pool, int64_t row0) {
-    const int lane = threadIdx.x % 32, bytes = p.head_dim * (INT8 ? 1 : 2);
-    const char* from = static_cast<const char*>(pool) + row0 * bytes;
+    const int lane = threadIdx.x % 32;
     constexpr int rows = L::chunks < 32 ? 32 / L::chunks : 1;  // of one instruction
+    if (p.head_dim == DP) {  // constants only: one instruction a copy
+      const char* from = static_cast<const char*>(pool) + row0 * L::row_bytes + lane * 16;
+#pragma unroll
+      for (int i = 0; i < kv_tokens / rows; ++i) copy16(to + L::at(lane / L::chunks + i * rows, lane % L::chunks), from + i * 512);
+      return;
+    }
+    const int bytes = p.head_dim * (INT8 ? 1 : 2);
+    const char* from = static_cast<const char*>(pool) + row0 * bytes;
     if (!INT8 || bytes % 16 == 0) {
       const int row = lane / L::chunks, chunk = lane % L::chunks;
       const bool inside = chunk * 16 < bytes;
@@ -238,18 +246,24 @@ template <class T, bool INT8, int DP> struct DecodeWarp {
   // The next stage of the stretch to the ring's slot `at`; an empty group when there is none.
   __device__ __forceinline__ void load_stage(int at) {
     if (loading.left > 0) {
-      const int count = min(L::blocks, min(loading.left, loading.blocks - loading.block)), kv_head = loading.head / head_tiles, lane = threadIdx.x % 32;
+      const int count = min(L::blocks, min(loading.left, loading.blocks - loading.block)), lane = threadIdx.x % 32;
 #pragma unroll
       for (int b = 0; b < L::blocks; ++b)
         if (b < count) {
-          const int64_t row0 = (static_cast<int64_t>(ids[b]) * p.kv_heads + kv_head) * kv_tokens;
+          const int at_place = loading_place + b - tiles_begin;
+          const int64_t row0 = static_cast<int64_t>(__shfl_sync(0xffffffffu, at_place < 32 ? tiles : tiles_next, at_place % 32)) * kv_tokens;
           const uint32_t to = ring + at * L::stage_bytes + b * 2 * L::tile_bytes;
           copy_tile(to, p.k, row0);
           copy_tile(to + L::tile_bytes, p.v, row0);
           if (INT8 && lane < 8) copy16(scales + at * L::scale_bytes + b * 128 + lane * 16, (lane < 4 ? p.k_scale : p.v_scale) + row0 + lane % 4 * 4);
         }
       loading.advance(list, heads, count);
-      look_ahead();
+      loading_place += count;
+      if (loading_place - tiles_begin >= 32) {
+        tiles = tiles_next;
+        tiles_begin += 32;
+        tiles_next = tile_at(p.sequences, tiles_begin + 32 + lane);
+      }
     }
     copy_commit();
   }
@@ -291,17 +305,24 @@ template <class T, bool INT8, int DP> struct DecodeWarp {
   __device__ __forceinline__ void keep_query(int item, const float2 (&x)[words]) {
     const int lane = threadIdx.x % 32;
     char* row = scratch.q + item * L::q_pitch;
-    float inverse = 1;
     if constexpr (INT8) {
       float largest = 0;
 #pragma unroll
       for (int j = 0; j < words; ++j) largest = fmaxf(largest, fmaxf(fabsf(x[j].x), fabsf(x[j].y)));
-      const uint32_t exponent = min(max(__float_as_uint(warp_max(largest)) >> 23, 1u), 252u) + 1;  // a power of two above it
-      inverse = __uint_as_float((254 - exponent) << 23);
-      if (lane == 0) *reinterpret_cast<float*>(row + DP * 2) = __uint_as_float(exponent << 23);
-    }
+      largest = warp_max(largest);
+      const float inverse = largest > 1e-30f ? __fdividef(32512.f, largest) : 0.f;
+      if (lane == 0) *reinterpret_cast<float*>(row + DP * 2) = largest * (1.f / 32512.f);
 #pragma unroll
-    for (int j = 0; j < words; ++j) reinterpret_cast<uint32_t*>(row)[lane + 32 * j] = pack2<M>(x[j].x * inverse, x[j].y * inverse);
+      for (int j = 0; j < words; ++j) {
+        const int a = __float2int_rn(x[j].x * inverse), b = __float2int_rn(x[j].y * inverse);
+        const int a_low = static_cast<int8_t>(a), b_low = static_cast<int8_t>(b);  // signed: the upper byte is a - a_low
+        reinterpret_cast<uint16_t*>(row)[lane + 32 * j] = static_cast<uint16_t>(((a - a_low) >> 8 & 255) | (b - b_low) & 0xff00);
+        reinterpret_cast<uint16_t*>(row + DP)[lane + 32 * j] = static_cast<uint16_t>((a_low & 255) | (b_low & 255) << 8);
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < words; ++j) reinterpret_cast<uint32_t*>(row)[lane + 32 * j] = pack2<M>(x[j].x, x[j].y);
+    }
   }
   __device__ __forceinline__ void prepare_whole(int row, int head, bool writes, int slot_of_row) {
     const int lane = threadIdx.x % 32, live = live_heads(head), head0 = first_head(head), kv_head = head / head_tiles;
@@ -318,22 +339,24 @@ template <class T, bool INT8, int DP> struct DecodeWarp {
       for (int i = 0; i < 2; ++i)
 #pragma unroll
         for (int j = 0; j < words; ++j) own[i][j] = __ldcg(from + (p.heads + i * p.kv_heads + kv_head) * (DP / 2) + lane + 32 * j);
-    float2 x[words];
+    // One body for all heads: unrolled, it is fetched cold from memory at every launch.
+    uint32_t* staged = reinterpret_cast<uint32_t*>(scratch.q);
 #pragma unroll
     for (int i = 0; i < decode_heads; ++i)
-      if (i < live) {
+      if (i < live)
 #pragma unroll
-        for (int j = 0; j < words; ++j) x[j] = unpack2<T>(raw[i][j]);
-        registers.prepare(p, p.q_norm, x);
-        keep_query(i, x);
-      }
-    if (!writes) return;
+        for (int j = 0; j < words; ++j) staged[i * (L::q_pitch / 4) + lane + 32 * j] = raw[i][j];
+    __syncwarp();
+#pragma unroll 1
+    for (int item = 0; item < live + (writes ? 2 : 0); ++item) {
+      const int which = item - live;  // 0: k, 1: v
+      float2 x[words];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int j = 0; j < words; ++j) x[j] = unpack2<T>(own[i][j]);
-      if (i == 0) registers.prepare(p, p.k_norm, x);
-      keep_fresh(i, x, slot_of_row, kv_head);
+      for (int j = 0; j < words; ++j) x[j] = unpack2<T>(which < 0 ? staged[item * (L::q_pitch / 4) + lane + 32 * j] : which ? own[1][j] : own[0][j]);
+      if (which < 1) registers.prepare(p, which < 0 ? p.q_norm : p.k_norm, x);
+      __syncwarp();  // int8: other lanes' words
+      if (which < 0) keep_query(item, x);
+      else keep_fresh(which, x, slot_of_row, kv_head);
     }
   }
   // Heads of any kind, by way of shared memory.
@@ -370,8 +393,9 @@ template <class T, bool INT8, int DP> struct DecodeWarp {
     const char* mine = scratch.q + min(g, live - 1) * L::q_pitch;
 #pragma unroll
     for (int j = 0; j < steps; ++j) {  // the order of k of the key fragments
-      q[j][0] = *reinterpret_cast<const uint32_t*>(mine + j * 32 + (INT8 ? t * 8 : t * 4));
-      q[j][1] = *reinterpret_cast<const uint32_t*>(mine + j * 32 + (INT8 ? t * 8 + 4 : t * 4 + 16));
+      const char* at = mine + (INT8 ? j % 2 * DP + j / 2 * 32 : j * 32) + t * 4;  // int8: of 32 dims the upper bytes, then the lower
+      q[j][0] = *reinterpret_cast<const uint32_t*>(at);
+      q[j][1] = *reinterpret_cast<const uint32_t*>(at + 16);
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -412,13 +436,13 @@ template <class T, bool INT8, int DP> struct DecodeWarp {
     if constexpr (INT8) {
 #pragma unroll
       for (int j = 0; j < steps / 2; ++j) {
-        uint4 v = load_matrix(matrix(at, j));
-        v.x ^= 0x80808080u; v.y ^= 0x80808080u; v.z ^= 0x80808080u; v.w ^= 0x80808080u;
-        const uint32_t a[4] = {widen2(v.x, 0x4140), widen2(v.y, 0x4140), widen2(v.x, 0x4342), widen2(v.y, 0x4342)};
-        mma<M>(even, a, q[2 * j][0], q[2 * j][1]);
-        const uint32_t b[4] = {widen2(v.z, 0x4140), widen2(v.w, 0x4140), widen2(v.z, 0x4342), widen2(v.w, 0x4342)};
-        mma<M>(odd, b, q[2 * j + 1][0], q[2 * j + 1][1]);
+        const uint4 v = load_matrix(matrix(at, j));
+        const uint32_t a[4] = {v.x, v.y, v.z, v.w};
+        mma<int8_t>(even, a, q[2 * j][0], q[2 * j][1]);
+        mma<int8_t>(odd, a, q[2 * j + 1][0], q[2 * j + 1][1]);
       }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) s[i] = static_cast<float>(__float_as_int(even[i]) * 256 + __float_as_int(odd[i]));
     } else {
 #pragma unroll
       for (int j = 0; j < steps; ++j) {
@@ -426,9 +450,9 @@ template <class T, bool INT8, int DP> struct DecodeWarp {
         const uint32_t a[4] = {v.x, v.y, v.z, v.w};
         mma<M>(j % 2 ? odd : even, a, q[j][0], q[j][1]);
       }
-    }
 #pragma unroll
-    for (int i = 0; i < 4; ++i) s[i] = even[i] + odd[i];
+      for (int i = 0; i < 4; ++i) s[i] = even[i] + odd[i];
+    }
   }
   __device__ __forceinline__ void values(uint32_t tile, uint32_t p0, uint32_t p1) {
     const int lane = threadIdx.x % 32;
@@ -574,8 +598,11 @@ template <class T, bool INT8, int DP> struct DecodeWarp {
   // ---- A stretch ----
 
   __device__ __forceinline__ void fill(int sequences, int place, int length) {
+    const int lane = threadIdx.x % 32;
+    loading_place = tiles_begin = place;
+    tiles = tile_at(sequences, place + lane);
+    tiles_next = tile_at(sequences, place + 32 + lane);
     loading.seek(list, sequences, heads, place, length);
-    look_ahead();
     for (int i = 0; i < stages; ++i) load_stage(i);
   }
   // `place` on, `length` blocks; the block of threads begins at `block_begin`. Whole pairs are written out; the others are
@@ -724,11 +751,13 @@ __device__ __forceinline__ void attention_decode(const AttentionArgs& p) {
   const DecodeStretch block{min(total, static_cast<int>(blockIdx.x) * per_block), min(total, (static_cast<int>(blockIdx.x) + 1) * per_block)};
   const DecodeStretch mine = decode_part(block, warp, warps);
   Warp worker{p, list, heads, per_kv, head_tiles, scratch_of(warp), shared_address(shared) + warp * ring_bytes,
-              shared_address(shared) + warps * ring_bytes + warp * p.stages * L::scale_bytes, p.stages, 0, {}, {}, {}, -1,
+              shared_address(shared) + warps * ring_bytes + warp * p.stages * L::scale_bytes, p.stages, 0, {}, 0, 0, 0, 0, {}, -1,
               p.head_dim == DP && (p.rope_dims == 0 || p.rope_dims == DP)};
   if (mine.begin < mine.end) worker.fill(p.sequences, mine.begin, mine.end - mine.begin);
-  wait_predecessors();
+  // Before the wait: the next kernel's blocks take their places while every block of this one still holds its own, one a
+  // multiprocessor. After it those without work would be gone, and the next kernel would double up where they were.
   if (p.releases_early) launch_dependents();
+  wait_predecessors();
   for (int i = blockIdx.x; i < p.sequences; i += gridDim.x)  // empty slots of a bucket
     if (list[i].context == 0)
       for (int k = threadIdx.x; k < p.heads * p.head_dim; k += blockDim.x) static_cast<T*>(p.out)[list[i].row * p.out_stride + k] = from_float<T>(0.f);

@@ -75,8 +75,8 @@ __device__ __forceinline__ void linear_rows_w4(const LinearArgs& p) {
   char* xs = reinterpret_cast<char*>(sums + p.k_padded / GROUP * 8);                           // [rows][x_stride]
 
   const int units = p.k_padded / 128;
-  const int tile_begin = static_cast<int>(static_cast<int64_t>(p.tiles) * blockIdx.x / gridDim.x);
-  const int tile_end = static_cast<int>(static_cast<int64_t>(p.tiles) * (blockIdx.x + 1) / gridDim.x);
+  const unsigned some = p.tiles / gridDim.x, more = p.tiles % gridDim.x;  // the first `more` blocks have one tile more
+  const int tile_begin = blockIdx.x * some + min(blockIdx.x, more), tile_end = tile_begin + some + (blockIdx.x < more);
 
   // The loader walks the passes; a turn is one unit for every worker.
   int load_tile = tile_begin - p.pass, load_left = 0, load_slot = 0;
@@ -135,37 +135,50 @@ __device__ __forceinline__ void linear_rows_w4(const LinearArgs& p) {
   const bool normed = p.norm == norm_rms;
   launch_dependents();
   wait_predecessors();
+  // Four rows' loads at a time: one after the other, each would wait for memory that the ring's copies keep busy.
+  constexpr int abreast = 4;
 #pragma unroll 1
-  for (int n = 0; n < p.rows; ++n) {
-    float square = 0;
+  for (int n0 = 0; n0 < p.rows; n0 += abreast) {
+    float square[abreast] = {};
 #pragma unroll 1
     for (int k = thread * 8; k < p.k_padded; k += w4_rows_threads * 8) {
-      uint4 v = make_uint4(0, 0, 0, 0);
-      if (k < p.in) {
-        if (p.x_type == type_f32) {
-          const float4* from = reinterpret_cast<const float4*>(static_cast<const float*>(p.x) + n * p.x_stride + k);
-          float4 a = __ldcg(from), b = __ldcg(from + 1);
-          if (normed) {
-            const float4 wa = __ldg(reinterpret_cast<const float4*>(p.norm_weight + k)), wb = __ldg(reinterpret_cast<const float4*>(p.norm_weight + k) + 1);
-            square += a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
-            a.x *= 0.0625f * wa.x; a.y *= 0.0625f * wa.y; a.z *= 0.0625f * wa.z; a.w *= 0.0625f * wa.w;
-            b.x *= 0.0625f * wb.x; b.y *= 0.0625f * wb.y; b.z *= 0.0625f * wb.z; b.w *= 0.0625f * wb.w;
-          }
-          v = pack8<T>(a, b);
-        } else {
-          v = __ldcg(reinterpret_cast<const uint4*>(static_cast<const T*>(p.x) + n * p.x_stride + k));
-        }
-      }
-      w4_store_x(xs + n * x_stride, k, v);
-      // k_padded is a multiple of 128, so the 16 lanes of a half warp are in the loop together.
-      float sum = sum8<T>(v);
+      const bool inside = k < p.in, wide = p.x_type == type_f32;
+      uint4 raw[abreast][2];
 #pragma unroll
-      for (int d = GROUP / 16; d > 0; d >>= 1) sum += __shfl_xor_sync(0xffffu << (lane & 16), sum, d);
-      if (k % GROUP == 0) sums[k / GROUP * 8 + n] = sum;
+      for (int i = 0; i < abreast; ++i) {
+        const int64_t at = (n0 + i) * p.x_stride + k;
+        const bool live = inside && n0 + i < p.rows;
+        const uint4* from = wide ? reinterpret_cast<const uint4*>(static_cast<const float*>(p.x) + at) : reinterpret_cast<const uint4*>(static_cast<const T*>(p.x) + at);
+        raw[i][0] = live ? __ldcg(from) : make_uint4(0, 0, 0, 0);
+        raw[i][1] = live && wide ? __ldcg(from + 1) : make_uint4(0, 0, 0, 0);
+      }
+      float4 wa = make_float4(1, 1, 1, 1), wb = wa;
+      if (normed && inside) {
+        wa = __ldg(reinterpret_cast<const float4*>(p.norm_weight + k)); wb = __ldg(reinterpret_cast<const float4*>(p.norm_weight + k) + 1);
+        wa.x *= 0.0625f; wa.y *= 0.0625f; wa.z *= 0.0625f; wa.w *= 0.0625f; wb.x *= 0.0625f; wb.y *= 0.0625f; wb.z *= 0.0625f; wb.w *= 0.0625f;
+      }
+#pragma unroll
+      for (int i = 0; i < abreast; ++i) {
+        if (n0 + i >= p.rows) continue;
+        uint4 v = raw[i][0];
+        if (wide) {
+          const float4 a = *reinterpret_cast<const float4*>(&raw[i][0]), b = *reinterpret_cast<const float4*>(&raw[i][1]);
+          if (normed) square[i] += a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
+          v = pack8<T>(make_float4(a.x * wa.x, a.y * wa.y, a.z * wa.z, a.w * wa.w), make_float4(b.x * wb.x, b.y * wb.y, b.z * wb.z, b.w * wb.w));
+        }
+        w4_store_x(xs + (n0 + i) * x_stride, k, v);
+        // k_padded is a multiple of 128, so the 16 lanes of a half warp are in the loop together.
+        float sum = sum8<T>(v);
+#pragma unroll
+        for (int d = GROUP / 16; d > 0; d >>= 1) sum += __shfl_xor_sync(0xffffu << (lane & 16), sum, d);
+        if (k % GROUP == 0) sums[k / GROUP * 8 + n0 + i] = sum;
+      }
     }
-    if (normed) {
-      square = warp_sum(square);
-      if (lane == 0) squares[n * w4_rows_warps + warp] = square;
+#pragma unroll
+    for (int i = 0; i < abreast; ++i) {
+      if (!normed || n0 + i >= p.rows) continue;
+      square[i] = warp_sum(square[i]);
+      if (lane == 0) squares[(n0 + i) * w4_rows_warps + warp] = square[i];
     }
   }
   __syncthreads();

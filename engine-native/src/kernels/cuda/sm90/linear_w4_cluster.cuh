@@ -15,7 +15,7 @@
 
 namespace hearth::kernels::cuda {
 
-constexpr int w4_cluster_stages_max = 12;
+constexpr int w4_cluster_stages_max = 12, w4_factor_tiles = 32;
 
 // ---- Clusters ----
 
@@ -56,14 +56,18 @@ template <int N> struct W4Tiles { static constexpr int value = N; };
 
 // What a block has to do.
 struct W4Share {
-  int ranks, rank, tile_begin, tiles, unit_begin, unit_end, n_blocks, passes;
+  int ranks, rank, shift;  // shift: log2 of ranks
+  int tile_begin, tiles, unit_begin, unit_end, n_blocks, passes;
   __device__ __forceinline__ W4Share(const W4ClusterArgs& a, int n) {
     const LinearArgs& p = a.linear;
     ranks = cluster_size(); rank = cluster_rank();
-    const int cluster = blockIdx.x / ranks, clusters = gridDim.x / ranks, units = p.k_padded / 128;
-    tile_begin = static_cast<int>(static_cast<int64_t>(p.tiles) * cluster / clusters);
-    tiles = static_cast<int>(static_cast<int64_t>(p.tiles) * (cluster + 1) / clusters) - tile_begin;
-    unit_begin = units * rank / ranks; unit_end = units * (rank + 1) / ranks;
+    shift = ranks == 4 ? 2 : ranks - 1;
+    const unsigned cluster = blockIdx.x >> shift, clusters = gridDim.x >> shift, units = p.k_padded / 128;
+    const unsigned some = p.tiles / clusters, more = p.tiles % clusters;  // the first `more` clusters have one tile more
+    tile_begin = cluster * some + min(static_cast<unsigned>(cluster), more);
+    tiles = some + (cluster < more);
+    unit_begin = units * rank >> shift;
+    unit_end = units * (rank + 1) >> shift;
     n_blocks = (p.rows + n - 1) / n;
     passes = a.passes * n_blocks;
   }
@@ -126,54 +130,101 @@ struct W4Loader {
   }
 };
 
-// One stage by mma.sync: the first half of the warps take the first 64 k, the others the rest, each every COLUMNS-th tile:
-// d[tile] += weights * x. Straight through without branches, so that MT tiles' chains of loads, decoding and products
-// overlap; tiles beyond the last are computed again and not stored.
-template <class T, bool G128, int N, int MT, int MT_MAX, int COLUMNS>
-__device__ __forceinline__ void w4_stage_mma(int group, int unit_bytes, uint32_t x, uint32_t weights, int column, int half, uint32_t lane, int last, float (&d)[MT_MAX][N / 2]) {
-  const uint32_t g = lane / 4;
-  uint4 v[N / 8][2], words[MT];
-  uint32_t from[MT] = {};
-  float2 scale[MT];
-  uint32_t zero_low[MT], zero_high[MT];
-  auto constants = [&](int m, int at, int groups) {
-    scale[m] = unpack2<__half>(shared_load4(from[m] + 1024 + at * 32 + g * 4));
-    zero_constants<T>(shared_load1(from[m] + 1024 + groups * 32 + at * 8 + g), zero_low[m], zero_high[m]);
-  };
-#pragma unroll
-  for (int m = 0; m < MT; ++m) {
-    from[m] = weights + min(column + m * COLUMNS, last) * unit_bytes;
-    words[m] = shared_load16(from[m] + half * 512 + lane * 16);
-    if constexpr (G128) constants(m, 0, 1);
+// A nibble as the tensor cores take it and what has to be taken off its products: up to 16 rows the nibble under an
+// exponent as it is, its constant taken off with the sum of the activations (a product with ones); above, q - zero, since
+// sums of many rows cost more than a subtraction a weight.
+template <class T, bool RAW> struct W4Nibbles {
+  uint32_t low, high;          // RAW: bits of the constants as floats; else packed pairs
+  float2 scale;
+  __device__ __forceinline__ void load(uint32_t scales, uint32_t zeros) {
+    scale = unpack2<__half>(shared_load4(scales));
+    const uint32_t byte = shared_load1(zeros);
+    if constexpr (RAW) {  // the float 2^23 + z by its bits; rows g + 8 of f16 come in as 1024 + 16 q
+      constexpr bool half = RawNibbles<T>::factor_high != 1;
+      low = __float_as_uint(__uint_as_float(0x4B000000u | (byte & 15u)) - (8388608.f - RawNibbles<T>::base_low));
+      high = __float_as_uint(__uint_as_float(0x4B000000u | (half ? byte & 240u : byte >> 4)) - (8388608.f - RawNibbles<T>::base_low));
+      scale.y *= RawNibbles<T>::factor_high;
+    } else {
+      zero_constants<T>(byte, low, high);
+    }
   }
-  const uint32_t row = x + half * N * 128 + lane % 8 * 128, swizzle = lane / 8 ^ (lane & 7);
+  __device__ __forceinline__ void decode(uint32_t word, uint32_t (&a)[4]) const {
+    if constexpr (RAW) RawNibbles<T>::decode(word, a);
+    else decode4<T>(word, low, high, a);
+  }
+  // c as a sum of weights: `sum`, of the activations of this lane's two columns.
+  __device__ __forceinline__ void correct(float (&c)[4], const float (&sum)[4]) const {
+    if constexpr (RAW) {
+      const float l = __uint_as_float(low), h = __uint_as_float(high);
+      c[0] -= l * sum[0]; c[1] -= l * sum[1];
+      c[2] -= h * sum[0]; c[3] -= h * sum[1];
+    }
+  }
+};
+
+// One stage by mma.sync, of every COLUMNS-th tile from `column` on: d[tile] += weights * x. Straight through without
+// branches, so that MT tiles' chains of loads, decoding and products overlap; tiles beyond the last are computed again and
+// not stored.
+template <class T, bool G128, int N, int MT, int MT_MAX, int COLUMNS>
+__device__ __forceinline__ void w4_stage_mma(int group, int unit_bytes, uint32_t x, uint32_t weights, int column, uint32_t lane, int last, float (&d)[MT_MAX][N / 2]) {
+  constexpr bool raw = N <= 16;
+  constexpr uint32_t one = RawNibbles<T>::factor_high == 1 ? 0x3F803F80u : 0x3C003C00u;
+  const uint32_t ones[4] = {one, one, one, one}, g = lane / 4;
+  uint32_t from[MT];
 #pragma unroll
-  for (int n = 0; n < N / 8; ++n)
+  for (int m = 0; m < MT; ++m) from[m] = weights + min(column + m * COLUMNS, last) * unit_bytes;
+  auto constants = [&](uint32_t unit, int step) {  // of the group that 16-wide step `step` is in
+    const int at = G128 ? 0 : step * 16 / group, groups = G128 ? 1 : 128 / group;
+    W4Nibbles<T, raw> nibbles;
+    nibbles.load(unit + 1024 + at * 32 + g * 4, unit + 1024 + groups * 32 + at * 8 + g);
+    return nibbles;
+  };
+  const uint32_t row = x + lane % 8 * 128, swizzle = lane / 8 ^ (lane & 7);
+  float c[MT][N / 8][4], sum[N / 8][4];
+  W4Nibbles<T, raw> nibbles[MT];
 #pragma unroll
-    for (int b = 0; b < 2; ++b) v[n][b] = load_matrix(row + n * 1024 + (swizzle ^ b * 4) * 16);
-  float c[MT][N / 8][4];
+  for (int half = 0; half < 2; ++half) {
+    uint4 v[N / 8][2], words[MT];
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
+    for (int m = 0; m < MT; ++m) words[m] = shared_load16(from[m] + half * 512 + lane * 16);
 #pragma unroll
-    for (int m = 0; m < MT; ++m) {
-      constexpr int flush = G128 ? 4 : 2;  // steps that share a scale
-      if constexpr (!G128) {
-        if (i % 2 == 0) constants(m, (half * 64 + i * 16) / group, 128 / group);
+    for (int n = 0; n < N / 8; ++n)
+#pragma unroll
+      for (int b = 0; b < 2; ++b) v[n][b] = load_matrix(row + half * N * 128 + n * 1024 + (swizzle ^ b * 4) * 16);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const bool begins = G128 ? half == 0 && i == 0 : i % 2 == 0, ends = G128 ? half == 1 && i == 3 : i % 2 == 1;  // a scale's steps
+      if constexpr (raw) {
+#pragma unroll
+        for (int n = 0; n < N / 8; ++n) {
+          const uint4 b = v[n][i / 2];
+          if (begins) sum[n][0] = sum[n][1] = sum[n][2] = sum[n][3] = 0;
+          mma<T>(sum[n], ones, i % 2 ? b.z : b.x, i % 2 ? b.w : b.y);
+        }
       }
-      const uint32_t word = i == 0 ? words[m].x : i == 1 ? words[m].y : i == 2 ? words[m].z : words[m].w;
-      uint32_t a[4];
-      decode4<T>(word, zero_low[m], zero_high[m], a);
 #pragma unroll
-      for (int n = 0; n < N / 8; ++n) {
-        const uint4 b = v[n][i / 2];
-        if (i % flush == 0) c[m][n][0] = c[m][n][1] = c[m][n][2] = c[m][n][3] = 0;
-        mma<T>(c[m][n], a, i % 2 ? b.z : b.x, i % 2 ? b.w : b.y);
-        if (i % flush == flush - 1) {
-          d[m][n * 4] += scale[m].x * c[m][n][0]; d[m][n * 4 + 1] += scale[m].x * c[m][n][1];
-          d[m][n * 4 + 2] += scale[m].y * c[m][n][2]; d[m][n * 4 + 3] += scale[m].y * c[m][n][3];
+      for (int m = 0; m < MT; ++m) {
+        const uint32_t word = i == 0 ? words[m].x : i == 1 ? words[m].y : i == 2 ? words[m].z : words[m].w;
+        uint32_t a[4];
+        if (!raw && begins) nibbles[m] = constants(from[m], half * 4 + i);
+        nibbles[m].decode(word, a);
+#pragma unroll
+        for (int n = 0; n < N / 8; ++n) {
+          const uint4 b = v[n][i / 2];
+          if (begins) c[m][n][0] = c[m][n][1] = c[m][n][2] = c[m][n][3] = 0;
+          mma<T>(c[m][n], a, i % 2 ? b.z : b.x, i % 2 ? b.w : b.y);
+        }
+        if (!ends) continue;
+        if (raw) nibbles[m] = constants(from[m], half * 4 + i);  // late, for the registers' sake
+#pragma unroll
+        for (int n = 0; n < N / 8; ++n) {
+          nibbles[m].correct(c[m][n], sum[n]);
+          d[m][n * 4] += nibbles[m].scale.x * c[m][n][0]; d[m][n * 4 + 1] += nibbles[m].scale.x * c[m][n][1];
+          d[m][n * 4 + 2] += nibbles[m].scale.y * c[m][n][2]; d[m][n * 4 + 3] += nibbles[m].scale.y * c[m][n][3];
         }
       }
     }
+  }
 }
 
 // One stage by wgmma, STEP 16-wide steps of k between two commits: blocks of four tiles from `column` on, every
@@ -221,22 +272,19 @@ __device__ __forceinline__ void w4_stage_wgmma(int group, int unit_bytes, uint32
   }
 }
 
+__device__ __forceinline__ void add_to(float* to, float v) { asm volatile("red.global.add.f32 [%0], %1;" ::"l"(to), "f"(v) : "memory"); }
+
 // The sums of the cluster's blocks and of a block's halves, added in the order of k and stored: tile i of the pass by block
 // i % ranks, a warp 8 rows of one at a time. In each block they lie as [half][tile][8 rows][lane].
 template <int N>
-__device__ __forceinline__ void w4_finish(const LinearArgs& p, const W4Share& share, int workers, int halves, uint32_t sums, int first, int count, int row0, int warp) {
+__device__ __forceinline__ void w4_finish(const LinearArgs& p, const W4Share& share, const float* factors, int workers, int halves, uint32_t sums, int first, int count, int row0, int warp) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const int live = (min(N, p.rows - row0) + 7) / 8, jobs = (count - share.rank + share.ranks - 1) / share.ranks * live;
+  const int live = (min(N, p.rows - row0) + 7) / 8, jobs = ((count - share.rank + share.ranks - 1) >> share.shift) * (N / 8);
 #pragma unroll 1
   for (int job = warp; job < jobs; job += workers) {
-    const int tile = share.rank + job / live * share.ranks, j = job % live, row = row0 + j * 8 + 2 * t, column = (first + tile) * 16 + g;
-    const bool add = p.residual && !p.gated && !p.bias && p.activation == activation_none && column + 8 < p.out;  // four loads before four stores
-    const bool one = row < p.rows, two = row + 1 < p.rows;
-    float* y = static_cast<float*>(p.y) + row * p.y_stride + column;
-    float old[4] = {0, 0, 0, 0};
-    if (add && one) { old[0] = __ldcg(y); old[2] = __ldcg(y + 8); }
-    if (add && two) { old[1] = __ldcg(y + p.y_stride); old[3] = __ldcg(y + p.y_stride + 8); }
-    const float low = __ldg(p.weight_scale + (first + tile) * 16 + g), high = __ldg(p.weight_scale + (first + tile) * 16 + g + 8);
+    const int tile = share.rank + (job / (N / 8) << share.shift), j = job % (N / 8), row = row0 + j * 8 + 2 * t, column = (first + tile) * 16 + g;
+    if (j >= live) continue;
+    const float low = factors[(first + tile) * 16 + g], high = factors[(first + tile) * 16 + g + 8];
     float4 v[4][2];
 #pragma unroll
     for (int r = 0; r < 4; ++r)
@@ -250,9 +298,11 @@ __device__ __forceinline__ void w4_finish(const LinearArgs& p, const W4Share& sh
     for (int r = 0; r < 4; ++r)
 #pragma unroll
       for (int h = 0; h < 2; ++h) { a += v[r][h].x; b += v[r][h].y; c += v[r][h].z; d += v[r][h].w; }
-    if (add) {
-      if (one) { y[0] = old[0] + a * low; y[8] = old[2] + c * high; }
-      if (two) { y[p.y_stride] = old[1] + b * low; y[p.y_stride + 8] = old[3] + d * high; }
+    // One addition an element, by the L2: the same bits as loading it first, and nothing waits for it.
+    if (p.residual && !p.gated && !p.bias && p.activation == activation_none && column + 8 < p.out) {
+      float* y = static_cast<float*>(p.y) + row * p.y_stride + column;
+      if (row < p.rows) { add_to(y, a * low); add_to(y + 8, c * high); }
+      if (row + 1 < p.rows) { add_to(y + p.y_stride, b * low); add_to(y + p.y_stride + 8, d * high); }
       continue;
     }
     linear_store_pair(p, row, first + tile, g, a * low, c * high);
@@ -268,23 +318,24 @@ __device__ __forceinline__ void linear_w4_cluster(const W4ClusterArgs& args) {
   const LinearArgs& p = args.linear;
   extern __shared__ __align__(1024) char shared[];
   __shared__ __align__(8) uint64_t full[w4_cluster_stages_max], empty[w4_cluster_stages_max];
+  __shared__ float factors_shared[w4_factor_tiles * 16];
   uint32_t ring = (shared_address(shared) + 1023) & ~1023u, full0 = shared_address(full), empty0 = shared_address(empty);
   const int thread = threadIdx.x, warp = thread / 32;
   uint32_t lane = thread % 32;
   keep(ring); keep(full0); keep(empty0); keep(lane);
   const W4Share share(args, N);
-  if (thread == 0) {
-    for (int i = 0; i < args.stages; ++i) { barrier_init(full0 + i * 8, 1); barrier_init(empty0 + i * 8, WORKERS); }
+  W4Loader<N> loader{args, share, ring, full0, empty0};
+  if (thread == WORKERS * 32) {
+    prefetch_map(&args.weight_few); prefetch_map(&args.weight_more); prefetch_map(&args.x);
+    for (int i = 0; i < args.stages; ++i) { barrier_init(full0 + i * 8, 1); barrier_init(empty0 + i * 8, STEP > 0 ? WORKERS : WORKERS / 2); }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    loader.fill();
   }
-  if (thread == WORKERS * 32) { prefetch_map(&args.weight_few); prefetch_map(&args.weight_more); prefetch_map(&args.x); }
   __syncthreads();
   launch_dependents();
 
   if (warp >= WORKERS) {
     if constexpr (LOAD_REGISTERS > 0) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(LOAD_REGISTERS));
-    W4Loader<N> loader{args, share, ring, full0, empty0};
-    if (thread == WORKERS * 32) loader.fill();
     wait_predecessors();
     for (int pass = 0; pass < share.passes; ++pass) {
       if (thread == WORKERS * 32) loader.feed(pass);
@@ -296,6 +347,12 @@ __device__ __forceinline__ void linear_w4_cluster(const W4ClusterArgs& args) {
   }
   if constexpr (LOAD_REGISTERS > 0) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(MULTIPLY_REGISTERS));
   prefetch_weights(args, share, thread, WORKERS * 32);
+  // The rows' factors, before they are wanted at the very end; of many tiles they stay where they are.
+  const float* factors = p.weight_scale;
+  if (share.tiles <= w4_factor_tiles) {
+    for (int i = thread; i < share.tiles * 16; i += WORKERS * 32) factors_shared[i] = __ldg(p.weight_scale + share.tile_begin * 16 + i);
+    factors = factors_shared - share.tile_begin * 16;
+  }
   wait_predecessors();
   const int stages = args.stages, stage_bytes = args.stage_bytes, unit_bytes = G128 ? Unit<128>::bytes : p.unit_bytes, group = G128 ? 128 : p.group;
   const int steps = share.unit_end - share.unit_begin;
@@ -341,12 +398,12 @@ __device__ __forceinline__ void linear_w4_cluster(const W4ClusterArgs& args) {
       constexpr int columns = WORKERS / 2;
       halves = 2; half = warp / columns; tile = warp % columns; tile_step = columns;
       auto walk = [&](auto tiles) {
-        for (int i = 0; i < steps; ++i) {
+        for (int i = 0; i < steps; ++i, next_slot()) {
+          if (i % 2 != half) continue;
           barrier_wait(slot_full, parity);
-          w4_stage_mma<T, G128, N, decltype(tiles)::value, MT, columns>(group, unit_bytes, slot_ring, slot_ring + N * 256, tile, half, lane, count - 1, d);
+          w4_stage_mma<T, G128, N, decltype(tiles)::value, MT, columns>(group, unit_bytes, slot_ring, slot_ring + N * 256, tile, lane, count - 1, d);
           __syncwarp();
           if (lane == 0) barrier_arrive(slot_empty);
-          next_slot();
         }
       };
       if (count <= columns) walk(W4Tiles<1>{});
@@ -385,12 +442,12 @@ __device__ __forceinline__ void linear_w4_cluster(const W4ClusterArgs& args) {
     }
     if (share.ranks == 1) {
       multipliers_sync<WORKERS * 32>();
-      w4_finish<N>(p, share, WORKERS, halves, sums, first, count, row0, warp);
+      w4_finish<N>(p, share, factors, WORKERS, halves, sums, first, count, row0, warp);
       continue;
     }
     cluster_arrive();
     cluster_wait();
-    w4_finish<N>(p, share, WORKERS, halves, sums, first, count, row0, warp);
+    w4_finish<N>(p, share, factors, WORKERS, halves, sums, first, count, row0, warp);
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // the copy engine writes here next
     cluster_arrive();
     cluster_wait();
