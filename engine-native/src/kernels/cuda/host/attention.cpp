@@ -174,7 +174,8 @@ void mma_run(const AttentionSpec& s, const AttentionParams& p, Stream& base) {
   const bool many = p.batch.max_rows > 1;
   a.splits = split_count(s, p.batch.sequences, p.batch.max_context, stream.multiprocessors());
   a.prepared = 1;
-  a.releases_early = p.batch.sequences <= 2 || p.batch.sequences >= tuning().attention_early_sequences;
+  const int pairs = p.batch.sequences * s.kv_heads * head_tiles(s);
+  a.releases_early = pairs >= tuning().attention_early_pairs && (p.batch.sequences <= 2 || p.batch.sequences >= tuning().attention_early_sequences);
   if (!many && program_attention(stream, a, s.type, [s, p, &base] { mma_run(s, p, base); })) return;
   if (many) {
     launch_prepare(s, a, stream);

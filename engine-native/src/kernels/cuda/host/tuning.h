@@ -15,6 +15,7 @@ struct Tuning {
   // From how many sequences on it lets the linear after it start loading its weights; also up to two. Between, the linear
   // takes too much shared memory to stand beside it (7B, batch 4: 2,463 us a step against 2,397).
   int attention_early_sequences = 8;
+  int attention_early_pairs = 32;         // and how many of its blocks must have work: sequences times KV heads
   int decode_warps = 8;                   // of the decode attention's blocks, at most; each streams its own part of the KV cache
   int decode_stages = 2;                  // of a warp's ring: 2, 3, 4 or 6
   int decode_shared_kb = 226;             // shared memory it may take
