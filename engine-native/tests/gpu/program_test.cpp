@@ -153,7 +153,7 @@ void check_step(const Shape& shape, const std::vector<int>& lengths) {
   tuning.program_rows = 0;
   step.run();
   const auto want = values(*step.logits), want_x = values(*step.x), want_k = values(*step.k[1]);
-  tuning.program_rows = 3;
+  tuning.program_rows = 4;
   auto body = [](void* s) { static_cast<Step*>(s)->run(); return Status::ok(); };
   const uint64_t launched = device::cuda(gpu().stream()).launches();
   auto graph = gpu().capture(body, &step);
@@ -161,7 +161,7 @@ void check_step(const Shape& shape, const std::vector<int>& lengths) {
   ASSERT_TRUE(graph) << graph.status().message();
   EXPECT_EQ(device::cuda(gpu().stream()).launches() - launched, 1u) << "the step is one kernel";
   std::vector<float> first;
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < 6; ++i) {
     restart();
     Array::check(gpu().replay(**graph));
     const auto got = values(*step.logits), got_x = values(*step.x);
@@ -182,7 +182,9 @@ TEST(Program, StepMatchesItsOps) {
   check_step({512, 12, 1, 64, 1408, 32, 100, DType::f16, KvFormat::f16}, {257, 16, 900});
   check_step({1024, 8, 8, 128, 1408, 128, 0, DType::f16, KvFormat::int8}, {33, 700});
   check_step({1024, 16, 4, 64, 1408, 128, 0, DType::bf16, KvFormat::int8}, {2000, 0, 5});
+  check_step({1024, 8, 4, 80, 1408, 128, 0, DType::f16, KvFormat::f16}, {77, 300, 1, 2500});
   check_step({4096, 32, 32, 128, 11008, 128, 0, DType::f16, KvFormat::f16}, {300});
+  check_step({4096, 32, 8, 128, 14336, 128, 0, DType::bf16, KvFormat::bf16}, {1200, 64, 0, 333});
 }
 
 }  // namespace

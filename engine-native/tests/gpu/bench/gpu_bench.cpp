@@ -243,6 +243,29 @@ void set_tuning(const std::string& text) {
 
 #include "prefill_bench.h"
 
+// Where a block of the decode program passed which point, in cycles since the phase before was done (kernels built with
+// HEARTH_PROGRAM_TRACE=block). Points of a linear: first weights here, activations here, multiplied, stored (two finishers);
+// of an attention: begun, queries here, blocks done, -, -, merged.
+void bench_trace(const std::function<void()>& step) {
+  kernels::cuda::tuning().program_rows = 1;
+  median_us(step, 20);
+  std::vector<long long> at(64 * 16);
+  need(gpu->download(at.data(), device::cuda(gpu->stream()).exchange() + (1 << 20), at.size() * 8));
+  need(gpu->stream().synchronize());
+  long long before = at[0];
+  for (int i = 0; i < 64; ++i) {
+    std::printf("phase %2d:", i);
+    long long end = before;
+    for (int p = 0; p < 6; ++p) {
+      const long long t = at[i * 16 + p];
+      std::printf(" %7lld", t ? t - before : 0);
+      end = std::max(end, t);
+    }
+    std::printf("  = %lld\n", end - before);
+    before = end;
+  }
+}
+
 bool wants(const std::string& what, const char* name) { return what.find(name) != std::string::npos; }
 
 // Sampling alone: peaked logits (a trained model's) and flat ones (a random model's).
@@ -324,6 +347,10 @@ int main(int argc, char** argv) {
     std::fflush(stdout);
     return us;
   };
+  if (wants(what, "trace")) {
+    const Batch bt = model.batch(1, 1, 160);
+    bench_trace([&] { model.step(bt); });
+  }
   if (wants(what, "pass")) {
     ::setenv("HEARTH_TUNING", "on", 1);
     std::vector<TuneRequest> requests;

@@ -22,7 +22,7 @@ struct Tuning {
   int decode_few = 9;                     // fewer sequences than this take less, so that one block of the linears before and
   int decode_few_kb = 108;                // after it fits beside it
   // Rows up to which a captured step is one program (host/program.cpp; at most 4); 0: off, as long as its last version has
-  // not passed hearth-gpu-test on a GPU (docs/performance-cuda.md). 3 is the intended value.
+  // not passed hearth-gpu-test with bulk copies (docs/performance-cuda.md).
   int program_rows = 0;
   int program_dense = 0;                  // 1: 16-bit linears too
   int program_phases_min = 3;             // ops that are worth one

@@ -1,6 +1,6 @@
 // Decode of 1 to 4 rows: every linear and attention of a step in one kernel, one block a multiprocessor, so that the
 // memory never waits for a kernel to end and the next to begin. Four kinds of warps, each walking the phases on its own:
-//   one loads weights and KV history into the ring, far ahead of the others     decode_program_ring.cuh
+//   one or two load weights and KV history into the ring, far ahead of all      decode_program_ring.cuh
 //   sixteen multiply, or attend                                                 decode_program_linear.cuh, _attention.cuh
 //   two add up the multipliers' sums and store the outputs of linears           decode_program_linear.cuh
 // Blocks hand activations to one another word by word (decode_program_exchange.cuh); nowhere do all of them meet.
@@ -67,7 +67,7 @@ __device__ __forceinline__ void decode_program(const Program& p) {
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
   const int ring_at = program_ring_at(p.phases);
   if (thread < p.slots) {
-    barrier_init(shared_address(control.full + thread), BULK ? 1 : 32);
+    barrier_init(shared_address(control.full + thread), BULK ? 1 : program_loaders * 32);
     barrier_init(shared_address(control.empty + thread), program_workers);
   }
   if (thread < 8) {
@@ -84,8 +84,10 @@ __device__ __forceinline__ void decode_program(const Program& p) {
     copy_words(program_shared + program_control_bytes + program_shapes_bytes, p.phase, p.phases * static_cast<int>(sizeof(ProgramPhase)), thread - 96, program_threads - 96);
   }
   __syncthreads();
-  if (warp == program_threads / 32 - 1) {
-    Loader<BULK> loader{p, shared_address(program_shared) + ring_at, shared_address(control.full), shared_address(control.empty), lane, 0, RingPlace{}, RingPlace{}, evict_first_policy()};
+  if (warp >= program_workers + program_finishers) {
+    const int loading = thread - finishing_threads;
+    if (loading >= Loader<BULK>::lanes) return;
+    Loader<BULK> loader{p, shared_address(program_shared) + ring_at, shared_address(control.full), shared_address(control.empty), loading, 0, RingPlace{}, RingPlace{}, evict_first_policy()};
     loader.run();
     return;
   }

@@ -54,41 +54,44 @@ template <int GROUP, bool SINGLE> struct ActivationPlace {
 // For a fused RMS norm x * weight / 16 is multiplied (16: room in f16 for residuals up to 10^6); the row's 16 / rms is
 // applied at the end, since the product is linear.
 
-// This warp's units of x out of the exchange. No other warp reads them, so the block need not meet.
+// This warp's units of x out of the exchange, two a time by half warps, several reads under way. No other warp reads them,
+// so the block need not meet.
 template <class T, int GROUP, bool SINGLE>
 __device__ __forceinline__ void receive_units(const ProgramControl& control, const LinearShape& l, int from, const ActivationPlace<GROUP, SINGLE>& to) {
-  constexpr int batch = 3, lanes = GROUP / 8;  // lanes of a group
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, units = l.units, mine = warp + lane / 16 * program_workers;
-  const uint32_t* row = control.exchange + from + lane % 16 * 4;
+  constexpr int batch = 4, lanes = GROUP / 8, both = 2 * program_workers;  // lanes of a group
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, mine = warp + lane / 16 * program_workers, units = l.units, rows = SINGLE ? 1 : control.rows;
+  const uint32_t* base = control.exchange + from + lane % 16 * 4;
+  int row = 0, first = 0;  // of the batch's next read
 #pragma unroll 1
-  for (int n = 0; n < control.rows; ++n, row += l.in / 2) {
-#pragma unroll 1
-    for (int first = 0; warp + first < units; first += batch * 2 * program_workers) {
-      uint4 v[batch];
-      bool missing;
+  while (row < rows) {
+    uint4 v[batch];
+    int unit[batch], n[batch];
 #pragma unroll
-      for (int i = 0; i < batch; ++i) v[i] = make_uint4(0, 0, 0, 0);
-      do {
-        missing = false;
+    for (int i = 0; i < batch; ++i) {
+      v[i] = make_uint4(0, 0, 0, 0);
+      unit[i] = row < rows ? mine + first : units;
+      n[i] = row;
+      first += both;
+      if (first >= units) { first = 0; ++row; }
+    }
+    bool missing;
+    do {
+      missing = false;
 #pragma unroll
-        for (int i = 0; i < batch; ++i) {
-          const int unit = mine + first + i * 2 * program_workers;
-          if (unit < units && !arrived(v[i])) v[i] = exchange_load16(row + unit * 64);
-        }
+      for (int i = 0; i < batch; ++i) if (unit[i] < units && !arrived(v[i])) v[i] = exchange_load16(base + n[i] * (l.in / 2) + unit[i] * 64);
 #pragma unroll
-        for (int i = 0; i < batch; ++i) missing |= mine + first + i * 2 * program_workers < units && !arrived(v[i]);
-      } while (__any_sync(0xffffffffu, missing));
+      for (int i = 0; i < batch; ++i) missing |= unit[i] < units && !arrived(v[i]);
+    } while (__any_sync(0xffffffffu, missing));
 #pragma unroll
-      for (int i = 0; i < batch; ++i) {
-        const int unit = mine + first + i * 2 * program_workers;
-        if (warp + first + i * 2 * program_workers >= units) break;
-        const uint4 x = make_uint4(~v[i].x, ~v[i].y, ~v[i].z, ~v[i].w);
-        if (unit < units) *reinterpret_cast<uint4*>(to.rows + n * to.stride + unit * 256 + lane % 16 * 16) = x;
-        float sum = sum8<T>(x);
+    for (int i = 0; i < batch; ++i) {
+      if (!__any_sync(0xffffffffu, unit[i] < units)) continue;
+      const uint4 x = make_uint4(~v[i].x, ~v[i].y, ~v[i].z, ~v[i].w);
+      float sum = sum8<T>(x);
 #pragma unroll
-        for (int d = lanes / 2; d > 0; d >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, d);
-        if (unit < units && lane % lanes == 0) to.sums[unit * to.sums_unit + lane % 16 / lanes * to.row_pad + n] = sum * Nibbles<T>::unit;
-      }
+      for (int d = lanes / 2; d > 0; d >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, d);
+      if (unit[i] >= units) continue;
+      *reinterpret_cast<uint4*>(to.rows + n[i] * to.stride + unit[i] * 256 + lane % 16 * 16) = x;
+      if (lane % lanes == 0) to.sums[unit[i] * to.sums_unit + lane % 16 / lanes * to.row_pad + n[i]] = sum * Nibbles<T>::unit;
     }
   }
   __syncwarp();

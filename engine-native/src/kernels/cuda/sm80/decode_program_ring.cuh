@@ -1,4 +1,4 @@
-// The decode program's shared memory, and the ring that its loading warp fills: weights and the KV history, in the order
+// The decode program's shared memory, and the ring that its loading warps fill: weights and the KV history, in the order
 // in which the workers will want them, through all phases, as far ahead as the ring reaches. None of it depends on
 // anything that the step computes.
 #pragma once
@@ -115,11 +115,12 @@ __device__ __noinline__ void attention_item(const ProgramControl& control, const
   item.blocks = min(per_split, block_first + blocks - item.begin);
 }
 
-// ---- The loading warp ---------------------------------------------------------------------------------------------------------
+// ---- The loading warps --------------------------------------------------------------------------------------------------------
 
-// BULK: with Hopper's bulk copies, otherwise with cp.async.
+// BULK: with Hopper's bulk copies by one warp, otherwise with cp.async by both; `lane` counts through them.
 template <bool BULK>
 struct Loader {
+  static constexpr int lanes = BULK ? 32 : program_loaders * 32, stride = lanes * 16;
   const Program& p;
   uint32_t ring, full, empty;
   int lane, filled = 0;
@@ -156,14 +157,14 @@ struct Loader {
       at.next(p.slots);
 #endif
     } else {
-#pragma unroll 4
-      for (int i = lane * 16; i < bytes; i += 512) copy16_once(to + i, from + i, policy);
+#pragma unroll 8
+      for (int i = lane * 16; i < bytes; i += stride) copy16_once(to + i, from + i, policy);
       spread_done();
     }
   }
   // Many short rows: 16 bytes a lane; a bulk copy each would take longer.
   __device__ __forceinline__ void spread(uint32_t to, const char* from, int bytes) {
-    for (int i = lane * 16; i < bytes; i += 512) copy16(to + i, from + i);
+    for (int i = lane * 16; i < bytes; i += stride) copy16(to + i, from + i);
   }
   __device__ __forceinline__ void spread_done() {
     const uint32_t barrier = full + at.slot * 8;
@@ -191,7 +192,7 @@ struct Loader {
         } else {
 #pragma unroll 4
           for (int row = 0; row < 16; ++row)
-            for (int i = lane * 16; i < bytes; i += 512)
+            for (int i = lane * 16; i < bytes; i += stride)
               copy16_once(to + row * (bytes + 64) + i, from + (static_cast<int64_t>(row) * l.in + k) * 2 + i, policy);
           spread_done();
         }
@@ -231,7 +232,7 @@ struct Loader {
         acquire();
         for (int i = 0; i < count; ++i) {
           const int index_in = done + i;
-          if (index_in % 32 == 0) ids = index_in + lane < item.blocks ? __ldcg(table + index_in + lane) : 0;
+          if (index_in % 32 == 0) ids = index_in + lane % 32 < item.blocks ? __ldcg(table + index_in + lane % 32) : 0;
           const int64_t tile = static_cast<int64_t>(__shfl_sync(0xffffffffu, ids, index_in % 32)) * args.kv_heads + item.kv_head;
           const uint32_t to = ring + at.slot * p.slot_bytes + i * p.attention_bytes;
           // Rows of V lie 16 bytes apart more than they are long: different banks.
@@ -248,7 +249,7 @@ struct Loader {
             continue;
           }
           spread(to, k_from, bytes);
-          for (int j = lane * 16; j < bytes; j += 512) copy16(to + bytes + j + j / row * 16, v_from + j);
+          for (int j = lane * 16; j < bytes; j += stride) copy16(to + bytes + j + j / row * 16, v_from + j);
           if (int8) {
             spread(to + scales, k_scales, kv_tokens * 4);
             spread(to + scales + kv_tokens * 4, v_scales, kv_tokens * 4);
