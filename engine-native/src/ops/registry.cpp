@@ -13,11 +13,11 @@ using device::DeviceKind;
 
 // The sets of vector instructions this architecture may have, best first.
 #if defined(__x86_64__)
-#define HEARTH_VECTOR(op) &cpu::avx512::op, &cpu::avx2::op,
+#define HEARTH_VECTOR(op) &cpu::avx512::op, &cpu::avx2::op, &cpu::portable::op,
 #elif defined(__aarch64__)
-#define HEARTH_VECTOR(op) &cpu::neon::op,
+#define HEARTH_VECTOR(op) &cpu::neon::op, &cpu::portable::op,
 #else
-#define HEARTH_VECTOR(op)
+#define HEARTH_VECTOR(op) &cpu::portable::op,
 #endif
 
 constexpr const LinearImplementation* cpu_linear[] = {
@@ -30,6 +30,7 @@ constexpr const LinearImplementation* cpu_linear[] = {
     &cpu::neon_i8mm::linear_w4_int8,    &cpu::neon_i8mm::linear_w8_int8,
     &cpu::neon_dotprod::linear_w4_int8, &cpu::neon_dotprod::linear_w8_int8,
 #endif
+    &cpu::portable::linear_w4_int8, &cpu::portable::linear_w8_int8,
     HEARTH_VECTOR(linear_w4_exact) HEARTH_VECTOR(linear_w8_exact) HEARTH_VECTOR(linear_dense)
     &cpu::reference::linear};
 constexpr const Implementation<EmbedSpec, EmbedParams>* cpu_embed[] = {HEARTH_VECTOR(embed) &cpu::reference::embed};

@@ -33,6 +33,12 @@ extern const Kernel<ops::SampleSpec, ops::SampleParams> sample;
   extern const Kernel<ops::SampleSpec, ops::SampleParams> sample;                                   \
   extern const ops::LinearImplementation linear_w4_exact, linear_w8_exact, linear_dense;
 
+// The same on any processor.
+namespace portable {
+HEARTH_COMMON_KERNELS
+extern const ops::LinearImplementation linear_w4_int8, linear_w8_int8;
+}  // namespace portable
+
 #if defined(__x86_64__)
 namespace avx2 {
 HEARTH_COMMON_KERNELS

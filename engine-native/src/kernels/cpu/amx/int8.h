@@ -41,7 +41,7 @@ class TileShapes {
 
 template <int subgroups, bool symmetric>
 struct W4Amx {
-  static constexpr int rows_max = 8, panel_rows_min = 8, group = 32 * subgroups;
+  static constexpr int rows_max = 8, panel_rows_min = 8, streams = 4, group = 32 * subgroups;
   static constexpr int depth = subgroups == 1 ? 32 : 64;  // inputs of one tile product
   W4Vnni<subgroups, symmetric> few;
   mutable TileShapes shapes;
@@ -49,7 +49,10 @@ struct W4Amx {
   explicit W4Amx(const ops::LinearSpec& s) : few(s) {}
   size_t block_bytes() const { return few.block_bytes(); }
   void tile(const uint8_t* block, const Operands& o, int rows, float* out) const { few.tile(block, o, rows, out); }
-  void pair(const uint8_t* const (&block)[2], const Operands& o, float* const (&out)[2]) const { few.pair(block, o, out); }
+  template <int n>
+  void together(const uint8_t* const (&block)[n], size_t to_next, const Operands& o, float (*out)[block_rows]) const {
+    few.template together<n>(block, to_next, o, out);
+  }
 
   // Groups [begin, end) to signed bytes, q - zero: with the zero point gone, a group's sum needs no correction.
   HEARTH_INLINE void decode(const uint8_t* block, const W4Layout& layout, int begin, int end, int8_t* to) {

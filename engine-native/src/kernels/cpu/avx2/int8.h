@@ -6,7 +6,7 @@
 
 namespace hearth::kernels::cpu::HEARTH_ISA {
 
-// How far a stream is read ahead, measured: with one stream a worker, and with each of two (pair()).
+// How far a stream is read ahead, measured: with one stream a worker, and with each of two (together()).
 constexpr int prefetch_bytes = 1536, prefetch_pair_bytes = 768;
 
 HEARTH_INLINE __m256i broadcast4(const int8_t* p) {
@@ -88,7 +88,7 @@ HEARTH_INLINE void dot32_pair(const uint8_t* const (&quants)[2], const int8_t* q
 
 template <int subgroups, bool symmetric>
 struct W4Int8 {
-  static constexpr int rows_max = 4;
+  static constexpr int rows_max = 4, streams = 2;  // together(): two streams of sixteen registers
   int in;
   W4Layout layout;
 
@@ -102,8 +102,8 @@ struct W4Int8 {
     else rows_tile<1>(block, o, out);
   }
 
-  // One row against two blocks side by side: two streams keep DRAM busier than one, and share the broadcasts.
-  __attribute__((noinline)) void pair(const uint8_t* const (&block)[2], const Operands& o, float* const (&out)[2]) const {
+  template <int n>
+  __attribute__((noinline)) void together(const uint8_t* const (&block)[n], size_t, const Operands& o, float (*out)[block_rows]) const {
     const int8_t* q = o.q;
     const uint8_t* quants[2] = {block[0] + layout.quants, block[1] + layout.quants};
     __m256 total[2][2];

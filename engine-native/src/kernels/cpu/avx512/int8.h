@@ -5,8 +5,7 @@
 
 namespace hearth::kernels::cpu::HEARTH_ISA {
 
-// How far a stream is read ahead: with one stream a worker, and with each of two (pair()).
-constexpr int prefetch_bytes = 2048, prefetch_pair_bytes = 1024;
+constexpr int prefetch_bytes = 2048;  // how far a single stream is read ahead
 
 HEARTH_INLINE __m512i broadcast4(const int8_t* p) {
   int32_t four;
@@ -15,6 +14,7 @@ HEARTH_INLINE __m512i broadcast4(const int8_t* p) {
 }
 
 HEARTH_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+HEARTH_INLINE void prefetch_far(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
 
 // tile<R> for a number of rows known only now.
 template <class Kernel>
@@ -74,7 +74,7 @@ HEARTH_INLINE void prefetch_group(const Stretch& stretch, int g) {
 
 template <int subgroups, bool symmetric>
 struct W4Vnni {
-  static constexpr int rows_max = 8, panel_rows_min = 8, group = 32 * subgroups;
+  static constexpr int rows_max = 8, panel_rows_min = 8, streams = 4, group = 32 * subgroups;
   int in;
   W4Layout layout;
 
@@ -90,32 +90,46 @@ struct W4Vnni {
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(d), _mm512_mul_ps(group_scales(block, layout, g), _mm512_set1_ps(scale)), total);
   }
 
-  // One row against two blocks side by side: two streams keep DRAM busier than one, and share the broadcasts.
-  __attribute__((noinline)) void pair(const uint8_t* const (&block)[2], const Operands& o, float* const (&out)[2]) const {
+  // Reads ahead go over a block's bytes evenly, scales included, and on into the stream's next block, to the L2 cache first:
+  // with four streams 8 % faster than two of quants alone (Emerald Rapids).
+  template <int n>
+  __attribute__((noinline)) void together(const uint8_t* const (&block)[n], size_t to_next, const Operands& o, float (*out)[block_rows]) const {
+    constexpr size_t far = 8192, near = 512;
     const __m512i low = _mm512_set1_epi8(15);
     const int8_t* q = o.q;
-    const uint8_t* quants[2] = {block[0] + layout.quants, block[1] + layout.quants};
-    __m512 total[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-    for (int g = 0; g < in / group; ++g) {
-      __m512i dot[2][2];
-      for (auto& d : dot) d[0] = d[1] = _mm512_setzero_si512();
+    const int groups = in / group;
+    const size_t share = layout.bytes / groups + 1, jump = to_next - layout.bytes;  // bytes of a group in all; over the blocks between
+    const uint8_t* quants[n];
+    __m512 total[n];
+    for (int b = 0; b < n; ++b) quants[b] = block[b] + layout.quants, total[b] = _mm512_setzero_ps();
+    for (int g = 0; g < groups; ++g) {
+      const size_t at = far + g * share, ahead = at < layout.bytes ? at : at + jump;
+      __m512i dot[n][2];
+#pragma GCC unroll 4
+      for (int b = 0; b < n; ++b) {
+        dot[b][0] = dot[b][1] = _mm512_setzero_si512();
+        prefetch_far(block[b] + ahead + 4 * subgroups * 64);
+      }
 #pragma GCC unroll 16
       for (int chunk = 0; chunk < 4 * subgroups; ++chunk) {
         const __m512i first = broadcast4(q + chunk * 8), second = broadcast4(q + chunk * 8 + 4);
-#pragma GCC unroll 2
-        for (int b = 0; b < 2; ++b) {
+#pragma GCC unroll 4
+        for (int b = 0; b < n; ++b) {
           const __m512i w = _mm512_loadu_si512(quants[b] + chunk * 64);
-          prefetch(quants[b] + chunk * 64 + prefetch_pair_bytes);
+          prefetch_far(block[b] + ahead + chunk * 64);
+          prefetch(quants[b] + chunk * 64 + near);
           dot[b][0] = _mm512_dpbusd_epi32(dot[b][0], _mm512_and_si512(w, low), first);
           dot[b][1] = _mm512_dpbusd_epi32(dot[b][1], _mm512_and_si512(_mm512_srli_epi16(w, 4), low), second);
         }
       }
-      q += group, quants[0] += group * 8, quants[1] += group * 8;
-      for (int b = 0; b < 2; ++b) {
+      q += group;
+#pragma GCC unroll 4
+      for (int b = 0; b < n; ++b) {
+        quants[b] += group * 8;
         total[b] = add_group(block[b], layout, g, _mm512_add_epi32(dot[b][0], dot[b][1]), o.sum[g], o.scale[g], total[b]);
       }
     }
-    for (int b = 0; b < 2; ++b) _mm512_storeu_ps(out[b], _mm512_mul_ps(total[b], _mm512_loadu_ps(block[b])));
+    for (int b = 0; b < n; ++b) _mm512_storeu_ps(out[b], _mm512_mul_ps(total[b], _mm512_loadu_ps(block[b])));
   }
 
   template <int R>

@@ -58,7 +58,7 @@ HEARTH_INLINE void score_run(Tile& t, int m, const Run<T>& run, int at) {
       for (int part = 0; part < parts; ++part) {
         if (parts > 1 && d + part * lanes >= t.head_dim) break;
         const F key = load(k + d + part * lanes);
-        for (int j = 0; j < M; ++j) dot[j][part] += load(t.query[m + j].q + d + part * lanes) * key;
+        for (int j = 0; j < M; ++j) dot[j][part] = fused(load(t.query[m + j].q + d + part * lanes), key, dot[j][part]);
       }
     }
     for (int j = 0; j < M; ++j) {
@@ -113,7 +113,7 @@ HEARTH_INLINE void gather_values(Tile& t, int m, int d, const Run<T>* runs, int 
       F value[D];
       for (int v = 0; v < D; ++v) value[v] = load(runs[r].v + i * t.stride + d + v * lanes);
       for (int j = 0; j < M; ++j) {
-        for (int v = 0; v < D; ++v) sum[j][v] += value[v] * t.score[m + j][at];
+        for (int v = 0; v < D; ++v) sum[j][v] = fused(value[v], t.score[m + j][at], sum[j][v]);
       }
     }
   }
@@ -199,7 +199,7 @@ HEARTH_INLINE void score_lanes(LaneTile& t, const float* key, int at) {
   for (int d = 0; d < t.head_dim; ++d) {
     const F q = load(t.q[d]);
 #pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) dot[i] += q * key[i * t.head_dim + d];
+    for (int i = 0; i < N; ++i) dot[i] = fused(q, key[i * t.head_dim + d], dot[i]);
   }
   for (int i = 0; i < N; ++i) store(t.weight[at + i], dot[i]);
 }
@@ -213,7 +213,7 @@ HEARTH_INLINE void gather_lanes(LaneTile& t, int d, int at, int count) {
     const F weight = load(t.weight[at + token]);
     const float* value = t.wide + token * t.head_dim + d;
 #pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) sum[i] += weight * value[i];
+    for (int i = 0; i < N; ++i) sum[i] = fused(weight, value[i], sum[i]);
   }
   for (int i = 0; i < N; ++i) store(t.out[d + i], sum[i]);
 }
@@ -316,7 +316,7 @@ HEARTH_INLINE void gather_values_int8(Tile& t, int m, int d, const Run<int8_t>* 
   }
   for (int j = 0; j < M; ++j) {
     float* out = t.out[m + j] + d;
-    store(out, load(out) * t.shrink[m + j] + to_f32(dot[j]) * t.weight_scale[m + j]);
+    store(out, fused(load(out), t.shrink[m + j], to_f32(dot[j]) * t.weight_scale[m + j]));
   }
 }
 

@@ -24,13 +24,13 @@ HEARTH_INLINE void dot_tile(const T* w, int in, const float* x, int64_t stride, 
 #pragma GCC unroll 4
     for (int o = 0; o < O; ++o) {
       const F b = load(w + static_cast<int64_t>(o) * in + i);
-      for (int r = 0; r < R; ++r) total[r][o] += a[r] * b;
+      for (int r = 0; r < R; ++r) total[r][o] = fused(a[r], b, total[r][o]);
     }
   }
   if (i < in) {
     for (int o = 0; o < O; ++o) {
       const F b = load_some(w + static_cast<int64_t>(o) * in + i, in - i);
-      for (int r = 0; r < R; ++r) total[r][o] += load_some(x + r * stride + i, in - i) * b;
+      for (int r = 0; r < R; ++r) total[r][o] = fused(load_some(x + r * stride + i, in - i), b, total[r][o]);
     }
   }
   for (int r = 0; r < R; ++r) {

@@ -16,7 +16,7 @@ HEARTH_INLINE void four_inputs(I w, const float* x, int64_t stride, F (&sum)[R][
     if constexpr (bits == 4) v = to_f32((w >> (8 * i)) & 15);
     else v = to_f32((w << (24 - 8 * i)) >> 24);
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) sum[r][h] += v * x[r * stride + i];
+    for (int r = 0; r < R; ++r) sum[r][h] = fused(v, x[r * stride + i], sum[r][h]);
   }
 }
 
@@ -68,7 +68,7 @@ struct W4Exact {
         for (int h = 0; h < vectors; ++h) {
           const int at = g * block_rows + h * lanes;
           const F zero = symmetric ? splat(8.0f) : load_u8(block + layout.zeros + at);
-          total[r][h] += (sum[r][h] - zero * inputs) * load(scales + at);
+          total[r][h] = fused(fused(-zero, inputs, sum[r][h]), load(scales + at), total[r][h]);
         }
       }
     }

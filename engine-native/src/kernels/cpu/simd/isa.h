@@ -15,8 +15,10 @@ HEARTH_INLINE const char* isa_missing(const ops::DeviceInfo& info) {
   return info.cpu.avx512 ? nullptr : "needs AVX-512 F, BW, DQ and VL";
 #elif HEARTH_LANES == 8
   return info.cpu.avx2 ? nullptr : "needs AVX2, FMA and F16C";
-#else
+#elif !defined(HEARTH_PORTABLE)
   return info.cpu.neon ? nullptr : "needs NEON";
+#else
+  return static_cast<void>(info), nullptr;
 #endif
 }
 

@@ -195,37 +195,47 @@ HEARTH_INLINE int panel_rows(const ops::LinearSpec& s, int tile_rows) {
 
 // Kernel: static constexpr int rows_max; a constructor from the spec; block_bytes();
 // tile(block, operands of the first row, rows <= rows_max, out[rows][16]).
-// One row: two blocks side by side where the kernel can, the gate and its up, or two neighbours.
+// A kernel that meets one row with several blocks side by side: several streams keep DRAM busier than one, and share the
+// broadcasts. together<n>(blocks, from a block to the next one of its stream in bytes, operands, out[n][16]), for n =
+// Kernel::streams and for 2.
 template <class Kernel>
-HEARTH_INLINE void stream_pairs(const ops::LinearSpec& s, const ops::LinearParams& p, const Operands& o, Range units) {
-  const Kernel kernel(s);
-  alignas(64) float tile[2][block_rows];
-  const auto* weight = static_cast<const uint8_t*>(p.weight);
+concept StreamsKernel = requires(const Kernel& k, const uint8_t* const (&blocks)[2], const Operands& o, float (*out)[block_rows]) {
+  k.template together<2>(blocks, size_t{}, o, out);
+  Kernel::streams;
+};
+
+// Units [unit + i * apart], i < n / per_unit: a gate and its up are two streams.
+template <int n, class Kernel>
+HEARTH_INLINE void units_together(const Kernel& kernel, const ops::LinearSpec& s, const ops::LinearParams& p, const Operands& o, int unit, int apart) {
+  alignas(64) float tile[n][block_rows];
+  const int per_unit = s.gated ? 2 : 1;
   const size_t bytes = kernel.block_bytes();
-  if (s.gated) {
-    for (int unit = units.begin; unit < units.end; ++unit) {
-      const uint8_t* gate = weight + 2 * bytes * unit;
-      kernel.pair({gate, gate + bytes}, o, {tile[0], tile[1]});
-      epilogue(s, p, 0, 1, unit * block_rows, tile[0], tile[1]);
-    }
-    return;
+  const uint8_t* blocks[n];
+  for (int i = 0; i < n; ++i) {
+    blocks[i] = static_cast<const uint8_t*>(p.weight) + bytes * (per_unit * (unit + i / per_unit * static_cast<size_t>(apart)) + i % per_unit);
   }
-  const int half = (units.end - units.begin) / 2;
-  for (int unit = units.begin; unit < units.begin + half; ++unit) {
-    kernel.pair({weight + bytes * unit, weight + bytes * (unit + half)}, o, {tile[0], tile[1]});
-    epilogue(s, p, 0, 1, unit * block_rows, tile[0], nullptr);
-    epilogue(s, p, 0, 1, (unit + half) * block_rows, tile[1], nullptr);
-  }
-  for (int unit = units.begin + 2 * half; unit < units.end; ++unit) {
-    kernel.tile(weight + bytes * unit, o, 1, tile[0]);
-    epilogue(s, p, 0, 1, unit * block_rows, tile[0], nullptr);
+  kernel.template together<n>(blocks, bytes * per_unit, o, tile);
+  for (int i = 0; i < n; i += per_unit) {
+    epilogue(s, p, 0, 1, (unit + i / per_unit * apart) * block_rows, tile[i], s.gated ? tile[i + 1] : nullptr);
   }
 }
 
+// One row: the worker's units in as many equal runs as the kernel has streams, then what is left over.
 template <class Kernel>
-concept PairKernel = requires(const Kernel& k, const Operands& o, const uint8_t* const (&blocks)[2], float* const (&outs)[2]) {
-  k.pair(blocks, o, outs);
-};
+HEARTH_INLINE void stream_row(const ops::LinearSpec& s, const ops::LinearParams& p, const Operands& o, Range units) {
+  const Kernel kernel(s);
+  const int at_once = Kernel::streams / (s.gated ? 2 : 1), apart = (units.end - units.begin) / at_once;
+  for (int unit = units.begin; unit < units.begin + apart; ++unit) units_together<Kernel::streams>(kernel, s, p, o, unit, apart);
+  alignas(64) float tile[block_rows];
+  for (int unit = units.begin + at_once * apart; unit < units.end; ++unit) {
+    if (s.gated) {
+      units_together<2>(kernel, s, p, o, unit, 0);
+      continue;
+    }
+    kernel.tile(static_cast<const uint8_t*>(p.weight) + kernel.block_bytes() * unit, o, 1, tile);
+    epilogue(s, p, 0, 1, unit * block_rows, tile, nullptr);
+  }
+}
 
 // A kernel that takes a whole panel of rows for one block: panel(block, operands of the first tile, rows, out[rows][16]),
 // out with room for whole tiles. It decodes a block's weights once for all its rows. For panel_rows_min rows and more.
@@ -268,8 +278,8 @@ HEARTH_INLINE void stream_panels(const ops::LinearSpec& s, const ops::LinearPara
 
 template <class Kernel>
 HEARTH_INLINE void stream_blocks(const ops::LinearSpec& s, const ops::LinearParams& p, const Operands& all, Range units) {
-  if constexpr (PairKernel<Kernel>) {
-    if (p.rows == 1) return stream_pairs<Kernel>(s, p, all, units);
+  if constexpr (StreamsKernel<Kernel>) {
+    if (p.rows == 1) return stream_row<Kernel>(s, p, all, units);
   }
   const Kernel kernel(s);
   const int per_unit = s.gated ? 2 : 1;

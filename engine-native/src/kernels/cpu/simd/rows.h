@@ -31,12 +31,12 @@ HEARTH_INLINE float sum_squares(const float* x, int n, float mean) {
   for (; i + 2 * sum_lanes <= n; i += 2 * sum_lanes) {
     for (int k = 0; k < parts; ++k) {
       const F u = load(x + i + k * lanes) - mean, v = load(x + i + sum_lanes + k * lanes) - mean;
-      a[k] += u * u;
-      b[k] += v * v;
+      a[k] = fused(u, u, a[k]);
+      b[k] = fused(v, v, b[k]);
     }
   }
   float tail = 0;
-  for (; i < n; ++i) tail += (x[i] - mean) * (x[i] - mean);
+  for (; i < n; ++i) tail = fused(x[i] - mean, x[i] - mean, tail);
   for (int k = 0; k < parts; ++k) a[k] += b[k];
   return sum_parts(a) + tail;
 }

@@ -1,6 +1,10 @@
 // Vectors of HEARTH_LANES floats, written once for every instruction set. A folder's CMake rule defines HEARTH_ISA (the
 // namespace, so that no ISA's inline code can be linked into another's) and HEARTH_LANES, and gives the compiler flags.
-// Arithmetic uses GCC's vector types; what they lack (half precision, int8, sums across lanes) is here.
+// Arithmetic uses GCC's vector types; what they lack (half precision, int8, sums across lanes) is here. HEARTH_PORTABLE:
+// four lanes of GCC's vectors alone, for any processor.
+//
+// The compiler joins no product with a sum on its own (-ffp-contract=off): fused() says where, so that every set rounds
+// alike and turning one off changes no text.
 #pragma once
 
 #if defined(__x86_64__)
@@ -108,7 +112,7 @@ HEARTH_INLINE float largest(F v) {
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 HEARTH_INLINE bool any(I mask) { return _mm256_movemask_ps(reinterpret_cast<__m256>(mask)) != 0; }
-#elif HEARTH_LANES == 4
+#elif !defined(HEARTH_PORTABLE)
 HEARTH_INLINE F load(const Half* p) { return reinterpret_cast<F>(vcvt_f32_f16(vld1_f16(reinterpret_cast<const __fp16*>(p)))); }
 HEARTH_INLINE F load(const BFloat16* p) { return reinterpret_cast<F>(vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p)), 16)); }
 HEARTH_INLINE F load(const int8_t* p) {
@@ -135,7 +139,56 @@ HEARTH_INLINE float sum(F v) { return vaddvq_f32(reinterpret_cast<float32x4_t>(v
 HEARTH_INLINE int32_t sum(I v) { return vaddvq_s32(reinterpret_cast<int32x4_t>(v)); }
 HEARTH_INLINE float largest(F v) { return vmaxnmvq_f32(reinterpret_cast<float32x4_t>(v)); }
 HEARTH_INLINE bool any(I mask) { return vmaxvq_u32(reinterpret_cast<uint32x4_t>(mask)) != 0; }
+#else
+template <class T>
+HEARTH_INLINE F load_each(const T* p) { return F{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])}; }
+HEARTH_INLINE F load(const Half* p) { return load_each(p); }
+HEARTH_INLINE F load(const BFloat16* p) { return load_each(p); }
+HEARTH_INLINE F load(const int8_t* p) { return to_f32(I{p[0], p[1], p[2], p[3]}); }
+HEARTH_INLINE F load_u8(const uint8_t* p) { return to_f32(I{p[0], p[1], p[2], p[3]}); }
+HEARTH_INLINE void store(Half* p, F v) { for (int i = 0; i < lanes; ++i) p[i] = to_half(v[i]); }
+HEARTH_INLINE void store_u16(void* p, U v) {
+  const uint16_t words[lanes] = {static_cast<uint16_t>(v[0]), static_cast<uint16_t>(v[1]), static_cast<uint16_t>(v[2]), static_cast<uint16_t>(v[3])};
+  std::memcpy(p, words, sizeof words);
+}
+// To even, by the float whose last bit is worth one: for |v| < 2^22.
+HEARTH_INLINE I round_to_int(F v) { return __builtin_convertvector((v + 12582912.0f) - 12582912.0f, I); }
+HEARTH_INLINE void store(int8_t* p, I v) { for (int i = 0; i < lanes; ++i) p[i] = static_cast<int8_t>(v[i]); }
+HEARTH_INLINE float sum(F v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+HEARTH_INLINE int32_t sum(I v) { return v[0] + v[1] + v[2] + v[3]; }
+HEARTH_INLINE float largest(F v) {
+  const float a = v[0] > v[2] ? v[0] : v[2], b = v[1] > v[3] ? v[1] : v[3];
+  return a > b ? a : b;
+}
+HEARTH_INLINE bool any(I mask) { return (mask[0] | mask[1] | mask[2] | mask[3]) != 0; }
 #endif
+
+// a * b + c, rounded once. Where the processor may lack it, through float64, which rounds the same but once in 2^29.
+#if HEARTH_LANES == 16
+HEARTH_INLINE F fused(F a, F b, F c) {
+  return reinterpret_cast<F>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
+}
+HEARTH_INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+#elif HEARTH_LANES == 8
+HEARTH_INLINE F fused(F a, F b, F c) {
+  return reinterpret_cast<F>(_mm256_fmadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
+}
+HEARTH_INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+#elif !defined(HEARTH_PORTABLE)
+HEARTH_INLINE F fused(F a, F b, F c) {
+  return reinterpret_cast<F>(vfmaq_f32(reinterpret_cast<float32x4_t>(c), reinterpret_cast<float32x4_t>(a), reinterpret_cast<float32x4_t>(b)));
+}
+HEARTH_INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+#else
+HEARTH_INLINE F fused(F a, F b, F c) {
+  typedef double D __attribute__((vector_size(8 * HEARTH_LANES)));
+  return __builtin_convertvector(__builtin_convertvector(a, D) * __builtin_convertvector(b, D) + __builtin_convertvector(c, D), F);
+}
+HEARTH_INLINE float fused(float a, float b, float c) { return static_cast<float>(static_cast<double>(a) * b + c); }
+#endif
+HEARTH_INLINE F fused(F a, float b, F c) { return fused(a, splat(b), c); }
+HEARTH_INLINE F fused(F a, float b, float c) { return fused(a, splat(b), splat(c)); }
+HEARTH_INLINE F fused(F a, F b, float c) { return fused(a, b, splat(c)); }
 
 // int8 in pairs, exact: 2 * lanes values widened to int16 pairs; lanes values of each of two rows side by side; and the
 // sum of a pair's products in each lane.
@@ -153,7 +206,7 @@ HEARTH_INLINE I zip_pairs(const int8_t* a, const int8_t* b) {
   return reinterpret_cast<I>(_mm256_cvtepi8_epi16(_mm_unpacklo_epi8(x, y)));
 }
 HEARTH_INLINE I multiply_pairs(I a, I b) { return reinterpret_cast<I>(_mm256_madd_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b))); }
-#elif HEARTH_LANES == 4
+#elif !defined(HEARTH_PORTABLE)
 HEARTH_INLINE I widen_pairs(const int8_t* p) { return reinterpret_cast<I>(vmovl_s8(vld1_s8(p))); }
 HEARTH_INLINE I zip_pairs(const int8_t* a, const int8_t* b) {
   int32_t x, y;
@@ -164,6 +217,11 @@ HEARTH_INLINE I multiply_pairs(I a, I b) {
   const int16x8_t x = reinterpret_cast<int16x8_t>(a), y = reinterpret_cast<int16x8_t>(b);
   return reinterpret_cast<I>(vpaddq_s32(vmull_s16(vget_low_s16(x), vget_low_s16(y)), vmull_high_s16(x, y)));
 }
+#else
+HEARTH_INLINE int32_t pair_of(int8_t low, int8_t high) { return static_cast<uint16_t>(low) | static_cast<uint32_t>(static_cast<uint16_t>(high)) << 16; }
+HEARTH_INLINE I widen_pairs(const int8_t* p) { return I{pair_of(p[0], p[1]), pair_of(p[2], p[3]), pair_of(p[4], p[5]), pair_of(p[6], p[7])}; }
+HEARTH_INLINE I zip_pairs(const int8_t* a, const int8_t* b) { return I{pair_of(a[0], b[0]), pair_of(a[1], b[1]), pair_of(a[2], b[2]), pair_of(a[3], b[3])}; }
+HEARTH_INLINE I multiply_pairs(I a, I b) { return (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16); }
 #endif
 
 // The high halves of the 64-bit products of each lane with c.
@@ -176,6 +234,10 @@ HEARTH_INLINE U multiply_high(U a, uint32_t c) {
   const __m256i x = reinterpret_cast<__m256i>(a), m = _mm256_set1_epi64x(c);
   const __m256i even = _mm256_srli_epi64(_mm256_mul_epu32(x, m), 32), odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), m);
   return reinterpret_cast<U>(_mm256_blend_epi32(even, odd, 0xaa));
+#elif defined(HEARTH_PORTABLE)
+  U high;
+  for (int i = 0; i < lanes; ++i) high[i] = static_cast<uint32_t>(static_cast<uint64_t>(a[i]) * c >> 32);
+  return high;
 #else
   const uint32x4_t x = reinterpret_cast<uint32x4_t>(a);
   return reinterpret_cast<U>(vcombine_u32(vshrn_n_u64(vmull_n_u32(vget_low_u32(x), c), 32), vshrn_n_u64(vmull_n_u32(vget_high_u32(x), c), 32)));
@@ -197,25 +259,25 @@ HEARTH_INLINE F exponential(F x) {
   const F clamped = minimum(maximum(x, splat(-87.0f)), splat(88.0f));
   const I n = round_to_int(clamped * 1.44269504f);
   const F nf = to_f32(n);
-  const F r = (clamped - nf * 0.693359375f) + nf * 2.12194440e-4f;
-  F p = r * (1.0f / 5040) + (1.0f / 720);
-  p = p * r + (1.0f / 120);
-  p = p * r + (1.0f / 24);
-  p = p * r + (1.0f / 6);
-  p = p * r + 0.5f;
-  p = p * (r * r) + r + 1.0f;
+  const F r = fused(nf, 2.12194440e-4f, fused(nf, -0.693359375f, clamped));
+  F p = fused(r, 1.0f / 5040, 1.0f / 720);
+  p = fused(p, r, 1.0f / 120);
+  p = fused(p, r, 1.0f / 24);
+  p = fused(p, r, 1.0f / 6);
+  p = fused(p, r, 0.5f);
+  p = fused(p, r * r, r) + 1.0f;
   const F scaled = p * reinterpret_cast<F>((n + 127) << 23);
   return select(x < -87.0f, F{}, scaled);
 }
 
 // Abramowitz and Stegun 7.1.26: |error| <= 1.5e-7.
 HEARTH_INLINE F error_function(F x) {
-  const F a = absolute(x), t = 1.0f / (1.0f + 0.3275911f * a);
-  F p = t * 1.061405429f - 1.453152027f;
-  p = p * t + 1.421413741f;
-  p = p * t - 0.284496736f;
-  p = (p * t + 0.254829592f) * t;
-  const F y = 1.0f - p * exponential(-a * a);
+  const F a = absolute(x), t = 1.0f / fused(a, 0.3275911f, 1.0f);
+  F p = fused(t, 1.061405429f, -1.453152027f);
+  p = fused(p, t, 1.421413741f);
+  p = fused(p, t, -0.284496736f);
+  p = fused(p, t, 0.254829592f) * t;
+  const F y = fused(-p, exponential(-a * a), 1.0f);
   return select(x < 0.0f, -y, y);
 }
 
@@ -225,7 +287,7 @@ HEARTH_INLINE F activate(ops::Activation activation, F x) {
     case ops::Activation::silu: return x / (1.0f + exponential(-x));
     case ops::Activation::gelu_tanh: {
       // 0.5 (1 + tanh u) = 1 / (1 + e^-2u)
-      const F u = 0.7978845608028654f * (x + 0.044715f * x * x * x);
+      const F u = 0.7978845608028654f * fused(0.044715f * x * x, x, x);
       return x / (1.0f + exponential(-2.0f * u));
     }
     case ops::Activation::gelu_erf: return 0.5f * x * (1.0f + error_function(x * 0.7071067811865476f));
