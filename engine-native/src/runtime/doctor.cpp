@@ -1,5 +1,8 @@
 #include "runtime/doctor.h"
 
+#include <cmath>
+
+#include "device/bandwidth.h"
 #include "device/profiles.h"
 #include "ops/bind.h"
 #include "runtime/engine.h"
@@ -17,7 +20,15 @@ Json instruction_sets(const device::CpuFeatures& f) {
   return out;
 }
 
-Json describe_device(device::Device& device) {
+// A system's memory has no data sheet here: read for a moment, by all workers. GB/s, to one decimal.
+void measure_bandwidth(device::Device& device, Json& out) {
+  constexpr size_t read_bytes = size_t{256} << 20;
+  constexpr double seconds = 0.3;
+  if (auto read = device::measure_cpu_read_bandwidth(device, read_bytes, seconds)) out["bandwidth_gb_s"] = std::round(read->gb_s * 10) / 10;
+}
+
+// `idle`: nothing computes on the device, so that it may be measured.
+Json describe_device(device::Device& device, bool idle) {
   const device::DeviceInfo& info = device.info();
   const device::DeviceProfile& p = info.profile;
   Json out = {{"kind", info.kind == device::DeviceKind::cpu ? "cpu" : "cuda"},
@@ -30,6 +41,7 @@ Json describe_device(device::Device& device) {
   if (info.kind == device::DeviceKind::cpu) {
     out["threads"] = info.threads;
     out["instruction_sets"] = instruction_sets(info.cpu);
+    if (idle) measure_bandwidth(device, out);
   } else {
     out["compute_capability"] = info.compute_capability;
     out["bandwidth_gb_s"] = p.bandwidth_gb_s;
@@ -93,7 +105,7 @@ Result<Json> doctor(Engine* engine, std::string_view options_json) {
   if (auto count = device::count_cuda_devices()) cuda["devices"] = *count;
   else cuda["reason"] = count.status().message();
   if (ops::choices().empty()) bind_usual_ops(device.info());
-  return Json{{"devices", Json::array({describe_device(device)})}, {"cuda", cuda}, {"kernels", describe_choices()}, {"profiles", describe_profiles()}};
+  return Json{{"devices", Json::array({describe_device(device, engine == nullptr)})}, {"cuda", cuda}, {"kernels", describe_choices()}, {"profiles", describe_profiles()}};
 }
 
 }  // namespace hearth::runtime
