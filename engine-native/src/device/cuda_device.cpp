@@ -169,11 +169,7 @@ Status CudaDevice::start() {
   HEARTH_TRY(check(api_->cuMemAlloc(&counters, bytes), "allocating counters on the GPU"));
   stream_.counters_ = reinterpret_cast<int32_t*>(counters);
   stream_.zero(stream_.counters_, bytes);
-  cu::DevicePtr exchange = 0;
   stream_.exchange_bytes_ = info_.profile.memory_bytes >= int64_t{12} << 30 ? size_t{16} << 20 : size_t{4} << 20;
-  HEARTH_TRY(check(api_->cuMemAlloc(&exchange, stream_.exchange_bytes_), "allocating the exchange on the GPU"));
-  stream_.exchange_ = reinterpret_cast<uint32_t*>(exchange);
-  stream_.zero(stream_.exchange_, stream_.exchange_bytes_);
   return stream_.synchronize();
 }
 

@@ -119,6 +119,19 @@ void CudaStream::launch_raw(const CudaKernel& kernel, const LaunchShape& shape, 
   if (cu::Result code = api_->cuLaunchKernelEx(&config, f, arguments, nullptr)) fail(cu::error(code, kernel.name));
 }
 
+uint32_t* CudaStream::exchange() {
+  if (exchange_ || !status_) return exchange_;
+  api_->cuCtxSetCurrent(context_);
+  constexpr cu::StreamHandle null_stream = nullptr;  // this stream may be capturing
+  cu::DevicePtr words = 0;
+  cu::Result code = api_->cuMemAlloc(&words, exchange_bytes_);
+  if (!code) code = api_->cuMemsetD8Async(words, 0, exchange_bytes_, null_stream);
+  if (!code) code = api_->cuStreamSynchronize(null_stream);
+  exchange_ = reinterpret_cast<uint32_t*>(words);
+  if (code) fail(cu::error(code, "allocating the exchange on the GPU"));
+  return exchange_;
+}
+
 void CudaStream::zero(void* device, size_t bytes) {
   flush();
   if (!status_ || !bytes) return;

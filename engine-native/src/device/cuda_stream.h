@@ -61,8 +61,9 @@ class CudaStream final : public Stream {
   // [counter_count] int32 on the device, all zero between kernels: a kernel that counts its blocks sets it back.
   int32_t* counters() const { return counters_; }
   static constexpr int counter_count = 1 << 18;
-  // Words that are all zero between kernels, in which the blocks of one kernel hand activations to one another.
-  uint32_t* exchange() const { return exchange_; }
+  // Words that are all zero between kernels, in which the blocks of one kernel hand activations to one another. Taken at
+  // the first use, which may be while a graph is captured; null with a sticky error when memory is full.
+  uint32_t* exchange();
   size_t exchange_bytes() const { return exchange_bytes_; }
   const cu::Api& api() const { return *api_; }
   cu::StreamHandle handle() const { return handle_; }
