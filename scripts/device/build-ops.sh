@@ -15,19 +15,20 @@ jobs() {
     [ -e "$f" ] && echo "$plain -c $f"
   done
   [ -n "$gtest" ] && for f in "$root"/tests/ops/*.cpp; do echo "$plain -I$gtest/include -I$root/tests/ops -I$root/tests -c $f"; done
-  for set in avx2 avx_vnni avx512 amx; do
+  for set in portable avx2 avx_vnni avx512 amx; do
     case $set in
+      portable) flags="-DHEARTH_LANES=4 -DHEARTH_PORTABLE -Wno-psabi" ;;
       avx2) flags="-DHEARTH_LANES=8 $avx2" ;;
       avx_vnni) flags="-DHEARTH_LANES=8 $avx2 -mavxvnni" ;;
       avx512) flags="-DHEARTH_LANES=16 $avx512" ;;
       amx) flags="-DHEARTH_LANES=16 $avx512 -mavx512vnni -mamx-tile -mamx-int8" ;;
     esac
     sources=$(ls "$root"/src/kernels/cpu/$set/*.cpp)
-    [ $set = avx2 ] || [ $set = avx512 ] && sources="$sources $(ls "$root"/src/kernels/cpu/simd/*.cpp)"
+    [ $set = portable ] || [ $set = avx2 ] || [ $set = avx512 ] && sources="$sources $(ls "$root"/src/kernels/cpu/simd/*.cpp)"
     for f in $sources; do
       own=$flags
       [ "$set/$(basename "$f")" = avx512/int8.cpp ] && own="$flags -mavx512vnni"
-      echo "$plain -O3 -fno-tree-reassoc -DHEARTH_ISA=$set $own -c $f"
+      echo "$plain -O3 -fno-tree-reassoc -ffp-contract=off -DHEARTH_ISA=$set $own -c $f"
     done
   done
 }

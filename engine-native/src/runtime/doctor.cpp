@@ -1,8 +1,10 @@
 #include "runtime/doctor.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "device/bandwidth.h"
+#include "device/placement.h"
 #include "device/profiles.h"
 #include "ops/bind.h"
 #include "runtime/engine.h"
@@ -18,6 +20,21 @@ Json instruction_sets(const device::CpuFeatures& f) {
   add(f.avx512_bf16, "avx512-bf16"), add(f.avx512_fp16, "avx512-fp16"), add(f.amx_int8, "amx-int8"), add(f.amx_bf16, "amx-bf16");
   add(f.neon, "neon"), add(f.neon_dotprod, "neon-dotprod"), add(f.neon_i8mm, "neon-i8mm"), add(f.neon_fp16, "neon-fp16");
   return out;
+}
+
+// What the system grants weights and workers, found on a trial: huge pages may be off or used up, a container may forbid pinning.
+void describe_placement(device::Device& device, Json& out) {
+  constexpr size_t trial_bytes = size_t{16} << 20;
+  const int64_t before = device::memory_placement().huge_page_bytes;
+  auto memory = device.allocate(trial_bytes, device::MemoryKind::weights, "a trial of huge pages");
+  if (!memory) return;
+  std::memset(*memory, 1, trial_bytes);
+  const device::MemoryPlacement placed = device::memory_placement();
+  device.release(*memory);
+  out["huge_pages"] = placed.huge_page_bytes - before >= static_cast<int64_t>(trial_bytes)
+                          ? "granted" : "refused: see /sys/kernel/mm/transparent_hugepage/enabled (madvise is enough)";
+  out["pinned_threads"] = placed.pinned_threads;
+  if (!placed.node_bytes.empty()) out["numa_nodes"] = placed.node_bytes.size();
 }
 
 // A system's memory has no data sheet here: read for a moment, by all workers. GB/s, to one decimal.
@@ -42,6 +59,7 @@ Json describe_device(device::Device& device, bool idle) {
     out["threads"] = info.threads;
     out["instruction_sets"] = instruction_sets(info.cpu);
     if (idle) measure_bandwidth(device, out);
+    describe_placement(device, out);
   } else {
     out["compute_capability"] = info.compute_capability;
     out["bandwidth_gb_s"] = p.bandwidth_gb_s;
