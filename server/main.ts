@@ -6,6 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { FastifyInstance } from 'fastify';
 import { buildApp } from './app.ts';
 import { TemplateRenderer } from './chat/templates.ts';
+import { wrapped } from './cli/terminal.ts';
 import { type ModelEntry, readSettings, type Settings, settingsHelp, UsageError } from './config.ts';
 import { ModelSet, type OfferedModel } from './engine/model-set.ts';
 import { NativeEngine } from './engine/native/engine.ts';
@@ -30,7 +31,7 @@ interface ServedModel {
 export interface ServeOptions {
   argv: readonly string[];
   env: Record<string, string | undefined>;
-  out: NodeJS.WritableStream & { isTTY?: boolean };
+  out: NodeJS.WritableStream & { isTTY?: boolean; columns?: number };
   /** How an engine is opened; tests bring their own. */
   openEngine?: (settings: Settings) => Promise<Engine>;
   /** Resolves when the server should stop. */
@@ -41,7 +42,7 @@ export interface ServeOptions {
 export async function serve(options: ServeOptions): Promise<void> {
   const { settings, help } = readSettings(options.argv, options.env);
   if (help) {
-    options.out.write(`hearth serve [options]\n\n${settingsHelp()}`);
+    options.out.write(wrapped(`hearth serve [options]\n\n${settingsHelp()}`, options.out));
     return;
   }
   const begin = performance.now();

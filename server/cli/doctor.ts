@@ -6,7 +6,7 @@ import { UsageError } from '../config.ts';
 import { doctor } from '../engine/native/engine.ts';
 import { defaultLibrary } from '../engine/native/library.ts';
 import { profileSchema, roofline, rooflineCells, rooflineHead } from './roofline.ts';
-import { table as columnsOf } from './terminal.ts';
+import { table as columnsOf, wrapped } from './terminal.ts';
 
 const reportSchema = z.looseObject({ profiles: z.array(profileSchema) });
 
@@ -26,7 +26,7 @@ export async function runDoctor(argv: string[]): Promise<number> {
   for (let at = 0; at < argv.length; at++) {
     const argument = argv[at]!;
     if (argument === '--help' || argument === '-h') {
-      process.stdout.write(help);
+      process.stdout.write(wrapped(help));
       return 0;
     }
     if (argument === '--json') json = true;
@@ -41,7 +41,7 @@ export async function runDoctor(argv: string[]): Promise<number> {
   if (json) process.stdout.write(`${JSON.stringify({ ...report, profiles, roofline: rows }, null, 2)}\n`);
   else
     process.stdout.write(
-      `${table(report).join('\n')}\nroofline, batch 1, estimates\n${columnsOf(rooflineHead, rooflineCells(rows))}\n`,
+      `${table(report).join('\n')}\nroofline, batch 1: estimates in tokens a second\n${columnsOf(rooflineHead, rooflineCells(rows))}\n`,
     );
   return 0;
 }

@@ -5,7 +5,7 @@ import { UsageError } from '../config.ts';
 import { bestFit, type CatalogueEntry } from '../models/catalogue.ts';
 import { localModels, modelsFolder } from '../models/local.ts';
 import { catalogue } from './pull.ts';
-import { bold, bytes, dim, table } from './terminal.ts';
+import { bold, bytes, dim, table, wrapped } from './terminal.ts';
 
 export const help = `hearth list [--fits] [--json]
 
@@ -57,16 +57,14 @@ function positive(option: string, text: string | undefined): number | undefined 
 const short = (count: number): string =>
   count >= 1e9 ? `${(count / 1e9).toFixed(1)} B` : `${Math.round(count / 1e6)} M`;
 
+const headOf = (device: DeviceNumbers | null) => [
+  ...['name', 'parameters', 'vision'],
+  ...(device ? ['fits as', 'tokens of KV', 'tokens/s'] : ['context', 'gated', 'licence']),
+];
+
 function catalogueRow(entry: CatalogueEntry, device: DeviceNumbers | null): string[] {
-  const row = [
-    entry.name,
-    short(entry.parameters),
-    entry.context.toLocaleString('en'),
-    entry.vision ? 'yes' : '',
-    entry.gated ? 'yes' : '',
-    entry.licence,
-  ];
-  if (!device) return row;
+  const row = [entry.name, short(entry.parameters), entry.vision ? 'yes' : ''];
+  if (!device) return [...row, entry.context.toLocaleString('en'), entry.gated ? 'yes' : '', entry.licence];
   const fit = bestFit(entry, device);
   if (!fit) return [...row, 'does not fit', '', ''];
   return [
@@ -102,21 +100,16 @@ export async function run(args: string[]): Promise<number> {
       local.map(({ name, path, bytes: size }) => [name, bytes(size), path]),
     ),
   );
-  console.log(
-    `\n${bold('Catalogue')} ${dim('(hearth pull NAME; shapes and licences as their makers publish them, not checked from here)')}`,
-  );
-  const head = ['name', 'parameters', 'context', 'vision', 'gated', 'licence'];
+  console.log(`\n${bold('Catalogue')} ${dim('(hearth pull NAME)')}`);
   console.log(
     table(
-      device ? [...head, 'fits as', 'tokens of KV', 'tokens/s'] : head,
+      headOf(device),
       entries.map((entry) => catalogueRow(entry, device)),
     ),
   );
-  if (device)
-    console.log(
-      dim(
-        `\nFor ${device.name}: ${bytes(device.memoryBytes)}, ${Math.round(device.bandwidthGbS)} GB/s. tokens/s is the roofline (bytes ÷ bandwidth), of which 60–95 % is reached.`,
-      ),
-    );
+  const note = device
+    ? `For ${device.name}: ${bytes(device.memoryBytes)}, ${Math.round(device.bandwidthGbS)} GB/s. tokens/s is the roofline (bytes ÷ bandwidth), of which 60–95 % is reached. hearth list shows licences and contexts.`
+    : 'Shapes and licences as their makers publish them, not checked from here.';
+  console.log(dim(`\n${wrapped(note)}`));
   return 0;
 }

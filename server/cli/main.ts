@@ -8,6 +8,7 @@ import { EngineError } from '../engine/port.ts';
 import { HubError } from '../models/hub-error.ts';
 import { isModel, resolveModel } from '../models/local.ts';
 import { runDoctor } from './doctor.ts';
+import { wrapped } from './terminal.ts';
 
 type Command = { help: string; run: (argv: string[]) => Promise<number> };
 
@@ -37,7 +38,7 @@ function later(load: () => Promise<{ help: string; run: (argv: string[]) => Prom
     run: async (argv) => {
       const command = await load();
       if (argv.includes('--help') || argv.includes('-h')) {
-        process.stdout.write(`${command.help}\n`);
+        process.stdout.write(`${wrapped(command.help)}\n`);
         return 0;
       }
       return command.run(argv);
@@ -74,13 +75,23 @@ function runBench(argv: string[]): Promise<number> {
 
 function usage(): string {
   const lines = Object.entries(commands).map(([name, { help }]) => `  ${name.padEnd(10)}${help}`);
-  return `hearth <command> [options]\n\n${lines.join('\n')}\n\nhearth <command> --help shows a command's options.\n`;
+  return `hearth <command> [options]
+
+${lines.join('\n')}
+
+hearth <command> --help shows a command's options.
+
+Examples:
+  hearth serve                       the model that ships, on http://127.0.0.1:8080
+  hearth chat qwen3-0.6b             brings it from the hub first
+  hearth list --fits                 what this device can hold, and how fast
+`;
 }
 
 async function main(argv: string[]): Promise<number> {
   const [name, ...rest] = argv;
   if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
-    process.stdout.write(usage());
+    process.stdout.write(wrapped(usage()));
     return name === undefined ? 2 : 0;
   }
   const command = Object.hasOwn(commands, name) ? commands[name] : undefined;

@@ -98,7 +98,7 @@ export function rooflineCells(rows: RooflineRow[]): string[][] {
     row.bandwidth_gb_s.toFixed(0),
     rate(row.limit_tokens_per_second),
     rate(row.expected_tokens_per_second),
-    row.published_by ? `${rate(row.published_tokens_per_second)} (${row.published_by})` : '',
+    row.published_by ? `${rate(row.published_tokens_per_second)} ${row.published_by}` : '',
   ]);
 }
-export const rooflineHead = ['device', 'shape', 'GB a token', 'GB/s', 'limit tok/s', 'expected', 'published by others'];
+export const rooflineHead = ['device', 'shape', 'GB/tok', 'GB/s', 'limit', 'expected', 'published by others'];

@@ -41,6 +41,33 @@ export function table(head: string[], rows: string[][]): string {
   return [dim(line(head)), ...rows.map(line)].join('\n');
 }
 
+/**
+ * On a terminal, lines broken at blanks to its width, and what is broken off set under where the line's last column began
+ * (two blanks or more before it). Elsewhere the text as it is.
+ */
+export function wrapped(text: string, stream: { isTTY?: boolean; columns?: number } = process.stdout): string {
+  if (!stream.isTTY) return text;
+  const width = Math.max(40, stream.columns ?? 80);
+  return text
+    .split('\n')
+    .map((line) => wrapLine(line, width))
+    .join('\n');
+}
+
+function wrapLine(line: string, width: number): string {
+  const column = /^(\s*)\S.*?\s{2,}(?=\S)/.exec(line)?.[0].length ?? /^\s*/.exec(line)![0].length;
+  const indent = ' '.repeat(column < width / 2 ? column : 4);
+  const lines: string[] = [];
+  let rest = line;
+  while (rest.length > width) {
+    const at = rest.lastIndexOf(' ', width);
+    if (at <= indent.length) break;
+    lines.push(rest.slice(0, at).trimEnd());
+    rest = indent + rest.slice(at + 1);
+  }
+  return [...lines, rest].join('\n');
+}
+
 /** A progress line that redraws itself on a terminal, and says something every ten seconds elsewhere. */
 export class ProgressLine {
   #startedAt = performance.now();
