@@ -35,7 +35,7 @@ import { useModel } from './model-use.ts';
 import { addRoute } from './routes.ts';
 import { RequestScope } from './scope.ts';
 import type { SseStream } from './sse.ts';
-import { openStream, sendWhole, streamBody } from './streaming.ts';
+import { sendWhole, streamAnswer } from './streaming.ts';
 
 export function chatCompletions(app: FastifyInstance, context: AppContext): void {
   addRoute(app, {
@@ -52,6 +52,20 @@ export function chatCompletions(app: FastifyInstance, context: AppContext): void
 async function answer(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
   const body = parseBody(chatRequestSchema, request, context.settings.lenient);
   const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
+  const prepare = () => startAnswer(context, request, body, scope);
+  if (body.stream) {
+    return streamAnswer(context, request, reply, scope, {
+      prepare,
+      write: (stream, { run, envelope }) => writeChunks(stream, run, body, envelope, scope),
+      fail: (stream, error) => stream.data(JSON.stringify(error)),
+    });
+  }
+  const { run, envelope } = await prepare();
+  return sendWhole(context, request, reply, () => collect(run, body, envelope, scope));
+}
+
+/** Everything up to the engine's acceptance. */
+async function startAnswer(context: AppContext, request: FastifyRequest, body: ChatRequest, scope: RequestScope) {
   const task = toTask(context, body, await useModel(context, body.model, scope));
   const images = { references: imagesOf(body.messages), strings: request.longStrings };
   const run = await withImages(context, task.model, images, scope, (decoded) =>
@@ -63,11 +77,7 @@ async function answer(context: AppContext, request: FastifyRequest, reply: Fasti
     model: task.model.name,
     fingerprint: task.model.fingerprint,
   };
-  if (!body.stream) return sendWhole(context, request, reply, () => collect(run, body, envelope, scope));
-  const stream = openStream(context, reply, scope);
-  const fail = (error: object) => stream.data(JSON.stringify(error));
-  await streamBody(request, stream, () => writeChunks(stream, run, body, envelope, scope), fail);
-  return reply;
+  return { run, envelope };
 }
 
 function toTask(context: AppContext, body: ChatRequest, model: ModelInfo): ChatTask {

@@ -23,7 +23,7 @@ import { useModel } from './model-use.ts';
 import { addRoute } from './routes.ts';
 import { RequestScope } from './scope.ts';
 import type { SseStream } from './sse.ts';
-import { openStream, sendWhole, streamBody } from './streaming.ts';
+import { sendWhole, streamAnswer } from './streaming.ts';
 
 /** OpenAI's own default for this route. */
 const maxTokensDefault = 16;
@@ -51,6 +51,20 @@ interface Choice {
 async function answer(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
   const body = parseBody(completionRequestSchema, request, context.settings.lenient);
   const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
+  const prepare = () => startAnswer(context, body, scope);
+  if (body.stream) {
+    return streamAnswer(context, request, reply, scope, {
+      prepare,
+      write: (stream, { choices, copies, envelope }) => writeChunks(stream, choices, body, copies, envelope, scope),
+      fail: (stream, error) => stream.data(JSON.stringify(error)),
+    });
+  }
+  const { choices, copies, envelope } = await prepare();
+  return sendWhole(context, request, reply, () => collect(choices, body, copies, envelope, scope));
+}
+
+/** Everything up to the engine's acceptance. */
+async function startAnswer(context: AppContext, body: CompletionRequest, scope: RequestScope) {
   const model = await useModel(context, body.model, scope);
   const prompts = toPrompts(body.prompt);
   const copies = body.n ?? 1;
@@ -69,13 +83,7 @@ async function answer(context: AppContext, request: FastifyRequest, reply: Fasti
     model: model.name,
     fingerprint: model.fingerprint,
   };
-  if (!body.stream) {
-    return sendWhole(context, request, reply, () => collect(choices, body, copies, envelope, scope));
-  }
-  const stream = openStream(context, reply, scope);
-  const fail = (error: object) => stream.data(JSON.stringify(error));
-  await streamBody(request, stream, () => writeChunks(stream, choices, body, copies, envelope, scope), fail);
-  return reply;
+  return { choices, copies, envelope };
 }
 
 function checkVocabulary(prompts: readonly CompletionPrompt[], model: ModelInfo): void {

@@ -28,7 +28,7 @@ import { useModel, withModel } from './model-use.ts';
 import { addRoute } from './routes.ts';
 import { RequestScope } from './scope.ts';
 import type { SseStream } from './sse.ts';
-import { openStream, sendWhole, streamBody } from './streaming.ts';
+import { sendWhole, streamAnswer } from './streaming.ts';
 
 export function messages(app: FastifyInstance, context: AppContext): void {
   addRoute(app, {
@@ -85,19 +85,25 @@ async function countWithImages(engine: Engine, request: EngineRequest): Promise<
 async function answer(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
   const body = parseBody(messagesRequestSchema, request, context.settings.lenient);
   const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
-  const task = toTask(body, await useModel(context, body.model, scope));
-  const images = { references: imageSources(body), strings: request.longStrings };
-  const run = await withImages(context, task.model, images, scope, (decoded) =>
-    startChat(context, task, scope, decoded),
-  );
   const id = newId('msg_');
-  const model = task.model.name;
-  if (!body.stream) return sendWhole(context, request, reply, () => collect(run, id, model, scope));
-  const stream = openStream(context, reply, scope);
-  const fail = ({ error }: { error: { type: string; message: string } }) =>
-    stream.event('error', JSON.stringify({ type: 'error', error: { type: 'api_error', message: error.message } }));
-  await streamBody(request, stream, () => writeEvents(stream, run, id, model, scope), fail);
-  return reply;
+  const prepare = async () => {
+    const task = toTask(body, await useModel(context, body.model, scope));
+    const images = { references: imageSources(body), strings: request.longStrings };
+    const run = await withImages(context, task.model, images, scope, (decoded) =>
+      startChat(context, task, scope, decoded),
+    );
+    return { run, model: task.model.name };
+  };
+  if (body.stream) {
+    return streamAnswer(context, request, reply, scope, {
+      prepare,
+      write: (stream, { run, model }) => writeEvents(stream, run, id, model, scope),
+      fail: (stream, { error }) =>
+        stream.event('error', JSON.stringify({ type: 'error', error: { type: 'api_error', message: error.message } })),
+    });
+  }
+  const { run, model } = await prepare();
+  return sendWhole(context, request, reply, () => collect(run, id, model, scope));
 }
 
 const toPrompt = (body: PromptRequest) => ({

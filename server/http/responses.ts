@@ -24,7 +24,7 @@ import { useModel } from './model-use.ts';
 import { ResponseStore } from './response-store.ts';
 import { addRoute } from './routes.ts';
 import { ClientGone, RequestScope } from './scope.ts';
-import { openStream, sendWhole, streamBody } from './streaming.ts';
+import { type StreamSteps, sendWhole, streamAnswer } from './streaming.ts';
 
 interface Turn {
   run: ChatRun;
@@ -64,24 +64,27 @@ export async function responses(app: FastifyInstance, context: AppContext): Prom
 async function answer(context: AppContext, store: ResponseStore, request: FastifyRequest, reply: FastifyReply) {
   const body = parseBody(responseRequestSchema, request, context.settings.lenient);
   const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
-  const turn = await startTurn(context, [store], body, scope, request.keyOwner.name);
-  if (!body.stream) {
-    return sendWhole(context, request, reply, async () => {
-      const writer = turn.writer();
-      return finishTurn(turn, writer);
-    });
-  }
-  const stream = openStream(context, reply, scope);
-  const writer = turn.writer((event) => stream.event(event.type, JSON.stringify(event)));
-  const fail = ({ error }: { error: { message: string; code: string | null } }) =>
-    writer.fail(error.message, error.code ?? 'server_error');
-  const write = async () => {
-    writer.begin();
-    await finishTurn(turn, writer);
-    stream.end();
+  const prepare = () => startTurn(context, [store], body, scope, request.keyOwner.name);
+  if (body.stream) return streamAnswer(context, request, reply, scope, streamedTurn(prepare));
+  const turn = await prepare();
+  return sendWhole(context, request, reply, () => finishTurn(turn, turn.writer()));
+}
+
+function streamedTurn(prepare: () => Promise<Turn>): StreamSteps<Turn> {
+  let writer: ResponseWriter | null = null;
+  return {
+    prepare,
+    write: async (stream, turn) => {
+      writer = turn.writer((event) => stream.event(event.type, JSON.stringify(event)));
+      writer.begin();
+      await finishTurn(turn, writer);
+      stream.end();
+    },
+    fail: (stream, { error: { message, code, param } }) => {
+      if (writer) writer.fail(message, code ?? 'server_error');
+      else stream.event('error', JSON.stringify({ type: 'error', code, message, param, sequence_number: 0 }));
+    },
   };
-  await streamBody(request, stream, write, fail);
-  return reply;
 }
 
 /** Everything up to the engine's acceptance; errors are plain until here. The first store is written to. */

@@ -21,7 +21,8 @@ async function offering(settings: object = {}) {
   const loadable = {
     first: { mb: 40, loadMs: 10 },
     second: { mb: 70, loadMs: 10 },
-    broken: { fail: new EngineError('corrupt', '/secret/broken/x.safetensors: truncated') },
+    slow: { mb: 10, loadMs: 400 },
+    broken: { loadMs: 300, fail: new EngineError('corrupt', '/secret/broken/x.safetensors: truncated') },
   };
   const app = await server({
     models: [],
@@ -43,6 +44,38 @@ async function offering(settings: object = {}) {
   return { app, set, list };
 }
 
+describe('a stream that waits for its model to be loaded', () => {
+  const messages = [{ role: 'user', content: 'Hi' }];
+  const routes = [
+    ['/v1/chat/completions', { messages }, 'data: [DONE]\n\n'],
+    ['/v1/completions', { prompt: 'Hi' }, 'data: [DONE]\n\n'],
+    ['/v1/messages', { messages, max_tokens: 16 }, 'event: message_stop\ndata: {"type":"message_stop"}\n\n'],
+    ['/v1/responses', { input: 'Hi' }, null],
+  ] as const;
+  for (const [route, body, end] of routes) {
+    it(`${route} gets comments, then its answer`, async () => {
+      const { app } = await offering({ keepAliveSeconds: 0.05 });
+      const text = await (await post(app, route, { ...body, model: 'slow', stream: true })).text();
+      expect(text).toMatch(/^(: keep-alive\n\n)+(event|data): /);
+      expect(text).toContain(' four');
+      if (end) expect(text.endsWith(end)).toBe(true);
+      else expect(text).toContain('event: response.completed');
+    });
+
+    it(`${route} gets a failure as an event once comments were sent, as a status before`, async () => {
+      const { app } = await offering({ keepAliveSeconds: 0.05 });
+      const late = await post(app, route, { ...body, model: 'broken', stream: true });
+      expect(late.status).toBe(200);
+      const text = await late.text();
+      expect(text).toMatch(/^(: keep-alive\n\n)+/);
+      expect(text).toMatch(/data: \{.*"error".*\}\n\n$/);
+      expect(text).not.toContain('/secret');
+      const { app: patient } = await offering();
+      expect((await post(patient, route, { ...body, model: 'broken', stream: true })).status).toBe(503);
+    });
+  }
+});
+
 describe('GET /v1/models', () => {
   it('lists what can be loaded, and what is', async () => {
     const { app, list } = await offering();
@@ -59,7 +92,7 @@ describe('GET /v1/models', () => {
     await post(app, '/v1/chat/completions', ask({ model: 'second' }));
     expect((await list())[1]).toMatchObject({ status: 'loaded', precision: 'f32', memory_bytes: 70 * 1024 * 1024 });
     const ids = (await client(app).models.list()).data.map(({ id }) => id);
-    expect(ids).toEqual(['first', 'second', 'broken']);
+    expect(ids).toEqual(['first', 'second', 'slow', 'broken']);
   });
 });
 
@@ -141,7 +174,7 @@ describe('POST /admin/models', () => {
     const unload = await post(app, '/admin/models/unload', { model: 'first' });
     expect([unload.status, await unload.json()]).toMatchObject([200, { id: 'first', status: 'available' }]);
     expect((await post(app, '/admin/models/load', { model: 'broken' })).status).toBe(503);
-    expect((await list())[2]).toMatchObject({ status: 'failed', error: expect.stringContaining('truncated') });
+    expect((await list())[3]).toMatchObject({ status: 'failed', error: expect.stringContaining('truncated') });
     expect((await post(app, '/admin/models/load', { model: 'nobody' })).status).toBe(404);
     expect((await post(app, '/admin/models/load', {})).status).toBe(400);
     expect((await post(app, '/admin/models/unload', { model: 'first', wait_seconds: -1 })).status).toBe(400);
