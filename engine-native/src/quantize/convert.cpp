@@ -46,7 +46,7 @@ class Converter {
 
   Status gather() {
     HEARTH_ASSIGN(checkpoint_, formats::Checkpoint::open(options_.path));
-    if (checkpoint_->vocabulary()) return unsupported(options_.path + ": convert takes a folder; a GGUF file's tokenizer has no files to carry along");
+    if (checkpoint_->vocabulary()) return unsupported(options_.path + ": convert takes a folder, and a GGUF file's tokenizer has no files to carry along; run: hearth serve --model " + options_.path + " (its weights are packed while it loads)");
     if (!checkpoint_->target().empty()) return invalid(options_.path + " is already converted, for " + std::string(checkpoint_->target()) + "; convert the folder it came from");
     HEARTH_ASSIGN(target_, model::make_target(options_.target));
     load_.path = options_.path;

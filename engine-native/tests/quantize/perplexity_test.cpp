@@ -2,6 +2,8 @@
 // was chosen as the judge after results on another one (eval.txt) were known; so was the case that is judged by KL alone.
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "fixtures.h"
 #include "quantize/quantize.h"
 
@@ -16,7 +18,7 @@ const std::string stories = root + "/engine-native/tests/quantize/stories.txt"; 
 constexpr int64_t eval_tokens = 16384;
 
 // perplexity: false where the order of perplexities turns with the text although KL halves: hearth-tiny-vl knows its stories
-// by heart, and a few very unlikely tokens decide (g64 here: +1.7 % against +0.6 %; by llama.cpp's windows +3.7 against +5.9).
+// by heart, and a few very unlikely tokens decide (g64 here: +1.3 % against +0.6 %; served, in windows of 512, +1.9 against +3.5; by llama.cpp's +3.7 against +5.9).
 struct Case { const char* model; int group; bool perplexity = true; };
 
 // stories260K's fixture has llama2.c's tokenizer only; the same one as a SentencePiece file stands beside this test.
@@ -60,8 +62,15 @@ class TrainedModel : public testing::TestWithParam<Case> {
   std::string source_;
 };
 
+// The float model's scores, kept while the cases are about the same model.
+const Scores& exact_scores(const std::string& model, const std::function<Scores()>& compute) {
+  static std::pair<std::string, Scores> kept;
+  if (kept.first != model) kept = {model, compute()};
+  return kept.second;
+}
+
 TEST_P(TrainedModel, AwqBeatsRoundingToNearest) {
-  const Scores exact = scores(source_);
+  const Scores& exact = exact_scores(GetParam().model, [&] { return scores(source_); });
   const Scores rounded = quantized("rtn");
   print("rtn", exact, rounded);
   const Scores awq = quantized("awq");

@@ -31,6 +31,13 @@ QuantizeOptions options(const std::string& method, const std::string& out) {
   return o;
 }
 
+// Where it does not matter how good the result is.
+QuantizeOptions quick(const std::string& method, const std::string& out) {
+  QuantizeOptions o = options(method, out);
+  o.tokens = 512;
+  return o;
+}
+
 json run(const QuantizeOptions& o) {
   const auto report = quantize(o, nullptr);
   EXPECT_TRUE(report) << report.status().message();
@@ -100,7 +107,7 @@ TEST(Quantize, WhatStaysFp16IsNotTouched) {
   for (const char* file : {"config.json", "model.safetensors"}) fs::copy_file(root + "/test/fixtures/checkpoints/stories260K/" + file, source + "/" + file);
   fs::copy_file(root + "/engine-native/tests/quantize/stories260K/tokenizer.model", source + "/tokenizer.model");
   for (const char* rounding : {"compensated", "nearest"}) {
-    QuantizeOptions o = options("awq", folder.path() + "/" + rounding);
+    QuantizeOptions o = quick("awq", folder.path() + "/" + rounding);
     o.path = source;
     o.rounding = rounding;
     run(o);
@@ -148,7 +155,7 @@ TEST(Quantize, SmoothQuantStaysWithinOnePercent) {
 
 TEST(Quantize, FolderIsAutoAwqs) {
   TemporaryFolder folder;
-  run(options("awq", folder.path() + "/awq"));
+  run(quick("awq", folder.path() + "/awq"));
   const std::string out = folder.path() + "/awq";
   const auto config = formats::read_json(out + "/config.json");
   ASSERT_TRUE(config);
@@ -170,8 +177,8 @@ TEST(Quantize, FolderIsAutoAwqs) {
 
 TEST(Quantize, InterruptedGoesOnAndGivesTheSame) {
   TemporaryFolder folder;
-  run(options("awq", folder.path() + "/whole"));
-  const QuantizeOptions o = options("awq", folder.path() + "/cut");
+  run(quick("awq", folder.path() + "/whole"));
+  const QuantizeOptions o = quick("awq", folder.path() + "/cut");
   const auto cut = quantize(o, [](const ProgressReport& report) { return report.done < 1; });
   ASSERT_FALSE(cut);
   EXPECT_EQ(cut.status().code(), Code::cancelled);

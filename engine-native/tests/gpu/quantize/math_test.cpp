@@ -204,7 +204,7 @@ TEST_F(Gpu, AwqSearchReachesTheLossesOfTheCpu) {
 // The whole command: what the GPU writes scores as what the CPU writes.
 TEST_F(Gpu, QuantizedModelsScoreAlike) {
   TemporaryFolder folder;
-  const std::string text = root + "/engine-native/tests/quantize/eval.txt";
+  const std::string text = root + "/engine-native/tests/quantize/stories.txt";
   const auto exact = scores_of(model_path, text, 2048);
   ASSERT_TRUE(exact) << exact.status().message();
   for (const std::string method : {"awq", "smoothquant"}) {
