@@ -3,7 +3,8 @@
 // Two installable packages: hearth (the server, the page, the shipped models, the engine's sources; any platform), and
 // hearth-engine-linux-ARCH with the engine's binaries, an optional dependency of the first. A user of that platform needs
 // no compiler and no CUDA toolkit; anybody else's first start builds the sources.
-// --arch arm64 on an x86-64 machine cross-compiles (Debian's toolchain, the sysroot that npm run test:arm makes).
+// --arch arm64 on an x86-64 machine cross-compiles (Debian's toolchain, the sysroot that npm run test:arm makes); with
+// --cuda=87 for Jetson Orin.
 import { execFileSync } from 'node:child_process';
 import { chmodSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -105,6 +106,8 @@ if (!['x64', 'arm64'].includes(values.arch)) fail(`--arch takes x64 or arm64, no
 if (values.arch === 'x64' && process.arch !== 'x64') fail('--arch x64 needs an x86-64 machine');
 const out = resolve(values.out);
 mkdirSync(out, { recursive: true });
+// `auto` is the GPU of this machine, which is not that of a package for another.
+if (values.arch !== process.arch && values.cuda === 'auto') values.cuda = 'off';
 const folder = await build(values.arch, values.cuda);
 pack(out, bytesMax.hearth, fillServer);
 pack(out, bytesMax.engine, (staged) => fillEngine(staged, folder, values.arch, values.cuda));
