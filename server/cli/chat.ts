@@ -63,11 +63,22 @@ const types: Record<string, string> = {
 
 /** A picture file as the part of a message that OpenAI clients send. */
 function picture(file: string): Part {
-  const data = readFileSync(file).toString('base64');
+  const data = pictureBytes(file).toString('base64');
   return {
     type: 'image_url',
     image_url: { url: `data:image/${types[extname(file).toLowerCase()] ?? 'jpeg'};base64,${data}` },
   };
+}
+
+function pictureBytes(file: string): Buffer {
+  try {
+    return readFileSync(file);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    const question = file.includes(' ') ? ' (a question goes on a line of its own)' : '';
+    const why = code === 'ENOENT' ? `there is no such file${question}` : code;
+    throw new UsageError(`cannot read ${file || 'a picture without a name'}: ${why}`);
+  }
 }
 
 async function answers(url: string): Promise<boolean> {
