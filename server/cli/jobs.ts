@@ -37,10 +37,16 @@ export interface JobOptions {
   threads?: number;
 }
 
-/** Runs a job to its end and returns its result. The first Ctrl-C interrupts it cleanly. */
-export async function runJob(label: string, job: Record<string, unknown>, options: JobOptions = {}): Promise<unknown> {
+/** The engine's library that commands load; a UsageError where there is none yet. */
+export function builtLibrary(): string {
   const library = process.env.HEARTH_ENGINE_LIBRARY || defaultLibrary;
   if (!existsSync(library)) throw new UsageError(`${library} is not built: run npm start once`);
+  return library;
+}
+
+/** Runs a job to its end and returns its result. The first Ctrl-C interrupts it cleanly. */
+export async function runJob(label: string, job: Record<string, unknown>, options: JobOptions = {}): Promise<unknown> {
+  const library = builtLibrary();
   const { NativeEngine } = await import('../engine/native/engine.ts');
   const engine = await NativeEngine.open(library, {
     device: options.device ?? 'cpu',

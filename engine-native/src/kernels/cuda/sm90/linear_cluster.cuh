@@ -9,27 +9,12 @@
 
 #include "kernels/cuda/epilogue.cuh"
 #include "kernels/cuda/hopper_params.h"
+#include "kernels/cuda/sm90/dense_tile.cuh"
 #include "kernels/cuda/sm90/wgmma_tiles.cuh"
 
 namespace hearth::kernels::cuda {
 
-constexpr int dense_bm = 128, dense_row_bytes = 128;  // rows of x a tile takes; bytes of k a stage takes
 constexpr int dense_stages_max = 8, dense_threads = 288;
-
-// Nothing that uses the sums may move above the wait for them.
-__device__ __forceinline__ void settle(float& v) { asm volatile("" : "+f"(v)::"memory"); }
-__device__ __forceinline__ void settle(int& v) { asm volatile("" : "+r"(v)::"memory"); }
-
-// A conversion in place: the compiler would do all of a tile's ahead of the loop over its chunks, and spill.
-__device__ __forceinline__ float as_float(float v) { return v; }
-__device__ __forceinline__ float as_float(int v) {
-  float f;
-  asm volatile("cvt.rn.f32.s32 %0, %1;" : "=f"(f) : "r"(v));
-  return f;
-}
-
-template <class T> struct Sum { using type = float; };
-template <> struct Sum<int8_t> { using type = int; };
 
 // All of a warp's sums, staged: 64-column chunk c at stage + c * stage_bytes_per_warp.
 template <int BN, class S> __device__ __forceinline__ void stage_sums(uint32_t stage, const S (&d)[BN / 2]) {

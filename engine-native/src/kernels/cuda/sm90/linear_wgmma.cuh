@@ -5,26 +5,10 @@
 
 #include "kernels/cuda/epilogue.cuh"
 #include "kernels/cuda/hopper_params.h"
+#include "kernels/cuda/sm90/dense_tile.cuh"
 #include "kernels/cuda/sm90/wgmma_tiles.cuh"
 
 namespace hearth::kernels::cuda {
-
-constexpr int dense_bm = 128, dense_row_bytes = 128;  // rows of x a tile takes; bytes of k a stage takes
-
-// Nothing that uses the sums may move above the wait for them.
-__device__ __forceinline__ void settle(float& v) { asm volatile("" : "+f"(v)::"memory"); }
-__device__ __forceinline__ void settle(int& v) { asm volatile("" : "+r"(v)::"memory"); }
-
-// A conversion in place: the compiler would do all of a tile's ahead of the loop over its chunks, and spill.
-__device__ __forceinline__ float as_float(float v) { return v; }
-__device__ __forceinline__ float as_float(int v) {
-  float f;
-  asm volatile("cvt.rn.f32.s32 %0, %1;" : "=f"(f) : "r"(v));
-  return f;
-}
-
-template <class T> struct Sum { using type = float; };
-template <> struct Sum<int8_t> { using type = int; };
 
 // The part of a warp's sums that belongs to 64-column chunk c, staged; a switch, because registers have no index.
 template <int BN, class S> __device__ __forceinline__ void stage_chunk(uint32_t stage, const S (&d)[BN / 2], int c) {
