@@ -3,6 +3,7 @@
 //   bench-quantize write SHAPE DIR                                           the shape as a folder (no tokenizer)
 //   bench-quantize run DIR OUT TEXT [METHOD] [GROUP] [THREADS] [DEVICE]      `hearth quantize` of a folder: seconds, and memory
 //   bench-quantize convert DIR OUT TARGET [PRECISION]                        `hearth convert`, and what writing as many bytes takes
+//   bench-quantize pack SHAPE OUT TARGET PRECISION                           a converted folder of random weights
 //   bench-quantize load DIR DEVICE [PRECISION]                               a model's load, and what reading its files takes, both cold
 #include <fcntl.h>
 #include <sys/resource.h>
@@ -102,14 +103,20 @@ int run_folder(const quantize::QuantizeOptions& options) {
   return 0;
 }
 
-// The folder's weights, out of the page cache.
-std::vector<std::string> cold_files(const std::string& folder) {
+std::vector<std::string> weight_files(const std::string& folder) {
   std::vector<std::string> files;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    if (entry.path().extension() != ".safetensors") continue;
-    files.push_back(entry.path().string());
-    const int file = ::open(files.back().c_str(), O_RDONLY);
+    if (entry.path().extension() == ".safetensors") files.push_back(entry.path().string());
+  }
+  return files;
+}
+
+// The same, out of the page cache.
+std::vector<std::string> cold_files(const std::string& folder) {
+  std::vector<std::string> files = weight_files(folder);
+  for (const std::string& path : files) {
+    const int file = ::open(path.c_str(), O_RDONLY);
     if (file < 0) continue;
     ::fsync(file);
     ::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
@@ -118,8 +125,8 @@ std::vector<std::string> cold_files(const std::string& folder) {
   return files;
 }
 
-double read_seconds(const std::string& folder, double& bytes) {
-  const std::vector<std::string> files = cold_files(folder);
+double read_seconds(const std::string& folder, double& bytes, bool cold = true) {
+  std::vector<std::string> files = cold ? cold_files(folder) : weight_files(folder);
   std::vector<char> block(size_t{8} << 20);
   const auto begin = Time::now();
   for (const std::string& path : files) {
@@ -130,6 +137,32 @@ double read_seconds(const std::string& folder, double& bytes) {
   return since(begin);
 }
 
+// When each stage of a load began, as its progress tells.
+struct Stages {
+  Time::time_point begin = Time::now();
+  std::vector<std::pair<std::string, double>> seen;
+  static void note(void* context, const char* stage, double, double) {
+    auto& stages = *static_cast<Stages*>(context);
+    if (stages.seen.empty() || stages.seen.back().first != stage) stages.seen.emplace_back(stage, since(stages.begin));
+  }
+  std::string text() const {
+    std::string all;
+    for (const auto& [stage, at] : seen) all += (all.empty() ? "" : ", ") + stage + " at " + std::to_string(at).substr(0, 5);
+    return all;
+  }
+};
+
+// Seconds of one load.
+Result<double> load_once(const model::LoadOptions& options, device::Device& device, std::string& stages) {
+  Stages watch;
+  const auto begin = Time::now();
+  HEARTH_TRY(model::Model::load(options, device, &Stages::note, &watch).status());
+  const double seconds = since(begin);
+  stages = watch.text();
+  return seconds;
+}
+
+// Cold: the files are not in the page cache. Warm: they have just been read.
 int run_load(const std::string& folder, const std::string& kind, const std::string& precision) {
   auto device = kind == "cuda" ? device::open_cuda_device(0, "", false) : device::open_cpu_device(0);
   if (!device) return fail(device.status());
@@ -138,19 +171,17 @@ int run_load(const std::string& folder, const std::string& kind, const std::stri
   options.precision = precision;
   options.context = 512;
   for (int turn = 0; turn < 3; turn++) {
-    double bytes = 0;
-    const double read = read_seconds(folder, bytes);
-    cold_files(folder);
-    auto begin = Time::now();
-    auto model = model::Model::load(options, **device);
-    const double cold = since(begin);
-    if (!model) return fail(model.status());
-    *model = nullptr;
-    begin = Time::now();
-    model = model::Model::load(options, **device);
-    const double warm = since(begin);
-    if (!model) return fail(model.status());
-    std::printf("%.2f GB: read %.2f s (%.2f GB/s), loaded cold %.2f s (%.2f times), again %.2f s; peak %.2f GiB\n", bytes / 1e9, read, bytes / 1e9 / read, cold, cold / read, warm, peak_gib());
+    for (const bool cold : {true, false}) {
+      double bytes = 0, none = 0;
+      if (!cold) read_seconds(folder, none, false);
+      const double read = read_seconds(folder, bytes, cold);
+      if (cold) cold_files(folder);
+      std::string stages;
+      const Result<double> seconds = load_once(options, **device, stages);
+      if (!seconds) return fail(seconds.status());
+      std::printf("%.2f GB %s: read %.3f s (%.2f GB/s), loaded %.3f s (%.2f times; %s); peak %.2f GiB\n", bytes / 1e9, cold ? "cold" : "warm", read,
+                  bytes / 1e9 / read, *seconds, *seconds / read, stages.c_str(), peak_gib());
+    }
   }
   return 0;
 }
@@ -235,6 +266,11 @@ int main(int count, char** words) {
     return run_folder(options);
   }
   if (what == "load" && count >= 4) return run_load(words[2], words[3], word(4, "auto"));
+  if (what == "pack" && count == 6) {
+    const auto packed = quantize::convert({.path = "", .shape = words[2], .out = words[3], .target = words[4], .precision = words[5]}, nullptr);
+    if (packed) std::printf("%s\n", packed->dump().c_str());
+    return packed ? 0 : fail(packed.status());
+  }
   if (what == "convert" && count >= 5) return run_convert({.path = words[2], .out = words[3], .target = words[4], .precision = word(5, "auto")});
   if (what != "layer" && !(what == "write" && count == 4)) {
     std::fprintf(stderr, "bench-quantize layer | write | run | convert | load: see quantize_bench.cpp\n");

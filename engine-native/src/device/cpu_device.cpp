@@ -1,6 +1,8 @@
 // The CPU as a device: ops run at once on a pool of pinned workers; weights and KV live in huge-page arenas.
 #include <sched.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -117,11 +119,14 @@ class CpuDevice final : public Device {
 
   Result<size_t> available_bytes() override {
     int64_t free = meminfo_bytes("MemAvailable");
+    if (free >= 0) free = std::max<int64_t>(0, free - mapped_);
     const int64_t limit = cgroup_free_bytes();
     if (limit >= 0 && (free < 0 || limit < free)) free = limit;
     if (free < 0) return io_error("/proc/meminfo has no MemAvailable");
     return static_cast<size_t>(free);
   }
+
+  void count_mapped(int64_t bytes) override { mapped_ += bytes; }
 
   Status upload(void* to, const void* from, size_t bytes) override { return copy(to, from, bytes); }
   Status download(void* to, const void* from, size_t bytes) override { return copy(to, from, bytes); }
@@ -147,6 +152,7 @@ class CpuDevice final : public Device {
   ThreadPool pool_;
   CpuStream stream_;
   DeviceInfo info_;
+  std::atomic<int64_t> mapped_{0};
   std::mutex mutex_;  // models load on other threads than the step's
   std::unordered_map<void*, Block> blocks_;
 };

@@ -74,6 +74,8 @@ class Device {
   virtual void release(void* pointer) = 0;
   // Bytes still free for allocations (MemAvailable on unified memory and CPUs).
   virtual Result<size_t> available_bytes() = 0;
+  // More (or, negative, fewer) bytes of weights are used where a file's pages hold them: the system calls such pages free.
+  virtual void count_mapped(int64_t bytes) { (void)bytes; }
 
   // Copies in stream order. `host` of upload/download may be any memory; from staging memory they do not block.
   virtual Status upload(void* device, const void* host, size_t bytes) = 0;

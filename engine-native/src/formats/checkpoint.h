@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
@@ -126,6 +127,13 @@ class Checkpoint {
   // and from the page cache (unified memory, CPUs). What is read again comes from the disk.
   virtual void forget(std::string_view name) const { (void)name; }
   virtual void forget_all() const {}
+
+  // Brings a converted folder's file to memory whence ops may use it as it lies (MappedFile::settle), reporting bytes done.
+  virtual Status settle(const std::function<void(double)>& progress) { (void)progress; return Status::ok(); }
+  // Where a tensor's or packed linear's bytes lie after settle(), for as long as the checkpoint is open; else nullptr.
+  virtual const std::byte* settled(std::span<const std::byte> stored) const { (void)stored; return nullptr; }
+  // Bytes that lie settled in the page cache.
+  virtual int64_t page_cache_bytes() const { return 0; }
 };
 
 // Rows of several linears with the same input, one after the other (q, k, v; gate, up). They must agree in format.

@@ -6,6 +6,7 @@
 
 #include "formats/awq.h"
 #include "formats/converted.h"
+#include "formats/gguf_checkpoint.h"
 #include "formats/json_text.h"
 #include "formats/linear_reader.h"
 #include "formats/safetensors.h"
@@ -27,6 +28,7 @@ class FolderCheckpoint final : public Checkpoint {
   const std::string& path() const override { return path_; }
   std::string_view format() const override { return packed_ ? "hearth" : reader_ ? reader_->format() : "float"; }
   std::string_view target() const override { return packed_ ? std::string_view(packed_->target()) : std::string_view(); }
+  const tokenizer::GgufVocabulary* vocabulary() const override { return vocabulary_ ? &*vocabulary_ : nullptr; }
   const PackedHeader* packed_header(std::string_view key) const override { return packed_ ? packed_->find(key) : nullptr; }
   std::span<const std::byte> packed_bytes(std::string_view key) const override;
   const TensorView* find(std::string_view name) const override { return store_.find(name); }
@@ -37,6 +39,9 @@ class FolderCheckpoint final : public Checkpoint {
   Status read(std::span<const std::byte> stored, void* to) const override { return store_.read(stored, to); }
   void forget(std::string_view name) const override;
   void forget_all() const override { store_.forget_all(); }
+  Status settle(const std::function<void(double)>& progress) override { return packed_ ? store_.settle(progress) : Status::ok(); }
+  const std::byte* settled(std::span<const std::byte> stored) const override { return packed_ ? store_.settled(stored) : nullptr; }
+  int64_t page_cache_bytes() const override { return store_.page_cache_bytes(); }
 
  private:
   Status load_configs();
@@ -54,6 +59,7 @@ class FolderCheckpoint final : public Checkpoint {
   std::map<std::string, std::string> metadata_;
   std::unique_ptr<LinearReader> reader_;
   std::optional<PackedIndex> packed_;  // of a converted folder
+  std::optional<tokenizer::GgufVocabulary> vocabulary_;  // of one that was a GGUF file
 };
 
 Status FolderCheckpoint::load_configs() {
@@ -141,8 +147,13 @@ Result<bool> FolderCheckpoint::load_converted() {
   HEARTH_ASSIGN(const auto mapped, MappedFile::open(file));
   HEARTH_ASSIGN(const SafetensorsHeader header, parse_safetensors(mapped->bytes(), file));
   if (!header.metadata.contains(target_key)) return false;
-  HEARTH_TRY(add_safetensors(store_, file).status());
+  HEARTH_TRY(add_safetensors(store_, mapped, header));
   HEARTH_ASSIGN(packed_, PackedIndex::parse(header.metadata, store_, file));
+  const std::string texts = gguf_texts_file(path_);
+  if (texts.empty()) return true;
+  HEARTH_ASSIGN(const auto kept, MappedFile::open(texts));
+  HEARTH_ASSIGN(const Gguf gguf, parse_gguf(kept->bytes(), texts));
+  vocabulary_ = read_vocabulary(gguf);
   return true;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "formats/json_text.h"
 #include "formats/packing.h"
 #include "formats/tensor_store.h"
 
@@ -27,8 +28,11 @@ class Parser {
  public:
   Parser(std::span<const std::byte> bytes, const std::string& path) : bytes_(bytes), path_(path) {}
   Result<Gguf> parse();
+  // The header for no tensors, and the bytes of the keys.
+  Result<std::string> keys_only();
 
  private:
+  Result<std::pair<uint64_t, uint64_t>> parse_header();
   Status error(const std::string& what) const { return corrupt(path_ + ": " + what); }
   uint64_t left() const { return bytes_.size() - position_; }
 
@@ -176,7 +180,8 @@ Status Parser::place_tensors(Gguf& gguf, const std::vector<uint64_t>& offsets) {
   return Status::ok();
 }
 
-Result<Gguf> Parser::parse() {
+// Numbers of tensors and keys.
+Result<std::pair<uint64_t, uint64_t>> Parser::parse_header() {
   HEARTH_ASSIGN(const uint32_t magic, take<uint32_t>());
   if (magic != 0x46554747) return error("not a GGUF file");
   HEARTH_ASSIGN(const uint32_t version, take<uint32_t>());
@@ -184,6 +189,22 @@ Result<Gguf> Parser::parse() {
   HEARTH_ASSIGN(const uint64_t tensors, take<uint64_t>());
   HEARTH_ASSIGN(const uint64_t values, take<uint64_t>());
   if (tensors > items_max || values > items_max) return error(std::to_string(tensors) + " tensors and " + std::to_string(values) + " keys");
+  return std::pair{tensors, values};
+}
+
+Result<std::string> Parser::keys_only() {
+  HEARTH_ASSIGN(const auto counts, parse_header());
+  Gguf gguf;
+  HEARTH_TRY(parse_values(gguf, counts.second));
+  std::string kept(reinterpret_cast<const char*>(bytes_.data()), position_);
+  constexpr size_t tensor_count = 8;  // after magic and version
+  kept.replace(tensor_count, sizeof(uint64_t), sizeof(uint64_t), '\0');
+  return kept;
+}
+
+Result<Gguf> Parser::parse() {
+  HEARTH_ASSIGN(const auto counts, parse_header());
+  const auto [tensors, values] = counts;
   Gguf gguf;
   HEARTH_TRY(parse_values(gguf, values));
   std::vector<uint64_t> offsets;
@@ -209,6 +230,14 @@ bool is_integer(GgufType type) {
 }  // namespace
 
 Result<Gguf> parse_gguf(std::span<const std::byte> file, const std::string& path) { return Parser(file, path).parse(); }
+
+Result<std::string> gguf_without_tensors(std::span<const std::byte> file, const std::string& path) { return Parser(file, path).keys_only(); }
+
+std::string gguf_texts_file(const std::string& path) {
+  if (path.empty() || path.ends_with(".gguf")) return path;
+  const std::string kept = path + "/" + gguf_texts_name;
+  return file_exists(kept) ? kept : std::string();
+}
 
 std::optional<int64_t> Gguf::integer(std::string_view key) const {
   const GgufValue* value = find_value(*this, key);

@@ -53,6 +53,12 @@ struct Gguf {
 
 Result<Gguf> parse_gguf(std::span<const std::byte> file, const std::string& path);
 
+// What a converted folder keeps of the GGUF file it was made from: its keys (vocabulary, chat template), no tensors.
+inline constexpr const char* gguf_texts_name = "tokenizer.gguf";
+Result<std::string> gguf_without_tensors(std::span<const std::byte> file, const std::string& path);
+// The file that has a model's vocabulary in GGUF's form: `path` itself, or the one in a converted folder; empty without.
+std::string gguf_texts_file(const std::string& path);
+
 // Elements of one row of whole blocks, as f32.
 void dequantize_blocks(GgmlType type, const std::byte* blocks, int64_t elements, float* to);
 // Q4_0 rows in the canonical form (group 32, symmetric): codes [elements/2] low nibble first, scales [elements/32].

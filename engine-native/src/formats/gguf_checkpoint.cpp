@@ -71,6 +71,9 @@ class GgufCheckpoint final : public Checkpoint {
   std::vector<std::string> notes() const override { return notes_; }
   const TensorView* find(std::string_view name) const override;
   std::optional<TensorView> stored(std::string_view name) const override;
+  Status read(std::span<const std::byte> stored, void* to) const override {
+    return !stored.empty() && file_->holds(stored.data()) ? file_->read(stored, to) : Checkpoint::read(stored, to);
+  }
   std::vector<std::string> names() const override;
   Result<LinearHeader> linear_header(std::string_view module) const override;
   Result<LinearData> linear(std::string_view module) const override;
@@ -90,7 +93,6 @@ class GgufCheckpoint final : public Checkpoint {
   Status make_config();
   Status make_attention_config(json& config) const;
   Status make_rope_scaling(json& config) const;
-  void make_vocabulary();
   void make_notes();
   std::string key(const char* name) const { return architecture_->gguf.data() + std::string(".") + name; }
   const Entry* entry(std::string_view module) const;
@@ -121,7 +123,7 @@ Status GgufCheckpoint::load() {
   HEARTH_TRY(make_config());
   HEARTH_TRY(add_tensors());
   HEARTH_TRY(make_rope_scaling(config_));
-  make_vocabulary();
+  vocabulary_ = read_vocabulary(gguf_);
   make_notes();
   return Status::ok();
 }
@@ -228,26 +230,6 @@ Status GgufCheckpoint::make_rope_scaling(json& config) const {
                               {"original_max_position_embeddings", 8192}};
   }
   return Status::ok();
-}
-
-void GgufCheckpoint::make_vocabulary() {
-  const auto id = [&](const char* name) {
-    const auto value = gguf_.integer(std::string("tokenizer.ggml.") + name);
-    return value && *value >= 0 && *value < static_cast<int64_t>(vocabulary_.tokens.size()) ? static_cast<int32_t>(*value) : -1;
-  };
-  vocabulary_.model = gguf_.text("tokenizer.ggml.model");
-  vocabulary_.pre = gguf_.text("tokenizer.ggml.pre");
-  vocabulary_.tokens = gguf_.texts("tokenizer.ggml.tokens");
-  vocabulary_.scores = gguf_.numbers("tokenizer.ggml.scores");
-  vocabulary_.types = gguf_.integers("tokenizer.ggml.token_type");
-  vocabulary_.merges = gguf_.texts("tokenizer.ggml.merges");
-  vocabulary_.bos = id("bos_token_id");
-  vocabulary_.eos = id("eos_token_id");
-  vocabulary_.unk = id("unknown_token_id");
-  vocabulary_.pad = id("padding_token_id");
-  vocabulary_.add_bos = gguf_.boolean("tokenizer.ggml.add_bos_token");
-  vocabulary_.add_eos = gguf_.boolean("tokenizer.ggml.add_eos_token");
-  vocabulary_.add_space_prefix = gguf_.boolean("tokenizer.ggml.add_space_prefix");
 }
 
 void GgufCheckpoint::make_notes() {
@@ -394,6 +376,28 @@ std::optional<TensorView> GgufCheckpoint::stored(std::string_view name) const {
 }
 
 }  // namespace
+
+tokenizer::GgufVocabulary read_vocabulary(const Gguf& gguf) {
+  tokenizer::GgufVocabulary vocabulary;
+  vocabulary.model = gguf.text("tokenizer.ggml.model");
+  vocabulary.pre = gguf.text("tokenizer.ggml.pre");
+  vocabulary.tokens = gguf.texts("tokenizer.ggml.tokens");
+  vocabulary.scores = gguf.numbers("tokenizer.ggml.scores");
+  vocabulary.types = gguf.integers("tokenizer.ggml.token_type");
+  vocabulary.merges = gguf.texts("tokenizer.ggml.merges");
+  const auto id = [&](const char* name) {
+    const auto value = gguf.integer(std::string("tokenizer.ggml.") + name);
+    return value && *value >= 0 && *value < static_cast<int64_t>(vocabulary.tokens.size()) ? static_cast<int32_t>(*value) : -1;
+  };
+  vocabulary.bos = id("bos_token_id");
+  vocabulary.eos = id("eos_token_id");
+  vocabulary.unk = id("unknown_token_id");
+  vocabulary.pad = id("padding_token_id");
+  vocabulary.add_bos = gguf.boolean("tokenizer.ggml.add_bos_token");
+  vocabulary.add_eos = gguf.boolean("tokenizer.ggml.add_eos_token");
+  vocabulary.add_space_prefix = gguf.boolean("tokenizer.ggml.add_space_prefix");
+  return vocabulary;
+}
 
 Result<std::unique_ptr<Checkpoint>> open_gguf(const std::string& path) {
   auto checkpoint = std::make_unique<GgufCheckpoint>(path);

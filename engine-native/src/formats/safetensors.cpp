@@ -148,10 +148,15 @@ Result<SafetensorsHeader> parse_safetensors(std::span<const std::byte> bytes, co
 Result<SafetensorsHeader> add_safetensors(TensorStore& store, const std::string& path, const std::string& prefix) {
   HEARTH_ASSIGN(auto file, MappedFile::open(path));
   HEARTH_ASSIGN(SafetensorsHeader header, parse_safetensors(file->bytes(), path));
-  store.keep(file);
+  HEARTH_TRY(add_safetensors(store, std::move(file), header, prefix));
+  return header;
+}
+
+Status add_safetensors(TensorStore& store, std::shared_ptr<MappedFile> file, const SafetensorsHeader& header, const std::string& prefix) {
+  store.keep(std::move(file));
   for (const TensorView& view : header.tensors) HEARTH_TRY(store.add(view, prefix));
   for (const auto& [name, target] : header.metadata) store.alias(prefix + name, prefix + target);
-  return header;
+  return Status::ok();
 }
 
 Status add_safetensors_folder(TensorStore& store, const std::string& folder, const std::string& prefix,

@@ -20,6 +20,8 @@ Result<SafetensorsHeader> parse_safetensors(std::span<const std::byte> bytes, co
 
 // Maps `path` and adds its tensors to `store`. Names that the metadata maps to a tensor (tied weights) become aliases.
 Result<SafetensorsHeader> add_safetensors(TensorStore& store, const std::string& path, const std::string& prefix = {});
+// The same of a file that has been mapped and parsed.
+Status add_safetensors(TensorStore& store, std::shared_ptr<MappedFile> file, const SafetensorsHeader& header, const std::string& prefix = {});
 
 // All safetensors of a folder: the index's shards, else model.safetensors, else whatever *.safetensors there are.
 // not_found when there is none.

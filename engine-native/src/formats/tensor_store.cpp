@@ -61,6 +61,28 @@ void TensorStore::forget(std::span<const std::byte> range) const {
   for (const auto& file : files_) file->forget(range);
 }
 
+Status TensorStore::settle(const MappedFile::Progress& progress) {
+  double before = 0;
+  for (const auto& file : files_) {
+    HEARTH_TRY(file->settle([&](double bytes) { if (progress) progress(before + bytes); }));
+    before += static_cast<double>(file->bytes().size());
+  }
+  return Status::ok();
+}
+
+const std::byte* TensorStore::settled(std::span<const std::byte> range) const {
+  for (const auto& file : files_) {
+    if (!range.empty() && file->holds(range.data())) return file->settled(range.data());
+  }
+  return nullptr;
+}
+
+int64_t TensorStore::page_cache_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& file : files_) bytes += file->in_place() ? static_cast<int64_t>(file->bytes().size()) : 0;
+  return bytes;
+}
+
 void TensorStore::forget_all() const {
   for (const auto& file : files_) file->forget(file->bytes());
 }

@@ -23,7 +23,7 @@ class TensorStore {
  public:
   // Refuses a second tensor of the same (canonical) name. `prefix` is put before the name, for parts in sub-folders.
   Status add(TensorView view, const std::string& prefix = {});
-  void keep(std::shared_ptr<const MappedFile> file) { files_.push_back(std::move(file)); }
+  void keep(std::shared_ptr<MappedFile> file) { files_.push_back(std::move(file)); }
   // Another name for a tensor that is there; ignored when the name is taken or the target absent.
   void alias(const std::string& name, const std::string& target);
 
@@ -34,10 +34,14 @@ class TensorStore {
   Status read(std::span<const std::byte> range, void* to) const;
   void forget(std::span<const std::byte> range) const;
   void forget_all() const;
+  // MappedFile's, over all files.
+  Status settle(const MappedFile::Progress& progress);
+  const std::byte* settled(std::span<const std::byte> range) const;
+  int64_t page_cache_bytes() const;
 
  private:
   std::map<std::string, TensorView, std::less<>> tensors_;
-  std::vector<std::shared_ptr<const MappedFile>> files_;
+  std::vector<std::shared_ptr<MappedFile>> files_;
 };
 
 // Bytes of a tensor of this shape, or nothing when the product leaves 63 bits or a dimension is negative.

@@ -1,5 +1,6 @@
 // Loading: understand the configuration, bind kernels, plan memory, take it, fill it, and record decode graphs.
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -43,7 +44,7 @@ uint64_t fnv(uint64_t hash, const void* data, size_t size) {
 uint64_t fnv(uint64_t hash, const std::string& text) { return fnv(hash, text.data(), text.size() + 1); }
 
 // Of the configuration, every tensor's name and shape, and a sample of its bytes.
-std::string fingerprint(const formats::Checkpoint& checkpoint, const std::string& build) {
+Result<std::string> fingerprint(const formats::Checkpoint& checkpoint, const std::string& build) {
   uint64_t hash = fnv(14695981039346656037ull, build);
   hash = fnv(hash, checkpoint.config().dump());
   constexpr size_t sample = 64;
@@ -54,11 +55,16 @@ std::string fingerprint(const formats::Checkpoint& checkpoint, const std::string
     if (!view) continue;
     hash = fnv(hash, view->shape.data(), view->shape.size() * sizeof(int64_t));
     const size_t size = view->data.size(), take = std::min(sample, size);
-    for (const size_t at : {size_t{0}, (size - take) / 2, size - take}) hash = fnv(hash, view->data.data() + at, take);
+    std::array<std::byte, sample> bytes{};
+    for (const size_t at : {size_t{0}, (size - take) / 2, size - take}) {
+      // Read, not touched: a page touched first brings its whole neighbourhood from the disk.
+      HEARTH_TRY(checkpoint.read(view->data.subspan(at, take), bytes.data()));
+      hash = fnv(hash, bytes.data(), take);
+    }
   }
   char text[20];
   std::snprintf(text, sizeof(text), "%016llx", static_cast<unsigned long long>(hash));
-  return text;
+  return std::string(text);
 }
 
 template <class T>
@@ -110,6 +116,7 @@ class Loader {
     HEARTH_TRY(ops::tune(device_, model_->weights_->tune_requests(), step_limits_.rows, [this](double done, double total) { report("tune", done, total); }));
     HEARTH_TRY(model_->capture_graphs());
     HEARTH_TRY(device_.stream().synchronize());
+    if (settled_) model_->checkpoint_ = std::move(checkpoint_);
     report("ready", 1, 1);
     return std::unique_ptr<Model>(std::move(model_));
   }
@@ -157,6 +164,7 @@ class Loader {
   int64_t per_sequence_bytes(int sequences);
   Result<MemoryBudget> budget(int64_t reclaimable);
   Result<MemoryPlan> fit(const MemoryBudget& budget);
+  Status settle(const std::function<void(double)>& progress);
   Status fill();
   Status allocate_images();
   Status describe();
@@ -172,6 +180,7 @@ class Loader {
   std::string kv_refused_;  // the format that would not fit, when INT8 was taken for it
   StepBuffers::Limits step_limits_;
   KvShape kv_shape_;
+  bool settled_ = false;  // weights are used where the checkpoint has them
 };
 
 Status Loader::open() {
@@ -247,7 +256,6 @@ Status Loader::declare() {
   for (std::string& note : model_->weights_->notes()) info.notes.push_back(std::move(note));
   info.parameters = model_->weights_->parameters() + (model_->vision_weights_ ? model_->vision_weights_->parameters() : 0);
   if (spec.tied) info.parameters -= int64_t{spec.vocabulary} * spec.width;
-  info.fingerprint = fingerprint(*checkpoint_, "hearth-1/" + info.precision + "/" + info.kv + "/" + std::to_string(options_.head_bits) + (options_.vision == "auto" ? "" : "/" + options_.vision));
   return Status::ok();
 }
 
@@ -398,13 +406,28 @@ Status Loader::allocate_images() {
   return Status::ok();
 }
 
+// A CPU reads a converted folder's weights where they lie in its file, or in one copy of it.
+Status Loader::settle(const std::function<void(double)>& progress) {
+  settled_ = device_.info().kind == device::DeviceKind::cpu && !checkpoint_->target().empty();
+  if (!settled_) return Status::ok();
+  HEARTH_TRY(checkpoint_->settle(progress));
+  model_->mapped_bytes_ = checkpoint_->page_cache_bytes();
+  device_.count_mapped(model_->mapped_bytes_);
+  return Status::ok();
+}
+
 Status Loader::fill() {
   const double total = static_cast<double>(model_->weights_->bytes() + (model_->vision_weights_ ? model_->vision_weights_->bytes() : 0));
-  HEARTH_TRY(model_->weights_->load([&](double done, double) { report("weights", done, total); }));
+  double reached = 0;
+  const auto advance = [&](double done) { report("weights", reached = std::clamp(done, reached, total), total); };
+  HEARTH_TRY(settle(advance));
+  HEARTH_TRY(model_->weights_->load([&](double done, double) { advance(done); }));
   if (model_->vision_weights_) {
     const auto before = static_cast<double>(model_->weights_->bytes());
-    HEARTH_TRY(model_->vision_weights_->load([&](double done, double) { report("weights", before + done, total); }));
+    HEARTH_TRY(model_->vision_weights_->load([&](double done, double) { advance(before + done); }));
   }
+  ModelInfo& info = model_->info_;
+  HEARTH_ASSIGN(info.fingerprint, fingerprint(*checkpoint_, "hearth-1/" + info.precision + "/" + info.kv + "/" + std::to_string(options_.head_bits) + (options_.vision == "auto" ? "" : "/" + options_.vision)));
   // What is left of the files in memory: shared pages, vectors, what was read ahead.
   if (device_.host_visible()) checkpoint_->forget_all();
   HEARTH_TRY(model_->decoder_.allocate(model_->limits_));

@@ -7,6 +7,7 @@ namespace hearth::model {
 LoadedModel::~LoadedModel() {
   (void)device_.stream().synchronize();  // nothing may run on memory that goes
   for (void* memory : arena_memory_) device_.release(memory);
+  device_.count_mapped(-mapped_bytes_);
 }
 
 // ---- Steps -----------------------------------------------------------------------------------------------------------

@@ -60,6 +60,8 @@ class LoadedModel final : public Model {
   ModelInfo info_;
   std::vector<MemoryLine> memory_;
   DecoderLimits limits_;
+  std::unique_ptr<formats::Checkpoint> checkpoint_;  // where weights are used as its file has them; else not kept
+  int64_t mapped_bytes_ = 0;                         // of it, counted by the device
   std::unique_ptr<WeightPlan> weights_, vision_weights_;
   Decoder decoder_;
   KvPool kv_;

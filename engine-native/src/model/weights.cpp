@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <numeric>
 #include <thread>
@@ -127,9 +128,8 @@ Status WeightPlan::declare_linear(const LinearRequest& request, const HeldLinear
   if (!request.custom && !checkpoint_.target().empty()) {
     HEARTH_TRY(check_packed(request, held, *to));
     item.forget = {item.packed->key()};
-    item.fill = [this, key = item.packed->key(), bytes = item.bytes](void* at) {
-      return checkpoint_.read(checkpoint_.packed_bytes(key).first(bytes), at);
-    };
+    item.stored = checkpoint_.packed_bytes(item.packed->key()).first(item.bytes);
+    item.fill = [this, stored = item.stored](void* at) { return checkpoint_.read(stored, at); };
   } else item.fill = [this, request, held, to](void* at) -> Status {
     if (request.custom) {
       HEARTH_ASSIGN(const std::vector<float> values, request.custom(checkpoint_));
@@ -237,6 +237,7 @@ Status WeightPlan::table(const std::string& name, int rows, int width, DType* ty
   item.bytes = view->data.size();
   item.forget = {name};
   item.place = [to](void* at) { *to = at; };
+  item.stored = view->data;
   item.fill = [this, view](void* at) { return checkpoint_.read(view->data, at); };
   parameters_ += view->elements();
   add(std::move(item));
@@ -262,26 +263,93 @@ std::string WeightPlan::held_name() const {
   return name;
 }
 
+// What a converted file has as ops want it is used where the checkpoint has settled it: nothing is copied.
+void WeightPlan::place_settled() {
+  constexpr uintptr_t line = 64;
+  for (Item& item : items_) {
+    const std::byte* at = checkpoint_.settled(item.stored);
+    if (at == nullptr || reinterpret_cast<uintptr_t>(at) % (item.packed ? alignment : line) != 0) continue;
+    item.ready = true;
+    item.place(const_cast<std::byte*>(at));
+  }
+}
+
 Status WeightPlan::take_memory() {
-  size_t at = 0;
-  while (at < items_.size()) {
+  std::vector<Item*> items;
+  for (Item& item : items_) {
+    if (!item.ready) items.push_back(&item);
+  }
+  for (size_t at = 0; at < items.size();) {
     size_t bytes = 0, end = at;
-    while (end < items_.size() && (end == at || bytes + round_up(items_[end].bytes) <= chunk_bytes)) {
-      bytes += round_up(items_[end++].bytes);
+    while (end < items.size() && (end == at || bytes + round_up(items[end]->bytes) <= chunk_bytes)) {
+      bytes += round_up(items[end++]->bytes);
     }
     HEARTH_ASSIGN(void* chunk, device_.allocate(bytes, device::MemoryKind::weights, "weights"));
     chunks_.push_back(chunk);
     auto* place = static_cast<uint8_t*>(chunk);
     for (; at < end; at++) {
-      items_[at].device = place;
-      items_[at].place(place);
-      place += round_up(items_[at].bytes);
+      items[at]->device = place;
+      items[at]->place(place);
+      place += round_up(items[at]->bytes);
     }
   }
   return Status::ok();
 }
 
+// Two blocks of memory that the device copies from without a detour: one is read into while the other is copied.
+Status WeightPlan::stream_staged(std::span<Item* const> items, const Advance& advance) {
+  constexpr size_t block = size_t{8} << 20;
+  struct Staging {
+    device::Device& device;
+    std::unique_ptr<device::Device::CopyQueue> queue;
+    void* memory = nullptr;
+    ~Staging() {
+      if (queue) (void)queue->finish();
+      if (memory) device.release(memory);
+    }
+  } staging[2] = {{device_, nullptr}, {device_, nullptr}};
+  for (Staging& one : staging) {
+    HEARTH_ASSIGN(one.queue, device_.open_copy_queue());
+    HEARTH_ASSIGN(one.memory, device_.allocate(block, device::MemoryKind::staging, "weights on their way"));
+  }
+  int turn = 0;
+  double done = 0;
+  for (Item* item : items) {
+    for (size_t at = 0; at < item->bytes; at += block, turn ^= 1) {
+      const size_t size = std::min(block, item->bytes - at);
+      Staging& one = staging[turn];
+      HEARTH_TRY(one.queue->finish());
+      HEARTH_TRY(checkpoint_.read(item->stored.subspan(at, size), one.memory));
+      HEARTH_TRY(one.queue->upload(static_cast<uint8_t*>(item->device) + at, one.memory, size));
+      advance(done += static_cast<double>(size));
+    }
+    item->ready = true;
+  }
+  HEARTH_TRY(staging[0].queue->finish());
+  return staging[1].queue->finish();
+}
+
+// What the file has as ops want it, in the file's order and by one thread: reading ahead then keeps the disk busy, which
+// several readers of one file would confuse.
+Status WeightPlan::stream_stored(const Advance& advance) {
+  std::vector<Item*> items;
+  for (Item& item : items_) {
+    if (!item.stored.empty() && !item.ready) items.push_back(&item);
+  }
+  std::stable_sort(items.begin(), items.end(), [](const Item* a, const Item* b) { return a->stored.data() < b->stored.data(); });
+  if (items.empty()) return Status::ok();
+  if (!device_.host_visible()) return stream_staged(items, advance);
+  double done = 0;
+  for (Item* item : items) {
+    HEARTH_TRY(fill(*item));
+    item->ready = true;
+    advance(done += static_cast<double>(item->bytes));
+  }
+  return Status::ok();
+}
+
 Status WeightPlan::fill(const Item& item) {
+  if (item.ready) return Status::ok();
   static std::mutex uploading;  // a device takes one copy at a time
   Status status;
   if (device_.host_visible()) {
@@ -309,13 +377,14 @@ Status WeightPlan::run_threads(const Progress& progress) {
   std::mutex mutex;
   Status first;
   double done = 0;
+  for (const Item& item : items_) done += item.ready ? static_cast<double>(round_up(item.bytes)) : 0;
   auto work = [&] {
     for (size_t i = next++; i < order.size(); i = next++) {
       const Item& item = items_[order[i]];
       Status status = fill(item);
       std::lock_guard lock(mutex);
       if (!status && first) first = status, next = order.size();
-      done += static_cast<double>(round_up(item.bytes));
+      done += item.ready ? 0 : static_cast<double>(round_up(item.bytes));
       if (progress) progress(done, static_cast<double>(bytes_));
     }
   };
@@ -336,7 +405,9 @@ void WeightPlan::packed_items(std::vector<PackedItem>& to) const {
 }
 
 Status WeightPlan::load(const Progress& progress) {
+  place_settled();
   HEARTH_TRY(take_memory());
+  HEARTH_TRY(stream_stored([&](double done) { if (progress) progress(done, static_cast<double>(bytes_)); }));
   return run_threads(progress);
 }
 

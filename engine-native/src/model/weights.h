@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -84,15 +85,21 @@ class WeightPlan {
     std::function<void(void*)> place;         // tells the graph where it lies
     std::function<Status(void* to)> fill;     // to: host memory of `bytes`
     std::vector<std::string> forget;          // modules, tensors and packed linears whose file pages may go
+    std::span<const std::byte> stored;        // the bytes as they should lie, where the file has them so
     std::optional<formats::PackedHeader> packed;  // of a linear that a converted file could hold
     void* device = nullptr;
+    bool ready = false;                       // its bytes are where ops will read them
   };
+  using Advance = std::function<void(double bytes)>;
   Result<HeldLinear> held_form(const LinearRequest&, const Precision&, bool& bias) const;
   Status declare_linear(const LinearRequest&, const HeldLinear&, Linear* to);
   Status check_packed(const LinearRequest&, const HeldLinear&, const Linear&) const;
   formats::PackedHeader packed_header(const LinearRequest&, const HeldLinear&, const Linear&) const;
   Status declare_bias(const LinearRequest&, int out, const float** to);
   void add(Item item);
+  void place_settled();
+  Status stream_stored(const Advance& advance);
+  Status stream_staged(std::span<Item* const> items, const Advance& advance);
   Status take_memory();
   Status fill(const Item& item);
   Status run_threads(const Progress& progress);

@@ -6,8 +6,11 @@
 
 #include "formats/checkpoint.h"
 #include "formats/converted.h"
+#include "formats/gguf.h"
 #include "formats/json_text.h"
+#include "formats/mapped_file.h"
 #include "formats/safetensors_writer.h"
+#include "model/shapes.h"
 #include "model/target.h"
 
 namespace hearth::quantize {
@@ -45,15 +48,23 @@ class Converter {
   explicit Converter(const ConvertOptions& options) : options_(options) {}
 
   Status gather() {
+    if (!options_.shape.empty()) return gather_shape();
     HEARTH_ASSIGN(checkpoint_, formats::Checkpoint::open(options_.path));
-    if (checkpoint_->vocabulary()) return unsupported(options_.path + ": convert takes a folder, and a GGUF file's tokenizer has no files to carry along; run: hearth serve --model " + options_.path + " (its weights are packed while it loads)");
     if (!checkpoint_->target().empty()) return invalid(options_.path + " is already converted, for " + std::string(checkpoint_->target()) + "; convert the folder it came from");
-    HEARTH_ASSIGN(target_, model::make_target(options_.target));
     load_.path = options_.path;
-    load_.precision = options_.precision;
-    load_.group = options_.group;
-    load_.head_bits = options_.head_bits;
-    return Status::ok();
+    return choose_target();
+  }
+
+  // What else a folder needs to be served.
+  Status write_settings(const std::string& folder) const {
+    const bool gguf = options_.path.ends_with(".gguf");
+    if (options_.shape.empty() && !gguf) return copy_settings(options_.path, folder);
+    HEARTH_TRY(formats::write_file_atomically(folder + "/config.json", checkpoint_->config().dump(1)));
+    if (!gguf) return Status::ok();
+    if (!checkpoint_->generation_config().empty()) HEARTH_TRY(formats::write_file_atomically(folder + "/generation_config.json", checkpoint_->generation_config().dump(1)));
+    HEARTH_ASSIGN(const auto file, formats::MappedFile::open(options_.path));
+    HEARTH_ASSIGN(const std::string texts, formats::gguf_without_tensors(file->bytes(), options_.path));
+    return formats::write_file_atomically(folder + "/" + formats::gguf_texts_name, texts);
   }
 
   // Binds the model, then writes its linears and what was not packed.
@@ -69,6 +80,23 @@ class Converter {
   }
 
  private:
+  Status choose_target() {
+    HEARTH_ASSIGN(target_, model::make_target(options_.target));
+    load_.precision = options_.precision;
+    load_.group = options_.group;
+    load_.head_bits = options_.head_bits;
+    return Status::ok();
+  }
+
+  Status gather_shape() {
+    HEARTH_TRY(choose_target());
+    HEARTH_ASSIGN(const model::Precision body, model::read_precision(options_.precision, options_.group, target_->info().kind));
+    HEARTH_ASSIGN(const model::Precision head, model::read_head_precision(options_.head_bits, body));
+    load_.shape = options_.shape;
+    HEARTH_ASSIGN(checkpoint_, model::open_shape(options_.shape, body, head, load_.seed));
+    return Status::ok();
+  }
+
   Status write_items(std::span<const model::PackedItem> items, const std::string& file, const Progress& progress, const Clock& clock) {
     formats::SafetensorsWriter writer;
     std::vector<formats::PackedHeader> headers;
@@ -92,10 +120,10 @@ class Converter {
   // Tensors that no packed linear stands for: norms, biases, embeddings, what a vision tower reads in its own way.
   void add_plain(formats::SafetensorsWriter& writer, const std::set<std::string>& packed) const {
     for (const std::string& name : checkpoint_->names()) {
-      const formats::TensorView& view = *checkpoint_->find(name);
       const size_t dot = name.rfind('.');
       const std::string module = name.substr(0, dot), part = dot == std::string::npos ? "" : name.substr(dot + 1);
       if (packed.contains(module) && part != "bias" && module != "model.embed_tokens") continue;
+      const formats::TensorView& view = *checkpoint_->find(name);  // of a GGUF file, unpacked: only what is written
       writer.add(name, view.type, view.shape, [&view]() -> Result<std::vector<std::byte>> { return std::vector<std::byte>(view.data.begin(), view.data.end()); });
     }
   }
@@ -122,7 +150,7 @@ Result<json> convert(const ConvertOptions& options, const Progress& progress) {
   fs::create_directories(partial, error);
   if (error) return failed(partial, error);
   Result<json> result = converter.write(partial + "/model.safetensors", progress);
-  const Status copied = result ? copy_settings(options.path, partial) : result.status();
+  const Status copied = result ? converter.write_settings(partial) : result.status();
   if (!copied) {
     fs::remove_all(partial, error);
     return copied;

@@ -3,7 +3,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "formats/gguf.h"
+#include "formats/gguf_checkpoint.h"
 #include "formats/mapped_file.h"
 #include "runtime/json_reader.h"
 #include "runtime/loaded_model.h"
@@ -44,23 +44,8 @@ Json read_chat_template(const std::string& folder) {
 
 Status read_gguf_texts(const std::string& path, LoadResult& result) {
   HEARTH_ASSIGN(auto file, formats::MappedFile::open(path));
-  HEARTH_ASSIGN(formats::Gguf gguf, formats::parse_gguf(file->bytes(), path));
-  tokenizer::GgufVocabulary v;
-  v.model = gguf.text("tokenizer.ggml.model");
-  v.pre = gguf.text("tokenizer.ggml.pre");
-  v.tokens = gguf.texts("tokenizer.ggml.tokens");
-  v.scores = gguf.numbers("tokenizer.ggml.scores");
-  v.types = gguf.integers("tokenizer.ggml.token_type");
-  v.merges = gguf.texts("tokenizer.ggml.merges");
-  auto id = [&](const char* key) { return static_cast<int32_t>(gguf.integer(key).value_or(-1)); };
-  v.bos = id("tokenizer.ggml.bos_token_id");
-  v.eos = id("tokenizer.ggml.eos_token_id");
-  v.unk = id("tokenizer.ggml.unknown_token_id");
-  v.pad = id("tokenizer.ggml.padding_token_id");
-  v.add_bos = gguf.boolean("tokenizer.ggml.add_bos_token");
-  v.add_eos = gguf.boolean("tokenizer.ggml.add_eos_token");
-  v.add_space_prefix = gguf.boolean("tokenizer.ggml.add_space_prefix");
-  auto tokenizer = tokenizer::Tokenizer::from_gguf(v);
+  HEARTH_ASSIGN(const formats::Gguf gguf, formats::parse_gguf(file->bytes(), path));
+  auto tokenizer = tokenizer::Tokenizer::from_gguf(formats::read_vocabulary(gguf));
   if (!tokenizer) return tokenizer.status().with(path);
   result.vocabulary = make_vocabulary(std::move(tokenizer).value());
   if (std::string text = gguf.text("tokenizer.chat_template"); !text.empty()) result.chat_template = text;
@@ -140,8 +125,8 @@ Result<LoadResult> load_model(const model::LoadOptions& options, device::Device&
   if (hooks().load) return hooks().load(options, device, progress, context);
   LoadResult result;
   // The tokenizer first: it is small, and a folder without one should fail before gigabytes are read.
-  if (options.path.ends_with(".gguf")) {
-    HEARTH_TRY(read_gguf_texts(options.path, result));
+  if (const std::string texts = formats::gguf_texts_file(options.path); !texts.empty()) {
+    HEARTH_TRY(read_gguf_texts(texts, result));
   } else if (!options.path.empty()) {
     HEARTH_ASSIGN(auto tokenizer, tokenizer::Tokenizer::load_folder(options.path));
     result.vocabulary = make_vocabulary(std::move(tokenizer));

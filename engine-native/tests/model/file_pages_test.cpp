@@ -115,5 +115,59 @@ TEST(FilePages, ForgottenBytesAreReadAgain) {
   EXPECT_TRUE(std::equal(before.begin(), before.end(), (*file)->bytes().begin()));
 }
 
+// A file of `bytes` bytes that are not zero, clean and out of the page cache.
+std::string big_file(const TemporaryFolder& folder, size_t bytes) {
+  const std::string path = folder.path() + "/big";
+  std::vector<uint32_t> words((bytes + 3) / 4);
+  for (size_t i = 0; i < words.size(); i++) words[i] = static_cast<uint32_t>(i * 2654435761u + 1);
+  std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(words.data()), static_cast<std::streamsize>(bytes));
+  const int file = ::open(path.c_str(), O_RDONLY);
+  ::fsync(file);
+  ::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+  ::close(file);
+  return path;
+}
+
+// Settled bytes are the file's, wherever they lie: in the page cache by huge pages, or copied from the disk, from the page
+// cache, or on a file system without huge pages.
+TEST(FilePages, SettledBytesAreTheFiles) {
+  constexpr size_t bytes = (size_t{40} << 20) + 12345;
+  const TemporaryFolder disk(disk_folder()), memory("/dev/shm");
+  for (const TemporaryFolder* folder : {&disk, &memory}) {
+    for (const bool warm : {false, true}) {
+      const std::string path = big_file(*folder, bytes);
+      std::ifstream in(path, std::ios::binary);
+      std::vector<char> expected(warm ? bytes : 0);
+      in.read(expected.data(), static_cast<std::streamsize>(expected.size()));
+      auto file = formats::MappedFile::open(path);
+      ASSERT_TRUE(file.is_ok());
+      const std::span<const std::byte> all = (*file)->bytes();
+      EXPECT_EQ((*file)->settled(all.data()), nullptr);
+      double reached = 0;
+      const Status status = (*file)->settle([&](double done) { reached = done; });
+      ASSERT_TRUE(status.is_ok()) << status.message();
+      EXPECT_EQ(reached, static_cast<double>(bytes));
+      const std::byte* at = (*file)->settled(all.data());
+      EXPECT_TRUE(std::equal(all.begin(), all.end(), at)) << path;
+      EXPECT_EQ((*file)->in_place(), at == all.data());
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(at) % 4096, 0u);
+      (*file)->forget(all);
+      EXPECT_TRUE(std::equal(all.begin(), all.end(), at));
+      std::printf("%s, %s: %s\n", path.c_str(), warm ? "read before" : "cold", (*file)->in_place() ? "in place" : "copied");
+    }
+  }
+}
+
+TEST(FilePages, AFileThatShrankIsRefused) {
+  const TemporaryFolder folder(disk_folder());
+  const std::string path = big_file(folder, size_t{40} << 20);
+  auto file = formats::MappedFile::open(path);
+  ASSERT_TRUE(file.is_ok());
+  fs::resize_file(path, size_t{20} << 20);
+  const Status status = (*file)->settle(nullptr);
+  EXPECT_EQ(status.code(), Code::io);
+  EXPECT_NE(status.message().find("shorter"), std::string::npos) << status.message();
+}
+
 }  // namespace
 }  // namespace hearth::model
