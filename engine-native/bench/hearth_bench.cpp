@@ -3,6 +3,7 @@
 //   hearth-bench --json (--model DIR | --shape NAME) --device cpu|cuda --precision w4a16|w4a8|w4a32|w8a8|f16|...
 //                --batch 1,4,16 --prompt 128,512,2048 --new 128 [--context N] [--threads N] [--kv auto|f16|int8|...]
 //                [--group N] [--symmetric] [--head-bits N] [--repeat N] [--chunk N] [--images 1,8] [--interactive]
+//                [--set name=value,...]   choices between CUDA kernels, as in hearth-gpu-bench
 // --interactive: measures "PROMPT BATCH NEW" for each line of standard input, so that another program can take turns.
 //
 // With --images the prompt holds that many pictures: see vision_bench.h.
@@ -25,6 +26,7 @@
 #include "device/bandwidth.h"
 #include "device/cpu_stream.h"
 #include "device/placement.h"
+#include "kernels/cuda/host/tuning.h"
 #include "ops/bind.h"
 #include "runtime/engine.h"
 #include "runtime/json_reader.h"
@@ -37,7 +39,7 @@ using runtime::Json;
 using Clock = std::chrono::steady_clock;
 
 struct Arguments {
-  std::string model, shape, device = "cpu", precision = "auto", vision = "auto", kv = "auto";
+  std::string model, shape, device = "cpu", precision = "auto", vision = "auto", kv = "auto", set;
   std::vector<int> batch = {1}, prompt = {128}, images;
   bool symmetric = false, interactive = false;
   int count_new = 128, context = 0, threads = 0, group = 0, head_bits = 0, repeat = 1, chunk = 0;
@@ -46,7 +48,7 @@ struct Arguments {
 
 constexpr const char* usage_text =
     "usage: hearth-bench --json (--model DIR | --shape NAME) --device cpu|cuda --precision P --batch 1,4 --prompt 128,512 "
-    "--new 128 [--context N] [--threads N] [--kv K] [--group N] [--symmetric] [--head-bits N] [--repeat N] [--chunk N] [--images 1,8 [--vision-precision P]] [--interactive]\n";
+    "--new 128 [--context N] [--threads N] [--kv K] [--group N] [--symmetric] [--head-bits N] [--repeat N] [--chunk N] [--images 1,8 [--vision-precision P]] [--interactive] [--set CHOICES]\n";
 
 [[noreturn]] void usage(const std::string& problem) {
   std::fprintf(stderr, "hearth-bench: %s\n%s", problem.c_str(), usage_text);
@@ -104,6 +106,7 @@ Arguments parse(int argc, char** argv) {
     else if (option == "--vision-precision") a.vision = value;
     else if (option == "--images") a.images = numbers(value, "--images");
     else if (option == "--repeat") a.repeat = std::max(1, number(value, "--repeat"));
+    else if (option == "--set") a.set = value;
     else if (option == "--chunk") a.chunk = number(value, "--chunk");
     else usage("unknown option " + option);
   }
@@ -423,6 +426,7 @@ void with_images(const Arguments& a) {
 
 int main(int argc, char** argv) {
   Arguments arguments = parse(argc, argv);
+  if (!arguments.set.empty()) must(kernels::cuda::set_tuning(arguments.set));
   if (arguments.images.empty()) Bench(arguments).run();
   else with_images(arguments);
   return 0;

@@ -1,5 +1,6 @@
 // Built without CUDA: no implementations. (Built with it, kernels.cpp takes this file's place.)
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/host/tuning.h"
 
 namespace hearth::kernels::cuda {
 
@@ -14,5 +15,6 @@ ops::Implementations<ops::VisionAttentionSpec, ops::VisionAttentionParams> visio
 ops::Implementations<ops::SampleSpec, ops::SampleParams> sample_implementations() { return {}; }
 const ops::CalibrationOps* calibration_ops() { return nullptr; }
 Status tune_linears(device::Device&, std::span<const ops::TuneRequest>, int, const std::function<void(double, double)>&) { return Status::ok(); }
+Status set_tuning(const std::string&) { return unsupported("this build has no CUDA kernels to choose between"); }
 
 }  // namespace hearth::kernels::cuda

@@ -1,7 +1,7 @@
 // hearth-gpu-bench: what each CUDA op takes in place, and whole layer chains of the Llama shapes in captured graphs,
 // beside the limits measured in the same process. Predicts what hearth-bench measures through the runtime.
 //   hearth-gpu-bench [--profile NAME] [--shape 7b|8b|1b] [--batches 2,64] [--what decode,batch,prefill,ops,pass,tune,context,fp16,sample]
-//                    (attention: decode attention alone) [--rows 4,16] [--set 'ranks=2,prefetch=64;ranks=4' (each in turn)]
+//                    (attention: decode attention alone) [--rows 4,16] [--contexts 160,2048 (of decode)] [--set 'ranks=2,prefetch=64;ranks=4' (each in turn)]
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -228,24 +228,12 @@ std::vector<std::string> split(const std::string& text, char separator) {
   }
   return parts;
 }
-// name=value,...: the choices of host/tuning.h that a measurement varies.
-void set_tuning(const std::string& text) {
-  auto& t = kernels::cuda::tuning();
-  const std::map<std::string, int*> names{{"rows_max", &t.rows_max}, {"program_rows", &t.program_rows}, {"program_flight", &t.program_flight}, {"program_slots", &t.program_slots}, {"program_dense", &t.program_dense}, {"rows_stages", &t.rows_stages}, {"fused_norm_rows", &t.fused_norm_rows}, {"prefill_rows", &t.prefill_rows},
-                                          {"ranks", &t.w4_ranks}, {"prefetch", &t.w4_prefetch_kb}, {"wide", &t.w4_wide}, {"decode_warps", &t.decode_warps}, {"decode_stages", &t.decode_stages}, {"decode_kb", &t.decode_shared_kb}, {"cluster_rows", &t.cluster_rows}, {"decode_few", &t.decode_few}, {"attention_overlaps", &t.attention_overlaps}, {"attention_early", &t.attention_early_sequences}};
-  for (const std::string& part : split(text, ',')) {
-    const size_t equals = part.find('=');
-    const auto found = names.find(part.substr(0, equals));
-    if (equals == std::string::npos || found == names.end()) die("unknown choice " + part);
-    *found->second = std::atoi(part.c_str() + equals + 1);
-  }
-}
-
 #include "prefill_bench.h"
 
 // Where a block of the decode program passed which point, in cycles since the phase before was done (kernels built with
 // HEARTH_PROGRAM_TRACE=block). Points of a linear: first weights here, activations here, multiplied, stored (two finishers);
-// of an attention: begun, queries here, blocks done, -, -, merged.
+// of an attention: begun, queries here, blocks done, -, -, merged. Then: all loaded; and how long the loader waited for copies
+// to land and for room, a worker for weights and for room for its sums.
 void bench_trace(const std::function<void()>& step) {
   kernels::cuda::tuning().program_rows = 1;
   median_us(step, 20);
@@ -256,12 +244,12 @@ void bench_trace(const std::function<void()>& step) {
   for (int i = 0; i < 64; ++i) {
     std::printf("phase %2d:", i);
     long long end = before;
-    for (int p = 0; p < 6; ++p) {
+    for (int p = 0; p < 7; ++p) {
       const long long t = at[i * 16 + p];
       std::printf(" %7lld", t ? t - before : 0);
-      end = std::max(end, t);
+      if (p < 6) end = std::max(end, t);
     }
-    std::printf("  = %lld\n", end - before);
+    std::printf(" | %6lld %6lld %6lld %6lld  = %lld\n", at[i * 16 + 7], at[i * 16 + 8], at[i * 16 + 9], at[i * 16 + 10], end - before);
     before = end;
   }
 }
@@ -307,12 +295,14 @@ void bench_sample(int vocabulary, float spread) {
 int main(int argc, char** argv) {
   std::string profile, shape_name = "7b", what = "decode,batch,prefill,ops";
   std::vector<int> batches{2, 4, 8, 16, 32, 64}, op_rows{1, 4, 8, 16, 32, 64, 128, 512, 2048};
+  std::vector<int> contexts{160};
   std::vector<std::string> sets{""};
   for (int i = 1; i + 1 < argc; i += 2) {
     if (!std::strcmp(argv[i], "--profile")) profile = argv[i + 1];
     else if (!std::strcmp(argv[i], "--shape")) shape_name = argv[i + 1];
     else if (!std::strcmp(argv[i], "--what")) what = argv[i + 1];
     else if (!std::strcmp(argv[i], "--batches")) batches = numbers(argv[i + 1]);
+    else if (!std::strcmp(argv[i], "--contexts")) contexts = numbers(argv[i + 1]);
     else if (!std::strcmp(argv[i], "--rows")) op_rows = numbers(argv[i + 1]);
     else if (!std::strcmp(argv[i], "--set")) sets = split(argv[i + 1], ';');
     else die(std::string("unknown option ") + argv[i]);
@@ -401,7 +391,7 @@ int main(int argc, char** argv) {
   for (const std::string& set : sets) {
     if (!set.empty()) {
       tuning = {};
-      set_tuning(set);
+      need(kernels::cuda::set_tuning(set));
       std::printf("-- %s\n", set.c_str());
     }
     if (wants(what, "attention"))
@@ -412,7 +402,7 @@ int main(int argc, char** argv) {
         std::printf("attention %3d x %6d: %8.2f us a layer, limit %7.2f (%.2f)\n", sequences, tokens, us, limit, limit / us);
         std::fflush(stdout);
       }
-    if (wants(what, "decode")) decode(1, 160, "decode");
+    if (wants(what, "decode")) for (int n : contexts) decode(1, n, "decode");
     if (wants(what, "batch")) for (int n : batches) decode(n, 192, "decode");
     if (wants(what, "context")) for (int n : {8192, 32768, 131072}) decode(1, n, "decode");
     if (wants(what, "prefill")) for (int n : {128, 512, 2048}) {

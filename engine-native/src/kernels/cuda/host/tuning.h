@@ -2,6 +2,10 @@
 // replaced by what the tuning pass found.
 #pragma once
 
+#include <string>
+
+#include "core/status.h"
+
 namespace hearth::kernels::cuda {
 
 struct Tuning {
@@ -39,5 +43,7 @@ struct Tuning {
   int program_wide_slots = 4;             // ring slots of the decode program from which a slot is two units a worker
 };
 Tuning& tuning();
+// "name=value,..." for measurements (the benches' --set). Errors: invalid (no such choice), unsupported (built without CUDA).
+Status set_tuning(const std::string& choices);
 
 }  // namespace hearth::kernels::cuda

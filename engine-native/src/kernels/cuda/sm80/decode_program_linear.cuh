@@ -279,6 +279,7 @@ __device__ __noinline__ ProgramPlaces linear_w4_phase(int index, ProgramPlaces a
   const uint32_t sums = shared_address(place.sums) + (SINGLE ? 0 : t % 2 * 8);
   const uint32_t ring = here.ring + warp * unit_bytes;
   const TileRange tiles = tile_range(l, phase.start);
+  TraceWait weights, room;
 #pragma unroll 1
   for (int tile = tiles.begin; tile < tiles.end; ++tile) {
     float total[4] = {0, 0, 0, 0};
@@ -287,7 +288,9 @@ __device__ __noinline__ ProgramPlaces linear_w4_phase(int index, ProgramPlaces a
       const uint32_t from = ring + at.ring.slot * here.slot_bytes, barrier = here.full + at.ring.slot * 8;
       const bool one = unit < units, two = slot_units > apart && unit + apart < units;
       UnitWords<GROUP> a, b;
+      weights.begin();
       barrier_wait(barrier, at.ring.parity);
+      weights.end();
       load_unit(from, lane, a);  // whatever lies there, when the warp has no unit in the slot
       load_unit(two ? from + apart * unit_bytes : from, lane, b);
       here.arrive(barrier + program_slots_max * 8);
@@ -295,9 +298,15 @@ __device__ __noinline__ ProgramPlaces linear_w4_phase(int index, ProgramPlaces a
       if (one) multiply_unit<T, GROUP, SINGLE>(a, x + unit * 256, sums + unit * sums_unit, total);
       if (two) multiply_unit<T, GROUP, SINGLE>(b, x + (unit + apart) * 256, sums + (unit + apart) * sums_unit, total);
     }
+    room.begin();
     leave_sums<SINGLE>(here, total, at.sums);
+    room.end();
   }
-  if (warp == 0) program_trace(index, 2);
+  if (warp == 0) {
+    program_trace(index, 2);
+    weights.leave(index, 9);
+    room.leave(index, 10);
+  }
   return at;
 }
 

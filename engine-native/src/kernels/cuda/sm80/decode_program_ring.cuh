@@ -64,13 +64,26 @@ __device__ __forceinline__ const ProgramPhase& program_phase(int i) { return rei
 __device__ __forceinline__ const ProgramShape& program_shape(int i) { return reinterpret_cast<const ProgramShape*>(program_shared + program_control_bytes)[i]; }
 __device__ __forceinline__ const LinearShape& linear_shape(const ProgramPhase& phase) { return program_shape(phase.shape).linear; }
 
-// HEARTH_PROGRAM_TRACE: when a phase's points were passed in one block, for hearth-gpu-bench --what trace.
+// HEARTH_PROGRAM_TRACE: when a phase's points were passed in one block, and how long was waited in it, for
+// hearth-gpu-bench --what trace.
 #ifdef HEARTH_PROGRAM_TRACE
-__device__ __forceinline__ void program_trace(int phase, int point) {
-  if (blockIdx.x == HEARTH_PROGRAM_TRACE && threadIdx.x % 32 == 0 && phase < 64) reinterpret_cast<long long*>(program_control().exchange + (1 << 20))[phase * 16 + point] = clock64();
+__device__ __forceinline__ void program_trace(int phase, int point, long long value) {
+  if (blockIdx.x == HEARTH_PROGRAM_TRACE && threadIdx.x % 32 == 0 && phase < 64) reinterpret_cast<long long*>(program_control().exchange + (1 << 20))[phase * 16 + point] = value;
 }
+__device__ __forceinline__ void program_trace(int phase, int point) { program_trace(phase, point, clock64()); }
+struct TraceWait {
+  long long sum = 0, since = 0;
+  __device__ __forceinline__ void begin() { since = clock64(); }
+  __device__ __forceinline__ void end() { sum += clock64() - since; }
+  __device__ __forceinline__ void leave(int phase, int point) { program_trace(phase, point, sum); sum = 0; }
+};
 #else
 __device__ __forceinline__ void program_trace(int, int) {}
+struct TraceWait {
+  __device__ __forceinline__ void begin() {}
+  __device__ __forceinline__ void end() {}
+  __device__ __forceinline__ void leave(int, int) {}
+};
 #endif
 
 // A ring as one side of it sees it.
@@ -126,12 +139,17 @@ struct Loader {
   int lane, filled = 0;
   RingPlace at, landed;
   uint64_t policy;
+  TraceWait flying = {}, taken = {};
 
   // Waits until the slot is free and no more than `flight` copies are under way: more than the memory needs to be busy
   // would only make everybody's loads wait behind them.
   __device__ __forceinline__ void acquire() {
+    flying.begin();
     if (filled >= p.flight) { barrier_wait(full + landed.slot * 8, landed.parity); landed.next(p.slots); }
+    flying.end();
+    taken.begin();
     if (filled >= p.slots) barrier_wait(empty + at.slot * 8, at.parity ^ 1);
+    taken.end();
     ++filled;
   }
   __device__ __forceinline__ void expect(uint32_t barrier, int bytes) {
@@ -266,6 +284,9 @@ struct Loader {
       const ProgramPhase& phase = program_phase(i);
       if (phase.kind == phase_linear) linear(phase);
       else attention(phase);
+      program_trace(i, 6);
+      flying.leave(i, 7);
+      taken.leave(i, 8);
     }
     copy_wait<0>();
   }
