@@ -20,7 +20,7 @@ const std::array<DeviceProfile, 9> profiles = {{
     {"orin-nx", 87, 8, 2 * mib, 16 * gib, 102.4, true, 166912, 128},
     {"orin-nano", 87, 8, 2 * mib, 8 * gib, 68, true, 166912, 128},
     {"orin-nano-super", 87, 8, 2 * mib, 8 * gib, 102, true, 166912, 128},
-    {"h200", 90, 132, 60 * mib, 141 * gib, 4800, false, 232448, 2048},
+    {"h200", 90, 132, 60 * mib, 141 * gib, 4800, false, 232448, 2048, 4},
 }};
 
 std::string lower(std::string text) {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "ops/registry.h"
+
 namespace hearth::model {
 
 LoadedModel::~LoadedModel() {
@@ -65,6 +67,7 @@ Status LoadedModel::capture_graphs() {
       auto graph = device_.capture(capture_body, &body);
       if (!graph && graph.status().code() == Code::unsupported) return Status::ok();
       if (!graph) return graph.status().with("capturing a decode step");
+      ops::record({"decode_step", std::to_string(count) + (count == 1 ? " row" : " rows") + ", context up to " + std::to_string(context), "graph of " + graph.value()->launches, {}});
       graphs_.push_back({count, context, std::move(graph).value()});
     }
   }

@@ -88,6 +88,7 @@ void bind_usual_ops(const device::DeviceInfo& info) {
   (void)ops::bind(attention, info);
   (void)ops::bind(ops::NormSpec{ops::NormKind::rms, 4096}, info);
   (void)ops::bind(ops::SampleSpec{32000, 64, 64}, info);
+  if (const int rows = info.profile.program_rows) ops::record({"decode_step", "w4, up to " + std::to_string(rows) + " rows", "one kernel (decode program)", {}});
 }
 
 Json describe_choices() {

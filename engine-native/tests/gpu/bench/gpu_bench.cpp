@@ -252,6 +252,22 @@ void bench_trace(const std::function<void()>& step) {
     std::printf(" | %6lld %6lld %6lld %6lld  = %lld\n", at[i * 16 + 7], at[i * 16 + 8], at[i * 16 + 9], at[i * 16 + 10], end - before);
     before = end;
   }
+  // All blocks by their common clock, in ns since the first of them began the phase: first, median, last.
+  const int blocks = gpu->info().threads;
+  std::vector<long long> all(static_cast<size_t>(64) * 6 * blocks);
+  need(gpu->download(all.data(), device::cuda(gpu->stream()).exchange() + (1 << 21), all.size() * 8));
+  need(gpu->stream().synchronize());
+  for (int i = 9; i < 21; ++i) {
+    std::printf("phase %2d:", i);
+    for (int p = 0; p < 6; ++p) {
+      std::vector<std::pair<long long, int>> t;
+      for (int b = 0; b < blocks; ++b) if (const long long v = all[(i * 6 + p) * blocks + b]) t.emplace_back(v - all[(9 * 6) * blocks], b);
+      std::sort(t.begin(), t.end());
+      if (t.empty()) std::printf("  [-]");
+      else std::printf("  [%lld %lld %lld(%d)]", t.front().first, t[t.size() / 2].first, t.back().first, t.back().second);
+    }
+    std::printf("\n");
+  }
 }
 
 bool wants(const std::string& what, const char* name) { return what.find(name) != std::string::npos; }

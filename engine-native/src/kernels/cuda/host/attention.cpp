@@ -79,10 +79,11 @@ int decode_shared_bytes(int size, bool int8, int heads_of_tile, int warps, int s
 }
 struct DecodePlan { int warps, stages, shared_bytes; };
 // As many warps and stages as shared memory (and what the tuning leaves to the next kernel) holds.
-DecodePlan plan_decode(int size, bool int8, int heads_of_tile, int sequences, int limit) {
+DecodePlan plan_decode(int size, bool int8, int heads_of_tile, int sequences, int limit, bool early = false) {
   limit -= 1024;  // the kernel's own
-  DecodePlan plan{std::min(tuning().decode_warps, size == 2 ? 8 : 12), tuning().decode_stages, 0};
-  const int budget = std::min((sequences < tuning().decode_few ? tuning().decode_few_kb : tuning().decode_shared_kb) * 1024, limit);
+  const bool few = sequences < tuning().decode_few;
+  DecodePlan plan{std::min(early ? tuning().decode_few_warps : tuning().decode_warps, size == 2 ? 8 : 12), tuning().decode_stages, 0};
+  const int budget = std::min((few ? tuning().decode_few_kb : tuning().decode_shared_kb) * 1024, limit);
   auto bytes = [&] { return decode_shared_bytes(size, int8, heads_of_tile, plan.warps, plan.stages, sequences); };
   while (plan.stages > 2 && plan.warps <= 4 && bytes() > budget) --plan.stages;
   while (plan.warps > 4 && bytes() > budget) --plan.warps;
@@ -184,7 +185,7 @@ void mma_run(const AttentionSpec& s, const AttentionParams& p, Stream& base) {
   // With one sequence of many rows there is no single row to serve.
   if (many && p.batch.sequences == 1) return;
   const int size = size_index(decode_dims, decode_sizes, s.head_dim);
-  const DecodePlan plan = plan_decode(size, s.kv == KvFormat::int8, std::min(decode_heads, s.heads / s.kv_heads), p.batch.sequences, stream.shared_limit());
+  const DecodePlan plan = plan_decode(size, s.kv == KvFormat::int8, std::min(decode_heads, s.heads / s.kv_heads), p.batch.sequences, stream.shared_limit(), a.releases_early);
   a.stages = plan.stages;
   stream.launch(decode_kernels[size][variant], {stream.multiprocessors(), 1, 1, plan.warps * 32, plan.shared_bytes, tuning().attention_overlaps}, a);
 }

@@ -39,7 +39,7 @@ int attention_scratch_bytes(const AttentionArgs& a) {
 }
 int attention_block_bytes(const AttentionArgs& a) {
   const bool int8 = a.kv_type == type_i8;
-  return 2 * 16 * a.head_dim * (int8 ? 1 : 2) + 16 * 16 + (int8 ? 2 * 16 * 4 : 0);
+  return 2 * 16 * a.head_dim * (int8 ? 1 : 2) + (int8 ? 2 * 16 * 4 : 0);
 }
 // What must be the same in all attentions of a program.
 auto common(const AttentionArgs& a) {
@@ -134,6 +134,8 @@ class Collected final : public CudaStream::Deferred {
     program_->flight = std::clamp(tuning().program_flight, 1, program_->slots);
     program_->exchange = stream.exchange();
     program_->ended = stream.counters() + CudaStream::counter_count - 1;
+    ++stream.programs;
+    stream.program_ops += program_->phases;
     const bool bulk = hopper_linear_takes(stream.info().compute_capability);
     stream.launch(kernels[bulk][type_ == DType::bf16], {blocks_, 1, 1, program_threads, program_ring_at(program_->phases) + program_->slots * program_->slot_bytes + sums_bytes() + scratch_}, *program_);
   }
@@ -305,7 +307,8 @@ template <class Takes> Collected* program_for(CudaStream& stream, DType type, in
 }
 
 bool collects(const CudaStream& stream, int rows) {
-  return stream.defers && (stream.capturing || tuning().program_always) && rows >= 1 && rows <= std::min(tuning().program_rows, program_rows_max);
+  const int most = tuning().program_rows < 0 ? stream.info().profile.program_rows : tuning().program_rows;
+  return stream.defers && (stream.capturing || tuning().program_always) && rows >= 1 && rows <= std::min(most, program_rows_max);
 }
 bool small(int64_t v) { return v >= 0 && v <= INT32_MAX; }
 bool aligned4(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 3) == 0; }

@@ -102,7 +102,7 @@ __device__ __forceinline__ void decode_program(const Program& p) {
   } else {
 #pragma unroll 1
     for (int i = 0; i < p.phases; ++i)
-      if (program_phase(i).kind == phase_linear) finish_phase<T>(i, warp - program_workers, at.sums);
+      if (program_phase(i).kind == phase_linear) at.sums = p.rows == 1 ? finish_phase<T, true>(i, warp - program_workers, at.sums) : finish_phase<T, false>(i, warp - program_workers, at.sums);
   }
   end_program(p, control);
 }

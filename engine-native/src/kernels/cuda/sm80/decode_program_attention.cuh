@@ -200,7 +200,7 @@ struct Attention {
     scores(k_tile, s);
     float k_scale[2] = {1, 1}, v_scale[2] = {1, 1};
     if constexpr (INT8) {
-      const float* scales = reinterpret_cast<const float*>(v_tile + kv_tokens * (dim + 16));
+      const float* scales = reinterpret_cast<const float*>(v_tile + kv_tokens * dim);
       k_scale[0] = scales[g]; k_scale[1] = scales[g + 8];
       v_scale[0] = scales[kv_tokens + g]; v_scale[1] = scales[kv_tokens + g + 8];
     }
@@ -234,7 +234,7 @@ struct Attention {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const int token = 2 * t + (j & 1) + (j & 2) * 4;
-        const uint4 loaded = ring_load8<T, INT8>(v_tile + token * 16, token * dim + 64 * b + 8 * g, inside && visible(token));
+        const uint4 loaded = ring_load8<T, INT8>(v_tile, token * dim + 64 * b + 8 * g, inside && visible(token));
         v[j][0] = loaded.x; v[j][1] = loaded.y; v[j][2] = loaded.z; v[j][3] = loaded.w;
       }
 #pragma unroll

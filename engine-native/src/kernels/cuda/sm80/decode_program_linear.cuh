@@ -364,15 +364,29 @@ __device__ __forceinline__ ProgramPlaces linear_phase(int index, ProgramPlaces a
 
 // ---- Finishers --------------------------------------------------------------------------------------------------------------
 
-// 16 / rms of a row whose tiles' squares are in the exchange.
-__device__ __forceinline__ float received_norm(const LinearShape& l, const uint32_t* squares) {
+// 16 / rms of a row whose tiles' squares are in the exchange, several reads under way.
+__device__ __forceinline__ float received_norm(int in, float epsilon, const uint32_t* squares) {
+  constexpr int batch = 4;
+  const int lane = threadIdx.x % 32, words = in / 16;
   float sum = 0;
-  for (int i = threadIdx.x % 32 * 4; i < l.in / 16; i += 128) {
-    uint4 v;
-    do v = exchange_load16(squares + i); while (!arrived(v));
-    sum += (__uint_as_float(~v.x) + __uint_as_float(~v.y)) + (__uint_as_float(~v.z) + __uint_as_float(~v.w));
+#pragma unroll 1
+  for (int base = lane * 4; base < words; base += batch * 128) {
+    uint4 v[batch];
+    bool missing;
+#pragma unroll
+    for (int i = 0; i < batch; ++i) v[i] = make_uint4(0, 0, 0, 0);
+    do {
+      missing = false;
+#pragma unroll
+      for (int i = 0; i < batch; ++i) if (base + i * 128 < words && !arrived(v[i])) v[i] = exchange_load16(squares + base + i * 128);
+#pragma unroll
+      for (int i = 0; i < batch; ++i) missing |= base + i * 128 < words && !arrived(v[i]);
+    } while (missing);
+#pragma unroll
+    for (int i = 0; i < batch; ++i)
+      if (base + i * 128 < words) sum += (__uint_as_float(~v[i].x) + __uint_as_float(~v[i].y)) + (__uint_as_float(~v[i].z) + __uint_as_float(~v[i].w));
   }
-  return 16.f * rsqrtf(warp_sum(sum) / l.in + l.norm_epsilon);
+  return 16.f * rsqrtf(warp_sum(sum) / in + epsilon);
 }
 // The same of a row that the workers loaded.
 __device__ __forceinline__ float loaded_norm(const ProgramControl& control, const LinearShape& l, int row) {
@@ -381,124 +395,140 @@ __device__ __forceinline__ float loaded_norm(const ProgramControl& control, cons
   return 16.f * rsqrtf(sum / l.in + l.norm_epsilon);
 }
 
-// One finishing warp's view of a phase. Lane r and lane r + 16 have row r of the tile, of a gated linear column r % 8.
-template <class T>
+// One finishing warp's view of a phase, in registers: others wait for what it does between a tile's sums and its stores.
+// Lane r and lane r + 16 have row r of the tile, of a gated linear column r % 8.
+template <class T, bool SINGLE>
 struct Finisher {
+  static constexpr int most = SINGLE ? 1 : program_rows_max;
   const ProgramControl& control;
-  const ProgramPhase& phase;
   const LinearShape& l;
-  float norm[program_rows_max];  // by row of activations
-  bool normed_here;              // norm is known
+  const int lane, rows, width, columns, tiles, activation, y_type;
+  const bool gated, residual, plain, keeps;
+  const float *factors, *bias, *next_norm;
+  void* const y;
+  const int64_t y_stride;
+  uint32_t* const to;   // its part of the exchange; null: nobody here reads it
+  const float unit;     // a product's unit in this lane's row
+  float norm[most];     // by row of activations
+  bool normed_here;     // norm is known
 
-  __device__ __forceinline__ void receive_norms() {
-    normed_here = l.norm != norm_rms || phase.from >= 0;
+  __device__ __forceinline__ Finisher(const ProgramControl& c, const ProgramPhase& phase, const LinearShape& shape)
+      : control(c), l(shape), lane(threadIdx.x % 32), rows(SINGLE ? 1 : c.rows), width(shape.gated ? shape.out / 2 : shape.out), columns(shape.gated ? 8 : 16), tiles(shape.tiles),
+        activation(shape.activation), y_type(shape.y_type), gated(shape.gated), residual(shape.residual), plain(phase.to_plain), keeps(phase.keeps),
+        factors(shape.factors_at ? reinterpret_cast<const float*>(static_cast<const char*>(phase.linear.weight) + shape.factors_at) : nullptr), bias(phase.linear.bias), next_norm(phase.linear.next_norm),
+        y(phase.linear.y), y_stride(shape.y_stride), to(phase.to >= 0 ? c.exchange + phase.to : nullptr), unit(shape.group == 0 ? 1.f : threadIdx.x % 16 < 8 ? Nibbles<T>::factor_low : Nibbles<T>::factor_high) {}
+
+  __device__ __forceinline__ void receive_norms(int from) {
+    normed_here = l.norm != norm_rms || from >= 0;
 #pragma unroll
-    for (int n = 0; n < program_rows_max; ++n) {
+    for (int n = 0; n < most; ++n) {
       norm[n] = 1;
-      if (n < control.rows && l.norm == norm_rms && phase.from >= 0) norm[n] = received_norm(l, control.exchange + phase.from + control.rows * (l.in / 2) + n * (l.in / 16));
+      if (n < rows && l.norm == norm_rms && from >= 0) norm[n] = received_norm(l.in, l.norm_epsilon, control.exchange + from + rows * (l.in / 2) + n * (l.in / 16));
     }
   }
   __device__ __forceinline__ void load_norms() {
     if (normed_here) return;
 #pragma unroll
-    for (int n = 0; n < program_rows_max; ++n) if (n < control.rows) norm[n] = loaded_norm(control, l, n);
+    for (int n = 0; n < most; ++n) if (n < rows) norm[n] = loaded_norm(control, l, n);
     normed_here = true;
   }
 
-  // Constants of a lane's output, read before its sums are there.
+  // Constants of a lane's output, read while an earlier tile is still multiplied.
   struct Output {
     int column;
     bool stores;                 // this lane has an output
     float factor, bias, bias_up, next;
-    float old[program_rows_max];
+    float old[most];
   };
   __device__ __forceinline__ Output prepare(int tile) const {
-    const int lane = threadIdx.x % 32, r = lane % 16, width = l.gated ? l.out / 2 : l.out;
+    const int r = lane % 16;
     Output o;
-    o.column = l.gated ? tile * 8 + r % 8 : tile * 16 + r;
-    o.stores = lane < (l.gated ? 8 : 16) && o.column < width;
-    o.factor = 1;
-    if (l.factors_at) o.factor = __ldg(reinterpret_cast<const float*>(static_cast<const char*>(phase.linear.weight) + l.factors_at) + tile * 16 + r);
-    if (l.group) o.factor *= r < 8 ? Nibbles<T>::factor_low : Nibbles<T>::factor_high;
-    const LinearPhase& p = phase.linear;
-    o.bias = p.bias && o.column < width ? __ldg(p.bias + o.column) : 0.f;
-    o.bias_up = p.bias && l.gated && o.column < width ? __ldg(p.bias + width + o.column) : 0.f;
-    o.next = p.next_norm ? __ldg(p.next_norm + o.column) * 0.0625f : 1.f;
+    o.column = gated ? tile * 8 + r % 8 : tile * 16 + r;
+    o.stores = lane < columns && o.column < width;
+    o.factor = factors ? __ldg(factors + tile * 16 + r) : 1.f;
+    o.bias = bias && o.column < width ? __ldg(bias + o.column) : 0.f;
+    o.bias_up = bias && gated && o.column < width ? __ldg(bias + width + o.column) : 0.f;
+    o.next = next_norm && o.column < width ? __ldg(next_norm + o.column) : 1.f;
 #pragma unroll
-    for (int n = 0; n < program_rows_max; ++n) {
+    for (int n = 0; n < most; ++n) {
       o.old[n] = 0;
-      if (l.residual && o.stores && n < control.rows) o.old[n] = __ldcg(static_cast<const float*>(p.y) + static_cast<int64_t>(n) * l.y_stride + o.column);
+      if (residual && o.stores && n < rows) o.old[n] = __ldcg(static_cast<const float*>(y) + n * y_stride + o.column);
     }
     return o;
   }
   // A row's outputs from its sums: activation, gate, residual.
   __device__ __forceinline__ float value(float sum, const Output& o, float old) const {
-    if (l.gated) {
+    if (gated) {
       const float up = __shfl_down_sync(0xffffffffu, sum, 8) + o.bias_up;
-      return activate(sum + o.bias, l.activation) * up + old;
+      return activate(sum + o.bias, activation) * up + old;
     }
-    return activate(sum + o.bias, l.activation) + old;
+    return activate(sum + o.bias, activation) + old;
   }
   // To the exchange first: others wait for it.
   __device__ __forceinline__ void store_row(int n, int tile, const Output& o, float v) const {
-    const int lane = threadIdx.x % 32;
-    const float here = v * o.next, beside = __shfl_down_sync(0xffffffffu, here, 1);
-    const int width = l.gated ? l.out / 2 : l.out;
-    if (phase.to >= 0) {
-      uint32_t* rows = control.exchange + phase.to;
-      if (o.stores && lane % 2 == 0) exchange_store(rows + n * (width / 2) + (phase.to_plain ? o.column / 2 : fragment_word(o.column)), pack2<T>(here, beside));
-      if (phase.linear.next_norm) {
+    if (to) {
+      const float here = next_norm ? v * (o.next * 0.0625f) : v, beside = __shfl_down_sync(0xffffffffu, here, 1);
+      if (o.stores && lane % 2 == 0) exchange_store(to + n * (width / 2) + (plain ? o.column / 2 : fragment_word(o.column)), pack2<T>(here, beside));
+      if (next_norm) {
         float square = v * v;
 #pragma unroll
         for (int d = 8; d > 0; d >>= 1) square += __shfl_xor_sync(0xffffffffu, square, d);
-        if (lane == 0) exchange_store(rows + control.rows * (width / 2) + n * l.tiles + tile, __float_as_uint(square));
+        if (lane == 0) exchange_store(to + rows * (width / 2) + n * tiles + tile, __float_as_uint(square));
       }
     }
-    if (phase.keeps && o.stores) store(phase.linear.y, l.y_type, static_cast<int64_t>(n) * l.y_stride + o.column, v);
+    if (keeps && o.stores) store(y, y_type, n * y_stride + o.column, v);
   }
-  __device__ __forceinline__ void tile(int tile, const RingPlace& at) {
-    const int lane = threadIdx.x % 32, rows = control.rows;
-    const Output o = prepare(tile);
-    barrier_wait(shared_address(control.summed + at.slot), at.parity);
-    load_norms();
-    const float* sums = reinterpret_cast<const float*>(program_shared + control.sums + at.slot * program_sum_bytes(rows)) + lane % 16 * sum_pitch + lane / 16 * (program_workers / 2);
+  // sums: this lane's, of the tile's first row of activations.
+  __device__ __forceinline__ void finish(int tile, const Output& o, uint32_t sums) const {
 #pragma unroll
-    for (int n = 0; n < program_rows_max; ++n, sums += 16 * sum_pitch) {
+    for (int n = 0; n < most; ++n) {
       if (n >= rows) break;
-      const float4 a = *reinterpret_cast<const float4*>(sums), b = *reinterpret_cast<const float4*>(sums + 4);
-      float sum = ((a.x + a.y) + (a.z + a.w)) + ((b.x + b.y) + (b.z + b.w));
+      const uint4 a = shared_load16(sums + n * 16 * sum_pitch * 4), b = shared_load16(sums + n * 16 * sum_pitch * 4 + 16);
+      float sum = ((__uint_as_float(a.x) + __uint_as_float(a.y)) + (__uint_as_float(a.z) + __uint_as_float(a.w))) + ((__uint_as_float(b.x) + __uint_as_float(b.y)) + (__uint_as_float(b.z) + __uint_as_float(b.w)));
       sum += __shfl_xor_sync(0xffffffffu, sum, 16);
-      store_row(n, tile, o, value(sum * (o.factor * norm[n]), o, o.old[n]));
+      store_row(n, tile, o, value(sum * (o.factor * unit * norm[n]), o, o.old[n]));
     }
-    barrier_arrive_warp(shared_address(control.taken + at.slot));
   }
 };
 
 // Finisher `which` does every program_finishers-th tile of the block. The same lane has the same column of the residual in
 // all linears that add to it (the host sees to that), so it reads what it wrote itself.
-template <class T>
-__device__ __forceinline__ void finish_phase(int index, int which, RingPlace& at) {
+template <class T, bool SINGLE>
+__device__ __noinline__ RingPlace finish_phase(int index, int which, RingPlace at) {
   const ProgramControl& control = program_control();
   const ProgramPhase& phase = program_phase(index);
   const LinearShape& l = linear_shape(phase);
   const TileRange tiles = tile_range(l, phase.start);
-  const int slots = program_sum_slots(control.rows);
-  Finisher<T> finisher{control, phase, l};
+  const int slots = program_sum_slots(SINGLE ? 1 : control.rows), sum_bytes = program_sum_bytes(SINGLE ? 1 : control.rows), lane = threadIdx.x % 32;
+  Finisher<T, SINGLE> finisher(control, phase, l);
+  const uint32_t sums = shared_address(program_shared) + control.sums + lane % 16 * sum_pitch * 4 + lane / 16 * (program_workers / 2) * 4;
+  const uint32_t summed = shared_address(control.summed), taken = shared_address(control.taken);
   // Without a tile nobody waits for this warp, and what it would read might be gone.
-  if (tiles.begin + which < tiles.end) finisher.receive_norms();
+  if (tiles.begin + which < tiles.end) {
+    typename Finisher<T, SINGLE>::Output next = finisher.prepare(tiles.begin + which);
+    finisher.receive_norms(phase.from);
 #pragma unroll 1
-  for (int tile = tiles.begin; tile < tiles.end; ++tile) {
-    if ((tile - tiles.begin) % program_finishers == which) {
-      finisher.tile(tile, at);
-      program_trace(index, 3 + which);
+    for (int tile = tiles.begin; tile < tiles.end; ++tile) {
+      if ((tile - tiles.begin) % program_finishers == which) {
+        const typename Finisher<T, SINGLE>::Output o = next;
+        if (tile + program_finishers < tiles.end) next = finisher.prepare(tile + program_finishers);
+        barrier_wait(summed + at.slot * 8, at.parity);
+        finisher.load_norms();
+        finisher.finish(tile, o, sums + at.slot * sum_bytes);
+        barrier_arrive_warp(taken + at.slot * 8);
+        program_trace(index, 3 + which);
+      }
+      at.next(slots);
     }
-    at.next(slots);
+  } else {
+    for (int tile = tiles.begin; tile < tiles.end; ++tile) at.next(slots);
   }
   if (phase.reset_end > phase.reset_begin && which == 0 && tiles.begin < tiles.end) {
     // Shares by tiles, in steps of four words.
     const int64_t quads = (phase.reset_end - phase.reset_begin) / 4;
     exchange_reset(control.exchange, phase.reset_begin + static_cast<int>(quads * tiles.begin / l.tiles) * 4, phase.reset_begin + static_cast<int>(quads * tiles.end / l.tiles) * 4, threadIdx.x % 32, 32);
   }
+  return at;
 }
 
 }  // namespace hearth::kernels::cuda

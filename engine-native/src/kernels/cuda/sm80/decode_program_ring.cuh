@@ -70,7 +70,13 @@ __device__ __forceinline__ const LinearShape& linear_shape(const ProgramPhase& p
 __device__ __forceinline__ void program_trace(int phase, int point, long long value) {
   if (blockIdx.x == HEARTH_PROGRAM_TRACE && threadIdx.x % 32 == 0 && phase < 64) reinterpret_cast<long long*>(program_control().exchange + (1 << 20))[phase * 16 + point] = value;
 }
-__device__ __forceinline__ void program_trace(int phase, int point) { program_trace(phase, point, clock64()); }
+// Points 0 to 5 of all blocks also by the clock that they share.
+__device__ __forceinline__ void program_trace(int phase, int point) {
+  program_trace(phase, point, clock64());
+  long long now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  if (threadIdx.x % 32 == 0 && phase < 64 && point < 6) reinterpret_cast<long long*>(program_control().exchange + (1 << 21))[(phase * 6 + point) * gridDim.x + blockIdx.x] = now;
+}
 struct TraceWait {
   long long sum = 0, since = 0;
   __device__ __forceinline__ void begin() { since = clock64(); }
@@ -253,21 +259,25 @@ struct Loader {
           if (index_in % 32 == 0) ids = index_in + lane % 32 < item.blocks ? __ldcg(table + index_in + lane % 32) : 0;
           const int64_t tile = static_cast<int64_t>(__shfl_sync(0xffffffffu, ids, index_in % 32)) * args.kv_heads + item.kv_head;
           const uint32_t to = ring + at.slot * p.slot_bytes + i * p.attention_bytes;
-          // Rows of V lie 16 bytes apart more than they are long: different banks.
-          const int row = bytes / kv_tokens, scales = 2 * bytes + kv_tokens * 16;
+          const int scales = 2 * bytes;
           const char *k_from = static_cast<const char*>(a.k) + tile * bytes, *v_from = static_cast<const char*>(a.v) + tile * bytes;
           const char *k_scales = reinterpret_cast<const char*>(a.k_scale + tile * kv_tokens), *v_scales = reinterpret_cast<const char*>(a.v_scale + tile * kv_tokens);
-          if constexpr (BULK) {
+          if constexpr (BULK) {  // copies are issued one after the other, some 100 cycles each: two (of int8 four) a KV block
             const uint32_t barrier = full + at.slot * 8;
-            if (i == 0 && lane == 0) expect(barrier, count * (2 * bytes + (int8 ? 2 * kv_tokens * 4 : 0)));
+            if (lane == 0) {
+              if (i == 0) expect(barrier, count * (2 * bytes + (int8 ? 2 * kv_tokens * 4 : 0)));
+              copy_kept(to, k_from, bytes, barrier);
+              copy_kept(to + bytes, v_from, bytes, barrier);
+              if (int8) {
+                copy_kept(to + scales, k_scales, kv_tokens * 4, barrier);
+                copy_kept(to + scales + kv_tokens * 4, v_scales, kv_tokens * 4, barrier);
+              }
+            }
             __syncwarp();
-            if (lane < kv_tokens) copy_kept(to + bytes + lane * (row + 16), v_from + lane * row, row, barrier);
-            else if (lane == kv_tokens) copy_kept(to, k_from, bytes, barrier);
-            else if (int8 && lane < kv_tokens + 3) copy_kept(to + scales + (lane - kv_tokens - 1) * kv_tokens * 4, lane == kv_tokens + 1 ? k_scales : v_scales, kv_tokens * 4, barrier);
             continue;
           }
           spread(to, k_from, bytes);
-          for (int j = lane * 16; j < bytes; j += stride) copy16(to + bytes + j + j / row * 16, v_from + j);
+          spread(to + bytes, v_from, bytes);
           if (int8) {
             spread(to + scales, k_scales, kv_tokens * 4);
             spread(to + scales + kv_tokens * 4, v_scales, kv_tokens * 4);
