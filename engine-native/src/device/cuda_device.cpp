@@ -300,8 +300,6 @@ Result<std::unique_ptr<Device::Graph>> CudaDevice::capture(Status (*body)(void*)
   HEARTH_TRY(stream_.status());
   HEARTH_TRY(check(api_->cuStreamBeginCapture(stream_.handle_, capture_relaxed), "starting to capture a graph"));
   stream_.capturing = true;
-  stream_.programs = stream_.program_ops = 0;
-  const uint64_t launched = stream_.launches();
   Status status = body(argument);
   stream_.flush();
   stream_.capturing = false;
@@ -315,9 +313,6 @@ Result<std::unique_ptr<Device::Graph>> CudaDevice::capture(Status (*body)(void*)
   if (status) status = check(api_->cuGraphInstantiateWithFlags(&graph->exec, recorded, 0), "instantiating a graph");
   if (recorded) api_->cuGraphDestroy(recorded);
   if (!status) return status;
-  const uint64_t kernels = stream_.launches() - launched;
-  graph->launches = std::to_string(kernels) + (kernels == 1 ? " kernel" : " kernels");
-  if (stream_.programs) graph->launches += ", " + std::to_string(stream_.program_ops) + " ops in " + std::to_string(stream_.programs) + " of them (decode program)";
   return std::unique_ptr<Graph>(std::move(graph));
 }
 

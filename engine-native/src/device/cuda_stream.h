@@ -46,7 +46,6 @@ class CudaStream final : public Stream {
   };
   std::unique_ptr<Deferred> deferred;
   bool capturing = false, defers = true;
-  int programs = 0, program_ops = 0;  // launched as one kernel each, and what they held
   void flush() {
     if (!deferred) return;
     const std::unique_ptr<Deferred> work = std::move(deferred);

@@ -34,7 +34,6 @@ struct DeviceProfile {
   bool unified_memory = false;
   int shared_bytes_per_block = 0; // dynamic shared memory a block may ask for
   int step_tokens = 512;          // token budget of one step (prefill chunk)
-  int program_rows = 0;           // rows up to which a captured decode step is one kernel: where that was measured to be faster
 };
 
 struct DeviceInfo {
@@ -102,10 +101,7 @@ class Device {
 
   // Records everything `body` enqueues into a replayable graph, where the device has graphs; otherwise unsupported.
   // Pointers and launch shapes are frozen, what they point to is not.
-  struct Graph {
-    std::string launches;  // what a replay launches, in words
-    virtual ~Graph() = default;
-  };
+  struct Graph { virtual ~Graph() = default; };
   virtual Result<std::unique_ptr<Graph>> capture(Status (*body)(void*), void* argument) {
     (void)body; (void)argument;
     return unsupported("this device has no graphs");

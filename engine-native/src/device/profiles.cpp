@@ -20,7 +20,7 @@ const std::array<DeviceProfile, 9> profiles = {{
     {"orin-nx", 87, 8, 2 * mib, 16 * gib, 102.4, true, 166912, 128},
     {"orin-nano", 87, 8, 2 * mib, 8 * gib, 68, true, 166912, 128},
     {"orin-nano-super", 87, 8, 2 * mib, 8 * gib, 102, true, 166912, 128},
-    {"h200", 90, 132, 60 * mib, 141 * gib, 4800, false, 232448, 2048, 4},
+    {"h200", 90, 132, 60 * mib, 141 * gib, 4800, false, 232448, 2048},
 }};
 
 std::string lower(std::string text) {
@@ -54,6 +54,9 @@ const DeviceProfile* match_profile(const std::string& device_name, int sm, int m
   }
   return nullptr;
 }
+
+// H200, 2026-11-22: 1 to 4 rows of the 7B, 8B and 1.1B shapes, contexts of 160 to 8,192 (docs/performance-cuda.md).
+int program_rows(const DeviceProfile& profile) { return profile.name == "h200" ? 4 : 0; }
 
 int shared_bytes_per_block(int sm) {
   switch (sm) {

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "ops/registry.h"
-
 namespace hearth::model {
 
 LoadedModel::~LoadedModel() {
@@ -67,7 +65,6 @@ Status LoadedModel::capture_graphs() {
       auto graph = device_.capture(capture_body, &body);
       if (!graph && graph.status().code() == Code::unsupported) return Status::ok();
       if (!graph) return graph.status().with("capturing a decode step");
-      ops::record({"decode_step", std::to_string(count) + (count == 1 ? " row" : " rows") + ", context up to " + std::to_string(context), "graph of " + graph.value()->launches, {}});
       graphs_.push_back({count, context, std::move(graph).value()});
     }
   }

@@ -22,8 +22,6 @@ std::vector<Choice>& choice_list() {
   return list;
 }
 
-}  // namespace
-
 // Once per op, shape and outcome: a model binds the same linear in every layer.
 void record(Choice choice) {
   std::lock_guard lock(choices_mutex);
@@ -38,8 +36,6 @@ void record(Choice choice) {
   }
   list.push_back(std::move(choice));
 }
-
-namespace {
 
 // HEARTH_KERNEL_<OP>, or empty.
 std::string forced_name(const char* op) {

@@ -38,7 +38,5 @@ struct Choice {
   std::vector<std::pair<std::string, std::string>> refused;  // implementation, reason
 };
 const std::vector<Choice>& choices();
-// Adds one that was made elsewhere, such as how a captured step is launched.
-void record(Choice choice);
 
 }  // namespace hearth::ops

@@ -88,11 +88,12 @@ void bind_usual_ops(const device::DeviceInfo& info) {
   (void)ops::bind(attention, info);
   (void)ops::bind(ops::NormSpec{ops::NormKind::rms, 4096}, info);
   (void)ops::bind(ops::SampleSpec{32000, 64, 64}, info);
-  if (const int rows = info.profile.program_rows) ops::record({"decode_step", "w4, up to " + std::to_string(rows) + " rows", "one kernel (decode program)", {}});
 }
 
-Json describe_choices() {
+Json describe_choices(const device::DeviceInfo& info) {
   Json out = Json::array();
+  if (const int rows = device::program_rows(info.profile); rows > 0)
+    out.push_back({{"op", "decode_step"}, {"spec", "w4, 1 to " + std::to_string(rows) + " rows"}, {"chosen", "one kernel a step (decode program)"}, {"refused", Json::array()}});
   for (const ops::Choice& choice : ops::choices()) {
     Json refused = Json::array();
     for (const auto& [implementation, reason] : choice.refused)
@@ -124,7 +125,7 @@ Result<Json> doctor(Engine* engine, std::string_view options_json) {
   if (auto count = device::count_cuda_devices()) cuda["devices"] = *count;
   else cuda["reason"] = count.status().message();
   if (ops::choices().empty()) bind_usual_ops(device.info());
-  return Json{{"devices", Json::array({describe_device(device, engine == nullptr)})}, {"cuda", cuda}, {"kernels", describe_choices()}, {"profiles", describe_profiles()}};
+  return Json{{"devices", Json::array({describe_device(device, engine == nullptr)})}, {"cuda", cuda}, {"kernels", describe_choices(device.info())}, {"profiles", describe_profiles()}};
 }
 
 }  // namespace hearth::runtime

@@ -1,11 +1,15 @@
 #include "kernels/cuda/host/program.h"
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <tuple>
 #include <vector>
 
+#include "device/profiles.h"
 #include "kernels/cuda/host/convert.h"
 #include "kernels/cuda/host/hopper.h"
 #include "kernels/cuda/host/resources.h"
@@ -134,9 +138,9 @@ class Collected final : public CudaStream::Deferred {
     program_->flight = std::clamp(tuning().program_flight, 1, program_->slots);
     program_->exchange = stream.exchange();
     program_->ended = stream.counters() + CudaStream::counter_count - 1;
-    ++stream.programs;
-    stream.program_ops += program_->phases;
     const bool bulk = hopper_linear_takes(stream.info().compute_capability);
+    const char* mode = std::getenv("HEARTH_KERNELS");
+    if (mode && std::strcmp(mode, "trace") == 0) std::fprintf(stderr, "kernel decode_step [%d rows]: %d ops as one kernel, %s\n", program_->rows, program_->phases, kernels[bulk][type_ == DType::bf16].name);
     stream.launch(kernels[bulk][type_ == DType::bf16], {blocks_, 1, 1, program_threads, program_ring_at(program_->phases) + program_->slots * program_->slot_bytes + sums_bytes() + scratch_}, *program_);
   }
 
@@ -307,7 +311,7 @@ template <class Takes> Collected* program_for(CudaStream& stream, DType type, in
 }
 
 bool collects(const CudaStream& stream, int rows) {
-  const int most = tuning().program_rows < 0 ? stream.info().profile.program_rows : tuning().program_rows;
+  const int most = tuning().program_rows < 0 ? device::program_rows(stream.info().profile) : tuning().program_rows;
   return stream.defers && (stream.capturing || tuning().program_always) && rows >= 1 && rows <= std::min(most, program_rows_max);
 }
 bool small(int64_t v) { return v >= 0 && v <= INT32_MAX; }

@@ -15,6 +15,7 @@
 namespace hearth::kernels::cuda {
 
 using namespace ops;
+using device::CudaStream;
 using device::Device;
 using device::MemoryKind;
 
@@ -72,7 +73,10 @@ Result<float> measure(Pass& pass) {
     }
     return device::cuda(p.device.stream()).status();
   };
+  CudaStream& stream = device::cuda(pass.device.stream());
+  stream.defers = false;  // each as a kernel of its own, also where captured steps are programs
   auto graph = pass.device.capture(body, &pass);
+  stream.defers = true;
   if (Status s = pass.device.stream().synchronize(); !s) return s;
   if (!graph) return graph.status();
   float best = 0;

@@ -45,6 +45,17 @@ struct HeadSource {
     do if (wanted && v == 0) v = exchange_load(from); while (__any_sync(0xffffffffu, wanted && v == 0));
     return ~v;
   }
+  // The same of two columns, both reads under way at once.
+  __device__ __forceinline__ uint2 two_words(int first, int second, bool wanted) const {
+    uint2 v = make_uint2(0, 0);
+    if (!exchange) return wanted ? make_uint2(__ldcg(memory + first / 2), __ldcg(memory + second / 2)) : v;
+    const uint32_t *from = exchange + fragment_word(first), *from_second = exchange + fragment_word(second);
+    do {
+      if (wanted && v.x == 0) v.x = exchange_load(from);
+      if (wanted && v.y == 0) v.y = exchange_load(from_second);
+    } while (__any_sync(0xffffffffu, wanted && (v.x == 0 || v.y == 0)));
+    return make_uint2(~v.x, ~v.y);
+  }
 };
 
 // One head by one warp, in registers: norm, rope (halves), rounding; for heads of 64 and 128. Lane i has dimensions 2 i,
@@ -55,7 +66,8 @@ __device__ __forceinline__ void quick_head(const AttentionArgs& a, const Attenti
   constexpr int half = DP / 2;
   const int d = threadIdx.x % 32 * 2;
   const bool live = d < half;
-  float2 x = unpack2<T>(source.words(head * DP + d, live)), y = unpack2<T>(source.words(head * DP + half + d, live));
+  const uint2 words = source.two_words(head * DP + d, head * DP + half + d, live);
+  float2 x = unpack2<T>(words.x), y = unpack2<T>(words.y);
   if (which < 1) {
     const float* norm = which < 0 ? a.q_norm : a.k_norm;
     if (a.qk_norm) {
@@ -286,19 +298,6 @@ struct Attention {
   __device__ __forceinline__ float* partial(int head, int split) const {
     return a.partial + ((static_cast<int64_t>(item.sequence) * a.heads + item.head0 + head) * a.splits + split) * (dim + 2);
   }
-  // The weight of every part of a head, in place of its best; one worker a head.
-  __device__ __forceinline__ void weigh_parts(int parts) const {
-    if (warp >= item.live) return;
-    float* part = stat(lane < parts ? lane : own_part, warp);
-    const bool has = lane < parts || (lane == parts && owner);
-    const float mine = has ? part[0] : -INFINITY, top = warp_max(mine);
-    float weight = mine == -INFINITY ? 0.f : exp2f(mine - top);
-    const float total = warp_sum(has ? weight * part[1] : 0.f);
-    if (item.active == 1) weight = __fdividef(weight, total);
-    else if (lane == 0) *reinterpret_cast<float2*>(partial(warp, item.split) + dim) = make_float2(top, total);
-    if (has) part[0] = weight;
-  }
-
   // A pair of outputs, to the exchange and, where somebody else may want it, to memory.
   __device__ __forceinline__ void store_pair(int h, int d, float2 v) const {
     const int column = (item.head0 + h) * dim + d;
@@ -312,22 +311,32 @@ struct Attention {
     for (int h = warp / 2; h < item.live; h += program_workers / 2)
       if (const int d = (warp % 2 * 32 + lane) * 2; d < dim) f(h, d);
   }
+  // Two workers a head: the weight of every part (lane i has part i's, the lane after them the own token's), and their sum.
   __device__ __forceinline__ void store_merged(int parts) const {
-    each_pair([&](int h, int d) {
+#pragma unroll 1
+    for (int h = warp / 2; h < item.live; h += program_workers / 2) {
+      const bool has = lane < parts || (lane == parts && owner);
+      const float2 part = has ? *reinterpret_cast<const float2*>(stat(lane < parts ? lane : own_part, h)) : make_float2(-INFINITY, 0);
+      const float top = warp_max(part.x);
+      float weight = part.x == -INFINITY ? 0.f : exp2f(part.x - top);
+      const float total = warp_sum(weight * part.y);
+      const int d = (warp % 2 * 32 + lane) * 2;
+      const bool inside = d < dim;
+      if (item.active == 1) weight = __fdividef(weight, total);
+      else if (lane == 0 && warp % 2 == 0) *reinterpret_cast<float2*>(partial(h, item.split) + dim) = make_float2(top, total);
       float2 value = make_float2(0, 0);
-      if (owner) {
-        const float weight = stat(own_part, h)[0];
-        value = make_float2(weight * own[DP + d], weight * own[DP + d + 1]);
-      }
+      const float own_weight = __shfl_sync(0xffffffffu, weight, parts);
+      if (owner && inside) value = make_float2(own_weight * own[DP + d], own_weight * own[DP + d + 1]);
 #pragma unroll 4
       for (int w = 0; w < parts; ++w) {
-        const float weight = stat(w, h)[0];
-        const float2 v = *reinterpret_cast<const float2*>(merge + (w * item.live + h) * DP + d);
-        value.x += weight * v.x; value.y += weight * v.y;
+        const float of_part = __shfl_sync(0xffffffffu, weight, w);
+        const float2 v = inside ? *reinterpret_cast<const float2*>(merge + (w * item.live + h) * DP + d) : make_float2(0, 0);
+        value.x += of_part * v.x; value.y += of_part * v.y;
       }
+      if (!inside) continue;
       if (item.active == 1) store_pair(h, d, value);
       else *reinterpret_cast<float2*>(partial(h, item.split) + d) = value;
-    });
+    }
   }
   // By the last of the blocks that share the context.
   __device__ __forceinline__ void merge_splits() const {
@@ -359,7 +368,6 @@ struct Attention {
   }
 
   __device__ __forceinline__ void run(int index, RingPlace& at) {
-    workers_meet();  // the scratch has been read
     if (item.active == 0) return;
     prepare_heads();
     if (warp == 0) program_trace(index, 1);
@@ -372,8 +380,6 @@ struct Attention {
     const int parts = min(program_workers, item.blocks);
     if (warp < parts) leave_part(sums);
     workers_meet();
-    weigh_parts(parts);
-    workers_meet();
     store_merged(parts);
     if (item.active > 1) merge_splits();
   }
@@ -384,6 +390,7 @@ __device__ __noinline__ RingPlace attention_items(int index, RingPlace at) {
   ProgramControl& control = program_control();
 #pragma unroll 1
   for (int i = blockIdx.x; i < control.items; i += gridDim.x) {
+    if (i != static_cast<int>(blockIdx.x)) workers_meet();  // the scratch has been read
     if (control.item_index != i || control.item_window != control.attention.window) {
       workers_meet();
       if (threadIdx.x == 0) {

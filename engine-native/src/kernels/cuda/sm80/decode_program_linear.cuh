@@ -525,8 +525,8 @@ __device__ __noinline__ RingPlace finish_phase(int index, int which, RingPlace a
   }
   if (phase.reset_end > phase.reset_begin && which == 0 && tiles.begin < tiles.end) {
     // Shares by tiles, in steps of four words.
-    const int64_t quads = (phase.reset_end - phase.reset_begin) / 4;
-    exchange_reset(control.exchange, phase.reset_begin + static_cast<int>(quads * tiles.begin / l.tiles) * 4, phase.reset_begin + static_cast<int>(quads * tiles.end / l.tiles) * 4, threadIdx.x % 32, 32);
+    const int quads = (phase.reset_end - phase.reset_begin) / 4, share = (quads + l.tiles - 1) / l.tiles;
+    exchange_reset(control.exchange, phase.reset_begin + min(quads, share * tiles.begin) * 4, phase.reset_begin + min(quads, share * tiles.end) * 4, lane, 32);
   }
   return at;
 }
