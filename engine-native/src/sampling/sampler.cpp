@@ -36,15 +36,14 @@ Status Sampler::take(T*& pointer, size_t count, MemoryKind kind, const char* wha
 Status Sampler::allocate() {
   const size_t rows = max_rows_, top = rows * ops::max_top_logprobs, drawing = slots_ + draft_rows_max;
   const size_t masks = drawing * mask_words(), bias = drawing * (bias_entries_max + banned_max);
-  // A few bytes a row, which the kernel reads and writes where the host does: a copy of its own would take longer.
-  HEARTH_TRY(take(host_row_, rows, MemoryKind::staging, "sampling rows"));
-  HEARTH_TRY(take(host_token_, rows, MemoryKind::staging, "drawn tokens"));
-  HEARTH_TRY(take(host_logprob_, rows, MemoryKind::staging, "log-probabilities"));
   for (bool staging : {false, true}) {
     MemoryKind kind = staging ? MemoryKind::staging : MemoryKind::workspace;
+    HEARTH_TRY(take(staging ? host_row_ : row_, rows, kind, "sampling rows"));
     HEARTH_TRY(take(staging ? host_bias_ids_ : bias_ids_, bias, kind, "logit bias"));
     HEARTH_TRY(take(staging ? host_bias_values_ : bias_values_, bias, kind, "logit bias"));
     HEARTH_TRY(take(staging ? host_mask_ : mask_, masks, kind, "token masks"));
+    HEARTH_TRY(take(staging ? host_token_ : token_, rows, kind, "drawn tokens"));
+    HEARTH_TRY(take(staging ? host_logprob_ : logprob_, rows, kind, "log-probabilities"));
     HEARTH_TRY(take(staging ? host_top_ids_ : top_ids_, top, kind, "top log-probabilities"));
     HEARTH_TRY(take(staging ? host_top_logprobs_ : top_logprobs_, top, kind, "top log-probabilities"));
   }
@@ -136,6 +135,7 @@ void Sampler::add(const RowRequest& request) {
 }
 
 Status Sampler::upload_inputs() {
+  HEARTH_TRY(device_.upload(row_, host_row_, rows_ * sizeof(ops::SampleRow)));
   if (bias_count_ > 0) {
     HEARTH_TRY(device_.upload(bias_ids_, host_bias_ids_, bias_count_ * sizeof(int32_t)));
     HEARTH_TRY(device_.upload(bias_values_, host_bias_values_, bias_count_ * sizeof(float)));
@@ -145,6 +145,8 @@ Status Sampler::upload_inputs() {
 }
 
 Status Sampler::download_results() {
+  HEARTH_TRY(device_.download(host_token_, token_, rows_ * sizeof(int32_t)));
+  HEARTH_TRY(device_.download(host_logprob_, logprob_, rows_ * sizeof(float)));
   if (tops_) {
     size_t entries = static_cast<size_t>(rows_) * ops::max_top_logprobs;
     HEARTH_TRY(device_.download(host_top_ids_, top_ids_, entries * sizeof(int32_t)));
@@ -160,7 +162,7 @@ Status Sampler::launch(float* logits) {
   params.rows = rows_;
   params.logits = logits;
   params.logits_stride = logits_stride_;
-  params.row = host_row_;
+  params.row = row_;
   params.host_row = host_row_;
   params.bias_ids = bias_ids_;
   params.bias_values = bias_values_;
@@ -169,8 +171,8 @@ Status Sampler::launch(float* logits) {
   params.prompt_seen = penalties_ ? prompt_seen_ : nullptr;
   params.output_count = penalties_ ? output_count_ : nullptr;
   params.sampled = sampled_;
-  params.token = host_token_;
-  params.logprob = host_logprob_;
+  params.token = token_;
+  params.logprob = logprob_;
   params.top_ids = top_ids_;
   params.top_logprobs = top_logprobs_;
   params.workspace = workspace_;

@@ -97,12 +97,13 @@ class Sampler {
   std::vector<void*> owned_;
   std::vector<uint16_t> counts_;  // scratch of start_slot: [2 * vocabulary]
   // On the device.
+  ops::SampleRow* row_ = nullptr;
   int32_t* bias_ids_ = nullptr;
   float* bias_values_ = nullptr;
   uint32_t* mask_ = nullptr;
   uint16_t *prompt_seen_ = nullptr, *output_count_ = nullptr;
-  int32_t* top_ids_ = nullptr;
-  float* top_logprobs_ = nullptr;
+  int32_t *token_ = nullptr, *top_ids_ = nullptr;
+  float *logprob_ = nullptr, *top_logprobs_ = nullptr;
   void* workspace_ = nullptr;
   // In staging memory.
   ops::SampleRow* host_row_ = nullptr;
