@@ -66,6 +66,7 @@ struct Program {
   int32_t reset_begin, reset_end;     // by the last block
   int32_t slot_units;                 // of a w4 linear in a slot of the ring: one or two a worker
   int32_t group_sums_bytes, x_stride; // of activations in shared memory: their sums, then rows
+  int32_t history_flight, unused;     // flight: slots of weights being loaded at a time; of KV history: this many
   ProgramShape shape[program_shapes_max];
   ProgramPhase phase[program_phases_max];
 };

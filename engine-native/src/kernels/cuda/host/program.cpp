@@ -135,7 +135,10 @@ class Collected final : public CudaStream::Deferred {
       program_->slot_bytes *= 2;
     }
     program_->slots = std::min(slots(scratch_, program_->slot_bytes, program_->phases, stream.shared_limit()), tuning().program_slots);
-    program_->flight = std::clamp(tuning().program_flight, 1, program_->slots);
+    // Of few rows the words that blocks wait for count most; of more rows the products need the weights sooner.
+    const int flight = tuning().program_flight ? tuning().program_flight : program_->rows <= 2 ? 1 : 2;
+    program_->flight = std::clamp(flight, 1, program_->slots);
+    program_->history_flight = std::clamp(std::max(flight, 2), 1, program_->slots);
     program_->exchange = stream.exchange();
     program_->ended = stream.counters() + CudaStream::counter_count - 1;
     const bool bulk = hopper_linear_takes(stream.info().compute_capability);

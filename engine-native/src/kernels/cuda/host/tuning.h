@@ -32,7 +32,7 @@ struct Tuning {
   int program_dense = 0;                  // 1: 16-bit linears too
   int program_phases_min = 3;             // ops that are worth one
   int program_slots = 24;                 // ring slots at most
-  int program_flight = 2;                 // slots being loaded at a time
+  int program_flight = 0;                 // slots of weights being loaded at a time; 0: 1 up to 2 rows, 2 above
   int program_always = 0;                 // 1: every op of few rows as a program of its own, captured or not: for tests
   int cluster_rows = 5;                   // rows from which w4 linears on Hopper take clusters instead
   int prefill_rows = 256;                 // rows from which w4 linears on Hopper take whole tiles of 128 or 256 rows

@@ -87,7 +87,7 @@ __device__ __forceinline__ void decode_program(const Program& p) {
   if (warp >= program_workers + program_finishers) {
     const int loading = thread - finishing_threads;
     if (loading >= Loader<BULK>::lanes) return;
-    Loader<BULK> loader{p, shared_address(program_shared) + ring_at, shared_address(control.full), shared_address(control.empty), loading, 0, RingPlace{}, RingPlace{}, evict_first_policy()};
+    Loader<BULK> loader{p, shared_address(program_shared) + ring_at, shared_address(control.full), shared_address(control.empty), loading, 0, 0, RingPlace{}, RingPlace{}, evict_first_policy()};
     loader.run();
     return;
   }

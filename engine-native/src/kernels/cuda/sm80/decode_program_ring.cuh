@@ -142,16 +142,16 @@ struct Loader {
   static constexpr int lanes = BULK ? 32 : program_loaders * 32, stride = lanes * 16;
   const Program& p;
   uint32_t ring, full, empty;
-  int lane, filled = 0;
+  int lane, filled = 0, copied = 0;
   RingPlace at, landed;
   uint64_t policy;
   TraceWait flying = {}, taken = {};
 
-  // Waits until the slot is free and no more than `flight` copies are under way: more than the memory needs to be busy
-  // would only make everybody's loads wait behind them.
-  __device__ __forceinline__ void acquire() {
+  // Waits until the slot is free and fewer than `flight` copies are under way: more than the memory needs to be busy
+  // would only make everybody's words in the exchange wait behind them.
+  __device__ __forceinline__ void acquire(int flight) {
     flying.begin();
-    if (filled >= p.flight) { barrier_wait(full + landed.slot * 8, landed.parity); landed.next(p.slots); }
+    for (; filled - copied >= flight; ++copied) { barrier_wait(full + landed.slot * 8, landed.parity); landed.next(p.slots); }
     flying.end();
     taken.begin();
     if (filled >= p.slots) barrier_wait(empty + at.slot * 8, at.parity ^ 1);
@@ -202,7 +202,7 @@ struct Loader {
     for (int tile = tiles.begin; tile < tiles.end; ++tile, from += static_cast<int64_t>(16) * l.in * 2)
       for (int k = 0; k < l.in; k += dense_unit) {
         const int bytes = min(dense_unit, l.in - k) * 2;
-        acquire();
+        acquire(p.flight);
         const uint32_t to = ring + at.slot * p.slot_bytes;
         if constexpr (BULK) {
 #if __CUDA_ARCH__ >= 900
@@ -234,7 +234,7 @@ struct Loader {
     for (int tile = tiles.begin; tile < tiles.end; ++tile)
       for (int left = units; left > 0; left -= p.slot_units) {
         const int bytes = min(left, p.slot_units) * unit_bytes;
-        acquire();
+        acquire(p.flight);
         load_weights(from, bytes);
         from += bytes;
       }
@@ -253,7 +253,7 @@ struct Loader {
       int32_t ids = 0;
       for (int done = 0; done < item.blocks; done += per_slot) {
         const int count = min(per_slot, item.blocks - done);
-        acquire();
+        acquire(p.history_flight);
         for (int i = 0; i < count; ++i) {
           const int index_in = done + i;
           if (index_in % 32 == 0) ids = index_in + lane % 32 < item.blocks ? __ldcg(table + index_in + lane % 32) : 0;
