@@ -119,7 +119,7 @@ void check_linear(const LinearSpec& s, int rows, const std::string& label, const
   std::memcpy(weight.host(), packed.data(), packed.size());
   weight.upload();
   // Rows that are whole 16-byte pieces, and rows that are not.
-  const int columns = s.gated ? s.out / 2 : s.out, y_stride = coin() ? columns + 5 : (columns + 7) / 4 * 4, x_stride = s.in + 8;
+  const int columns = s.gated ? s.out / 2 : s.out, y_stride = coin() ? columns + 5 : coin() ? (columns + 7) / 4 * 4 : (columns + 15) / 8 * 8, x_stride = s.in + 8;
   Array x(s.x_type, static_cast<size_t>(rows) * x_stride), norm_weight(DType::f32, s.in), bias(DType::f32, s.out), y(s.y_type, static_cast<size_t>(rows) * y_stride);
   x.normal();
   for (int i = 0; i < s.in; ++i) norm_weight.set(i, 1 + 0.2f * random_normal());
@@ -313,6 +313,28 @@ TEST(Linear, Clusters) {
       s.bias = true, s.residual = in > out, s.activation = in > out ? Activation::none : Activation::gelu_tanh;
       check_linear(s, rows, "tower " + std::to_string(in) + "x" + std::to_string(out));
     }
+}
+
+// Tiles cut wherever a block's share ends: more parts than tiles, fewer, and whole towers of several images.
+TEST(Linear, Streams) {
+  for (int i = 0; i < 24; ++i) {
+    kernels::cuda::hopper_forced_cut() = {0, 0, 1, 1, 1, i % 2 ? 192 : 256};
+    const WeightFormat format = i % 3 == 0 ? WeightFormat::bf16 : WeightFormat::f16;
+    const DType type = format == WeightFormat::bf16 ? DType::bf16 : DType::f16;
+    LinearSpec s = spec(16 * random_int(4, 150), random_int(200, i % 4 == 3 ? 4000 : 900), format, type, i % 4 < 2 ? DType::f32 : type);
+    s.bias = coin(), s.residual = i % 4 == 0;
+    if (!s.residual) s.activation = std::array{Activation::none, Activation::gelu_tanh, Activation::quick_gelu, Activation::silu, Activation::gelu_erf}[static_cast<size_t>(random_int(0, 4))];
+    check_linear(s, random_int(512, i % 4 == 3 ? 1500 : 800), "stream " + std::to_string(s.in) + "x" + std::to_string(s.out));
+  }
+  kernels::cuda::hopper_forced_cut() = {};
+  for (int width : {1024, 1152}) {
+    const int rows = width == 1024 ? 4616 : 5832, ffn = width == 1024 ? 4096 : 4304;
+    for (const auto& [in, out] : {std::pair{width, 3 * width}, {width, width}, {width, ffn}, {ffn, width}}) {
+      LinearSpec s = spec(in, out, WeightFormat::f16, DType::f16, out == width ? DType::f32 : DType::f16);
+      s.bias = true, s.residual = out == width, s.activation = out == ffn ? Activation::gelu_tanh : Activation::none;
+      check_linear(s, rows, "towers " + std::to_string(in) + "x" + std::to_string(out));
+    }
+  }
 }
 
 TEST(Linear, W8Exact) {

@@ -12,6 +12,7 @@ struct HopperAttentionArgs { TensorMapBytes k, v; AttentionArgs attention; };
 struct HopperVisionArgs { TensorMapBytes qkv; VisionArgs vision; };
 struct HopperArgs {
   TensorMapBytes x, weight;
+  TensorMapBytes y;  // kernels that end in tile_store.cuh: boxes of 16 rows by 128 bytes
   LinearArgs linear;
   int m_tiles, n_tiles;
   int weights_constant;  // dense: no kernel writes the weights, so they may be read before the kernels before this one end

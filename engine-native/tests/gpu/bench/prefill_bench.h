@@ -161,7 +161,7 @@ void bench_cut_shape(const DenseShape& shape, bool residual, Activation activati
         linear.implementation->run(l, p, gpu->stream());
       }
     }, 8) / copies;
-    std::printf("  %d-%d %dx%dx%d %.1f", cut.stages, cut.held, cut.cm, cut.cn, cut.ck, us);
+    std::printf("  %d-%d %dx%dx%d s%d %.1f", cut.stages, cut.held, cut.cm, cut.cn, cut.ck, cut.stream, us);
   }
   kernels::cuda::hopper_forced_cut() = {};
   std::printf("\n");
@@ -172,7 +172,7 @@ void bench_cut_shape(const DenseShape& shape, bool residual, Activation activati
 
 void bench_cuts() {
   using kernels::cuda::DenseCut;
-  const std::vector<DenseCut> one = {{}, {3, 0}, {3, 1}, {6, 1}, {6, 1, 1, 2, 1}}, many = {{}, {3, 0}, {3, 1}, {3, 0, 2, 1, 1}};
+  const std::vector<DenseCut> one = {{}, {3, 0}, {3, 1}, {6, 1}, {6, 1, 1, 2, 1}}, many = {{3, 1}, {0, 0, 1, 1, 1, 192}, {0, 0, 1, 1, 1, 256}, {0, 0, 1, 1, 1, -1}, {}};
   const std::vector<DenseCut> split = {{}, {6, 1, 1, 1, 2}, {6, 1, 1, 2, 2}, {3, 0, 1, 1, 3}, {3, 0, 1, 1, 4}};
   for (int rows : {577, 729, 4616, 5832}) {
     const bool clip = rows % 577 == 0;

@@ -1,22 +1,13 @@
 // Norms of many f32 rows to 16 bits, one warp a row kept in registers: no meeting of warps. For vision towers,
-// where the next linear waits for it.
+// where the next linear waits for it. Weights are read once a block, into shared memory: rows of several images are few
+// blocks, each of many rows, and registers for more warps (a read of them a row cost as much as the row).
 #include "kernels/cuda/common.cuh"
 
 using namespace hearth::kernels::cuda;
 
-// Rows of at most V * 128 values; weights are in registers before the kernel waits for its predecessors.
-template <int V> __device__ __forceinline__ void norm_rows(const NormArgs& p) {
-  const int lane = threadIdx.x % 32, row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-  auto read = [&](const float* from, int v, float otherwise) {
-    const int i = (v * 32 + lane) * 4;
-    return from && i < p.width ? __ldg(reinterpret_cast<const float4*>(from + i)) : make_float4(otherwise, otherwise, otherwise, otherwise);
-  };
-  float4 w[V], b[V], x[V];
-#pragma unroll
-  for (int v = 0; v < V; ++v) { w[v] = read(p.weight, v, 1); b[v] = read(p.bias, v, 0); }
-  launch_dependents();
-  wait_predecessors();
-  if (row >= p.rows) return;
+template <int V> __device__ __forceinline__ void norm_row(const NormArgs& p, int row, const float4* w, const float4* b) {
+  const int lane = threadIdx.x % 32;
+  float4 x[V];
   const float* from = static_cast<const float*>(p.x) + row * p.x_stride;
 #pragma unroll
   for (int v = 0; v < V; ++v) {
@@ -41,12 +32,26 @@ template <int V> __device__ __forceinline__ void norm_rows(const NormArgs& p) {
   for (int v = 0; v < V; ++v) {
     const int i = (v * 32 + lane) * 4;
     if (i >= p.width) continue;
-    const float4 weight = w[v], bias = b[v];
+    const float4 weight = w[v * 32 + lane], bias = b[v * 32 + lane];
     const float a0 = (x[v].x - mean) * inverse * weight.x + bias.x, a1 = (x[v].y - mean) * inverse * weight.y + bias.y;
     const float a2 = (x[v].z - mean) * inverse * weight.z + bias.z, a3 = (x[v].w - mean) * inverse * weight.w + bias.w;
     *reinterpret_cast<uint2*>(to + i) = p.y_type == type_f16 ? make_uint2(pack2<__half>(a0, a1), pack2<__half>(a2, a3))
                                                              : make_uint2(pack2<__nv_bfloat16>(a0, a1), pack2<__nv_bfloat16>(a2, a3));
   }
 }
-extern "C" __global__ void __launch_bounds__(128) norm_rows_1024_kernel(const NormArgs p) { norm_rows<8>(p); }
-extern "C" __global__ void __launch_bounds__(128) norm_rows_1280_kernel(const NormArgs p) { norm_rows<10>(p); }
+// Rows of at most V * 128 values.
+template <int V> __device__ __forceinline__ void norm_rows(const NormArgs& p) {
+  __shared__ float4 w[V * 32], b[V * 32];
+  for (int i = threadIdx.x; i < V * 32; i += blockDim.x) {
+    const bool there = i * 4 < p.width;
+    w[i] = p.weight && there ? __ldg(reinterpret_cast<const float4*>(p.weight) + i) : make_float4(1, 1, 1, 1);
+    b[i] = p.bias && there ? __ldg(reinterpret_cast<const float4*>(p.bias) + i) : make_float4(0, 0, 0, 0);
+  }
+  __syncthreads();
+  launch_dependents();
+  wait_predecessors();
+  const int warps = blockDim.x / 32;
+  for (int row = blockIdx.x * warps + threadIdx.x / 32; row < p.rows; row += gridDim.x * warps) norm_row<V>(p, row, w, b);
+}
+extern "C" __global__ void __launch_bounds__(128, 6) norm_rows_1024_kernel(const NormArgs p) { norm_rows<8>(p); }
+extern "C" __global__ void __launch_bounds__(128, 6) norm_rows_1280_kernel(const NormArgs p) { norm_rows<10>(p); }

@@ -104,7 +104,7 @@ void launch_norm(CudaStream& stream, const NormArgs& args) {
                        (!args.weight || aligned16(args.weight)) && (!args.bias || aligned16(args.bias));
   const bool narrows = aligned && args.x_type == type_f32 && args.y_type != type_f32 && !args.accumulate;
   if (narrows && args.kind != norm_none && args.rows >= norm_rows_from && args.width <= 1280)
-    return stream.launch(norm_rows_kernels[args.width > 1024], {divide_up(args.rows, 4), 1, 1, 128}, args);
+    return stream.launch(norm_rows_kernels[args.width > 1024], {std::min(divide_up(args.rows, 4), 6 * stream.multiprocessors()), 1, 1, 128}, args);
   if (narrows && args.width <= 8192)
     return stream.launch(args.width <= 4096 ? norm_narrow4_kernel : norm_narrow8_kernel, {args.rows, 1, 1, 256}, args);
   stream.launch(norm_kernel, {args.rows, 1, 1, block, round_up(args.width, 4) * 4}, args);

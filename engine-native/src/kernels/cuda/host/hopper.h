@@ -14,14 +14,16 @@ bool hopper_linear_takes(int compute_capability);
 
 // y = epilogue(weight * x), many rows: args.x contiguous rows of `type` (f16, bf16 or i8), args.weight rows
 // [tiles * 16, k_padded] of the same. `weights_constant`: no kernel writes them (a model's own, not a scratch).
+// args.partial: hopper_linear_workspace() bytes for sums of parts of tiles, or null (then no kernel that needs them).
 void hopper_linear(device::CudaStream& stream, DType type, const LinearArgs& args, bool weights_constant);
+size_t hopper_linear_workspace(int max_rows, int multiprocessors);
 // The same with w4-mma weights, decoded in registers; args.x contiguous rows of f16 or bf16. Needs no workspace.
 void hopper_w4_prefill(device::CudaStream& stream, DType type, const LinearArgs& args);
 // Output columns of a tile for this shape: the width that takes least time by waves and bytes.
 int hopper_tile_columns(int rows, int out, int k_bytes, int multiprocessors);
 // How linear_cluster takes a dense linear: depth of its ring (0: another kernel), stages held behind the product (0 or 1),
-// blocks of a cluster that share weights (cm), rows (cn), and split K (ck).
-struct DenseCut { int stages = 0, held = 0, cm = 1, cn = 1, ck = 1; };
+// blocks of a cluster that share weights (cm), rows (cn), and split K (ck). Or by linear_stream: outputs of its tiles, -1: never.
+struct DenseCut { int stages = 0, held = 0, cm = 1, cn = 1, ck = 1, stream = 0; };
 // For measurements and tests: how every dense linear of 16 bits is cut.
 DenseCut& hopper_forced_cut();
 // For measurements: every dense tile this wide (64, 128, 192, 256), 0 to choose.

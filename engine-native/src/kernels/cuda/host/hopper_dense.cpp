@@ -9,11 +9,12 @@ namespace hearth::kernels::cuda {
 using device::CudaKernel;
 using device::CudaStream;
 
-extern const device::CudaModule module_linear_cluster_f16, module_linear_cluster_bf16;
+extern const device::CudaModule module_linear_cluster_f16, module_linear_cluster_bf16, module_linear_stream_f16, module_linear_stream_bf16;
 extern const device::CudaModule module_linear_wgmma_f16, module_linear_wgmma_bf16, module_linear_wgmma_int8, module_linear_w4_prefill_f16, module_linear_w4_prefill_bf16;
 
 namespace {
 
+constexpr int stream_rows = 512;  // from here linear_stream
 constexpr int widths = 4, bm = 128, row_bytes = 128;
 constexpr int columns[widths] = {64, 128, 192, 256}, stages[widths] = {6, 5, 4, 4};
 #define HEARTH_WGMMA(n) {{&module_linear_wgmma_f16, "linear_wgmma_n" #n "_f16"}, {&module_linear_wgmma_bf16, "linear_wgmma_n" #n "_bf16"}, {&module_linear_wgmma_int8, "linear_wgmma_n" #n "_int8"}}
@@ -24,6 +25,12 @@ constexpr int cluster_columns = 128, cluster_stages_max = 6;
 const CudaKernel cluster_kernels[2][2] = {{{&module_linear_cluster_f16, "linear_cluster_h0_f16"}, {&module_linear_cluster_bf16, "linear_cluster_h0_bf16"}},
                                           {{&module_linear_cluster_f16, "linear_cluster_h1_f16"}, {&module_linear_cluster_bf16, "linear_cluster_h1_bf16"}}};
 int cluster_shared_bytes(int stages) { return std::max(stages * (bm + cluster_columns) * row_bytes, bm * cluster_columns * 4) + 1024; }
+
+// [width][type]: sm90/linear_stream.cuh.
+constexpr int stream_widths = 2, stream_columns[stream_widths] = {192, 256}, stream_stages = 4;
+#define HEARTH_STREAM(n) {{&module_linear_stream_f16, "linear_stream_n" #n "_f16"}, {&module_linear_stream_bf16, "linear_stream_n" #n "_bf16"}}
+const CudaKernel stream_kernels[stream_widths][2] = {HEARTH_STREAM(192), HEARTH_STREAM(256)};
+int stream_shared_bytes(int width) { return stream_stages * (bm + stream_columns[width]) * row_bytes + 8 * 4096 + 1024; }
 
 // The ring, eight warps' stages of 4 KB, and room to align the ring.
 int shared_bytes(int width) { return stages[width] * (bm + columns[width]) * row_bytes + 8 * 4096 + 1024; }
@@ -38,7 +45,7 @@ int prefill_shared_bytes(int size, int unit_bytes) {
 }
 
 // CUtensorMap enums.
-constexpr int type_uint8 = 0, type_float16 = 6, type_bfloat16 = 9, swizzle_128 = 3, promotion_256 = 3;
+constexpr int type_uint8 = 0, type_float16 = 6, type_float32 = 7, type_bfloat16 = 9, swizzle_128 = 3, promotion_256 = 3;
 
 // Cycles of one wave, about: products of a k block take 4 a column, its bytes come at some 40 a cycle; then the epilogue.
 int wave_cycles(int n, int blocks_k) { return blocks_k * std::max(4 * n, (bm + n) * row_bytes / 40) + 1500 + 8 * n; }
@@ -70,7 +77,7 @@ DenseCut& hopper_forced_cut() {
 }
 
 Status describe_matrix(const device::cu::Api& api, TensorMapBytes& map, DType type, const void* data, int k, int rows, int64_t stride, int box_rows) {
-  const int bytes = static_cast<int>(size_of(type)), kind = type == DType::bf16 ? type_bfloat16 : type == DType::f16 ? type_float16 : type_uint8;
+  const int bytes = static_cast<int>(size_of(type)), kind = type == DType::bf16 ? type_bfloat16 : type == DType::f16 ? type_float16 : type == DType::f32 ? type_float32 : type_uint8;
   const uint64_t dims[2] = {static_cast<uint64_t>(k), static_cast<uint64_t>(rows)}, strides[1] = {static_cast<uint64_t>(stride) * bytes};
   const uint32_t box[2] = {static_cast<uint32_t>(row_bytes / bytes), static_cast<uint32_t>(box_rows)}, steps[2] = {1, 1};
   const int code = api.cuTensorMapEncodeTiled(reinterpret_cast<device::cu::TensorMap*>(&map), kind, 2, const_cast<void*>(data), dims, strides, box, steps, 0,
@@ -94,6 +101,40 @@ void launch_cluster(CudaStream& stream, DType type, const DenseCut& cut, const L
                 {args.m_tiles * args.n_tiles * cut.ck, 1, 1, 288, cluster_shared_bytes(cut.stages), cut.cm * cut.cn * cut.ck}, args);
 }
 
+// y as sm90/tile_store.cuh writes it.
+bool stored_by_copy(const LinearArgs& linear) {
+  const int bytes = linear.y_type == type_f32 ? 4 : 2;
+  return !linear.gated && !linear.weight_scale && linear.y_stride * bytes % 16 == 0 && reinterpret_cast<uint64_t>(linear.y) % 16 == 0;
+}
+Status describe_output(const device::cu::Api& api, HopperArgs& args) {
+  const LinearArgs& linear = args.linear;
+  const DType type = linear.y_type == type_f32 ? DType::f32 : linear.y_type == type_f16 ? DType::f16 : DType::bf16;
+  return describe_matrix(api, args.y, type, linear.y, linear.out, linear.rows, linear.y_stride, 16);
+}
+
+// Index of the width in which linear_stream takes a linear, -1: it does not. Its blocks share everything evenly, so what
+// counts is the time of a block of k over the tiles, which columns beyond `out` take as well.
+int stream_width(const LinearArgs& linear, int multiprocessors) {
+  const int forced = hopper_forced_cut().stream;
+  if (!linear.partial || !stored_by_copy(linear) || forced < 0 || (hopper_forced_cut().stages && !forced)) return -1;
+  if (forced) return forced == stream_columns[0] ? 0 : 1;
+  if (linear.rows < stream_rows || divide_up(linear.rows, bm) * divide_up(linear.out, 256) < multiprocessors) return -1;
+  auto cycles = [&](int n) { return divide_up(linear.out, n) * wave_cycles(n, divide_up(linear.k_padded * 2, row_bytes)); };
+  return cycles(192) < cycles(256) ? 0 : 1;
+}
+void launch_stream(CudaStream& stream, DType type, int width, const LinearArgs& linear, bool weights_constant) {
+  HopperArgs args{};
+  args.linear = linear;
+  args.weights_constant = weights_constant;
+  const int out_rows = linear.tiles * 16, n = stream_columns[width];
+  args.m_tiles = divide_up(linear.rows, bm);
+  args.n_tiles = divide_up(linear.out, n);
+  if (Status s = describe_matrix(stream.api(), args.x, type, linear.x, linear.in, linear.rows, linear.x_stride, bm); !s) return stream.fail(s);
+  if (Status s = describe_matrix(stream.api(), args.weight, type, linear.weight, linear.k_padded, out_rows, linear.k_padded, n); !s) return stream.fail(s);
+  if (Status s = describe_output(stream.api(), args); !s) return stream.fail(s);
+  stream.launch(stream_kernels[width][type == DType::bf16], {stream.multiprocessors(), 1, 1, 384, stream_shared_bytes(width)}, args);
+}
+
 // Where linear_cluster beats linear_wgmma, as measured on the shapes of vision towers (docs/performance-cuda.md); stages 0: nowhere.
 DenseCut cluster_cut(const LinearArgs& linear, int multiprocessors) {
   const int columns = divide_up(linear.tiles * 16, cluster_columns), tiles = divide_up(linear.rows, bm) * columns, blocks_k = divide_up(linear.k_padded * 2, row_bytes);
@@ -111,6 +152,7 @@ DenseCut cluster_cut(const LinearArgs& linear, int multiprocessors) {
 
 void hopper_linear(CudaStream& stream, DType type, const LinearArgs& linear, bool weights_constant) {
   if (type != DType::i8 && !hopper_forced_columns()) {
+    if (const int width = stream_width(linear, stream.multiprocessors()); width >= 0) return launch_stream(stream, type, width, linear, weights_constant);
     const DenseCut cut = hopper_forced_cut().stages ? hopper_forced_cut() : cluster_cut(linear, stream.multiprocessors());
     if (cut.stages) return launch_cluster(stream, type, cut, linear, weights_constant);
   }
@@ -140,7 +182,12 @@ void hopper_w4_prefill(CudaStream& stream, DType type, const LinearArgs& linear)
                 {std::min(args.m_tiles * args.n_tiles, sms), 1, 1, 384, prefill_shared_bytes(size, linear.unit_bytes)}, args);
 }
 
+size_t hopper_linear_workspace(int max_rows, int multiprocessors) {
+  return max_rows < stream_rows ? 0 : static_cast<size_t>(multiprocessors) * bm * stream_columns[stream_widths - 1] * sizeof(float);
+}
+
 void append_hopper_dense_shared(std::vector<SharedUse>& uses) {
+  for (int i = 0; i < stream_widths; ++i) uses.push_back({stream_kernels[i][0].name, stream_shared_bytes(i)});
   for (int i = 0; i < widths; ++i) uses.push_back({kernels[i][0].name, shared_bytes(i)});
   uses.push_back({cluster_kernels[0][0].name, cluster_shared_bytes(3)});
   uses.push_back({cluster_kernels[1][0].name, cluster_shared_bytes(cluster_stages_max)});

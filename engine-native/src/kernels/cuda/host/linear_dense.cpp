@@ -77,6 +77,7 @@ size_t workspace_bytes(const LinearSpec& s, int max_rows, const DeviceInfo& info
   const size_t x = aligned(static_cast<size_t>(max_rows) * s.in * 2);  // also of rows that are not 16-byte aligned
   size_t most = 0;
   for (int i = 0; i <= size_for(max_rows); ++i) most = std::max(most, tile_partial_bytes(tile_size(i), info.threads));
+  if (hopper_linear_takes(info.compute_capability)) most = std::max(most, hopper_linear_workspace(max_rows, info.threads));
   return x + most;
 }
 
@@ -105,6 +106,7 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
   const bool hopper = hopper_linear_takes(stream.info().compute_capability);
   if (hopper && p.rows >= prefill_rows) {
     a.k_padded = s.in;
+    a.partial = hopper_linear_workspace(p.rows, stream.multiprocessors()) ? reinterpret_cast<float*>(scratch.at) : nullptr;
     return hopper_linear(stream, narrow, a, true);
   }
   if (p.rows >= prefill_rows) return mma_linear(stream, kind_dense16, narrow, a);
