@@ -72,7 +72,8 @@ export class ImageDecoder {
   /** Pictures of load() whose pixels nobody reads any more: the worker writes others over them. Their pixels are gone. */
   recycle(images: readonly Pick<DecodedImage, 'pixels'>[]): void {
     for (const { pixels } of images) {
-      if (!this.#worker || !(pixels.buffer instanceof ArrayBuffer) || pixels.buffer.byteLength < recycledBytesMin) continue;
+      if (!this.#worker || !(pixels.buffer instanceof ArrayBuffer) || pixels.buffer.byteLength < recycledBytesMin)
+        continue;
       this.#worker.postMessage({ spare: pixels.buffer }, [pixels.buffer]);
     }
   }

@@ -24,6 +24,7 @@ const drainBytes = 1024 * 1024;
 const drainsPerTurn = 64;
 /** Copies larger than this are made off the event loop. */
 const asyncBytesMin = 1024 * 1024;
+const joinBytesPerTurn = 4 * 1024 * 1024;
 
 export interface EngineOptions {
   device: 'auto' | 'cpu' | 'cuda';
@@ -32,6 +33,21 @@ export interface EngineOptions {
   queueTokens: number;
   profile?: string | null;
   logLevel?: 'error' | 'warn' | 'info' | 'debug';
+}
+
+/** Several pictures as one, a few milliseconds at a time: two photographs are 70 MB. */
+async function joined(parts: readonly Uint8Array[]): Promise<Uint8Array> {
+  const all = new Uint8Array(parts.reduce((size, part) => size + part.length, 0));
+  let to = 0;
+  for (const part of parts) {
+    for (let at = 0; at < part.length; at += joinBytesPerTurn) {
+      const piece = part.subarray(at, at + joinBytesPerTurn);
+      all.set(piece, to);
+      to += piece.length;
+      if (all.length > asyncBytesMin) await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+  return all;
 }
 
 interface Job {
@@ -147,7 +163,8 @@ export class NativeEngine implements Engine {
     const literal = Uint32Array.from(request.literal.flat());
     const ids = request.ids ?? new Int32Array(0);
     const images = request.images ?? [];
-    const pixels = images.length === 1 ? images[0]!.pixels : Buffer.concat(images.map((image) => image.pixels));
+    const pixels =
+      images.length < 2 ? (images[0]?.pixels ?? new Uint8Array(0)) : await joined(images.map((image) => image.pixels));
     const handle = new Uint32Array(1);
     const args = [
       this.#pointer,
