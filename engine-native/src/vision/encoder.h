@@ -33,6 +33,8 @@ struct Layout {
 struct Prepared {
   int grid_h = 0, grid_w = 0;      // patches
   std::vector<std::byte> patches;  // [grid_h * grid_w, padded channels * frames * patch * patch] in the tower's order and type
+  std::shared_ptr<std::byte> pinned;  // or here, in memory that a GPU copies from: (uploads.h)
+  size_t pinned_bytes = 0;
   std::vector<float> embeddings;   // [patches, width]: position embeddings for this grid
   std::vector<float> cos, sin;     // [patches, head_dim]: rope in two dimensions
   std::vector<int32_t> windows;    // [windows + 1] first row of each attention window

@@ -129,7 +129,7 @@ int64_t LlavaEncoder::activation_bytes() const {
   const size_t projected = static_cast<size_t>(projected_rows(images_max_)) * static_cast<size_t>(spec_.width_out) * 4;
   size_t bytes = round_up(pixels) + (spec_.clip ? 2 : 1) * round_up(rows * width * 4) + 2 * round_up(projected) + round_up(rows * 4);
   if (merges()) bytes += round_up(images * static_cast<size_t>(cells()) * 4 * width * 4);
-  return static_cast<int64_t>(bytes) + Uploader::cost(pixels) + transformer_.bytes(static_cast<int>(rows));
+  return static_cast<int64_t>(bytes) + Uploader::cost(pixels) + pinned_images() * static_cast<int64_t>(image_bytes()) + transformer_.bytes(static_cast<int>(rows));
 }
 
 // Rows of each image's 2x2 cells, column by column as the reference's flat_square has it; -1 where the grid is padded.
@@ -151,6 +151,7 @@ Status LlavaEncoder::allocate() {
   const size_t pixels = rows * static_cast<size_t>(columns()) * size_of(patch_type_);
   const size_t projected = static_cast<size_t>(projected_rows(images_max_)) * static_cast<size_t>(spec_.width_out);
   HEARTH_TRY(uploads_.allocate(pixels));
+  if (pinned_images() > 0) HEARTH_TRY(pinned_.allocate(pinned_images(), image_bytes()));
   HEARTH_TRY(transformer_.allocate(static_cast<int>(rows)));
   HEARTH_TRY(take_bytes(pixels_, pixels));
   HEARTH_TRY(device_.fill_zero(pixels_, pixels));
@@ -193,7 +194,11 @@ Result<Prepared> LlavaEncoder::prepare(const Pixels& pixels) const {
   HEARTH_ASSIGN(const Image image, process(spec_.processor, pixels));
   Prepared prepared;
   prepared.grid_h = prepared.grid_w = grid();
-  prepared.patches = narrow_patches(to_patches(spec_.processor, image, spec_.patch, 1, 1, columns()), patch_type_);
+  const std::vector<float> values = to_patches(spec_.processor, image, spec_.patch, 1, 1, columns());
+  prepared.pinned = pinned_.take();
+  prepared.pinned_bytes = image_bytes();
+  if (prepared.pinned) narrow_patches(values, patch_type_, prepared.pinned.get());
+  else prepared.patches = narrow_patches(values, patch_type_);
   return prepared;
 }
 
@@ -202,16 +207,18 @@ int LlavaEncoder::batch(std::span<const Prepared* const> images) const {
 }
 
 Status LlavaEncoder::begin(std::span<const Job> jobs) {
-  const size_t values = static_cast<size_t>(patches()) * static_cast<size_t>(columns()), bytes = values * size_of(patch_type_);
+  const size_t bytes = image_bytes();
   if (jobs.empty() || jobs.size() > static_cast<size_t>(images_max_)) return Status(Code::internal, "a pass of too many images");
   for (const Job& job : jobs) {
-    if (job.image->patches.size() != bytes) return invalid("an image prepared for another model");
+    if ((job.image->pinned ? job.image->pinned_bytes : job.image->patches.size()) != bytes) return invalid("an image prepared for another model");
   }
   const size_t row = static_cast<size_t>(columns()) * size_of(patch_type_);
   HEARTH_TRY(uploads_.begin());
   for (size_t i = 0; i < jobs.size(); i++) {
     const size_t first = i * static_cast<size_t>(tokens()) + static_cast<size_t>(first_patch());
-    HEARTH_TRY(uploads_.add(static_cast<std::byte*>(pixels_) + first * row, jobs[i].image->patches.data(), bytes));
+    const Prepared& image = *jobs[i].image;
+    std::byte* to = static_cast<std::byte*>(pixels_) + first * row;
+    HEARTH_TRY(image.pinned ? uploads_.add(to, image.pinned, bytes) : uploads_.add(to, image.patches.data(), bytes));
   }
   HEARTH_TRY(uploads_.end());
   start(jobs, {static_cast<int32_t>(jobs.size())});

@@ -58,6 +58,8 @@ class LlavaEncoder final : public Tower {
   Result<std::vector<float>> position_table(const formats::Checkpoint& checkpoint) const;
   std::vector<int32_t> cell_index() const;
   int skipped() const { return spec_.drop_first ? 1 : 0; }
+  size_t image_bytes() const { return static_cast<size_t>(patches()) * static_cast<size_t>(columns()) * size_of(patch_type_); }
+  int pinned_images() const { return device_.info().kind == device::DeviceKind::cpu ? 0 : 2 * images_max_; }
   Status embed() override;
   void run_block(int index) override;
   Status project() override;
@@ -70,6 +72,7 @@ class LlavaEncoder final : public Tower {
   ops::BoundNorm pre_norm_;
   ops::BoundGather cell_gather_, position_gather_;
   DType patch_type_ = DType::f32;  // of pixels
+  PinnedPool pinned_{device_};     // pictures prepared and not yet uploaded, where there is room
   const float* positions_ = nullptr;  // [tokens, width]: position embeddings, the patches' bias and the class token
   const float* pre_norm_weight_ = nullptr;
   const float* pre_norm_bias_ = nullptr;

@@ -57,12 +57,16 @@ DType patch_type(const LinearRequest& request, const device::DeviceInfo& device)
   return request.custom_format == ops::WeightFormat::f16 ? DType::f16 : request.custom_format == ops::WeightFormat::bf16 ? DType::bf16 : DType::f32;
 }
 
+void narrow_patches(const std::vector<float>& patches, DType type, std::byte* to) {
+  if (type == DType::f32) std::memcpy(to, patches.data(), patches.size() * sizeof(float));
+  auto* narrow = reinterpret_cast<uint16_t*>(to);
+  for (size_t i = 0; type == DType::f16 && i < patches.size(); i++) narrow[i] = to_half(patches[i]).bits;
+  for (size_t i = 0; type == DType::bf16 && i < patches.size(); i++) narrow[i] = to_bfloat16(patches[i]).bits;
+}
+
 std::vector<std::byte> narrow_patches(const std::vector<float>& patches, DType type) {
   std::vector<std::byte> out(patches.size() * size_of(type));
-  if (type == DType::f32) std::memcpy(out.data(), patches.data(), out.size());
-  auto* to = reinterpret_cast<uint16_t*>(out.data());
-  for (size_t i = 0; type == DType::f16 && i < patches.size(); i++) to[i] = to_half(patches[i]).bits;
-  for (size_t i = 0; type == DType::bf16 && i < patches.size(); i++) to[i] = to_bfloat16(patches[i]).bits;
+  narrow_patches(patches, type, out.data());
   return out;
 }
 

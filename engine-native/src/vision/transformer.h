@@ -88,6 +88,7 @@ model::LinearRequest patch_request(const formats::Checkpoint& checkpoint, const 
 // The type patches are uploaded in: the one a GPU's kernels would round them to before the product, so nothing is lost.
 DType patch_type(const model::LinearRequest& request, const device::DeviceInfo& device);
 std::vector<std::byte> narrow_patches(const std::vector<float>& patches, DType type);
+void narrow_patches(const std::vector<float>& patches, DType type, std::byte* to);
 // Columns of a patch padded so that kernels may load whole vectors.
 int padded_columns(int columns);
 

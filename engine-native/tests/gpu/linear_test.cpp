@@ -317,14 +317,15 @@ TEST(Linear, Clusters) {
 
 // Tiles cut wherever a block's share ends: more parts than tiles, fewer, and whole towers of several images.
 TEST(Linear, Streams) {
-  for (int i = 0; i < 24; ++i) {
-    kernels::cuda::hopper_forced_cut() = {0, 0, 1, 1, 1, i % 2 ? 192 : 256};
+  for (int i = 0; i < 36; ++i) {
+    kernels::cuda::hopper_forced_cut() = {0, 0, 1, 1, 1, std::array{192, 1064, 256, 1128, 64, 1192, 128, 1256}[static_cast<size_t>(random_int(0, 7))]};
     const WeightFormat format = i % 3 == 0 ? WeightFormat::bf16 : WeightFormat::f16;
     const DType type = format == WeightFormat::bf16 ? DType::bf16 : DType::f16;
-    LinearSpec s = spec(16 * random_int(4, 150), random_int(200, i % 4 == 3 ? 4000 : 900), format, type, i % 4 < 2 ? DType::f32 : type);
+    const int out = random_int(200, i % 4 == 3 ? 4000 : 900);
+    LinearSpec s = spec(16 * random_int(4, 150), i % 6 ? out / 8 * 8 : out, format, type, i % 4 < 2 ? DType::f32 : type);
     s.bias = coin(), s.residual = i % 4 == 0;
     if (!s.residual) s.activation = std::array{Activation::none, Activation::gelu_tanh, Activation::quick_gelu, Activation::silu, Activation::gelu_erf}[static_cast<size_t>(random_int(0, 4))];
-    check_linear(s, random_int(512, i % 4 == 3 ? 1500 : 800), "stream " + std::to_string(s.in) + "x" + std::to_string(s.out));
+    check_linear(s, random_int(i % 5 ? 512 : 65, i % 4 == 3 ? 1500 : 800), "stream " + std::to_string(kernels::cuda::hopper_forced_cut().stream) + " " + std::to_string(s.in) + "x" + std::to_string(s.out));
   }
   kernels::cuda::hopper_forced_cut() = {};
   for (int width : {1024, 1152}) {

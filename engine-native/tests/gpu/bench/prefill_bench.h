@@ -82,7 +82,13 @@ void bench_towers(double tflop_s) {
       std::printf("vit %s images %d: %.3f ms, %.0f TFLOP/s, %.2f of the measured %.0f\n", shape.name, images, us / 1e3, tower.operations() / us / 1e6, tower.operations() / us / 1e6 / tflop_s, tflop_s);
       const char* names[] = {"qkv", "attention", "o", "up", "down"};
       for (int part = 0; part < 5; ++part) std::printf("  %s %.1f us", names[part], median_us([&] { tower.layers(1 << part); }, 15) / shape.layers);
-      std::printf(" a layer\n");
+      std::printf(" a layer\n  attention by variant:");
+      for (int variant : {-1, 0, 1, 2, 3, 4, -1}) {
+        kernels::cuda::tuning().vision_attention = variant;
+        std::printf(" %.1f", median_us([&] { tower.layers(2); }, 10) / shape.layers);
+      }
+      kernels::cuda::tuning().vision_attention = 0;
+      std::printf(" us\n");
       std::fflush(stdout);
     }
 }
@@ -172,8 +178,9 @@ void bench_cut_shape(const DenseShape& shape, bool residual, Activation activati
 
 void bench_cuts() {
   using kernels::cuda::DenseCut;
-  const std::vector<DenseCut> one = {{}, {3, 0}, {3, 1}, {6, 1}, {6, 1, 1, 2, 1}}, many = {{3, 1}, {0, 0, 1, 1, 1, 192}, {0, 0, 1, 1, 1, 256}, {0, 0, 1, 1, 1, -1}, {}};
-  const std::vector<DenseCut> split = {{}, {6, 1, 1, 1, 2}, {6, 1, 1, 2, 2}, {3, 0, 1, 1, 3}, {3, 0, 1, 1, 4}};
+  auto stream = [](int columns) { return DenseCut{0, 0, 1, 1, 1, columns}; };
+  const std::vector<DenseCut> one = {stream(-1), stream(1064), stream(1128), stream(1192)};
+  const std::vector<DenseCut> many = {stream(-1), {3, 1}, stream(192), stream(256), stream(1128), stream(1192), stream(1256)};
   for (int rows : {577, 729, 4616, 5832}) {
     const bool clip = rows % 577 == 0;
     const int width = clip ? 1024 : 1152, ffn = clip ? 4096 : 4304;
@@ -182,9 +189,7 @@ void bench_cuts() {
     bench_cut_shape({"up", width, ffn, rows}, false, activation, rows < 1000 ? one : many);
     for (const DenseShape& s : {DenseShape{"o", width, width, rows}, {"down", ffn, width, rows}}) {
       bench_cut_shape(s, true, Activation::none, rows < 1000 ? one : many);
-      if (rows < 1000) bench_cut_shape(s, true, Activation::none, split);
     }
   }
-  for (int rows : {512, 2048})
-    for (const DenseShape& s : {DenseShape{"qkv", 4096, 12288, rows}, {"down", 11008, 4096, rows}}) bench_cut_shape(s, false, Activation::none, many);
+  for (const DenseShape& s : {DenseShape{"qkv", 4096, 12288, 2048}, {"down", 11008, 4096, 2048}}) bench_cut_shape(s, false, Activation::none, {stream(-1), stream(1256)});
 }

@@ -20,7 +20,7 @@ using device::Stream;
 using namespace ops;
 
 extern const CudaModule module_attention, module_attention_prepare_wide, module_attention_decode_f16, module_attention_decode_bf16, module_attention_prefill_f16,
-    module_attention_prefill_bf16, module_attention_wgmma_f16, module_attention_wgmma_bf16;
+    module_attention_prefill_bf16, module_attention_wgmma_f16, module_attention_wgmma_bf16, module_vision_attention_f16, module_vision_attention_bf16;
 
 namespace {
 
@@ -59,6 +59,19 @@ const CudaKernel vision_wgmma_kernels[2][wgmma_sizes][2] = {
 constexpr int wgmma_shared_bytes(int groups, int size) { return divide_up(wgmma_dims[size], 64) * 128 * (64 * groups + 4 * wgmma_tokens[groups - 1][size]) + 1024; }
 // Small heads leave room for two blocks of one warpgroup; one's softmax runs under the other's products.
 int wgmma_groups(int size) { return size == 0 ? tuning().attention_groups : 2; }
+
+// Towers' attention with three multiplying warpgroups a multiprocessor (sm90/vision_attention_*.cu).
+struct VisionTight { int size, groups, tokens; CudaKernel kernels[2]; };
+#define HEARTH_VISION_TIGHT(size, d, g, k) {size, g, k, {{&module_vision_attention_f16, "vision_tight_d" #d "_g" #g "_k" #k "_f16"}, {&module_vision_attention_bf16, "vision_tight_d" #d "_g" #g "_k" #k "_bf16"}}}
+const VisionTight vision_tight[] = {HEARTH_VISION_TIGHT(0, 64, 3, 128), HEARTH_VISION_TIGHT(0, 64, 3, 64), HEARTH_VISION_TIGHT(0, 64, 1, 64), HEARTH_VISION_TIGHT(1, 80, 3, 64)};
+int tight_shared_bytes(const VisionTight& v) { return divide_up(wgmma_dims[v.size], 64) * 128 * (64 * v.groups + 4 * v.tokens) + 1024; }
+// `blocks`: tiles of 192 queries. Measured: SigLIP's heads of 72 gain 15 % with several images, none with one; CLIP's
+// heads of 64 gain nothing (docs/performance-cuda.md).
+const VisionTight* tight_kernel(int size, int blocks, int multiprocessors) {
+  const int wanted = tuning().vision_attention;
+  const VisionTight* chosen = wanted > 0 && wanted <= 4 ? &vision_tight[wanted - 1] : wanted == 0 && blocks >= 2 * multiprocessors ? &vision_tight[3] : nullptr;
+  return chosen && chosen->size == size ? chosen : nullptr;
+}
 
 #define HEARTH_VISION(d) {{&module_attention_prefill_f16, "attention_vision_d" #d "_f16"}, {&module_attention_prefill_bf16, "attention_vision_d" #d "_bf16"}}
 const CudaKernel vision_kernels[head_sizes][2] = {HEARTH_VISION(64), HEARTH_VISION(96), HEARTH_VISION(128), HEARTH_VISION(256)};
@@ -236,11 +249,13 @@ void vision_run(const VisionAttentionSpec& s, const VisionAttentionParams& p, St
   const VisionArgs a = vision_arguments(s, p);
   if (s.rope) stream.launch(vision_rope_kernel, {p.rows, 1, 1, 256}, a);
   if (hopper_linear_takes(stream.info().compute_capability)) {
-    const int size = size_index(wgmma_dims, wgmma_sizes, s.head_dim), groups = wgmma_groups(size);
+    const int size = size_index(wgmma_dims, wgmma_sizes, s.head_dim);
+    const VisionTight* tight = tight_kernel(size, s.heads * divide_up(p.max_segment, 192) * p.segments, stream.multiprocessors());
+    const int groups = tight ? tight->groups : wgmma_groups(size), tokens = tight ? tight->tokens : wgmma_tokens[groups - 1][size];
     HopperVisionArgs maps{{}, a};
-    if (Status status = describe_matrix(stream.api(), maps.qkv, s.type, a.qkv, 3 * s.heads * s.head_dim, p.rows, a.qkv_stride, wgmma_tokens[groups - 1][size]); !status) return stream.fail(status);
-    stream.launch(vision_wgmma_kernels[groups - 1][size][s.type == DType::bf16],
-                  {s.heads, divide_up(p.max_segment, 64 * groups), p.segments, 128 * (groups + 1), wgmma_shared_bytes(groups, size)}, maps);
+    if (Status status = describe_matrix(stream.api(), maps.qkv, s.type, a.qkv, 3 * s.heads * s.head_dim, p.rows, a.qkv_stride, tokens); !status) return stream.fail(status);
+    const CudaKernel& kernel = tight ? tight->kernels[s.type == DType::bf16] : vision_wgmma_kernels[groups - 1][size][s.type == DType::bf16];
+    stream.launch(kernel, {s.heads, divide_up(p.max_segment, 64 * groups), p.segments, 128 * (groups + 1), tight ? tight_shared_bytes(*tight) : wgmma_shared_bytes(groups, size)}, maps);
     return;
   }
   const int size = size_index(prefill_dims, head_sizes, s.head_dim), rows = prefill_warps[size] * 16;
@@ -264,6 +279,8 @@ void append_attention_shared(int sm, std::vector<SharedUse>& uses) {
   for (int i = 0; i < head_sizes; ++i) uses.push_back({prefill_kernels[i][0].name, prefill_shared_bytes(i)});
   for (int i = 0; sm == 90 && i < wgmma_sizes; ++i)
     for (int groups = i == 0 ? 1 : 2; groups <= 2; ++groups) uses.push_back({wgmma_kernels[groups - 1][i][0].name, wgmma_shared_bytes(groups, i)});
+  for (const VisionTight& v : vision_tight)
+    if (sm == 90) uses.push_back({v.kernels[0].name, tight_shared_bytes(v)});
   for (int i = 0; i < decode_sizes; ++i)
     for (int int8 = 0; int8 < 2; ++int8) uses.push_back({decode_kernels[i][2 * int8].name, plan_decode(i, int8, decode_heads, 256, 99 * 1024).shared_bytes});
 }

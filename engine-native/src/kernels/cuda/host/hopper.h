@@ -22,7 +22,8 @@ void hopper_w4_prefill(device::CudaStream& stream, DType type, const LinearArgs&
 // Output columns of a tile for this shape: the width that takes least time by waves and bytes.
 int hopper_tile_columns(int rows, int out, int k_bytes, int multiprocessors);
 // How linear_cluster takes a dense linear: depth of its ring (0: another kernel), stages held behind the product (0 or 1),
-// blocks of a cluster that share weights (cm), rows (cn), and split K (ck). Or by linear_stream: outputs of its tiles, -1: never.
+// blocks of a cluster that share weights (cm), rows (cn), and split K (ck). Or by linear_stream: outputs of its tiles, and 1,000 more for
+// whole tiles only; -1: never.
 struct DenseCut { int stages = 0, held = 0, cm = 1, cn = 1, ck = 1, stream = 0; };
 // For measurements and tests: how every dense linear of 16 bits is cut.
 DenseCut& hopper_forced_cut();

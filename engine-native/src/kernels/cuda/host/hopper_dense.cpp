@@ -14,7 +14,7 @@ extern const device::CudaModule module_linear_wgmma_f16, module_linear_wgmma_bf1
 
 namespace {
 
-constexpr int stream_rows = 512;  // from here linear_stream
+constexpr int stream_rows = 512, even_rows = 2048;  // from here linear_stream may, and by itself does, share out evenly
 constexpr int widths = 4, bm = 128, row_bytes = 128;
 constexpr int columns[widths] = {64, 128, 192, 256}, stages[widths] = {6, 5, 4, 4};
 #define HEARTH_WGMMA(n) {{&module_linear_wgmma_f16, "linear_wgmma_n" #n "_f16"}, {&module_linear_wgmma_bf16, "linear_wgmma_n" #n "_bf16"}, {&module_linear_wgmma_int8, "linear_wgmma_n" #n "_int8"}}
@@ -27,10 +27,11 @@ const CudaKernel cluster_kernels[2][2] = {{{&module_linear_cluster_f16, "linear_
 int cluster_shared_bytes(int stages) { return std::max(stages * (bm + cluster_columns) * row_bytes, bm * cluster_columns * 4) + 1024; }
 
 // [width][type]: sm90/linear_stream.cuh.
-constexpr int stream_widths = 2, stream_columns[stream_widths] = {192, 256}, stream_stages = 4;
+constexpr int stream_widths = 4, stream_columns[stream_widths] = {64, 128, 192, 256}, stream_stages[stream_widths] = {6, 5, 4, 4};
 #define HEARTH_STREAM(n) {{&module_linear_stream_f16, "linear_stream_n" #n "_f16"}, {&module_linear_stream_bf16, "linear_stream_n" #n "_bf16"}}
-const CudaKernel stream_kernels[stream_widths][2] = {HEARTH_STREAM(192), HEARTH_STREAM(256)};
-int stream_shared_bytes(int width) { return stream_stages * (bm + stream_columns[width]) * row_bytes + 8 * 4096 + 1024; }
+const CudaKernel stream_kernels[stream_widths][2] = {HEARTH_STREAM(64), HEARTH_STREAM(128), HEARTH_STREAM(192), HEARTH_STREAM(256)};
+struct StreamCut { int columns = 0; bool whole_tiles = true; };
+int stream_shared_bytes(int width) { return stream_stages[width] * (bm + stream_columns[width]) * row_bytes + 8 * 4096 + 1024; }
 
 // The ring, eight warps' stages of 4 KB, and room to align the ring.
 int shared_bytes(int width) { return stages[width] * (bm + columns[width]) * row_bytes + 8 * 4096 + 1024; }
@@ -104,7 +105,8 @@ void launch_cluster(CudaStream& stream, DType type, const DenseCut& cut, const L
 // y as sm90/tile_store.cuh writes it.
 bool stored_by_copy(const LinearArgs& linear) {
   const int bytes = linear.y_type == type_f32 ? 4 : 2;
-  return !linear.gated && !linear.weight_scale && linear.y_stride * bytes % 16 == 0 && reinterpret_cast<uint64_t>(linear.y) % 16 == 0;
+  // The copy engine cuts off what is outside y by 16 bytes.
+  return !linear.gated && !linear.weight_scale && linear.out * bytes % 16 == 0 && linear.y_stride * bytes % 16 == 0 && reinterpret_cast<uint64_t>(linear.y) % 16 == 0;
 }
 Status describe_output(const device::cu::Api& api, HopperArgs& args) {
   const LinearArgs& linear = args.linear;
@@ -112,18 +114,24 @@ Status describe_output(const device::cu::Api& api, HopperArgs& args) {
   return describe_matrix(api, args.y, type, linear.y, linear.out, linear.rows, linear.y_stride, 16);
 }
 
-// Index of the width in which linear_stream takes a linear, -1: it does not. Its blocks share everything evenly, so what
-// counts is the time of a block of k over the tiles, which columns beyond `out` take as well.
-int stream_width(const LinearArgs& linear, int multiprocessors) {
-  const int forced = hopper_forced_cut().stream;
-  if (!linear.partial || !stored_by_copy(linear) || forced < 0 || (hopper_forced_cut().stages && !forced)) return -1;
-  if (forced) return forced == stream_columns[0] ? 0 : 1;
-  if (linear.rows < stream_rows || divide_up(linear.rows, bm) * divide_up(linear.out, 256) < multiprocessors) return -1;
-  auto cycles = [&](int n) { return divide_up(linear.out, n) * wave_cycles(n, divide_up(linear.k_padded * 2, row_bytes)); };
-  return cycles(192) < cycles(256) ? 0 : 1;
+// How linear_stream takes a linear; outputs 0: not.
+StreamCut stream_cut(const LinearArgs& linear, int multiprocessors) {
+  const DenseCut& forced = hopper_forced_cut();
+  if (!stored_by_copy(linear) || forced.stream < 0 || (forced.stages && !forced.stream)) return {};
+  if (forced.stream) return forced.stream > 1000 || !linear.partial ? StreamCut{forced.stream % 1000, true} : StreamCut{forced.stream, false};
+  // As measured on the shapes of vision towers (docs/performance-cuda.md): even shares read more from the L2 than whole tiles
+  // in step, so they pay where a long K would leave a wave of tiles mostly empty, and where K is short.
+  if (!linear.partial || linear.rows < even_rows || linear.activation != activation_none) return {};
+  const int blocks_k = divide_up(linear.k_padded * 2, row_bytes), tiles = divide_up(linear.rows, bm) * divide_up(linear.out, 256);
+  const int waves = divide_up(tiles, multiprocessors);
+  if (blocks_k >= 48 && tiles > multiprocessors && tiles * 10 < waves * multiprocessors * 7) return {256, false};
+  if (blocks_k <= 20 && linear.out % 192 == 0 && tiles > 2 * multiprocessors) return {192, false};
+  return {};
 }
-void launch_stream(CudaStream& stream, DType type, int width, const LinearArgs& linear, bool weights_constant) {
+void launch_stream(CudaStream& stream, DType type, const StreamCut& cut, const LinearArgs& linear, bool weights_constant) {
   HopperArgs args{};
+  const int width = static_cast<int>(std::find(stream_columns, stream_columns + stream_widths, cut.columns) - stream_columns);
+  args.whole_tiles = cut.whole_tiles;
   args.linear = linear;
   args.weights_constant = weights_constant;
   const int out_rows = linear.tiles * 16, n = stream_columns[width];
@@ -132,7 +140,8 @@ void launch_stream(CudaStream& stream, DType type, int width, const LinearArgs& 
   if (Status s = describe_matrix(stream.api(), args.x, type, linear.x, linear.in, linear.rows, linear.x_stride, bm); !s) return stream.fail(s);
   if (Status s = describe_matrix(stream.api(), args.weight, type, linear.weight, linear.k_padded, out_rows, linear.k_padded, n); !s) return stream.fail(s);
   if (Status s = describe_output(stream.api(), args); !s) return stream.fail(s);
-  stream.launch(stream_kernels[width][type == DType::bf16], {stream.multiprocessors(), 1, 1, 384, stream_shared_bytes(width)}, args);
+  const int blocks = cut.whole_tiles ? std::min(args.m_tiles * args.n_tiles, stream.multiprocessors()) : stream.multiprocessors();
+  stream.launch(stream_kernels[width][type == DType::bf16], {blocks, 1, 1, 384, stream_shared_bytes(width)}, args);
 }
 
 // Where linear_cluster beats linear_wgmma, as measured on the shapes of vision towers (docs/performance-cuda.md); stages 0: nowhere.
@@ -152,7 +161,7 @@ DenseCut cluster_cut(const LinearArgs& linear, int multiprocessors) {
 
 void hopper_linear(CudaStream& stream, DType type, const LinearArgs& linear, bool weights_constant) {
   if (type != DType::i8 && !hopper_forced_columns()) {
-    if (const int width = stream_width(linear, stream.multiprocessors()); width >= 0) return launch_stream(stream, type, width, linear, weights_constant);
+    if (const StreamCut cut = stream_cut(linear, stream.multiprocessors()); cut.columns) return launch_stream(stream, type, cut, linear, weights_constant);
     const DenseCut cut = hopper_forced_cut().stages ? hopper_forced_cut() : cluster_cut(linear, stream.multiprocessors());
     if (cut.stages) return launch_cluster(stream, type, cut, linear, weights_constant);
   }

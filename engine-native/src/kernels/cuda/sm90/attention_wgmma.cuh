@@ -21,7 +21,8 @@ template <int GROUPS, int DP, int TK> struct AttentionLayout {
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ __forceinline__ void group_sync(int group) {
   if (group == 0) asm volatile("bar.sync 1, 128;" ::: "memory");
-  else asm volatile("bar.sync 2, 128;" ::: "memory");
+  else if (group == 1) asm volatile("bar.sync 2, 128;" ::: "memory");
+  else asm volatile("bar.sync 3, 128;" ::: "memory");
 }
 __device__ __forceinline__ float exponential2(float v) {
   float r;
@@ -116,7 +117,13 @@ __device__ __forceinline__ void widen_attention_tile(const PagedSource& source, 
   barrier_arrive(full);
 }
 
-template <class T, bool INT8, int GROUPS, int DP, int TK, class Source>
+// Registers of a loading and of a multiplying thread. TIGHT: three multiplying warpgroups a multiprocessor, in a block or
+// in three.
+template <int GROUPS, bool TIGHT> struct AttentionRegisters {
+  static constexpr int loading = TIGHT ? (GROUPS == 1 ? 24 : 32) : 56, multiplying = TIGHT ? (GROUPS == 1 ? 136 : 160) : GROUPS == 2 ? 224 : 200;
+};
+
+template <class T, bool INT8, int GROUPS, int DP, int TK, bool TIGHT = false, class Source>
 __device__ __forceinline__ void attention_wgmma_tile(const AttentionTile& a, const Source& source) {
   using Layout = AttentionLayout<GROUPS, DP, TK>;
   constexpr int attention_rows = Layout::rows;
@@ -141,7 +148,7 @@ __device__ __forceinline__ void attention_wgmma_tile(const AttentionTile& a, con
   const int tiles = (last_token - first_token) / TK + 1;
 
   if (thread < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(AttentionRegisters<GROUPS, TIGHT>::loading));
     if (!INT8 && thread >= 32) return;
     const int2 seen = make_int2(first_seen, last_token);
     int edges = 0;
@@ -172,7 +179,7 @@ __device__ __forceinline__ void attention_wgmma_tile(const AttentionTile& a, con
     return;
   }
 
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(GROUPS == 2 ? 224 : 200));
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(AttentionRegisters<GROUPS, TIGHT>::multiplying));
   const int group = thread / 128 - 1, warp = thread / 32 % 4, lane = thread % 32, g = lane / 4, t = lane % 4;
   for (int piece = thread % 128; piece < 64 * (DP / 8); piece += 128) {
     const int r = group * 64 + piece / (DP / 8), c = piece % (DP / 8);
@@ -312,14 +319,14 @@ template <class T, bool INT8, int GROUPS, int DP, int TK> __device__ __forceinli
   const PagedSource source{&args, p.block_table + static_cast<int64_t>(blockIdx.z) * p.block_table_stride, static_cast<int>(blockIdx.x) / (p.heads / p.kv_heads)};
   attention_wgmma_tile<T, INT8, GROUPS, DP, TK>(a, source);
 }
-template <class T, int GROUPS, int DP, int TK> __device__ __forceinline__ void attention_vision_wgmma(const HopperVisionArgs& args) {
+template <class T, int GROUPS, int DP, int TK, bool TIGHT = false> __device__ __forceinline__ void attention_vision_wgmma(const HopperVisionArgs& args) {
   const VisionArgs& p = args.vision;
   if (threadIdx.x == 0) prefetch_map(&args.qkv);
   launch_dependents();
   wait_predecessors();
   AttentionTile a;
   if (!vision_tile<T>(p, blockIdx.z, blockIdx.x, blockIdx.y, GROUPS * 64, a)) return;
-  attention_wgmma_tile<T, false, GROUPS, DP, TK>(a, DenseSource{&args, __ldcg(p.segment + blockIdx.z), static_cast<int>(blockIdx.x)});
+  attention_wgmma_tile<T, false, GROUPS, DP, TK, TIGHT>(a, DenseSource{&args, __ldcg(p.segment + blockIdx.z), static_cast<int>(blockIdx.x)});
 }
 
 }  // namespace hearth::kernels::cuda

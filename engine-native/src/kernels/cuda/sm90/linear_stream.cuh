@@ -1,6 +1,7 @@
-// Dense linears of very many rows on Hopper: every block gets the same share of the products, wherever tiles end ("stream-K",
-// Osama et al. 2023). Tiles of 128 rows by BN outputs in a row, each as blocks of 64 k, are cut into one range a block. A block
-// that begins inside a tile leaves those sums in memory first; the block that has the tile's first k adds them, in the order
+// Dense linears of many rows on Hopper that end in the copy engine (tile_store.cuh), in one of two orders. Whole tiles: block
+// b takes tiles b, b + blocks, ...; neighbours read the same rows and weights at the same time, which the L2 serves best. Or
+// every block gets the same share of the products, wherever tiles end ("stream-K", Osama et al. 2023): where whole tiles leave
+// most multiprocessors idle at the end. Then tiles of 128 rows by BN outputs in a row, each as blocks of 64 k, are cut into one range a block. A block that begins inside a tile leaves those sums in memory first; the block that has the tile's first k adds them, in the order
 // of k, when it is done: they have been there for long, and results are the same bits every run. Without this, 148 tiles
 // on 132 multiprocessors take as long as 264.
 #pragma once
@@ -19,11 +20,18 @@ __device__ __forceinline__ int stream_begin(int range, int ranges, int units, in
 }
 
 struct StreamPlan {
-  int blocks_k, units, ranges, range, first, last;
+  int blocks_k, units, ranges, range, first, last, stride;  // stride: tiles from a block's tile to its next
   __device__ __forceinline__ StreamPlan(const HopperArgs& args, int k_step) {
     blocks_k = (args.linear.k_padded + k_step - 1) / k_step;
     units = args.m_tiles * args.n_tiles * blocks_k;
     ranges = gridDim.x;
+    stride = args.whole_tiles ? gridDim.x : 1;
+    if (args.whole_tiles) {
+      range = 0;
+      first = blockIdx.x * blocks_k;
+      last = units;
+      return;
+    }
     // A range waits for later ranges, so those go to blocks that start earlier.
     range = ranges - 1 - blockIdx.x;
     first = begin(range);
@@ -98,7 +106,7 @@ template <class T, int BN, int STAGES> __device__ __forceinline__ void linear_st
         tensor_copy(ring + early * stage_bytes + x_bytes, &args.weight, (k + early) * k_step, n * BN, full0 + early * 8);
       }
       wait_predecessors();
-      for (int unit = plan.first; unit < plan.last; ++unit) {
+      for (int unit = plan.first; unit < plan.last;) {
         barrier_wait(empty0 + stage * 8, parity ^ 1);
         const uint32_t to = ring + stage * stage_bytes, barrier = full0 + stage * 8;
         if (early > 0) {
@@ -109,7 +117,13 @@ template <class T, int BN, int STAGES> __device__ __forceinline__ void linear_st
         }
         tensor_copy(to, &args.x, k * k_step, m * dense_bm, barrier);
         if (++stage == STAGES) { stage = 0; parity ^= 1; }
-        if (++k == plan.blocks_k) { k = 0; banded_tile(++tile, args.n_tiles, args.m_tiles, n, m); }
+        ++unit;
+        if (++k == plan.blocks_k) {
+          k = 0;
+          tile += plan.stride;
+          unit += (plan.stride - 1) * plan.blocks_k;
+          banded_tile(tile, args.n_tiles, args.m_tiles, n, m);
+        }
       }
     }
   } else {
@@ -149,6 +163,7 @@ template <class T, int BN, int STAGES> __device__ __forceinline__ void linear_st
         add_parts<BN>(args, plan, group - 1, unit, (tile + 1) * plan.blocks_k, d);
         store_tile<T, BN>(args, mine, d, bias, m * dense_bm + warp * 16, n * BN, turn);
       }
+      unit += (plan.stride - 1) * plan.blocks_k;
     }
     if (threadIdx.x % 32 == 0) stores_done();
   }
