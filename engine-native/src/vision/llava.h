@@ -26,6 +26,9 @@ struct LlavaSpec {
 
 Result<LlavaSpec> read_llava_spec(const model::VisionSource& source, int width_out);
 
+// Passes' pictures that may be prepared in pinned memory; others are copied on their way.
+inline constexpr int pinned_passes = 2;
+
 class LlavaEncoder final : public Tower {
  public:
   LlavaEncoder(LlavaSpec spec, device::Device& device);
@@ -59,7 +62,7 @@ class LlavaEncoder final : public Tower {
   std::vector<int32_t> cell_index() const;
   int skipped() const { return spec_.drop_first ? 1 : 0; }
   size_t image_bytes() const { return static_cast<size_t>(patches()) * static_cast<size_t>(columns()) * size_of(patch_type_); }
-  int pinned_images() const { return device_.info().kind == device::DeviceKind::cpu ? 0 : 2 * images_max_; }
+  int pinned_images() const { return device_.info().kind == device::DeviceKind::cpu ? 0 : pinned_passes * images_max_; }
   Status embed() override;
   void run_block(int index) override;
   Status project() override;

@@ -326,6 +326,7 @@ TEST(VisionAttention, Towers) {
   check_vision({3, 64, 0.125f, DType::f16, false}, {0, 577, 2 * 577}, 1);
   check_vision({3, 72, 1 / std::sqrt(72.f), DType::f16, false}, {0, 100, 229, 400}, 1);
   check_vision({2, 80, 1 / std::sqrt(80.f), DType::bf16, true}, {0, 1024, 1024 + 64, 1024 + 128, 2000});
+  kernels::cuda::tuning().vision_attention = kernels::cuda::Tuning().vision_attention;
 }
 
 }  // namespace

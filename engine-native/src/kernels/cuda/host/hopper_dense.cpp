@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/host/hopper.h"
+#include "kernels/cuda/host/tuning.h"
 
 namespace hearth::kernels::cuda {
 
@@ -14,7 +15,8 @@ extern const device::CudaModule module_linear_wgmma_f16, module_linear_wgmma_bf1
 
 namespace {
 
-constexpr int stream_rows = 512, even_rows = 2048;  // from here linear_stream may, and by itself does, share out evenly
+constexpr int stream_rows = 512;  // from here linear_stream may share out evenly
+constexpr int many_rows = 2048;
 constexpr int widths = 4, bm = 128, row_bytes = 128;
 constexpr int columns[widths] = {64, 128, 192, 256}, stages[widths] = {6, 5, 4, 4};
 #define HEARTH_WGMMA(n) {{&module_linear_wgmma_f16, "linear_wgmma_n" #n "_f16"}, {&module_linear_wgmma_bf16, "linear_wgmma_n" #n "_bf16"}, {&module_linear_wgmma_int8, "linear_wgmma_n" #n "_int8"}}
@@ -119,13 +121,18 @@ StreamCut stream_cut(const LinearArgs& linear, int multiprocessors) {
   const DenseCut& forced = hopper_forced_cut();
   if (!stored_by_copy(linear) || forced.stream < 0 || (forced.stages && !forced.stream)) return {};
   if (forced.stream) return forced.stream > 1000 || !linear.partial ? StreamCut{forced.stream % 1000, true} : StreamCut{forced.stream, false};
-  // As measured on the shapes of vision towers (docs/performance-cuda.md): even shares read more from the L2 than whole tiles
-  // in step, so they pay where a long K would leave a wave of tiles mostly empty, and where K is short.
-  if (!linear.partial || linear.rows < even_rows || linear.activation != activation_none) return {};
-  const int blocks_k = divide_up(linear.k_padded * 2, row_bytes), tiles = divide_up(linear.rows, bm) * divide_up(linear.out, 256);
-  const int waves = divide_up(tiles, multiprocessors);
-  if (blocks_k >= 48 && tiles > multiprocessors && tiles * 10 < waves * multiprocessors * 7) return {256, false};
-  if (blocks_k <= 20 && linear.out % 192 == 0 && tiles > 2 * multiprocessors) return {192, false};
+  // As measured on the shapes of vision towers (docs/performance-cuda.md).
+  const int blocks_k = divide_up(linear.k_padded * 2, row_bytes);
+  auto tiles = [&](int columns) { return divide_up(linear.rows, bm) * divide_up(linear.out, columns); };
+  auto filled = [&](int columns) { return 100 * tiles(columns) / (divide_up(tiles(columns), multiprocessors) * multiprocessors); };  // per cent
+  if (!tuning().dense_stream || linear.rows < 257) return {};
+  // Even shares read more from the L2 than whole tiles in step: they pay where a long K would leave most of a wave empty.
+  if (linear.partial && linear.rows >= many_rows && blocks_k >= 48 && tiles(256) > multiprocessors && filled(256) < 70) return {256, false};
+  if (linear.residual || linear.y_type == type_f32 || blocks_k > 20) return {};
+  if (linear.rows >= many_rows) return {filled(256) >= 88 ? 256 : 128, true};
+  // Few rows: the narrowest tiles that are one wave.
+  for (int columns : stream_columns)
+    if (linear.rows <= 1024 && tiles(columns) <= multiprocessors && 2 * tiles(columns) > multiprocessors) return {columns, true};
   return {};
 }
 void launch_stream(CudaStream& stream, DType type, const StreamCut& cut, const LinearArgs& linear, bool weights_constant) {
