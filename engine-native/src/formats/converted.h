@@ -1,5 +1,5 @@
 // Folders made by `hearth convert`: an ordinary safetensors file whose metadata tells the layout. Each packed linear is a
-// U8 tensor "packed.<modules joined by '+'>", padded to 256 bytes; everything that is not packed keeps its name.
+// U8 tensor "packed.<modules joined by '+'>", padded to 4096 bytes (256 in older folders); everything that is not packed keeps its name.
 #pragma once
 
 #include <map>
@@ -12,7 +12,7 @@ namespace hearth::formats {
 inline constexpr const char* target_key = "hearth_target";    // metadata: "cpu-avx2", ...
 inline constexpr const char* linears_key = "hearth_linears";  // metadata: JSON of the packed linears
 inline constexpr const char* packed_prefix = "packed.";
-inline constexpr int64_t packed_alignment = 256;
+inline constexpr int64_t packed_alignment = 4096;  // whole blocks of a disk, and pages of a mapping
 
 class PackedIndex {
  public:

@@ -27,8 +27,12 @@ class SafetensorsWriter {
   Status write(const std::string& path, const std::map<std::string, std::string>& metadata,
                const std::function<bool(double done, double total)>& progress = nullptr) const;
 
+  // The same for large tensors, written to memory that is used again for the next ones: 4096-byte aligned, contents undefined.
+  using Fill = std::function<Status(std::byte* to)>;
+  void add_filled(std::string name, DType type, std::vector<int64_t> shape, Fill fill);
+
  private:
-  struct Entry { std::string name; DType type; std::vector<int64_t> shape; int64_t size; Source source; };
+  struct Entry { std::string name; DType type; std::vector<int64_t> shape; int64_t size; Source source; Fill fill; };
   std::string header(const std::map<std::string, std::string>& metadata) const;
   std::vector<Entry> entries_;
 };

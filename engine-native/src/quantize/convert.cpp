@@ -1,5 +1,6 @@
 #include "quantize/convert.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -105,10 +106,9 @@ class Converter {
       headers.push_back(item.header);
       packed.insert(item.header.modules.begin(), item.header.modules.end());
       const int64_t size = (item.header.bytes + formats::packed_alignment - 1) / formats::packed_alignment * formats::packed_alignment;
-      writer.add(formats::packed_prefix + item.header.key(), DType::u8, {size}, [&item, size]() -> Result<std::vector<std::byte>> {
-        std::vector<std::byte> bytes(static_cast<size_t>(size));
-        HEARTH_TRY(item.fill(bytes.data()));
-        return bytes;
+      writer.add_filled(formats::packed_prefix + item.header.key(), DType::u8, {size}, [&item, size](std::byte* to) {
+        std::fill(to + item.header.bytes, to + size, std::byte{0});
+        return item.fill(to);
       });
     }
     add_plain(writer, packed);
