@@ -7,7 +7,7 @@ import { UsageError } from '../config.ts';
 import { given, modelPath, oneOf, runJob } from './jobs.ts';
 import { bold, bytes, duration } from './terminal.ts';
 
-export const help = `hearth convert DIR --target TARGET --out DIR [options]
+export const help = `hearth convert DIR|FILE.gguf --target TARGET --out DIR [options]
 
 Packs a model's weights ahead of time for one kind of device, as one memory-mappable safetensors file with the layout
 in its metadata. Loading it reorders nothing; another device refuses it and says which target it wants.
@@ -39,7 +39,7 @@ export async function run(args: string[]): Promise<number> {
     },
   });
   const [model, ...rest] = positionals;
-  if (!model || rest.length > 0) throw new UsageError('hearth convert takes one folder; see hearth convert --help');
+  if (!model || rest.length > 0) throw new UsageError('hearth convert takes one folder or .gguf file; see hearth convert --help');
   if (!values.out) throw new UsageError('hearth convert needs --out DIR');
   if (!values.target) throw new UsageError('hearth convert needs --target; hearth convert --help lists them');
   const group = oneOf('--group', values.group, ['32', '64', '128']);

@@ -42,13 +42,17 @@ class Quantizer {
   Status open();
   Result<std::unique_ptr<Math>> open_math() const;
   Status calibrate();
+  Status hold_out(const tokenizer::Tokenizer& tokenizer);
   Status check_fit() const;
   json state() const;
   int64_t search_rows() const;
   Status report_progress(const char* stage, double done, double total, const Clock& clock);
 
   Status run_layers(OutputFolder& output);
-  Result<json> run_layer(OutputFolder& output, Block block, Capture capture);
+  Result<json> run_layer(OutputFolder& output, Block block, Capture capture, const Array& held_input);
+  Block rounded_block(const Block& block);
+  double held_out_error(const Block& block, const Array& input);
+  Status keep_what_holds(Block& block, AwqResult& result, const Array& input, double nearest, json& report);
   json measure(const Block& block, const Capture& capture, std::vector<Array>& exact);
   void measure_after(const Block& block, const Capture& capture, const AwqResult& result, const std::vector<Array>& exact, json& linears);
   double rounded_error(const Weight& weight, const Array& input, const Array& exact, std::span<const float> restore);
@@ -70,6 +74,8 @@ class Quantizer {
   std::optional<BlockRunner> runner_;
   Calibration calibration_;
   Array x_;  // hidden states of all calibration tokens
+  Tokens held_;   // text that no search sees, none when the text is too short: what is found must hold on it
+  Array held_x_;  // its hidden states
   // smoothquant
   float strength_ = 0.5f;
   std::vector<ChannelRange> ranges_;
@@ -135,8 +141,26 @@ Status Quantizer::calibrate() {
   HEARTH_ASSIGN(const auto tokenizer, open_tokenizer(*checkpoint_));
   const int64_t length = std::min<int64_t>(options_.sequence, spec_.context);
   HEARTH_ASSIGN(calibration_, read_calibration(*tokenizer, options_.calibrate, options_.tokens, length));
+  if (options_.method == "awq") HEARTH_TRY(hold_out(*tokenizer));
   HEARTH_ASSIGN(Array x, embed(*checkpoint_, spec_, calibration_.ids));
   x_ = math_->upload(std::move(x));
+  return Status::ok();
+}
+
+// An eighth of the text is held out: from behind what is searched on, or, where nothing is left there, from its end.
+Status Quantizer::hold_out(const tokenizer::Tokenizer& tokenizer) {
+  const Tokens all = calibration_.tokens;
+  constexpr int64_t share = 8;
+  const int64_t wanted = std::max<int64_t>(1, all.sequences / share);
+  HEARTH_ASSIGN(Calibration more, read_calibration(tokenizer, options_.calibrate, (all.sequences + wanted) * all.length, all.length));
+  const int64_t held = std::min(wanted, more.tokens.sequences > all.sequences ? more.tokens.sequences - all.sequences : all.sequences >= 2 ? wanted : 0);
+  if (held == 0) return Status::ok();
+  held_ = {held, all.length};
+  const std::vector<int32_t> ids(more.ids.end() - held_.rows(), more.ids.end());
+  calibration_.tokens.sequences = std::min(all.sequences, more.tokens.sequences - held);
+  calibration_.ids.resize(static_cast<size_t>(calibration_.tokens.rows()));
+  HEARTH_ASSIGN(Array x, embed(*checkpoint_, spec_, ids));
+  held_x_ = math_->upload(std::move(x));
   return Status::ok();
 }
 
@@ -227,7 +251,34 @@ double layer_error(const json& linears, const char* key) {
   return count > 0 ? sum / count : 0;
 }
 
-Result<json> Quantizer::run_layer(OutputFolder& output, Block block, Capture capture) {
+// As it will be stored: what is not on a grid yet, rounded to nearest.
+Block Quantizer::rounded_block(const Block& block) {
+  Block rounded = block;
+  for (Weight* weight : rounded.weights()) {
+    if (fits(*weight) && weight->grid.empty()) weight->values = math_->round_groups(weight->values, options_.group, {});
+  }
+  return rounded;
+}
+
+// Of the layer's output on the held-out text, for the inputs of the float model.
+double Quantizer::held_out_error(const Block& block, const Array& input) {
+  Array output = input;
+  runner_->forward(rounded_block(block), held_, output, nullptr);
+  return relative_error(output, held_x_);
+}
+
+// A search that fitted its own text only is undone: the layer is then rounded to nearest.
+Status Quantizer::keep_what_holds(Block& block, AwqResult& result, const Array& input, double nearest, json& report) {
+  const double found = held_out_error(block, input);
+  const bool holds = found <= nearest;
+  report["held_out"] = {{"error", holds ? found : nearest}, {"error_rounding", nearest}, {"error_searched", found}, {"kept", holds}};
+  if (holds) return Status::ok();
+  HEARTH_ASSIGN(block, read_block(*checkpoint_, spec_, block.index, *math_));
+  result = {};
+  return Status::ok();
+}
+
+Result<json> Quantizer::run_layer(OutputFolder& output, Block block, Capture capture, const Array& held_input) {
   json report{{"layer", block.index}};
   std::vector<Array> exact;
   json linears = json::array();
@@ -238,9 +289,13 @@ Result<json> Quantizer::run_layer(OutputFolder& output, Block block, Capture cap
     }
   } else {
     linears = measure(block, capture, exact);
+    const double nearest = held_.sequences > 0 ? held_out_error(block, held_input) : 0;
     const AwqOptions awq{.group = options_.group, .scale = true, .clip = options_.clip, .compensate = options_.rounding == "compensated", .search_rows = search_rows(), .search_outputs = math_->fast() ? 0 : search_outputs};
-    const AwqResult result = search_awq(*runner_, block, calibration_.tokens, capture, awq);
-    measure_after(block, capture, result, exact, linears);
+    AwqResult result = search_awq(*runner_, block, calibration_.tokens, capture, awq);
+    if (held_.sequences > 0) HEARTH_TRY(keep_what_holds(block, result, held_input, nearest, report));
+    const bool kept = held_.sequences == 0 || report["held_out"]["kept"].get<bool>();
+    if (kept) measure_after(block, capture, result, exact, linears);
+    else for (json& linear : linears) linear["error"] = linear["error_rounding"];
     report["clipped"] = result.clipped;
     report["pairs"] = json::array();
     for (const ScaleResult& pair : result.pairs) {
@@ -431,10 +486,12 @@ Status Quantizer::run_layers(OutputFolder& output) {
     if (output.finished(layer) && (layer > last_open || options_.method != "awq")) continue;  // later layers need its output
     HEARTH_ASSIGN(Block block, read_block(*checkpoint_, spec_, layer, *math_));
     Capture capture;
+    Array held_input = held_x_;
     if (options_.method == "awq") runner_->forward(block, calibration_.tokens, x_, &capture);
+    if (held_.sequences > 0) runner_->forward(block, held_, held_x_, nullptr);
     if (output.finished(layer)) continue;
     if (!clock) clock.emplace(static_cast<double>(layer));
-    HEARTH_TRY((four_bits() ? run_layer(output, std::move(block), std::move(capture)) : smooth_layer(output, std::move(block))).status());
+    HEARTH_TRY((four_bits() ? run_layer(output, std::move(block), std::move(capture), held_input) : smooth_layer(output, std::move(block))).status());
     HEARTH_TRY(report_progress("quantize", layer + 1, layers, *clock));
   }
   return Status::ok();

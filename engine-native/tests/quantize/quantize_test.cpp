@@ -237,5 +237,30 @@ TEST(Quantize, RefusesBadOptions) {
   refused([&](QuantizeOptions& o) { o.out = folder.path(); }, "exists already");
 }
 
+// Of a text whose first part is one word over and over, a search learns nothing that holds on the rest: it is undone.
+TEST(Awq, WhatFitsItsOwnTextOnlyIsUndone) {
+  TemporaryFolder folder;
+  QuantizeOptions o = quick("awq", folder.path() + "/out");
+  o.calibrate = folder.path() + "/text.txt";
+  std::ofstream to(o.calibrate);
+  for (int i = 0; i < 520; i++) to << "the ";  // one token each; what is held out comes after 512
+  to << std::ifstream(text).rdbuf();
+  to.close();
+  const json report = run(o);
+  bool undone = false;
+  for (const json& layer : report["layers"]) {
+    const json& held = layer["held_out"];
+    EXPECT_LE(held["error"], held["error_rounding"]);
+    EXPECT_EQ(held["kept"].get<bool>(), held["error_searched"] <= held["error_rounding"]);
+    if (held["kept"].get<bool>()) continue;
+    undone = true;
+    EXPECT_EQ(layer["error"], layer["error_rounding"]);
+    EXPECT_TRUE(layer["pairs"].empty());
+  }
+  EXPECT_TRUE(undone);
+  // A text of one kind keeps what it finds.
+  for (const json& layer : run(quick("awq", folder.path() + "/usual"))["layers"]) EXPECT_TRUE(layer["held_out"]["kept"].get<bool>()) << layer["held_out"];
+}
+
 }  // namespace
 }  // namespace hearth::quantize
