@@ -43,6 +43,7 @@ class CudaStream final : public Stream {
   struct Deferred {
     virtual ~Deferred() = default;
     virtual void launch(CudaStream& stream) = 0;
+    virtual int kind() const { return 0; }  // of collection: who collects another kind flushes first
   };
   std::unique_ptr<Deferred> deferred;
   bool capturing = false, defers = true;

@@ -270,6 +270,31 @@ void bench_trace(const std::function<void()>& step) {
   }
 }
 
+// The last chain of linears of a step: when its blocks passed which point, in cycles since each began (mean and last).
+void bench_chain_trace(const std::function<void()>& step) {
+  kernels::cuda::tuning().chain_trace |= 1;
+  median_us(step, 20);
+  const int blocks = device::cuda(gpu->stream()).multiprocessors();
+  std::vector<long long> at(static_cast<size_t>(blocks) * 7 * 8);
+  need(gpu->download(at.data(), device::cuda(gpu->stream()).exchange() + (1 << 20), at.size() * 8));
+  need(gpu->stream().synchronize());
+  kernels::cuda::tuning().chain_trace = 0;
+  auto line = [&](const char* name, int phase, int point) {
+    double sum = 0, least = 1e18, most = 0;
+    for (int b = 0; b < blocks; ++b) {
+      const double t = static_cast<double>(at[(b * 7 + phase) * 8 + point] - at[(b * 7 + 6) * 8]);
+      sum += t; least = std::min(least, t); most = std::max(most, t);
+    }
+    std::printf("    %-22s mean %8.0f  first %8.0f  last %8.0f\n", name, sum / blocks, least, most);
+  };
+  line("predecessors done", 6, 1);
+  const char* names[] = {"begun", "first stage there", "multiplied", "last sums there", "stored", "published", "input ready", "first weights asked"};
+  for (int phase = 0; phase < 4; ++phase) {
+    std::printf("  phase %d\n", phase);
+    for (int point : {7, 0, 6, 1, 2, 3, 4, 5}) line(names[point], phase, point);
+  }
+}
+
 bool wants(const std::string& what, const char* name) { return what.find(name) != std::string::npos; }
 
 // Sampling alone: peaked logits (a trained model's) and flat ones (a random model's).
@@ -357,6 +382,20 @@ int main(int argc, char** argv) {
     const Batch bt = model.batch(1, 1, 160);
     bench_trace([&] { model.step(bt); });
   }
+  if (wants(what, "chaintrace"))
+    for (int n : batches) {
+      const Batch bt = model.batch(n, 1, 192);
+      std::printf("chain of batch %d\n", n);
+      bench_chain_trace([&] {  // ends with a chain of four
+        for (int i = 0; i < 2; ++i) {
+          model.attention_run(bt, i);
+          model.o.run(i, n, model.b, model.s.heads * model.s.dim, model.x, model.s.width, nullptr, model.workspace);
+          model.up.run(i, n, model.x, model.s.width, model.a, model.s.ffn, model.norm, model.workspace);
+          model.down.run(i, n, model.a, model.s.ffn, model.x, model.s.width, nullptr, model.workspace);
+          model.qkv.run(i + 1, n, model.x, model.s.width, model.a, (model.s.heads + 2 * model.s.kv_heads) * model.s.dim, model.norm, model.workspace);
+        }
+      });
+    }
   if (wants(what, "pass")) {
     ::setenv("HEARTH_TUNING", "on", 1);
     std::vector<TuneRequest> requests;

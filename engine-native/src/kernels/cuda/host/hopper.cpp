@@ -28,15 +28,6 @@ Status encode(const device::cu::Api& api, TensorMapBytes& map, DType type, const
   return code == 0 ? Status::ok() : device::cu::error(code, "describing a matrix to the copy engine");
 }
 
-// w4 units as [tiles][k / 128][unit_bytes / 8] 64-bit words, read in boxes of one unit of `box_tiles` tiles.
-Status encode_units(const device::cu::Api& api, TensorMapBytes& map, const LinearArgs& a, int box_tiles) {
-  const uint64_t units = a.k_padded / 128, unit_bytes = a.unit_bytes;
-  const uint64_t dims[3] = {unit_bytes / 8, units, static_cast<uint64_t>(a.tiles)}, strides[2] = {unit_bytes, units * unit_bytes};
-  const uint32_t box[3] = {static_cast<uint32_t>(unit_bytes / 8), 1, static_cast<uint32_t>(box_tiles)}, steps[3] = {1, 1, 1};
-  const int code = api.cuTensorMapEncodeTiled(reinterpret_cast<device::cu::TensorMap*>(&map), type_uint64, 3, const_cast<void*>(a.weight), dims, strides, box, steps, 0, 0, promotion_256, 0);
-  return code == 0 ? Status::ok() : device::cu::error(code, "describing weights to the copy engine");
-}
-
 // ---- Linears of w4 by clusters ----
 
 // One compiled size of linear_w4_cluster: rows and tiles of a pass; up to `split_tiles` of them its warps share k by halves;
@@ -93,6 +84,15 @@ ClusterPlan plan_cluster(const LinearArgs& a, const ClusterSize& size, int ranks
 
 }  // namespace
 
+// w4 units as [tiles][k / 128][unit_bytes / 8] 64-bit words, read in boxes of one unit of `box_tiles` tiles.
+Status describe_units(const device::cu::Api& api, TensorMapBytes& map, const LinearArgs& a, int box_tiles) {
+  const uint64_t units = a.k_padded / 128, unit_bytes = a.unit_bytes;
+  const uint64_t dims[3] = {unit_bytes / 8, units, static_cast<uint64_t>(a.tiles)}, strides[2] = {unit_bytes, units * unit_bytes};
+  const uint32_t box[3] = {static_cast<uint32_t>(unit_bytes / 8), 1, static_cast<uint32_t>(box_tiles)}, steps[3] = {1, 1, 1};
+  const int code = api.cuTensorMapEncodeTiled(reinterpret_cast<device::cu::TensorMap*>(&map), type_uint64, 3, const_cast<void*>(a.weight), dims, strides, box, steps, 0, 0, promotion_256, 0);
+  return code == 0 ? Status::ok() : device::cu::error(code, "describing weights to the copy engine");
+}
+
 std::vector<std::pair<int, int>> hopper_w4_candidates(int rows, int units) {
   std::vector<std::pair<int, int>> list;
   for (int i = 0; i < static_cast<int>(std::size(cluster_sizes)); ++i) {
@@ -123,8 +123,8 @@ void hopper_w4_cluster(CudaStream& stream, DType type, const LinearArgs& linear,
   args.tiles_few = plan.tiles_few; args.passes = plan.passes; args.stages = plan.stages; args.stage_bytes = plan.stage_bytes; args.sums = plan.sums;
   args.prefetch = t.w4_prefetch_kb * 1024 / std::max(1, plan.tiles_most * linear.unit_bytes);
   if (Status s = encode(stream.api(), args.x, type, linear.x, linear.in, linear.rows, linear.x_stride, size.rows); !s) return stream.fail(s);
-  if (Status s = encode_units(stream.api(), args.weight_few, linear, plan.tiles_few); !s) return stream.fail(s);
-  if (Status s = encode_units(stream.api(), args.weight_more, linear, std::min(plan.tiles_few + 1, linear.tiles)); !s) return stream.fail(s);
+  if (Status s = describe_units(stream.api(), args.weight_few, linear, plan.tiles_few); !s) return stream.fail(s);
+  if (Status s = describe_units(stream.api(), args.weight_more, linear, std::min(plan.tiles_few + 1, linear.tiles)); !s) return stream.fail(s);
   stream.launch(kernel, {plan.clusters * plan.ranks, 1, 1, size.threads, plan.shared_bytes + 1024, plan.ranks}, args);
 }
 

@@ -37,6 +37,7 @@ std::vector<SharedUse> declared_shared_memory(int sm) {
   append_mma_shared(sm, uses);
   append_attention_shared(sm, uses);
   append_hopper_shared(sm, uses);
+  append_chain_shared(sm, uses);
   return uses;
 }
 

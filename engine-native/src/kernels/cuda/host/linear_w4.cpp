@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "kernels/cuda/host/resources.h"
+#include "kernels/cuda/host/chain.h"
 #include "kernels/cuda/host/hopper.h"
 #include "kernels/cuda/host/linear_mma.h"
 #include "kernels/cuda/host/linear_shared.h"
@@ -150,7 +151,7 @@ size_t workspace_bytes(const LinearSpec& s, int max_rows, const DeviceInfo& info
   const size_t x = aligned(static_cast<size_t>(max_rows) * s.in * 2);  // also of rows that are not 16-byte aligned
   size_t most = 0;
   for (int i = 0; i <= size_for(max_rows); ++i) most = std::max(most, tile_partial_bytes(tile_size(i, s.group == 32 ? 2 : 1), info.threads));
-  return x + most;
+  return std::max(x + most, chain_scratch_bytes(std::min(max_rows, 64), s.in));
 }
 
 // What the tuning pass found, or the choice by rows. `few`: the decode path takes these rows.
@@ -181,6 +182,7 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
   void* x = scratch.take<char>(static_cast<size_t>(p.rows) * s.in * 2);
 
   if (program_linear(stream, a, narrow, [s, p, &base] { run(s, p, base); })) return;
+  if (chain_linear(stream, a, narrow, p.workspace, [s, p, &base] { run(s, p, base); })) return;
   const RowsPlan plan = plan_rows(s, layout, p.rows, stream.multiprocessors(), stream.shared_limit());
   const LinearChoice choice = choose(s, p.rows, plan.shared_bytes > 0, stream);
   if (choice.path == LinearPath::rows) {

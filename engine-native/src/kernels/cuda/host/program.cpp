@@ -301,6 +301,7 @@ class Collected final : public CudaStream::Deferred {
 
 // The program to add to, a new one if the present one cannot take more; nullptr when even a new one cannot.
 template <class Takes> Collected* program_for(CudaStream& stream, DType type, int rows, const Takes& takes) {
+  if (stream.deferred && stream.deferred->kind() != 0) stream.flush();
   auto* present = static_cast<Collected*>(stream.deferred.get());
   if (present) {
     if (takes(*present)) return present;

@@ -15,5 +15,6 @@ void append_w4_shared(int sm, std::vector<SharedUse>& uses);
 void append_dense_shared(int sm, std::vector<SharedUse>& uses);
 void append_attention_shared(int sm, std::vector<SharedUse>& uses);
 void append_hopper_shared(int sm, std::vector<SharedUse>& uses);
+void append_chain_shared(int sm, std::vector<SharedUse>& uses);
 
 }  // namespace hearth::kernels::cuda
