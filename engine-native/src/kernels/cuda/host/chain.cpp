@@ -20,13 +20,13 @@ extern const device::CudaModule module_linear_w4_chain_f16, module_linear_w4_cha
 namespace {
 
 constexpr int chain_kind = 1;
-constexpr int workers = w4_chain_workers, ranks = 2, threads = (workers + 3) * 32, rows_most = 64;
+constexpr int workers = w4_chain_workers, ranks = 2, threads = (workers + 3) * 32, rows_most = 16;
 struct ChainSize { int rows, tiles_warp; CudaKernel kernels[2]; };  // [type]
 #define HEARTH_CHAIN(n) {{&module_linear_w4_chain_f16, "linear_w4_chain_n" #n "_f16"}, {&module_linear_w4_chain_bf16, "linear_w4_chain_n" #n "_bf16"}}
-const ChainSize sizes[] = {{8, 4, HEARTH_CHAIN(8)}, {16, 4, HEARTH_CHAIN(16)}, {32, 3, HEARTH_CHAIN(32)}, {64, 2, HEARTH_CHAIN(64)}};
-const ChainSize& size_for(int rows) { return sizes[rows <= 8 ? 0 : rows <= 16 ? 1 : rows <= 32 ? 2 : 3]; }
+const ChainSize sizes[] = {{8, 4, HEARTH_CHAIN(8)}, {16, 4, HEARTH_CHAIN(16)}};
+const ChainSize& size_for(int rows) { return sizes[rows > 8]; }
 
-int shared_budget() { return std::min(tuning().chain_kb, 222) * 1024; }
+int shared_budget() { return std::min(tuning().chain_kb, 222) * 1024; }  // 227 KB hold 4 more that are not dynamic
 int clusters_of(CudaStream& stream, const ChainSize& size, DType type) {
   return std::min(stream.clusters(size.kernels[type == DType::bf16], threads, shared_budget(), ranks), stream.multiprocessors() / ranks);
 }

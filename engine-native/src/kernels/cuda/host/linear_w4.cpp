@@ -151,7 +151,7 @@ size_t workspace_bytes(const LinearSpec& s, int max_rows, const DeviceInfo& info
   const size_t x = aligned(static_cast<size_t>(max_rows) * s.in * 2);  // also of rows that are not 16-byte aligned
   size_t most = 0;
   for (int i = 0; i <= size_for(max_rows); ++i) most = std::max(most, tile_partial_bytes(tile_size(i, s.group == 32 ? 2 : 1), info.threads));
-  return std::max(x + most, chain_scratch_bytes(std::min(max_rows, 64), s.in));
+  return std::max(x + most, chain_scratch_bytes(std::min(max_rows, 16), s.in));
 }
 
 // What the tuning pass found, or the choice by rows. `few`: the decode path takes these rows.

@@ -1,4 +1,4 @@
-// Consecutive w4 linears of a step of 5 to 64 rows (o, gate·up, down, the next layer's qkv) as one kernel, so that the
+// Consecutive w4 linears of a step of 5 to 16 rows (o, gate·up, down, the next layer's qkv) as one kernel, so that the
 // stream of weights never stops between them: one block a multiprocessor, blocks in pairs (clusters) that own consecutive
 // tiles of every phase and share K. Of a block's fifteen warps
 //   - one loads weights, which depend on nothing, through all phases as far as its ring reaches;
@@ -67,50 +67,6 @@ struct ChainCursor {
 // Where a block is when, for measurements.
 __device__ __forceinline__ void chain_mark(const W4ChainArgs& a, int phase, int point) {
   if (a.trace) a.trace[(blockIdx.x * (w4_chain_phases_max + 1) + phase) * 8 + point] = clock64();
-}
-
-// As w4_stage_mma, with weights scaled before they are multiplied: for many rows, whose sums cost more than the weights.
-template <class T, int N, int MT, int MT_MAX>
-__device__ __forceinline__ void w4_stage_scaled(int unit_bytes, uint32_t x, uint32_t weights, int tile, uint32_t lane, int last, float (&d)[MT_MAX][N / 2]) {
-  const uint32_t g = lane / 4, row = x + lane % 8 * 128, swizzle = lane / 8 ^ (lane & 7);
-  uint32_t from[MT], zero_low[MT], zero_high[MT], scale_low[MT], scale_high[MT];
-#pragma unroll
-  for (int m = 0; m < MT; ++m) {
-    from[m] = weights + min(tile + m, last) * unit_bytes;
-    scale_constants<T>(shared_load4(from[m] + 1024 + g * 4), scale_low[m], scale_high[m]);
-    zero_constants<T>(shared_load1(from[m] + 1024 + 32 + g), zero_low[m], zero_high[m]);
-  }
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    uint4 words[MT];
-#pragma unroll
-    for (int m = 0; m < MT; ++m) words[m] = shared_load16(from[m] + half * 512 + lane * 16);
-#pragma unroll
-    for (int b = 0; b < 2; ++b) {
-      uint32_t a[MT][2][4];
-#pragma unroll
-      for (int m = 0; m < MT; ++m) {
-        decode4<T>(b ? words[m].z : words[m].x, zero_low[m], zero_high[m], a[m][0]);
-        scale4<T>(a[m][0], scale_low[m], scale_high[m]);
-        decode4<T>(b ? words[m].w : words[m].y, zero_low[m], zero_high[m], a[m][1]);
-        scale4<T>(a[m][1], scale_low[m], scale_high[m]);
-      }
-      // Products that wait for one another stand far apart.
-      constexpr int abreast = N / 8 < 4 ? N / 8 : 4;
-#pragma unroll
-      for (int n0 = 0; n0 < N / 8; n0 += abreast) {
-        uint4 v[abreast];
-#pragma unroll
-        for (int n = 0; n < abreast; ++n) v[n] = load_matrix(row + half * N * 128 + (n0 + n) * 1024 + (swizzle ^ b * 4) * 16);
-#pragma unroll
-        for (int s = 0; s < 2; ++s)
-#pragma unroll
-          for (int n = 0; n < abreast; ++n)
-#pragma unroll
-            for (int m = 0; m < MT; ++m) mma<T>(*reinterpret_cast<float(*)[4]>(&d[m][(n0 + n) * 4]), a[m][s], s ? v[n].z : v[n].x, s ? v[n].w : v[n].y);
-      }
-    }
-  }
 }
 
 // What a block keeps of a phase while it finishes tiles.
@@ -299,8 +255,7 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
             barrier_wait(full0 + index, stage.number / chain_stages_max & 1);
             if (thread == 0 && n == 0) chain_mark(args, i, 1);
             if (tile0 < count) {
-              if constexpr (N <= 16) w4_stage_mma<T, true, N, decltype(tiles)::value, MT, 1>(128, Unit<128>::bytes, x, x + N * 256, tile0, lane, count - 1, d);
-              else w4_stage_scaled<T, N, decltype(tiles)::value, MT>(Unit<128>::bytes, x, x + N * 256, tile0, lane, count - 1, d);
+              w4_stage_mma<T, true, N, decltype(tiles)::value, MT, 1>(128, Unit<128>::bytes, x, x + N * 256, tile0, lane, count - 1, d);
             }
             __syncwarp();
             if (lane == 0) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(empty0 + index), "r"(parts) : "memory");
