@@ -1,4 +1,4 @@
-// Int8 linears on AMX tiles, for eight rows and more; fewer go to AVX-512 VNNI, which reads the same layout.
+// Int8 linears on AMX tiles, for many rows; up to eight (4-bit) or seven (8-bit) go to AVX-512 VNNI, which reads the same layout.
 //
 // C (16 rows x 16 outputs, int32) += A (16 rows x K int8) * B (K/4 x 16 outputs x 4). B is what the layouts hold. A tile
 // product takes 16 cycles but gives its result after 52, so the next group's product is started before the sums of
@@ -41,7 +41,7 @@ class TileShapes {
 
 template <int subgroups, bool symmetric>
 struct W4Amx {
-  static constexpr int rows_max = 8, panel_rows_min = 8, streams = 4, group = 32 * subgroups;
+  static constexpr int rows_max = 8, panel_rows_min = 2, streams = 4, group = 32 * subgroups;
   static constexpr int depth = subgroups == 1 ? 32 : 64;  // inputs of one tile product
   W4Vnni<subgroups, symmetric> few;
   mutable TileShapes shapes;
@@ -71,9 +71,10 @@ struct W4Amx {
   }
 
   void panel(const uint8_t* block, const PanelOperands& o, int rows, float* out) const {
+    if (rows <= few.few_rows_max) return few.panel(block, o, rows, out);
     shapes.set(depth);
     alignas(64) int8_t weights[scratch_inputs * block_rows];
-    for_each_stretch<group>(block, few.layout, few.in / group, rows, [&](const Stretch& stretch) {
+    for_each_stretch<group>(block, few.layout, few.in / group, [&](const Stretch& stretch) {
       decode(block, few.layout, stretch.begin, stretch.end, weights);
       memory_is_written();
       for (int row = 0; row < rows; row += panel_tile_rows) {

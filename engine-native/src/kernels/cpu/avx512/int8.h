@@ -52,12 +52,14 @@ struct Stretch {
   const uint8_t* next_scales;  // the part of the next block's scales to read ahead
 };
 
-constexpr int scratch_inputs = 2048;  // of a stretch at most: 32 KiB of bytes
+// Of a stretch at most: 8 KiB of bytes, so that a tile of rows, its sums and scales fit the L1 cache beside them (with 32 KiB
+// AMX took 8-16 % longer), and memory and multipliers take turns often.
+constexpr int scratch_inputs = 512;
 
-// body(stretch) for each. Few rows: short stretches, so that memory and multipliers take turns often.
+// body(stretch) for each.
 template <int group, class Body>
-HEARTH_INLINE void for_each_stretch(const uint8_t* block, const W4Layout& layout, int groups, int rows, Body body) {
-  const int step = (rows <= panel_tile_rows ? scratch_inputs / 4 : scratch_inputs) / group;
+HEARTH_INLINE void for_each_stretch(const uint8_t* block, const W4Layout& layout, int groups, Body body) {
+  constexpr int step = scratch_inputs / group;
   for (int begin = 0; begin < groups; begin += step) {
     const int end = begin + step < groups ? begin + step : groups;
     const uint8_t* next = end < groups ? block + layout.quants + static_cast<size_t>(end) * group * 8 : block + layout.bytes + layout.quants;
@@ -74,7 +76,7 @@ HEARTH_INLINE void prefetch_group(const Stretch& stretch, int g) {
 
 template <int subgroups, bool symmetric>
 struct W4Vnni {
-  static constexpr int rows_max = 8, panel_rows_min = 8, streams = 4, group = 32 * subgroups;
+  static constexpr int rows_max = 8, panel_rows_min = 2, few_rows_max = 8, streams = 4, group = 32 * subgroups;
   int in;
   W4Layout layout;
 
@@ -173,11 +175,75 @@ struct W4Vnni {
   }
 
   void panel(const uint8_t* block, const PanelOperands& o, int rows, float* out) const {
+    if (rows <= few_rows_max) return few_rows_of(block, o, rows, out);
     alignas(64) uint8_t weights[scratch_inputs * block_rows];
-    for_each_stretch<group>(block, layout, in / group, rows, [&](const Stretch& stretch) {
+    for_each_stretch<group>(block, layout, in / group, [&](const Stretch& stretch) {
       decode(block + layout.quants + static_cast<size_t>(stretch.begin) * group * 8, (stretch.end - stretch.begin) * 4 * subgroups, weights);
       for (int row = 0; row < rows; row += 8) eight_rows(block, weights, o, row, stretch, out + row * block_rows);
     });
+  }
+
+  void few_rows_of(const uint8_t* block, const PanelOperands& o, int rows, float* out) const {
+    switch (rows) {
+      case 1: return few_rows<1>(block, o, out);  // a panel's last
+      case 2: return few_rows<2>(block, o, out);
+      case 3: return few_rows<3>(block, o, out);
+      case 4: return few_rows<4>(block, o, out);
+      case 5: return few_rows<5>(block, o, out);
+      case 6: return few_rows<6>(block, o, out);
+      case 7: return few_rows<7>(block, o, out);
+      default: return few_rows<8>(block, o, out);
+    }
+  }
+
+  // Nibbles become bytes in registers, for R rows at once: the weights pass once from memory, read ahead as for one row.
+  template <int R>
+  __attribute__((noinline)) void few_rows(const uint8_t* block, const PanelOperands& o, float* out) const {
+    constexpr size_t far = 8192, near = 512;
+    const __m512i low = _mm512_set1_epi8(15);
+    const uint8_t* quants = block + layout.quants;
+    const float* scale = o.scale;
+    const int32_t* negated_sum = o.sum;
+    __m512 total[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) total[r] = _mm512_setzero_ps();
+    for (int g = 0; g < in / group; ++g, scale += panel_tile_rows, negated_sum += panel_tile_rows) {
+      // Two sums a row while registers last: vpdpbusd takes five cycles to give its sum to the next.
+      constexpr int chains = R <= 4 ? 2 : 1;
+      __m512i dot[R][2];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        dot[r][0] = _mm512_set1_epi32(negated_sum[r]);
+        if constexpr (!symmetric) dot[r][0] = _mm512_madd_epi16(group_zeros(block, layout, g), dot[r][0]);
+        dot[r][1] = _mm512_setzero_si512();
+      }
+      prefetch_far(block + layout.scales + static_cast<size_t>(g) * 2 * block_rows + layout.bytes);
+#pragma GCC unroll 4
+      for (int sub = 0; sub < subgroups; ++sub) {
+        const int at = g * group + sub * 32;
+        const int8_t* q = o.q + at / 64 * 1024 + at % 64;
+#pragma GCC unroll 4
+        for (int chunk = 0; chunk < 4; ++chunk, quants += 64) {
+          const __m512i w = _mm512_loadu_si512(quants);
+          prefetch_far(quants + far);
+          prefetch(quants + near);
+          const __m512i first = _mm512_and_si512(w, low), second = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) dot[r][0] = _mm512_dpbusd_epi32(dot[r][0], first, broadcast4(q + r * 64 + chunk * 8));
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) dot[r][chains - 1] = _mm512_dpbusd_epi32(dot[r][chains - 1], second, broadcast4(q + r * 64 + chunk * 8 + 4));
+        }
+      }
+      const __m512 scales = group_scales(block, layout, g);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const __m512i sum = chains == 2 ? _mm512_add_epi32(dot[r][0], dot[r][1]) : dot[r][0];
+        total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(scales, _mm512_set1_ps(scale[r])), total[r]);
+      }
+    }
+    const __m512 factor = _mm512_loadu_ps(block);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) _mm512_storeu_ps(out + r * block_rows, _mm512_mul_ps(total[r], factor));
   }
 
   // Rows [row, row + 8) over the decoded stretch, added to out; set at a block's first, scaled at its last.

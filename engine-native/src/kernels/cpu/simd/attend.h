@@ -157,97 +157,142 @@ __attribute__((noinline)) void attend_chunk(Tile& t, int begin, const Run<T>* ru
 
 // ---- Many rows: queries in lanes ----
 //
-// A lane is one query, so neither product needs a sum across lanes; keys and values are widened once for all of them.
+// A lane is one query, so neither product needs a sum across lanes; keys and values are widened once for all of them. With
+// two vectors of queries an element of a key or value that was fetched is used twice: the multipliers are the limit then,
+// not the loads.
 
+constexpr int wide_pitch = head_dim_max + 16;  // constant, so that a token's address is a base and a displacement
+
+template <int V>  // vectors of queries
 struct LaneTile {
   int queries, head_dim;
   int64_t stride;
-  I first, last;   // tokens each query sees; an empty lane sees none
-  F best, total;
-  alignas(64) float q[head_dim_max][lanes], out[head_dim_max][lanes];
-  alignas(64) float weight[chunk_tokens][lanes];
-  alignas(64) float wide[run_tokens * head_dim_max];  // keys or values of a run
+  int seen_from, seen_to;  // tokens that every query sees, lanes without one aside
+  I first[V], last[V];     // tokens each query sees; an empty lane sees none
+  F best[V], total[V];
+  alignas(64) float q[head_dim_max][V * lanes], out[head_dim_max][V * lanes];
+  alignas(64) float weight[chunk_tokens][V * lanes];
+  alignas(64) float wide[run_tokens * wide_pitch];  // keys or values of a run
 };
 
-HEARTH_INLINE void start(LaneTile& t, const Query* queries) {
-  for (int m = 0; m < lanes; ++m) {
+template <int V>
+HEARTH_INLINE void start(LaneTile<V>& t, const Query* queries) {
+  t.seen_from = 0, t.seen_to = INT32_MAX;
+  for (int m = 0; m < V * lanes; ++m) {
     const bool used = m < t.queries;
-    t.first[m] = used ? queries[m].first : 0;
-    t.last[m] = used ? queries[m].last : -1;
+    t.first[m / lanes][m % lanes] = used ? queries[m].first : 0;
+    t.last[m / lanes][m % lanes] = used ? queries[m].last : -1;
     for (int d = 0; d < t.head_dim; ++d) t.q[d][m] = used ? queries[m].q[d] : 0.0f;
+    if (!used) continue;
+    t.seen_from = queries[m].first > t.seen_from ? queries[m].first : t.seen_from;
+    t.seen_to = queries[m].last < t.seen_to ? queries[m].last : t.seen_to;
   }
-  t.best = splat(-INFINITY);
-  t.total = F{};
-  for (int d = 0; d < t.head_dim; ++d) store(t.out[d], F{});
+  for (int v = 0; v < V; ++v) t.best[v] = splat(-INFINITY), t.total[v] = F{};
+  for (int d = 0; d < t.head_dim; ++d) {
+    for (int v = 0; v < V; ++v) store(t.out[d] + v * lanes, F{});
+  }
 }
 
-template <class T>
-HEARTH_INLINE void widen_run(LaneTile& t, const T* from, const float* scale, int count) {
-  for (int i = 0; i < count; ++i) {
-    for (int d = 0; d < t.head_dim; d += lanes) {
-      F x = load(from + i * t.stride + d);
+template <int V, class T>
+HEARTH_INLINE void widen_run(LaneTile<V>& t, const T* from, const float* scale, int count) {
+  const int dim = t.head_dim;
+  const int64_t stride = t.stride;
+  for (int i = 0; i < count; ++i, from += stride) {
+    float* to = t.wide + i * wide_pitch;
+    for (int d = 0; d < dim; d += lanes) {
+      F x = load(from + d);
       if constexpr (sizeof(T) == 1) x *= scale[i];
-      store(t.wide + i * t.head_dim + d, x);
+      store(to + d, x);
     }
   }
 }
 
 // weight[at + i] = q . k of N widened tokens.
-template <int N>
-HEARTH_INLINE void score_lanes(LaneTile& t, const float* key, int at) {
-  F dot[N] = {};
-  for (int d = 0; d < t.head_dim; ++d) {
-    const F q = load(t.q[d]);
+template <int N, int V>
+HEARTH_INLINE void score_lanes(LaneTile<V>& t, const float* key, int at) {
+  F dot[V][N] = {};
+  const int dim = t.head_dim;
+  const float* q = t.q[0];
+  for (int d = 0; d < dim; ++d, q += V * lanes, ++key) {
+    F query[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) query[v] = load(q + v * lanes);
 #pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) dot[i] = fused(q, key[i * t.head_dim + d], dot[i]);
+    for (int i = 0; i < N; ++i) {
+      const F k = splat(key[i * wide_pitch]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) dot[v][i] = fused(query[v], k, dot[v][i]);
+    }
   }
-  for (int i = 0; i < N; ++i) store(t.weight[at + i], dot[i]);
+  for (int i = 0; i < N; ++i) {
+    for (int v = 0; v < V; ++v) store(t.weight[at + i] + v * lanes, dot[v][i]);
+  }
 }
 
 // out[d .. d + N) += weight . v of `count` widened tokens.
-template <int N>
-HEARTH_INLINE void gather_lanes(LaneTile& t, int d, int at, int count) {
-  F sum[N];
-  for (int i = 0; i < N; ++i) sum[i] = load(t.out[d + i]);
-  for (int token = 0; token < count; ++token) {
-    const F weight = load(t.weight[at + token]);
-    const float* value = t.wide + token * t.head_dim + d;
-#pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) sum[i] = fused(weight, value[i], sum[i]);
+template <int N, int V>
+HEARTH_INLINE void gather_lanes(LaneTile<V>& t, int d, int at, int count) {
+  F sum[V][N];
+  for (int i = 0; i < N; ++i) {
+    for (int v = 0; v < V; ++v) sum[v][i] = load(t.out[d + i] + v * lanes);
   }
-  for (int i = 0; i < N; ++i) store(t.out[d + i], sum[i]);
+  const float *value = t.wide + d, *weights = t.weight[at];
+  for (int token = 0; token < count; ++token, value += wide_pitch, weights += V * lanes) {
+    F weight[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) weight[v] = load(weights + v * lanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) {
+      const F x = splat(value[i]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[v][i] = fused(weight[v], x, sum[v][i]);
+    }
+  }
+  for (int i = 0; i < N; ++i) {
+    for (int v = 0; v < V; ++v) store(t.out[d + i] + v * lanes, sum[v][i]);
+  }
+}
+
+// Scores of tokens that a query does not see become -inf.
+template <int V>
+HEARTH_INLINE void mask_lanes(LaneTile<V>& t, int v, int begin, int count) {
+  for (int i = 0; i < count; ++i) {
+    const I token = splat(begin + i);
+    float* score = t.weight[i] + v * lanes;
+    store(score, select((token > t.last[v]) | (token < t.first[v]), splat(-INFINITY), load(score)));
+  }
 }
 
 // Masks, exponentials and sums of tokens [begin, begin + count); what the sums so far shrink by is taken out of them.
-HEARTH_INLINE void soften(LaneTile& t, int begin, int count) {
-  F high = t.best;
-  for (int i = 0; i < count; ++i) {
-    const I token = splat(begin + i);
-    const F score = select((token > t.last) | (token < t.first), splat(-INFINITY), load(t.weight[i]));
-    store(t.weight[i], score);
-    high = maximum(high, score);
+template <int V>
+HEARTH_INLINE void soften(LaneTile<V>& t, int begin, int count) {
+  const bool all_seen = t.queries == V * lanes && begin >= t.seen_from && begin + count - 1 <= t.seen_to;
+  for (int v = 0; v < V; ++v) {
+    if (!all_seen) mask_lanes(t, v, begin, count);
+    F high = t.best[v];
+    for (int i = 0; i < count; ++i) high = maximum(high, load(t.weight[i] + v * lanes));
+    const F base = select(high == -INFINITY, F{}, high);  // nothing seen yet: all weights 0
+    const F shrink = exponential(t.best[v] - base);
+    F total = t.total[v] * shrink;
+    for (int i = 0; i < count; ++i) {
+      const F weight = exponential(load(t.weight[i] + v * lanes) - base);
+      store(t.weight[i] + v * lanes, weight);
+      total += weight;
+    }
+    t.best[v] = high;
+    t.total[v] = total;
+    for (int d = 0; d < t.head_dim; ++d) store(t.out[d] + v * lanes, load(t.out[d] + v * lanes) * shrink);
   }
-  const F base = select(high == -INFINITY, F{}, high);  // nothing seen yet: all weights 0
-  const F shrink = exponential(t.best - base);
-  F total = t.total * shrink;
-  for (int i = 0; i < count; ++i) {
-    const F weight = exponential(load(t.weight[i]) - base);
-    store(t.weight[i], weight);
-    total += weight;
-  }
-  t.best = high;
-  t.total = total;
-  for (int d = 0; d < t.head_dim; ++d) store(t.out[d], load(t.out[d]) * shrink);
 }
 
-template <class T>
-__attribute__((noinline)) void attend_chunk(LaneTile& t, int begin, const Run<T>* runs, int count) {
-  constexpr int step = HEARTH_LANES == 16 ? 16 : 8;  // sums that fit the registers
+template <class T, int V>
+__attribute__((noinline)) void attend_chunk(LaneTile<V>& t, int begin, const Run<T>* runs, int count) {
+  constexpr int step = (HEARTH_LANES == 16 ? 16 : 8) / V;  // sums that fit the registers
   int tokens = 0;
   for (int r = 0; r < count; ++r) {
     widen_run(t, runs[r].k, runs[r].k_scale, runs[r].count);
     // Tokens after an incomplete run's last are masked, whatever they give.
-    for (int i = 0; i < runs[r].count; i += step) score_lanes<step>(t, t.wide + i * t.head_dim, r * run_tokens + i);
+    for (int i = 0; i < runs[r].count; i += step) score_lanes<step>(t, t.wide + i * wide_pitch, r * run_tokens + i);
     tokens += runs[r].count;
   }
   soften(t, begin, tokens);
@@ -259,9 +304,9 @@ __attribute__((noinline)) void attend_chunk(LaneTile& t, int begin, const Run<T>
   }
 }
 
-template <class O>
-HEARTH_INLINE void finish(const LaneTile& t, int m, O* out) {
-  const float factor = t.total[m] > 0 ? 1.0f / t.total[m] : 0.0f;
+template <int V, class O>
+HEARTH_INLINE void finish(const LaneTile<V>& t, int m, O* out) {
+  const float total = t.total[m / lanes][m % lanes], factor = total > 0 ? 1.0f / total : 0.0f;
   alignas(64) float row[head_dim_max];
   for (int d = 0; d < t.head_dim; ++d) row[d] = t.out[d][m] * factor;
   for (int d = 0; d < t.head_dim; d += lanes) store(out + d, load(row + d));

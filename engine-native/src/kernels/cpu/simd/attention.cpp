@@ -189,12 +189,12 @@ struct Cut {
   }
 };
 
-// body(first token, runs, their number) for each chunk of tokens [first, last] of a sequence, from a multiple of `step` on.
+// body(first token, runs, their number) for each chunk of tokens [first, last] of a sequence. Chunks start at multiples of
+// chunk_tokens, so that a query's sums do not depend on the queries that share its tile (and so on the instruction set).
 template <class T, class Body>
-HEARTH_INLINE void for_each_chunk(const AttentionSpec& s, const AttentionParams& p, int sequence, int kv_head, int first, int last, int step,
-                                  Body&& body) {
+HEARTH_INLINE void for_each_chunk(const AttentionSpec& s, const AttentionParams& p, int sequence, int kv_head, int first, int last, Body&& body) {
   const int32_t* table = p.batch.block_table + static_cast<int64_t>(sequence) * p.batch.block_table_stride;
-  for (int begin = first / step * step; begin <= last; begin += chunk_tokens) {
+  for (int begin = first / chunk_tokens * chunk_tokens; begin <= last; begin += chunk_tokens) {
     Run<T> runs[chunk_runs];
     int count = 0;
     for (int token = begin; token <= last && count < chunk_runs; token += run_tokens, ++count) {
@@ -230,8 +230,8 @@ template <class T>
 void attend(const AttentionSpec& s, const AttentionParams& p, const Item& item, Span span, Tile& t) {
   start(t);
   for (int m = 0; s.int8_products && m < t.queries; ++m) t.query_scale[m] = t.query[m].q[s.head_dim - 1];
-  const int kv_head = item.head / (s.heads / s.kv_heads), step = s.int8_products ? chunk_tokens : run_tokens;
-  for_each_chunk<T>(s, p, item.sequence, kv_head, span.first, span.last, step, [&](int begin, const Run<T>* runs, int count) {
+  const int kv_head = item.head / (s.heads / s.kv_heads);
+  for_each_chunk<T>(s, p, item.sequence, kv_head, span.first, span.last, [&](int begin, const Run<T>* runs, int count) {
     if constexpr (sizeof(T) == 1) {
       if (s.int8_products) return attend_chunk_int8(t, begin, runs, count);
     }
@@ -239,10 +239,10 @@ void attend(const AttentionSpec& s, const AttentionParams& p, const Item& item, 
   });
 }
 
-template <class T>
-void attend(const AttentionSpec& s, const AttentionParams& p, const Item& item, Span span, LaneTile& t) {
+template <class T, int V>
+void attend(const AttentionSpec& s, const AttentionParams& p, const Item& item, Span span, LaneTile<V>& t) {
   const int kv_head = item.head / (s.heads / s.kv_heads);
-  for_each_chunk<T>(s, p, item.sequence, kv_head, span.first, span.last, run_tokens,
+  for_each_chunk<T>(s, p, item.sequence, kv_head, span.first, span.last,
                     [&](int begin, const Run<T>* runs, int count) { attend_chunk(t, begin, runs, count); });
 }
 
@@ -272,9 +272,10 @@ void run_tile(const AttentionSpec& s, const AttentionParams& p, const float* que
   attend_and_finish(s, p, item, span, t);
 }
 
+template <int V>
 void run_lane_tile(const AttentionSpec& s, const AttentionParams& p, const float* queries, const Item& item) {
-  LaneTile t;
-  Query query[lanes];
+  LaneTile<V> t;
+  Query query[V * lanes];
   t.queries = item.rows * item.heads;
   t.head_dim = s.head_dim;
   t.stride = s.head_dim;
@@ -291,16 +292,18 @@ void run_tiles(const AttentionSpec& s, const AttentionParams& p, const float* qu
     const int begin = p.batch.row_begin[sequence], end = p.batch.row_begin[sequence + 1];
     // Enough queries of one KV head to fill the lanes: not so in decode.
     const bool in_lanes = !s.int8_products && (end - begin) * group >= sum_lanes;
-    const int heads_max = in_lanes ? (group < lanes ? group : lanes) : cut.heads_per_tile;
-    const int rows_max = in_lanes ? lanes / heads_max : cut.rows_per_tile;
+    const int lane_queries = (end - begin) * group > lanes ? 2 * lanes : lanes;
+    const int heads_max = in_lanes ? (group < lane_queries ? group : lane_queries) : cut.heads_per_tile;
+    const int rows_max = in_lanes ? lane_queries / heads_max : cut.rows_per_tile;
     for (int row = begin; row < end; row += rows_max) {
       const int rows = end - row < rows_max ? end - row : rows_max;
       for (int kv_head = 0; kv_head < s.kv_heads; ++kv_head) {
         for (int at = 0; at < group; at += heads_max, ++number) {
           if (number % size != worker) continue;
           const Item item{sequence, row, rows, kv_head * group + at, group - at < heads_max ? group - at : heads_max};
-          if (in_lanes) run_lane_tile(s, p, queries, item);
-          else run_tile(s, p, queries, item);
+          if (!in_lanes) run_tile(s, p, queries, item);
+          else if (item.rows * item.heads > lanes) run_lane_tile<2>(s, p, queries, item);
+          else run_lane_tile<1>(s, p, queries, item);
         }
       }
     }

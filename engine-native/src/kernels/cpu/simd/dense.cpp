@@ -9,41 +9,46 @@
 namespace hearth::kernels::cpu::HEARTH_ISA {
 namespace {
 
-constexpr int tile_outs = 4;
-// outputs x rows accumulators, and operands, fit the registers: 16 of AVX2, 32 of AVX-512 and NEON.
-constexpr int tile_rows = HEARTH_LANES == 8 ? 3 : 4;
+// Sums of rows x outputs, each of sum_lanes lanes so that every set rounds alike, and operands fit the registers: 16 of
+// AVX2, 32 of AVX-512 and NEON.
+constexpr int tile_outs = HEARTH_LANES == 16 ? 4 : 2, tile_rows = HEARTH_LANES == 16 ? 4 : 3, row_outs = 4;
 
 // tile[r][o] = x[r] . w[o] for O consecutive outputs.
 template <class T, int R, int O>
 HEARTH_INLINE void dot_tile(const T* w, int in, const float* x, int64_t stride, float* tile, int tile_stride) {
-  F total[R][O] = {};
+  F total[R][O][parts] = {};
   int i = 0;
-  for (; i + lanes <= in; i += lanes) {
-    F a[R];
-    for (int r = 0; r < R; ++r) a[r] = load(x + r * stride + i);
+  for (; i + sum_lanes <= in; i += sum_lanes) {
 #pragma GCC unroll 4
-    for (int o = 0; o < O; ++o) {
-      const F b = load(w + static_cast<int64_t>(o) * in + i);
-      for (int r = 0; r < R; ++r) total[r][o] = fused(a[r], b, total[r][o]);
+    for (int part = 0; part < parts; ++part) {
+      F a[R];
+      for (int r = 0; r < R; ++r) a[r] = load(x + r * stride + i + part * lanes);
+#pragma GCC unroll 4
+      for (int o = 0; o < O; ++o) {
+        const F b = load(w + static_cast<int64_t>(o) * in + i + part * lanes);
+        for (int r = 0; r < R; ++r) total[r][o][part] = fused(a[r], b, total[r][o][part]);
+      }
     }
   }
-  if (i < in) {
+  for (int part = 0; part < parts && i < in; ++part, i += lanes) {
+    const int count = in - i < lanes ? in - i : lanes;
     for (int o = 0; o < O; ++o) {
-      const F b = load_some(w + static_cast<int64_t>(o) * in + i, in - i);
-      for (int r = 0; r < R; ++r) total[r][o] = fused(load_some(x + r * stride + i, in - i), b, total[r][o]);
+      const F b = load_some(w + static_cast<int64_t>(o) * in + i, count);
+      for (int r = 0; r < R; ++r) total[r][o][part] = fused(load_some(x + r * stride + i, count), b, total[r][o][part]);
     }
   }
   for (int r = 0; r < R; ++r) {
-    for (int o = 0; o < O; ++o) tile[r * tile_stride + o] = sum(total[r][o]);
+    for (int o = 0; o < O; ++o) tile[r * tile_stride + o] = sum_parts(total[r][o]);
   }
 }
 
 // `rows` x `outs` values, outs <= 16, to tile[rows][16].
 template <class T, int R>
 HEARTH_INLINE void dot_outs(const T* w, int in, int outs, const float* x, int64_t stride, float* tile) {
+  constexpr int step = R == 1 ? row_outs : tile_outs;
   int o = 0;
-  for (; o + tile_outs <= outs; o += tile_outs) {
-    dot_tile<T, R, tile_outs>(w + static_cast<int64_t>(o) * in, in, x, stride, tile + o, block_rows);
+  for (; o + step <= outs; o += step) {
+    dot_tile<T, R, step>(w + static_cast<int64_t>(o) * in, in, x, stride, tile + o, block_rows);
   }
   for (; o < outs; ++o) dot_tile<T, R, 1>(w + static_cast<int64_t>(o) * in, in, x, stride, tile + o, block_rows);
 }
