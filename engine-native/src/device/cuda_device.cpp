@@ -99,7 +99,12 @@ class CudaDevice final : public Device {
   std::map<void*, char*> owner_;         // allocation -> base of its block
   std::array<cu::Event, 64> events_{};
   uint32_t markers_ = 0;
+  cu::Event turn_end_ = nullptr;         // of the step of another model on the same GPU, see replay
 };
+
+// Who replayed a graph last, by GPU (models on one GPU share its primary context).
+struct Turns { std::mutex mutex; std::map<cu::Context, CudaDevice*> last; };
+inline Turns turns;
 
 Status CudaDevice::describe(int ordinal, const std::string& forced_profile, bool force_unified) {
   int count = 0;
@@ -164,6 +169,7 @@ Status CudaDevice::start() {
   stream_.hardware_sm_ = hardware_sm_;
   HEARTH_TRY(check(api_->cuStreamCreate(&stream_.handle_, stream_non_blocking), "creating a stream"));
   for (cu::Event& event : events_) HEARTH_TRY(check(api_->cuEventCreate(&event, event_no_timing), "creating an event"));
+  HEARTH_TRY(check(api_->cuEventCreate(&turn_end_, event_no_timing), "creating an event"));
   cu::DevicePtr counters = 0;
   constexpr size_t bytes = CudaStream::counter_count * sizeof(int32_t);
   HEARTH_TRY(check(api_->cuMemAlloc(&counters, bytes), "allocating counters on the GPU"));
@@ -184,12 +190,17 @@ Result<std::unique_ptr<Device>> CudaDevice::open(int ordinal, const std::string&
 CudaDevice::~CudaDevice() {
   if (!context_) return;
   enter();
+  {
+    std::lock_guard lock(turns.mutex);
+    if (auto last = turns.last.find(context_); last != turns.last.end() && last->second == this) turns.last.erase(last);
+  }
   if (stream_.handle_) api_->cuStreamSynchronize(stream_.handle_);
   for (auto& [base, block] : blocks_) give_back(block);
   if (stream_.counters_) api_->cuMemFree(reinterpret_cast<cu::DevicePtr>(stream_.counters_));
   if (stream_.exchange_) api_->cuMemFree(reinterpret_cast<cu::DevicePtr>(stream_.exchange_));
   for (auto& [source, module] : functions_.modules) if (module) api_->cuModuleUnload(module);
   for (cu::Event event : events_) if (event) api_->cuEventDestroy(event);
+  if (turn_end_) api_->cuEventDestroy(turn_end_);
   if (stream_.handle_) api_->cuStreamDestroy(stream_.handle_);
   api_->cuDevicePrimaryCtxRelease(device_);
 }
@@ -297,6 +308,7 @@ Status CudaDevice::fill_zero(void* device, size_t bytes) {
 // Relaxed: kernels are loaded at their first use, which may be here.
 Result<std::unique_ptr<Device::Graph>> CudaDevice::capture(Status (*body)(void*), void* argument) {
   enter();
+  std::lock_guard lock(turns.mutex);  // nobody may mark this stream while it is captured
   HEARTH_TRY(stream_.status());
   HEARTH_TRY(check(api_->cuStreamBeginCapture(stream_.handle_, capture_relaxed), "starting to capture a graph"));
   stream_.capturing = true;
@@ -316,8 +328,17 @@ Result<std::unique_ptr<Device::Graph>> CudaDevice::capture(Status (*body)(void*)
   return std::unique_ptr<Graph>(std::move(graph));
 }
 
+// Graphs of several models on one GPU take turns. Some kernels fill the device with blocks that wait for one another (the
+// decode program, the chain of linears); two of them, each holding a part of the multiprocessors, would wait for ever.
 Status CudaDevice::replay(Graph& graph) {
   enter();
+  std::lock_guard lock(turns.mutex);
+  CudaDevice*& last = turns.last[context_];
+  if (last && last != this) {
+    HEARTH_TRY(check(api_->cuEventRecord(turn_end_, last->stream_.handle_), "marking another model's step"));
+    HEARTH_TRY(check(api_->cuStreamWaitEvent(stream_.handle_, turn_end_, 0), "waiting for another model's step"));
+  }
+  last = this;
   return check(api_->cuGraphLaunch(static_cast<CudaGraph&>(graph).exec, stream_.handle_), "launching a graph");
 }
 

@@ -1,4 +1,6 @@
 // Embedding, norm, gate, add, gather against the CPU reference; the device itself.
+#include <array>
+
 #include "device/cpu_stream.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cuda/cuda_kernels.h"
@@ -166,6 +168,34 @@ TEST(Device, UnifiedMemoryIsOneCopy) {
   kernels::cuda::add_implementations()[0]->run({1024, DType::f32}, {1, from, 1024, to, 1024}, (*unified)->stream());
   Array::check((*unified)->stream().synchronize());
   for (int i = 0; i < 1024; ++i) ASSERT_EQ(to[i], i + 1.0f);
+}
+
+// Two models on one GPU: the second one's step must see what the first one's wrote, though their streams are different.
+TEST(Device, GraphsOfTwoModelsTakeTurns) {
+  auto other = device::open_cuda_device(0, "", false);
+  ASSERT_TRUE(other) << other.status().message();
+  struct Copies { device::Device* device; std::vector<std::array<void*, 2>> to_from; size_t bytes; };
+  auto body = [](void* argument) {
+    auto& copies = *static_cast<Copies*>(argument);
+    for (const auto& [to, from] : copies.to_from) HEARTH_TRY(copies.device->copy(to, from, copies.bytes));
+    return Status::ok();
+  };
+  constexpr size_t count = size_t{32} << 20;
+  Array first(DType::i8, count), passed(DType::i8, count), second(DType::i8, count);
+  Copies slow{&gpu(), {}, count}, quick{other->get(), {{second.device(), passed.device()}}, count};
+  for (int i = 0; i < 50; ++i) slow.to_from.push_back({second.device(), first.device()});
+  slow.to_from.push_back({passed.device(), first.device()});
+  auto slow_graph = gpu().capture(body, &slow), quick_graph = (*other)->capture(body, &quick);
+  ASSERT_TRUE(slow_graph && quick_graph);
+  for (int round = 1; round <= 20; ++round) {
+    for (size_t i = 0; i < count; i += 4099) first.set(i, static_cast<float>(round));
+    first.upload();
+    Array::check(gpu().replay(**slow_graph));
+    Array::check((*other)->replay(**quick_graph));
+    Array::check((*other)->stream().synchronize());
+    second.download();
+    for (size_t i = 0; i < count; i += 4099) ASSERT_EQ(second.get(i), static_cast<float>(round)) << "round " << round;
+  }
 }
 
 TEST(Device, ForcedProfilesAndTheirErrors) {
