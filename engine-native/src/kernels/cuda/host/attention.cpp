@@ -95,7 +95,7 @@ struct DecodePlan { int warps, stages, shared_bytes; };
 DecodePlan plan_decode(int size, bool int8, int heads_of_tile, int sequences, int limit, bool early = false) {
   limit -= 1024;  // the kernel's own
   const bool few = sequences < tuning().decode_few;
-  DecodePlan plan{std::min(early ? tuning().decode_few_warps : tuning().decode_warps, size == 2 ? 8 : 12), tuning().decode_stages, 0};
+  DecodePlan plan{std::min(early && few ? tuning().decode_few_warps : tuning().decode_warps, size == 2 ? 8 : 12), tuning().decode_stages, 0};
   const int budget = std::min((few ? tuning().decode_few_kb : tuning().decode_shared_kb) * 1024, limit);
   auto bytes = [&] { return decode_shared_bytes(size, int8, heads_of_tile, plan.warps, plan.stages, sequences); };
   while (plan.stages > 2 && plan.warps <= 4 && bytes() > budget) --plan.stages;

@@ -25,8 +25,9 @@ struct Tuning {
   int decode_shared_kb = 226;             // shared memory it may take
   int decode_few = 9;                     // fewer sequences than this take less, so that one block of the linears before and
   int decode_few_kb = 108;                // after it fits beside it
-  // Where the next linear is let in early, few warps: of 168 registers a thread only one in each quarter of a multiprocessor
-  // fits beside 16 warps of 64 (7B, batch 1: 4 warps 1,910 us a step, 6 and 8 2,540 to 2,570).
+  // Where few sequences let the next linear in early, few warps: of 168 registers a thread only one in each quarter of a multiprocessor
+  // fits beside 16 warps of 64 (7B, batch 1: 4 warps 1,910 us a step, 6 and 8 2,540 to 2,570). More sequences
+  // need the warps themselves (7B, batch 64 through the engine: 8 warps 12,223 tok/s, 4 warps 11,484).
   int decode_few_warps = 4;
   int program_rows = -1;                  // rows up to which a captured step is one program (host/program.cpp; at most 4); -1: as the device's profile says
   int program_dense = 0;                  // 1: 16-bit linears too
