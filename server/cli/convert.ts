@@ -39,7 +39,8 @@ export async function run(args: string[]): Promise<number> {
     },
   });
   const [model, ...rest] = positionals;
-  if (!model || rest.length > 0) throw new UsageError('hearth convert takes one folder or .gguf file; see hearth convert --help');
+  if (!model || rest.length > 0)
+    throw new UsageError('hearth convert takes one folder or .gguf file; see hearth convert --help');
   if (!values.out) throw new UsageError('hearth convert needs --out DIR');
   if (!values.target) throw new UsageError('hearth convert needs --target; hearth convert --help lists them');
   const group = oneOf('--group', values.group, ['32', '64', '128']);
