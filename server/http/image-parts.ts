@@ -40,12 +40,7 @@ export async function withImages<T>(
   if (context.images.waiting >= context.settings.queueRequests) throw errors.queueFull(1);
   return context.images.hold(async () => {
     scope.throwIfAborted();
-    const loaded = await Promise.all(references.map((reference) => loadOne(context, reference, strings)));
-    try {
-      return await use(loaded);
-    } finally {
-      context.images.recycle(loaded);
-    }
+    return use(await Promise.all(references.map((reference) => loadOne(context, reference, strings))));
   });
 }
 

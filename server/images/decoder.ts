@@ -37,8 +37,6 @@ const decodesMax = 2;
 /** Requests whose pictures are pixels in this process at a time: from the decode until the engine has made them rows. */
 const requestsMax = 4;
 const headLengthMax = 200;
-/** Smaller buffers are not worth a message. */
-const recycledBytesMin = 2 ** 20;
 
 export class ImageDecoder {
   readonly #limits: ImageLimits;
@@ -67,15 +65,6 @@ export class ImageDecoder {
     const encoded = await this.#open(source);
     const image = await this.#decodes.pass(() => this.#ask(encoded));
     return { ...image, detail };
-  }
-
-  /** Pictures of load() whose pixels nobody reads any more: the worker writes others over them. Their pixels are gone. */
-  recycle(images: readonly Pick<DecodedImage, 'pixels'>[]): void {
-    for (const { pixels } of images) {
-      if (!this.#worker || !(pixels.buffer instanceof ArrayBuffer) || pixels.buffer.byteLength < recycledBytesMin)
-        continue;
-      this.#worker.postMessage({ spare: pixels.buffer }, [pixels.buffer]);
-    }
   }
 
   async close(): Promise<void> {
