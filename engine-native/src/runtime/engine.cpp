@@ -371,7 +371,7 @@ Json Engine::stats() {
   {
     std::lock_guard lock(mutex_);
     s = snapshot_;
-    }
+  }
   {
     std::lock_guard lock(prepare_mutex_);
     preparing = static_cast<int64_t>(to_prepare_.size());
