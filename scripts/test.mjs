@@ -15,7 +15,7 @@ const parts = [
   [
     'native tests (ctest)',
     'ctest',
-    ['--test-dir', buildFolder, '--output-on-failure', '--timeout', '600', '-j', String(availableParallelism())],
+    ['--test-dir', buildFolder, '--output-on-failure', '--timeout', '1500', '-j', String(availableParallelism())],
   ],
   ['server tests (vitest)', bin('vitest'), ['run']],
 ];

@@ -62,11 +62,11 @@ describe('A. SSE framing', () => {
   });
 
   it('8. flushes the head on acceptance, long before the first token', async () => {
-    const app = await server({ reply: () => ({ tokens: ['late'], firstMs: 400 }) });
-    const begin = performance.now();
+    const settings = { keepAliveSeconds: 1000 }; // a comment would flush it too
+    const app = await server({ settings, reply: () => ({ tokens: ['late'], firstMs: 1_000_000 }) });
     const response = await post(app, '/v1/chat/completions', streamed);
-    expect(performance.now() - begin).toBeLessThan(300);
-    await response.text();
+    expect(response.status).toBe(200);
+    await response.body!.cancel();
   });
 
   it('8. gives a plain status for whatever is wrong before that', async () => {
