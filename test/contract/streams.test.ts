@@ -64,9 +64,14 @@ describe('A. SSE framing', () => {
   it('8. flushes the head on acceptance, long before the first token', async () => {
     const settings = { keepAliveSeconds: 1000 }; // a comment would flush it too
     const app = await server({ settings, reply: () => ({ tokens: ['late'], firstMs: 1_000_000 }) });
-    const response = await post(app, '/v1/chat/completions', streamed);
-    expect(response.status).toBe(200);
-    await response.body!.cancel();
+    for (const [url, body] of [
+      ['/v1/chat/completions', streamed],
+      ['/v1/completions', { prompt: 'Once', stream: true }],
+    ] as const) {
+      const response = await post(app, url, body);
+      expect(response.status).toBe(200);
+      await response.body!.cancel();
+    }
   });
 
   it('8. gives a plain status for whatever is wrong before that', async () => {
