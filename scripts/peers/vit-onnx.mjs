@@ -1,7 +1,9 @@
 // A random vision tower as an ONNX file, and ONNX Runtime against hearth-bench on it, in turns:
 //   node scripts/peers/vit-onnx.mjs [--tower clip-l-336|siglip-so400m-384] [--threads 2] [--pairs 5] [--vision-precision f32]
-// The graph is the best for ONNX Runtime: its own fused attention, its Gelu, weights as initialisers that it packs. All
-// blocks share one block's weights (time is arithmetic: 577 or 729 rows a weight), so that the file stays small.
+//                                   [--onnx-precision f32|int8]
+// The graph is the best for ONNX Runtime: its own fused attention, its Gelu, weights as initialisers that it packs; int8 is
+// its dynamic quantisation, every linear one DynamicQuantizeMatMul. All blocks share one block's weights (time is
+// arithmetic: 577 or 729 rows a weight), so that the file stays small.
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -52,7 +54,7 @@ const tensor = (name, shape, values) =>
     5,
     Buffer.concat([
       ...shape.map((size) => integer(1, size)),
-      integer(2, 1),
+      integer(2, values instanceof Int8Array ? 3 : 1),
       string(8, name),
       bytes(9, Buffer.from(values.buffer)),
     ]),
@@ -75,12 +77,23 @@ function random(count, spread) {
   return values;
 }
 
-function block(layer, from, to, { heads, quick }) {
+function block(layer, from, to, { heads, quick }, int8) {
   const name = (part) => `${part}.${layer}`;
-  const linear = (weight, x, y) => [
-    node('MatMul', [x, `${weight}.weight`], [`${y}.product`]),
-    node('Add', [`${y}.product`, `${weight}.bias`], [y]),
-  ];
+  const linear = (weight, x, y) =>
+    int8
+      ? [
+          node(
+            'DynamicQuantizeMatMul',
+            [x, `${weight}.weight`, `${weight}.scale`, '', `${weight}.bias`],
+            [y],
+            [],
+            'com.microsoft',
+          ),
+        ]
+      : [
+          node('MatMul', [x, `${weight}.weight`], [`${y}.product`]),
+          node('Add', [`${y}.product`, `${weight}.bias`], [y]),
+        ];
   const norm = (weight, x, y) =>
     node(
       'LayerNormalization',
@@ -115,7 +128,7 @@ function block(layer, from, to, { heads, quick }) {
   ];
 }
 
-function model(tower) {
+function model(tower, int8) {
   const { width, ffn, layers, rows, columns } = tower;
   const weights = [];
   const add = (name, shape, spread) =>
@@ -132,7 +145,10 @@ function model(tower) {
   add('patch.weight', [columns, width], 0.02);
   add('positions', [1, rows, width], 0.02);
   const addLinear = (name, from, to) => {
-    add(`${name}.weight`, [from, to], 0.03);
+    if (int8) {
+      weights.push(tensor(`${name}.weight`, [from, to], Int8Array.from(random(from * to, 127))));
+      weights.push(tensor(`${name}.scale`, [to], new Float32Array(to).fill(0.03 / 127)));
+    } else add(`${name}.weight`, [from, to], 0.03);
     add(`${name}.bias`, [to], 0.02);
   };
   for (const part of ['q', 'k', 'v', 'out']) addLinear(part, width, width);
@@ -148,7 +164,7 @@ function model(tower) {
     node('Add', ['embedded', 'positions'], ['x0']),
   ];
   for (let layer = 0; layer < layers; layer++)
-    nodes.push(...block(layer, `x${layer}`, layer === layers - 1 ? 'features' : `x${layer + 1}`, tower));
+    nodes.push(...block(layer, `x${layer}`, layer === layers - 1 ? 'features' : `x${layer + 1}`, tower, int8));
   const graph = Buffer.concat([
     ...nodes,
     string(2, 'tower'),
@@ -171,15 +187,17 @@ async function main() {
       threads: { type: 'string', default: '2' },
       pairs: { type: 'string', default: '5' },
       'vision-precision': { type: 'string', default: 'f32' },
+      'onnx-precision': { type: 'string', default: 'f32' },
       bench: { type: 'string', default: 'engine-native/build/hearth-bench' },
     },
   });
   const tower = towers[values.tower];
   if (!tower) throw new Error(`--tower is one of ${Object.keys(towers).join(', ')}`);
+  if (!['f32', 'int8'].includes(values['onnx-precision'])) throw new Error('--onnx-precision is f32 or int8');
   const folder = join(tmpdir(), 'hearth-peers');
   mkdirSync(folder, { recursive: true });
-  const file = join(folder, `${values.tower}.onnx`);
-  writeFileSync(file, model(tower));
+  const file = join(folder, `${values.tower}-${values['onnx-precision']}.onnx`);
+  writeFileSync(file, model(tower, values['onnx-precision'] === 'int8'));
   const { InferenceSession, Tensor } = await import('onnxruntime-node');
   const session = await InferenceSession.create(file, {
     intraOpNumThreads: Number(values.threads),
@@ -229,6 +247,7 @@ async function main() {
     JSON.stringify({
       tower: values.tower,
       threads: Number(values.threads),
+      onnxPrecision: values['onnx-precision'],
       visionPrecision: values['vision-precision'],
       onnxMs: Math.round(theirs),
       hearthMs: Math.round(ours),

@@ -96,6 +96,8 @@ export interface DecodedImage {
   height: number;
   detail: 'auto' | 'low' | 'high';
   pixels: Uint8Array;
+  /** Called by submit() once it has copied the pixels: their memory may be another picture's from then on. */
+  release?: () => void;
 }
 
 export interface SamplingParameters {

@@ -39,7 +39,8 @@ export async function admit(
   const generations: Generation[] = [];
   try {
     for (const [at, request] of requests.entries()) {
-      const events = admission.submit(engine, request, scope.owner, costs[at]!);
+      const own = requests.length > 1 ? sharingImages(request) : request;
+      const events = admission.submit(engine, own, scope.owner, costs[at]!);
       submitted += costs[at]!;
       scope.onAbort(() => events.cancel());
       const first = events.next();
@@ -62,6 +63,11 @@ export async function admit(
     for (const { events } of generations) void events.return?.();
     throw error;
   }
+}
+
+/** A request whose pictures others read too: none of them may give their memory back. */
+function sharingImages(request: EngineRequest): EngineRequest {
+  return { ...request, images: request.images?.map((image) => ({ ...image, release: undefined })) };
 }
 
 async function acceptance(first: Promise<IteratorResult<EngineEvent>>): Promise<void> {

@@ -37,6 +37,8 @@ const decodesMax = 2;
 /** Requests whose pictures are pixels in this process at a time: from the decode until the engine has made them rows. */
 const requestsMax = 4;
 const headLengthMax = 200;
+/** Smaller buffers are not worth a message. */
+const spareBytesMin = 2 ** 20;
 
 export class ImageDecoder {
   readonly #limits: ImageLimits;
@@ -64,7 +66,13 @@ export class ImageDecoder {
   async load(source: ImageSource, detail: DecodedImage['detail']): Promise<DecodedImage> {
     const encoded = await this.#open(source);
     const image = await this.#decodes.pass(() => this.#ask(encoded));
-    return { ...image, detail };
+    return { ...image, detail, release: () => this.#takeBack(image.pixels) };
+  }
+
+  /** The worker writes other pictures over these pixels; nobody reads them any more. */
+  #takeBack({ buffer }: Uint8Array): void {
+    if (!this.#worker || !(buffer instanceof ArrayBuffer) || buffer.byteLength < spareBytesMin) return;
+    this.#worker.postMessage({ spare: buffer }, [buffer]);
   }
 
   async close(): Promise<void> {

@@ -8,6 +8,32 @@ import { sniff } from './sniff.mjs';
 
 sharp.cache(false);
 
+/** Memory that large pictures were in, kept for the next: pages the system has just given cost as much as four copies. */
+const spareBytesMin = 2 ** 20;
+const sparesMax = 3;
+const spareMilliseconds = 10_000;
+/** @type {ArrayBuffer[]} */
+let spares = [];
+const forget = setTimeout(() => (spares = []), spareMilliseconds).unref();
+
+/** @param {ArrayBuffer} buffer */
+function keep(buffer) {
+  spares.push(buffer);
+  spares.sort((a, b) => a.byteLength - b.byteLength);
+  if (spares.length > sparesMax) spares.shift();
+  forget.refresh();
+}
+
+/** Some `size` bytes, which may hold anything. @param {number} size */
+function memory(size) {
+  if (size < spareBytesMin) return new Uint8Array(size);
+  const at = spares.findIndex((spare) => spare.byteLength >= size);
+  const [spare] = at < 0 ? [] : spares.splice(at, 1);
+  // In steps, so that photographs of about one size can share.
+  const step = 2 ** 22;
+  return new Uint8Array(spare ?? new ArrayBuffer(Math.ceil(size / step) * step), 0, size);
+}
+
 /** What is said to the client; any other error is libvips', whose words hold file and function names. */
 class Refusal extends Error {}
 
@@ -54,19 +80,20 @@ async function decodeWithSharp(bytes, pixelsMax) {
     .toColourspace('srgb')
     .raw({ depth: 'uchar' })
     .toBuffer({ resolveWithObject: true });
-  const pixels = info.channels === 3 ? new Uint8Array(data) : widen(data, info.channels, info.width * info.height);
+  // What sharp returns cannot be handed over.
+  const pixels = memory(info.width * info.height * 3);
+  if (info.channels === 3) pixels.set(data);
+  else widen(data, info.channels, pixels);
   return { width: info.width, height: info.height, pixels };
 }
 
-/** @param {Uint8Array} data @param {number} channels @param {number} count */
-function widen(data, channels, count) {
-  const rgb = new Uint8Array(count * 3);
-  for (let at = 0; at < count; at++) {
+/** @param {Uint8Array} data @param {number} channels @param {Uint8Array} rgb */
+function widen(data, channels, rgb) {
+  for (let at = 0; at * 3 < rgb.length; at++) {
     for (let channel = 0; channel < 3; channel++) {
       rgb[at * 3 + channel] = /** @type {number} */ (data[at * channels + (channels < 3 ? 0 : channel)]);
     }
   }
-  return rgb;
 }
 
 /** @param {unknown} error @param {number} pixelsMax */
@@ -76,7 +103,8 @@ function inWords(error, pixelsMax) {
   return 'the image is damaged or cannot be decoded';
 }
 
-parentPort?.on('message', async (/** @type {Task & { id: number }} */ task) => {
+parentPort?.on('message', async (/** @type {(Task & { id: number }) | { spare: ArrayBuffer }} */ task) => {
+  if ('spare' in task) return keep(task.spare);
   try {
     const image = await decode(task);
     parentPort?.postMessage({ id: task.id, ...image }, [image.pixels.buffer]);

@@ -63,6 +63,18 @@ describe('pictures', () => {
     expect(current.engine.requests).toHaveLength(0);
   });
 
+  it('may be released by the one request that has them, and not where several choices share them', async () => {
+    current = await testApp({ models: [{ vision }] });
+    for (const n of [1, 2]) {
+      const messages = [{ role: 'user', content: [picture] }];
+      const answer = await supertest(current.app.server).post('/v1/chat/completions').send({ messages, n });
+      expect(answer.status).toBe(200);
+    }
+    const releases = current.engine.requests.map(({ images }) => typeof images![0]!.release);
+    expect(releases).toEqual(['function', 'undefined', 'undefined']);
+    expect(current.engine.requests.map(({ images }) => images![0]!.pixels.length)).toEqual(Array(3).fill(128 * 128 * 3));
+  });
+
   it('are refused by a model that takes none', async () => {
     current = await testApp();
     const answer = await ask([picture]);

@@ -92,6 +92,19 @@ describe('what decodes', () => {
     expect((await load('pillow-hopper.bmp')).pixels).toEqual((await load('pillow-hopper.png')).pixels);
   });
 
+  it('memory that is given back holds the next pictures, and those are whole', async () => {
+    const names = ['sharp-Flag_of_the_Netherlands-16bit.png', 'skimage-hubble_deep_field.jpg', 'vila-demo_img_1.png'];
+    const fresh = await Promise.all(names.map((name) => load(name)));
+    const copies = fresh.map((image) => image.pixels.slice());
+    for (const image of fresh) image.release!();
+    expect(fresh.map((image) => image.pixels.length)).toEqual([0, 0, 0]);
+    // Some are smaller than what was in the memory before, and two are decoded at a time.
+    const again = await Promise.all([...names, ...names].map((name) => load(name)));
+    for (const [at, image] of again.entries()) expect(Buffer.compare(image.pixels, copies[at % 3]!)).toBe(0);
+    for (const image of again) image.release!();
+    for (const image of again) image.release!(); // gone already
+  });
+
   it('the declared type is not believed', async () => {
     const image = await decoder.load(dataUrl(file('pillow-hopper.webp'), 'text/html'), 'low');
     expect(image).toMatchObject({ width: 128, detail: 'low' });

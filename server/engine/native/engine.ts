@@ -190,6 +190,7 @@ export class NativeEngine implements Engine {
         this.#submitting--;
       }
     }
+    for (const image of images) image.release?.();
     return this.#adopt(handle[0]!);
   }
 
