@@ -72,7 +72,9 @@ describe('pictures', () => {
     }
     const releases = current.engine.requests.map(({ images }) => typeof images![0]!.release);
     expect(releases).toEqual(['function', 'undefined', 'undefined']);
-    expect(current.engine.requests.map(({ images }) => images![0]!.pixels.length)).toEqual(Array(3).fill(128 * 128 * 3));
+    expect(current.engine.requests.map(({ images }) => images![0]!.pixels.length)).toEqual(
+      Array(3).fill(128 * 128 * 3),
+    );
   });
 
   it('are refused by a model that takes none', async () => {
