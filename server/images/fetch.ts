@@ -78,7 +78,7 @@ export async function fetchImage(url: string, limits: FetchLimits): Promise<Uint
 
 async function open(text: string, limits: FetchLimits, signal: AbortSignal): Promise<IncomingMessage> {
   const url = parse(text);
-  const address = await resolve(url, limits);
+  const address = await resolve(url, limits, signal);
   const options: RequestOptions = {
     signal,
     headers: { accept: 'image/*', 'user-agent': 'hearth' },
@@ -114,18 +114,21 @@ function parse(text: string): URL {
 }
 
 /** One address of the host. A host the operator named may be private; any other must be public in all its addresses. */
-async function resolve(url: URL, limits: FetchLimits): Promise<string> {
+async function resolve(url: URL, limits: FetchLimits, signal: AbortSignal): Promise<string> {
   const host = url.hostname.replace(/^\[|\]$/g, '').toLowerCase();
   const named = limits.hosts.some((allowed) => allowed.toLowerCase() === host);
   const refused = new Error('the host of the image URL is not allowed here');
   if (!named && !limits.hosts.includes('*')) throw refused;
-  const found = isIP(host) ? [host] : await addressesOf(host);
+  const found = isIP(host) ? [host] : await addressesOf(host, signal);
   if (!named && !found.every(isPublicAddress)) throw refused;
   return found[0]!;
 }
 
-async function addressesOf(host: string): Promise<string[]> {
-  const found = await lookup(host, { all: true }).catch(() => []);
+async function addressesOf(host: string, signal: AbortSignal): Promise<string[]> {
+  const late = new Promise<never>((_, reject) => {
+    signal.addEventListener('abort', () => reject(new Error('the image URL took too long')), { once: true });
+  });
+  const found = await Promise.race([lookup(host, { all: true }).catch(() => []), late]);
   if (found.length === 0) throw new Error('the host of the image URL cannot be found');
   return found.map(({ address }) => address);
 }
