@@ -4,7 +4,7 @@
 // segments of any length).
 #pragma once
 
-#include "kernels/cuda/sm80/attention_decode.cuh"
+#include "kernels/cuda/sm80/attention_decode_products.cuh"
 
 namespace hearth::kernels::cuda {
 
