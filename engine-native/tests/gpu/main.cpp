@@ -1,6 +1,7 @@
 // hearth-gpu-test: every CUDA kernel against the reference, on fresh random data. Needs a GPU and nothing else.
-//   hearth-gpu-test [--seed N] [--program] [GoogleTest options]
+//   hearth-gpu-test [--seed N] [--program] [--set name=value,...] [GoogleTest options]
 // --program: ops of few rows run as programs of one phase (sm80/decode_program.cuh), so that the same tests check them.
+// --set: kernel choices, as for hearth-gpu-bench.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -42,6 +43,12 @@ int main(int argc, char** argv) {
       tuning.program_rows = 3;
       tuning.program_always = tuning.program_phases_min = tuning.program_dense = 1;
     }
+  for (int i = 1; i + 1 < argc; ++i)
+    if (std::string(argv[i]) == "--set")
+      if (const auto set = hearth::kernels::cuda::set_tuning(argv[i + 1]); !set) {
+        std::fprintf(stderr, "hearth-gpu-test: %s\n", set.message().c_str());
+        return 1;
+      }
   auto device = hearth::device::open_cuda_device(0, "", false);
   if (!device) {
     std::fprintf(stderr, "hearth-gpu-test: %s\n", device.status().message().c_str());

@@ -370,6 +370,7 @@ int main(int argc, char** argv) {
   const KvFormat kv = wants(what, "int8kv") ? KvFormat::int8 : KvFormat::f16;
   Model model(*shape, kv, fp16, 2048, wants(what, "context") ? 131072 + 256 : 64 * 256, 64);
   std::printf("weights %.3f GB, limit %.0f tok/s at batch 1\n", model.weight_bytes / 1e9, gb / model.weight_bytes);
+  if (!sets[0].empty()) need(kernels::cuda::set_tuning(sets[0]));  // also for the traces
   auto decode = [&](int sequences, int tokens, const char* label) {
     const Batch bt = model.batch(sequences, 1, tokens);
     const double us = median_us([&] { model.step(bt); });

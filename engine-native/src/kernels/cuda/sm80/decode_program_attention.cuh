@@ -3,7 +3,7 @@
 // never pass through the pool: they are one more partial result in the merge.
 #pragma once
 
-#include "kernels/cuda/sm80/attention_decode.cuh"
+#include "kernels/cuda/sm80/attention_decode_products.cuh"
 #include "kernels/cuda/sm80/decode_program_exchange.cuh"
 
 namespace hearth::kernels::cuda {
@@ -135,7 +135,7 @@ struct Attention {
   ProgramControl& control;
   const ProgramPhase& phase;
   const AttentionArgs& a;
-  const AttentionItem item;
+  const AttentionItem& item;
   char* const q_shared = program_shared + control.x;                                           // [8][q_pitch]
   float* const stats = reinterpret_cast<float*>(q_shared + program_heads * q_pitch);           // [workers + 1][8][2]: best, sum
   float* const own = stats + (program_workers + 1) * program_heads * 2;                        // [2][DP]: the row's k and v
@@ -366,24 +366,29 @@ struct Attention {
       store_pair(h, d, make_float2(__fdividef(value.x, total), __fdividef(value.y, total)));
     });
   }
-
-  __device__ __forceinline__ void run(int index, RingPlace& at) {
-    if (item.active == 0) return;
-    prepare_heads();
-    if (warp == 0) program_trace(index, 1);
-    workers_meet();
-    if (item.active < 0) return each_pair([&](int h, int d) { store_pair(h, d, make_float2(0, 0)); });
-    attend_own();
-    AttentionSums<DP> sums;
-    attend_history(at, sums);
-    if (warp == 0) program_trace(index, 2);
-    const int parts = min(program_workers, item.blocks);
-    if (warp < parts) leave_part(sums);
-    workers_meet();
-    store_merged(parts);
-    if (item.active > 1) merge_splits();
-  }
 };
+
+// The three parts of an item, functions of their own: in one, registers spill, and what spills is read back through the
+// memory system, behind the weights.
+template <class T, int DP, bool INT8> __device__ __forceinline__ Attention<T, DP, INT8> attention_of(int index) {
+  ProgramControl& control = program_control();
+  return {control, program_phase(index), control.attention, control.item};
+}
+template <class T, int DP, bool INT8> __device__ __noinline__ void prepare_item(int index) { attention_of<T, DP, INT8>(index).prepare_heads(); }
+template <class T, int DP, bool INT8> __device__ __noinline__ RingPlace attend_item(int index, RingPlace at) {
+  const auto attention = attention_of<T, DP, INT8>(index);
+  attention.attend_own();
+  AttentionSums<DP> sums;
+  attention.attend_history(at, sums);
+  if (attention.warp < min(program_workers, attention.item.blocks)) attention.leave_part(sums);
+  return at;
+}
+template <class T, int DP, bool INT8> __device__ __noinline__ void store_item(int index) {
+  const auto attention = attention_of<T, DP, INT8>(index);
+  if (attention.item.active < 0) return attention.each_pair([&](int h, int d) { attention.store_pair(h, d, make_float2(0, 0)); });
+  attention.store_merged(min(program_workers, attention.item.blocks));
+  if (attention.item.active > 1) attention.merge_splits();
+}
 
 template <class T, int DP, bool INT8>
 __device__ __noinline__ RingPlace attention_items(int index, RingPlace at) {
@@ -400,7 +405,16 @@ __device__ __noinline__ RingPlace attention_items(int index, RingPlace at) {
       }
       workers_meet();
     }
-    Attention<T, DP, INT8>{control, program_phase(index), control.attention, control.item}.run(index, at);
+    if (control.item.active == 0) continue;
+    prepare_item<T, DP, INT8>(index);
+    if (threadIdx.x < 32) program_trace(index, 1);
+    workers_meet();
+    if (control.item.active > 0) {
+      at = attend_item<T, DP, INT8>(index, at);
+      if (threadIdx.x < 32) program_trace(index, 2);
+      workers_meet();
+    }
+    store_item<T, DP, INT8>(index);
   }
   workers_meet();
   if (threadIdx.x < 32) program_trace(index, 5);

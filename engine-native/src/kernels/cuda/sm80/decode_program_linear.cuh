@@ -506,13 +506,15 @@ __device__ __noinline__ RingPlace finish_phase(int index, int which, RingPlace a
   // Without a tile nobody waits for this warp, and what it would read might be gone.
   if (tiles.begin + which < tiles.end) {
     typename Finisher<T, SINGLE>::Output next = finisher.prepare(tiles.begin + which);
-    finisher.receive_norms(phase.from);
+    if (!SINGLE) finisher.receive_norms(phase.from);
 #pragma unroll 1
     for (int tile = tiles.begin; tile < tiles.end; ++tile) {
       if ((tile - tiles.begin) % program_finishers == which) {
         const typename Finisher<T, SINGLE>::Output o = next;
         if (tile + program_finishers < tiles.end) next = finisher.prepare(tile + program_finishers);
         barrier_wait(summed + at.slot * 8, at.parity);
+        // One row's squares are there by now: waiting for them in the memory system would only hold up the words of others.
+        if (SINGLE && tile == tiles.begin + which) finisher.receive_norms(phase.from);
         finisher.load_norms();
         finisher.finish(tile, o, sums + at.slot * sum_bytes);
         barrier_arrive_warp(taken + at.slot * 8);
