@@ -151,7 +151,7 @@ size_t workspace_bytes(const LinearSpec& s, int max_rows, const DeviceInfo& info
   const size_t x = aligned(static_cast<size_t>(max_rows) * s.in * 2);  // also of rows that are not 16-byte aligned
   size_t most = 0;
   for (int i = 0; i <= size_for(max_rows); ++i) most = std::max(most, tile_partial_bytes(tile_size(i, s.group == 32 ? 2 : 1), info.threads));
-  return std::max(x + most, chain_scratch_bytes(std::min(max_rows, 16), s.in));
+  return std::max(x + most, chain_scratch_bytes(std::min(max_rows, 64), s.in));
 }
 
 // What the tuning pass found, or the choice by rows. `few`: the decode path takes these rows.
@@ -215,6 +215,7 @@ std::vector<LinearChoice> w4_candidates(const LinearSpec& s, int rows, CudaStrea
     return list;
   }
   for (int i = std::max(0, size_for(rows) - 1); i <= size_for(rows); ++i) list.push_back({LinearPath::tile, i});
+  if (rows >= 128) list.push_back({LinearPath::mma});
   return list;
 }
 

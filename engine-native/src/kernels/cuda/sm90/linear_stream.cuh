@@ -9,7 +9,6 @@
 #include "kernels/cuda/epilogue.cuh"
 #include "kernels/cuda/sm90/dense_tile.cuh"
 #include "kernels/cuda/sm90/tile_store.cuh"
-#include "kernels/cuda/sm90/wgmma_tiles.cuh"
 
 namespace hearth::kernels::cuda {
 
@@ -94,7 +93,7 @@ template <class T, int BN, int STAGES> __device__ __forceinline__ void linear_st
   launch_dependents();
   const StreamPlan plan(args, k_step);
   const int group = threadIdx.x / 128;
-  int stage = 0, parity = 0;
+  RingPlace at;
   if (group == 0) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (threadIdx.x == 0) {
@@ -107,8 +106,8 @@ template <class T, int BN, int STAGES> __device__ __forceinline__ void linear_st
       }
       wait_predecessors();
       for (int unit = plan.first; unit < plan.last;) {
-        barrier_wait(empty0 + stage * 8, parity ^ 1);
-        const uint32_t to = ring + stage * stage_bytes, barrier = full0 + stage * 8;
+        barrier_wait(empty0 + at.stage * 8, at.parity ^ 1);
+        const uint32_t to = ring + at.stage * stage_bytes, barrier = full0 + at.stage * 8;
         if (early > 0) {
           --early;
         } else {
@@ -116,7 +115,7 @@ template <class T, int BN, int STAGES> __device__ __forceinline__ void linear_st
           tensor_copy(to + x_bytes, &args.weight, k * k_step, n * BN, barrier);
         }
         tensor_copy(to, &args.x, k * k_step, m * dense_bm, barrier);
-        if (++stage == STAGES) { stage = 0; parity ^= 1; }
+        at.advance<STAGES>();
         ++unit;
         if (++k == plan.blocks_k) {
           k = 0;
@@ -139,23 +138,7 @@ template <class T, int BN, int STAGES> __device__ __forceinline__ void linear_st
       TileBias<BN> bias;
       bias.load(p, n * BN);
       float d[BN / 2];
-      int previous = -1;
-      for (int k = 0; k < count; ++k) {
-        barrier_wait(full0 + stage * 8, parity);
-        const uint32_t x = ring + stage * stage_bytes + (group - 1) * (x_bytes / 2), w = ring + stage * stage_bytes + x_bytes;
-        wgmma_fence();
-#pragma unroll
-        for (int i = 0; i < 4; ++i) WgmmaShared<T, BN>::run(d, descriptor(x + i * 32), descriptor(w + i * 32), k > 0 || i > 0);
-        wgmma_commit();
-        wgmma_wait<1>();
-        if (previous >= 0 && threadIdx.x % 128 == 0) barrier_arrive(empty0 + previous * 8);
-        previous = stage;
-        if (++stage == STAGES) { stage = 0; parity ^= 1; }
-      }
-      wgmma_wait<0>();
-#pragma unroll
-      for (int i = 0; i < BN / 2; ++i) settle(d[i]);
-      if (threadIdx.x % 128 == 0) barrier_arrive(empty0 + previous * 8);
+      multiply_stages<T, BN, STAGES>(ring, full0, empty0, group - 1, count, at, d);
       unit += count;
       if (k0 > 0) {
         leave_part<BN>(args, plan.range, group - 1, d);

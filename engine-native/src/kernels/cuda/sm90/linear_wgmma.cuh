@@ -6,7 +6,6 @@
 #include "kernels/cuda/epilogue.cuh"
 #include "kernels/cuda/hopper_params.h"
 #include "kernels/cuda/sm90/dense_tile.cuh"
-#include "kernels/cuda/sm90/wgmma_tiles.cuh"
 
 namespace hearth::kernels::cuda {
 
@@ -44,7 +43,7 @@ template <class T, int BN, int STAGES> __device__ __forceinline__ void linear_wg
   launch_dependents();
   const int tiles = args.m_tiles * args.n_tiles, blocks_k = (p.k_padded + k_step - 1) / k_step;
   const int group = threadIdx.x / 128;
-  int stage = 0, parity = 0;
+  RingPlace at;
   if (group == 0) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (threadIdx.x == 0) {
@@ -61,8 +60,8 @@ template <class T, int BN, int STAGES> __device__ __forceinline__ void linear_wg
       for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         banded_tile(tile, args.n_tiles, args.m_tiles, n, m);
         for (int k = 0; k < blocks_k; ++k) {
-          barrier_wait(empty0 + stage * 8, parity ^ 1);
-          const uint32_t to = ring + stage * stage_bytes, barrier = full0 + stage * 8;
+          barrier_wait(empty0 + at.stage * 8, at.parity ^ 1);
+          const uint32_t to = ring + at.stage * stage_bytes, barrier = full0 + at.stage * 8;
           if (early > 0) {
             --early;
           } else {
@@ -70,7 +69,7 @@ template <class T, int BN, int STAGES> __device__ __forceinline__ void linear_wg
             tensor_copy(to + x_bytes, &args.weight, k * k_step, n * BN, barrier);
           }
           tensor_copy(to, &args.x, k * k_step, m * dense_bm, barrier);
-          if (++stage == STAGES) { stage = 0; parity ^= 1; }
+          at.advance<STAGES>();
         }
       }
     }
@@ -81,23 +80,7 @@ template <class T, int BN, int STAGES> __device__ __forceinline__ void linear_wg
     const uint32_t mine = ring + STAGES * stage_bytes + warp * stage_bytes_per_warp;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
       typename Sum<T>::type d[BN / 2];
-      int previous = -1;
-      for (int k = 0; k < blocks_k; ++k) {
-        barrier_wait(full0 + stage * 8, parity);
-        const uint32_t x = ring + stage * stage_bytes + (group - 1) * (x_bytes / 2), w = ring + stage * stage_bytes + x_bytes;
-        wgmma_fence();
-#pragma unroll
-        for (int i = 0; i < 4; ++i) WgmmaShared<T, BN>::run(d, descriptor(x + i * 32), descriptor(w + i * 32), k > 0 || i > 0);
-        wgmma_commit();
-        wgmma_wait<1>();
-        if (previous >= 0 && threadIdx.x % 128 == 0) barrier_arrive(empty0 + previous * 8);
-        previous = stage;
-        if (++stage == STAGES) { stage = 0; parity ^= 1; }
-      }
-      wgmma_wait<0>();
-#pragma unroll
-      for (int i = 0; i < BN / 2; ++i) settle(d[i]);
-      if (threadIdx.x % 128 == 0) barrier_arrive(empty0 + previous * 8);
+      multiply_stages<T, BN, STAGES>(ring, full0, empty0, group - 1, blocks_k, at, d);
       int m, n;
       banded_tile(tile, args.n_tiles, args.m_tiles, n, m);
 #pragma unroll 1
