@@ -77,16 +77,24 @@ void describe(const std::vector<float>& a, const std::vector<float>& b, int rows
   }
 }
 
-// o, gate and up, down, qkv of a model of this width, twice over, so that chains follow one another.
+// o, gate and up, down, qkv of a model of this width.
+struct Layer {
+  int width, inner, ffn, all;
+  DType type;
+  Part o, up, down, qkv;
+  Layer(int width_, int inner_, int ffn_, int all_, DType type_, bool biased)
+      : width(width_), inner(inner_), ffn(ffn_), all(all_), type(type_), o(inner, width, type, false, true, false, biased, Activation::none), up(width, 2 * ffn, type, true, false, true, biased, Activation::silu),
+        down(ffn, width, type, false, true, false, biased, Activation::none), qkv(width, all, type, true, false, false, biased, Activation::none) {}
+};
+
+// A layer twice over, so that chains follow one another.
 struct Chained {
   int rows;
-  Part o, up, down, qkv;
+  const Part &o, &up, &down, &qkv;
   Array attended, x, gates, out, workspace;
-  Chained(int rows_, int width, int inner, int ffn, int all, DType type, bool biased)
-      : rows(rows_), o(inner, width, type, false, true, false, biased, Activation::none), up(width, 2 * ffn, type, true, false, true, biased, Activation::silu),
-        down(ffn, width, type, false, true, false, biased, Activation::none), qkv(width, all, type, true, false, false, biased, Activation::none),
-        attended(type, static_cast<size_t>(rows) * inner), x(DType::f32, static_cast<size_t>(rows) * width), gates(type, static_cast<size_t>(rows) * ffn), out(type, static_cast<size_t>(rows) * all),
-        workspace(DType::u8, scratch()) {}
+  Chained(int rows_, const Layer& l)
+      : rows(rows_), o(l.o), up(l.up), down(l.down), qkv(l.qkv), attended(l.type, static_cast<size_t>(rows) * l.inner), x(DType::f32, static_cast<size_t>(rows) * l.width),
+        gates(l.type, static_cast<size_t>(rows) * l.ffn), out(l.type, static_cast<size_t>(rows) * l.all), workspace(DType::u8, scratch()) {}
   size_t scratch() const {
     size_t most = 256;
     for (const Part* p : {&o, &up, &down, &qkv}) most = std::max(most, p->implementation->workspace_bytes(p->spec, rows, gpu().info()));
@@ -102,9 +110,10 @@ struct Chained {
   }
 };
 
-void check_chain(int rows, int width, int inner, int ffn, int all, DType type, bool biased, int kernels_most) {
-  SCOPED_TRACE("rows " + std::to_string(rows) + " width " + std::to_string(width) + " inner " + std::to_string(inner) + " ffn " + std::to_string(ffn) + " all " + std::to_string(all) + (type == DType::bf16 ? " bf16" : " f16"));
-  Chained chain(rows, width, inner, ffn, all, type, biased);
+void check_chain(int rows, const Layer& layer, int kernels_most) {
+  const DType type = layer.type;
+  SCOPED_TRACE("rows " + std::to_string(rows) + " width " + std::to_string(layer.width) + " inner " + std::to_string(layer.inner) + " ffn " + std::to_string(layer.ffn) + " all " + std::to_string(layer.all) + (type == DType::bf16 ? " bf16" : " f16"));
+  Chained chain(rows, layer);
   chain.x.normal();
   chain.attended.normal();
   const std::vector<float> start = values(chain.x);
@@ -119,7 +128,7 @@ void check_chain(int rows, int width, int inner, int ffn, int all, DType type, b
   tuning.chain_rows = 0;
   chain.run();
   const auto want_x = values(chain.x), want_gates = values(chain.gates), want = values(chain.out);
-  tuning.chain_rows = 16;
+  tuning.chain_rows = 64;
   const uint64_t launched = device::cuda(gpu().stream()).launches();
   auto graph = gpu().capture([](void* c) { static_cast<Chained*>(c)->run(); return Status::ok(); }, &chain);
   tuning = before;
@@ -143,11 +152,23 @@ void check_chain(int rows, int width, int inner, int ffn, int all, DType type, b
 TEST(Chain, MatchesItsLinears) {
   if (gpu().info().compute_capability != 90) GTEST_SKIP() << "Hopper alone has it";
   // Two launches: a second o cannot follow qkv.
-  for (int rows : {5, 6, 8, 9, 12, 16}) check_chain(rows, 4096, 4096, 11008, 12288, DType::f16, false, 2);
-  for (int rows : {7, 8, 13}) check_chain(rows, 4096, 4096, 11008, 12288, DType::bf16, true, 2);
+  const Layer half(4096, 4096, 11008, 12288, DType::f16, false), bfloat(4096, 4096, 11008, 12288, DType::bf16, true);
+  for (int rows : {5, 6, 8, 9, 12, 16, 17, 27, 32, 33, 50, 64}) check_chain(rows, half, 2);
+  for (int rows : {7, 8, 13, 24, 61}) check_chain(rows, bfloat, 2);
+}
+
+// Small enough for compute-sanitizer.
+TEST(Chain, MatchesAtItsSmallestShape) {
+  if (gpu().info().compute_capability != 90) GTEST_SKIP() << "Hopper alone has it";
+  const Layer layer(1152, 256, 1152, 1152, DType::f16, true);
+  for (int rows : {5, 16, 24, 64}) check_chain(rows, layer, 2);
+}
+
+TEST(Chain, MatchesAtOtherShapes) {
+  if (gpu().info().compute_capability != 90) GTEST_SKIP() << "Hopper alone has it";
   for (int i = 0; i < 12; ++i) {
     const int width = 128 * random_int(9, 40), inner = 128 * random_int(1, 40), ffn = 128 * random_int(9, 100), all = 16 * random_int(66, 900);
-    check_chain(random_int(5, 16), width, inner, ffn, all, i % 2 ? DType::bf16 : DType::f16, i % 3 == 0, 16);
+    check_chain(random_int(5, 64), Layer(width, inner, ffn, all, i % 2 ? DType::bf16 : DType::f16, i % 3 == 0), 16);
   }
 }
 

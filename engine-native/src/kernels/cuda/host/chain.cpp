@@ -20,25 +20,29 @@ extern const device::CudaModule module_linear_w4_chain_f16, module_linear_w4_cha
 namespace {
 
 constexpr int chain_kind = 1;
-constexpr int workers = w4_chain_workers, ranks = 2, threads = (workers + 3) * 32, rows_most = 16;
-struct ChainSize { int rows, tiles_warp; CudaKernel kernels[2]; };  // [type]
+constexpr int workers = w4_chain_workers, ranks = 2, threads = (workers + 4) * 32, rows_most = 64, slots_most = 16, units_most = 8;
+// tiles: that a warp holds sums for; blocks: of four tiles, that a warpgroup does (wgmma). One of them is 0.
+// beside: in so little of a multiprocessor that a block of the decode attention stands beside it, with its history loading.
+struct ChainSize { int rows, tiles, blocks; bool beside; CudaKernel kernels[2]; };  // [type]
 #define HEARTH_CHAIN(n) {{&module_linear_w4_chain_f16, "linear_w4_chain_n" #n "_f16"}, {&module_linear_w4_chain_bf16, "linear_w4_chain_n" #n "_bf16"}}
-const ChainSize sizes[] = {{8, 4, HEARTH_CHAIN(8)}, {16, 4, HEARTH_CHAIN(16)}};
-const ChainSize& size_for(int rows) { return sizes[rows > 8]; }
+const ChainSize sizes[] = {{8, 4, 0, true, HEARTH_CHAIN(8)}, {16, 4, 0, false, HEARTH_CHAIN(16)}, {32, 0, 3, false, HEARTH_CHAIN(32)}, {64, 0, 2, false, HEARTH_CHAIN(64)}};
+const ChainSize& size_for(int rows) { return sizes[(rows > 8) + (rows > 16) + (rows > 32)]; }
 
-int shared_budget() { return std::min(tuning().chain_kb, 222) * 1024; }  // 227 KB hold 4 more that are not dynamic
+int shared_budget(const ChainSize& size) { return std::min(size.beside ? tuning().chain_beside_kb : tuning().chain_kb, 219) * 1024; }  // 227 KB hold 7 more that are not dynamic
 int clusters_of(CudaStream& stream, const ChainSize& size, DType type) {
-  return std::min(stream.clusters(size.kernels[type == DType::bf16], threads, shared_budget(), ranks), stream.multiprocessors() / ranks);
+  return std::min(stream.clusters(size.kernels[type == DType::bf16], threads, shared_budget(size), ranks), stream.multiprocessors() / ranks);
 }
 
-// How a phase's tiles are dealt to warps: `columns` side by side, the others share k.
+// How a phase's tiles are dealt to warps (wgmma: blocks of four to warpgroups): `columns` side by side, the others share k.
 struct Deal { int columns = 0, parts = 0, tiles_warp = 0; };
-Deal deal(int tiles, int units, int tiles_warp_most) {
+Deal deal(int tiles, int units, const ChainSize& size) {
   Deal best;
   double least = 0;
+  const int all = size.blocks ? workers / 4 : workers, most = size.blocks ? size.blocks : size.tiles, work = size.blocks ? divide_up(tiles, 4) : tiles;
   for (int columns : {12, 6, 4, 3, 2, 1}) {
-    const int mine = divide_up(tiles, columns), parts = workers / columns;
-    if (mine > tiles_warp_most || parts > 6) continue;
+    if (all % columns != 0) continue;
+    const int mine = divide_up(work, columns), parts = all / columns;
+    if (mine > most || parts > 6) continue;
     // A tile's products, and what every warp does once a stage: its loads of the activations.
     const double cost = divide_up(std::max(1, units / ranks), parts) * (mine + 0.35);
     if (!best.columns || cost < least) { best = {columns, parts, mine}; least = cost; }
@@ -46,11 +50,11 @@ Deal deal(int tiles, int units, int tiles_warp_most) {
   return best;
 }
 
-// Rows of 16-bit values as [k / 64][rows][64], read in boxes of 128 k of `box_rows` rows.
-Status describe_rows(const device::cu::Api& api, TensorMapBytes& map, DType type, const void* data, int k, int rows, int64_t stride, int box_rows) {
+// Rows of 16-bit values as [k / 64][rows][64], read in boxes of `box_units` times 128 k of `box_rows` rows.
+Status describe_rows(const device::cu::Api& api, TensorMapBytes& map, DType type, const void* data, int k, int rows, int64_t stride, int box_rows, int box_units) {
   constexpr int type_float16 = 6, type_bfloat16 = 9, swizzle_128 = 3, promotion_256 = 3;  // CUtensorMap enums
   const uint64_t dims[3] = {64, static_cast<uint64_t>(rows), static_cast<uint64_t>(k) / 64}, strides[2] = {static_cast<uint64_t>(stride) * 2, 128};
-  const uint32_t box[3] = {64, static_cast<uint32_t>(box_rows), 2}, steps[3] = {1, 1, 1};
+  const uint32_t box[3] = {64, static_cast<uint32_t>(box_rows), static_cast<uint32_t>(2 * box_units)}, steps[3] = {1, 1, 1};
   const int code = api.cuTensorMapEncodeTiled(reinterpret_cast<device::cu::TensorMap*>(&map), type == DType::bf16 ? type_bfloat16 : type_float16, 3, const_cast<void*>(data), dims, strides, box, steps, 0, swizzle_128, promotion_256, 0);
   return code == 0 ? Status::ok() : device::cu::error(code, "describing activations to the copy engine");
 }
@@ -61,7 +65,7 @@ class Chain final : public CudaStream::Deferred {
 
   bool takes(const LinearArgs& a, DType type) const {
     if (type != type_ || a.rows != args_.rows || args_.phases == w4_chain_phases_max) return false;
-    if (!deal(divide_up(a.tiles, clusters_), a.k_padded / 128, size_.tiles_warp).columns || a.tiles < clusters_) return false;
+    if (!deal(divide_up(a.tiles, clusters_), a.k_padded / 128, size_).columns || a.tiles < clusters_) return false;
     if (args_.phases == 0) return a.norm == norm_none;
     const LinearArgs& before = linears_.back();
     const int columns = before.gated ? before.out / 2 : before.out;
@@ -69,13 +73,12 @@ class Chain final : public CudaStream::Deferred {
     return a.norm == norm_none ? !before.residual : a.norm == norm_rms && before.residual != 0;
   }
 
-  void add(CudaStream& stream, const LinearArgs& a, void* scratch, std::function<void()> alone) {
+  void add(const LinearArgs& a, void* scratch, std::function<void()> alone) {
     W4ChainPhase& p = args_.phase[args_.phases++];
     const int some = a.tiles / clusters_, most = divide_up(a.tiles, clusters_);
     p.some = some; p.more = a.tiles % clusters_;
     p.units = a.k_padded / 128; p.unit_bytes = a.unit_bytes;
-    p.stage_bytes = round_up(most * a.unit_bytes, 1024) + size_.rows * 256;
-    const Deal d = deal(most, p.units, size_.tiles_warp);
+    const Deal d = deal(most, p.units, size_);
     p.columns = d.columns; p.parts = d.parts; p.tiles_warp = d.tiles_warp;
     p.factors = a.weight_scale; p.bias = a.bias; p.y = a.y; p.y_stride = a.y_stride;
     p.out = a.out; p.gated = a.gated; p.residual = a.residual; p.activation = a.activation; p.y_type = a.y_type;
@@ -89,10 +92,9 @@ class Chain final : public CudaStream::Deferred {
       p.squares = before.next_squares = reinterpret_cast<float*>(static_cast<char*>(scratch) + aligned(static_cast<size_t>(args_.rows) * a.in * 2));
       p.squares_tiles = linears_.back().tiles; p.width = a.in; p.norm_epsilon = a.norm_epsilon;
     }
-    if (Status s = describe_rows(stream.api(), p.x, type_, x, a.in, a.rows, stride, size_.rows); !s) stream.fail(s);
-    if (Status s = describe_units(stream.api(), p.weight_few, a, some); !s) stream.fail(s);
-    if (Status s = describe_units(stream.api(), p.weight_more, a, most); !s) stream.fail(s);
     linears_.push_back(a);
+    linears_.back().x = x;  // as it is read
+    linears_.back().x_stride = stride;
     alone_.push_back(std::move(alone));
   }
 
@@ -104,22 +106,70 @@ class Chain final : public CudaStream::Deferred {
       stream.defers = true;
       return;
     }
-    // Two buffers for sums; phases exchange as many rows at a time as they hold.
-    auto bytes_of = [&](const W4ChainPhase& p, int eights) { return divide_up(p.some + (p.more > 0), ranks) * ranks * p.parts * eights * 512; };
-    const int live = divide_up(args_.rows, 8);
-    args_.sums_bytes = live == 1 ? 0 : 24 * 1024;
-    for (int i = 0; i < args_.phases; ++i) args_.sums_bytes = std::max(args_.sums_bytes, bytes_of(args_.phase[i], 1));
-    for (int i = 0; i < args_.phases; ++i) {
-      W4ChainPhase& p = args_.phase[i];
-      for (p.chunk = live; bytes_of(p, p.chunk) > args_.sums_bytes; --p.chunk) {}
-    }
-    args_.ring_bytes = (shared_budget() - 1024 - 2 * args_.sums_bytes) / 1024 * 1024;
+    plan_ring(shared_budget(size_) - 1024 - plan_sums());
+    for (int i = 0; i < args_.phases; ++i) describe(stream, i);
     args_.counters = stream.counters();
     args_.trace = tuning().chain_trace & 1 ? reinterpret_cast<long long*>(stream.exchange() + (1 << 20)) : nullptr;
-    stream.launch(size_.kernels[type_ == DType::bf16], {clusters_ * ranks, 1, 1, threads, shared_budget(), ranks}, args_);
+    stream.launch(size_.kernels[type_ == DType::bf16], {clusters_ * ranks, 1, 1, threads, shared_budget(size_), ranks}, args_);
   }
 
  private:
+  int unit_bytes(const W4ChainPhase& p) const { return size_.rows * 256 + most(p) * p.unit_bytes; }
+  int most(const W4ChainPhase& p) const { return p.some + (p.more > 0); }
+  // How sums are exchanged, and the bytes that takes: one buffer where every phase's fit into it at once, else two in turn,
+  // as many rows at a time as they hold.
+  int plan_sums() {
+    constexpr int enough = 24 * 1024;
+    const int live = divide_up(args_.rows, 8);
+    auto bytes_of = [&](const W4ChainPhase& p, int eights) { return divide_up(most(p), ranks) * ranks * p.parts * eights * 512; };
+    auto halves = [&](const W4ChainPhase& p) { return most(p) * divide_up(live, 2) * 512; };
+    int once = 0, least = enough;
+    for (int i = 0; i < args_.phases; ++i) {
+      W4ChainPhase& p = args_.phase[i];
+      p.split_rows = live > 1 && p.parts == 1 && !p.residual && halves(p) <= 2 * enough;
+      once = std::max(once, p.split_rows ? halves(p) : bytes_of(p, live));
+      if (!p.split_rows) least = std::max(least, bytes_of(p, 1));
+    }
+    args_.sums_stride = once <= enough ? 0 : least;
+    for (int i = 0; i < args_.phases; ++i) {
+      W4ChainPhase& p = args_.phase[i];
+      for (p.chunk = live; args_.sums_stride && p.chunk > 1 && bytes_of(p, p.chunk) > least; --p.chunk) {}
+    }
+    return args_.sums_stride ? 2 * least : round_up(once, 1024);
+  }
+  // Slots of one size, and how many units of k of each phase one holds: as most bytes of weights are under way in the phase
+  // that has fewest. Few large stages, since each costs its loaders and readers some hundred cycles.
+  void plan_ring(int bytes) {
+    int largest = 0;
+    for (int i = 0; i < args_.phases; ++i) largest = std::max(largest, unit_bytes(args_.phase[i]));
+    int64_t best = -1;
+    for (int slot = round_up(largest, 1024); slot <= std::max(bytes / 4, largest) + 1023; slot += 1024) {
+      const int slots = std::min(bytes / slot, slots_most);
+      int64_t least = -1;
+      for (int i = 0; i < args_.phases; ++i) {
+        const W4ChainPhase& p = args_.phase[i];
+        const int64_t weights = static_cast<int64_t>(std::min(slot / unit_bytes(p), units_most)) * p.some * p.unit_bytes * slots;
+        if (least < 0 || weights < least) least = weights;
+      }
+      if (least <= best) continue;
+      best = least;
+      args_.slot_bytes = slot;
+      args_.slots = slots;
+    }
+    for (int i = 0; i < args_.phases; ++i) {  // no more than its stages need when shared out evenly
+      W4ChainPhase& p = args_.phase[i];
+      const int units = divide_up(p.units, ranks), stages = divide_up(units, std::min(args_.slot_bytes / unit_bytes(p), units_most));
+      p.stage_units = divide_up(units, stages);
+    }
+  }
+  void describe(CudaStream& stream, int phase) {
+    W4ChainPhase& p = args_.phase[phase];
+    const LinearArgs& a = linears_[phase];
+    if (Status s = describe_rows(stream.api(), p.x, type_, a.x, a.in, a.rows, a.x_stride, size_.rows, p.stage_units); !s) stream.fail(s);
+    if (Status s = describe_units(stream.api(), p.weight_few, a, p.some, p.stage_units); !s) stream.fail(s);
+    if (Status s = describe_units(stream.api(), p.weight_more, a, most(p), p.stage_units); !s) stream.fail(s);
+  }
+
   W4ChainArgs args_{};
   std::vector<LinearArgs> linears_;
   std::vector<std::function<void()>> alone_;
@@ -152,13 +202,13 @@ bool chain_linear(CudaStream& stream, const LinearArgs& a, DType narrow, void* s
     present = fresh.get();
     stream.deferred = std::move(fresh);
   }
-  present->add(stream, a, scratch, std::move(alone));
+  present->add(a, scratch, std::move(alone));
   return true;
 }
 
 void append_chain_shared(int sm, std::vector<SharedUse>& uses) {
   if (sm != 90) return;
-  for (const ChainSize& size : sizes) uses.push_back({size.kernels[0].name, shared_budget()});
+  for (const ChainSize& size : sizes) uses.push_back({size.kernels[0].name, shared_budget(size)});
 }
 
 }  // namespace hearth::kernels::cuda

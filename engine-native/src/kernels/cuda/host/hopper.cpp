@@ -84,11 +84,11 @@ ClusterPlan plan_cluster(const LinearArgs& a, const ClusterSize& size, int ranks
 
 }  // namespace
 
-// w4 units as [tiles][k / 128][unit_bytes / 8] 64-bit words, read in boxes of one unit of `box_tiles` tiles.
-Status describe_units(const device::cu::Api& api, TensorMapBytes& map, const LinearArgs& a, int box_tiles) {
+// As 64-bit words: [tiles][k / 128][unit_bytes / 8].
+Status describe_units(const device::cu::Api& api, TensorMapBytes& map, const LinearArgs& a, int box_tiles, int box_units) {
   const uint64_t units = a.k_padded / 128, unit_bytes = a.unit_bytes;
   const uint64_t dims[3] = {unit_bytes / 8, units, static_cast<uint64_t>(a.tiles)}, strides[2] = {unit_bytes, units * unit_bytes};
-  const uint32_t box[3] = {static_cast<uint32_t>(unit_bytes / 8), 1, static_cast<uint32_t>(box_tiles)}, steps[3] = {1, 1, 1};
+  const uint32_t box[3] = {static_cast<uint32_t>(unit_bytes / 8), static_cast<uint32_t>(box_units), static_cast<uint32_t>(box_tiles)}, steps[3] = {1, 1, 1};
   const int code = api.cuTensorMapEncodeTiled(reinterpret_cast<device::cu::TensorMap*>(&map), type_uint64, 3, const_cast<void*>(a.weight), dims, strides, box, steps, 0, 0, promotion_256, 0);
   return code == 0 ? Status::ok() : device::cu::error(code, "describing weights to the copy engine");
 }

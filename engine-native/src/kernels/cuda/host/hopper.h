@@ -34,8 +34,8 @@ int& hopper_forced_columns();
 // (sm90/linear_w4_cluster.cuh); args.x contiguous 16-bit rows. Needs no workspace.
 // `variant`: its size, -1: by rows. `split`: blocks that share K, 0: by a model.
 void hopper_w4_cluster(device::CudaStream& stream, DType type, const LinearArgs& args, int variant = -1, int split = 0);
-// w4 units as [tiles][k / 128][bytes], read in boxes of one unit of `box_tiles` tiles.
-Status describe_units(const device::cu::Api& api, TensorMapBytes& map, const LinearArgs& a, int box_tiles);
+// w4 units as [tiles][k / 128][bytes], read in boxes of `box_units` units of `box_tiles` tiles.
+Status describe_units(const device::cu::Api& api, TensorMapBytes& map, const LinearArgs& a, int box_tiles, int box_units = 1);
 // Pairs of variant and split worth timing for these rows.
 std::vector<std::pair<int, int>> hopper_w4_candidates(int rows, int units);
 

@@ -41,9 +41,10 @@ struct Tuning {
   int attention_groups = 1;               // multiplying warpgroups of Hopper's prefill attention for heads of 64: 1 or 2
   int vision_attention = 0;               // towers' attention on Hopper: 0 by shape, -1 as prefill's, 1 to 4 others (host/attention.cpp)
   int dense_stream = 1;                   // 1: dense linears on Hopper by linear_stream where it was faster (host/hopper_dense.cpp)
-  int chain_rows_min = 5, chain_rows = 8; // rows of a captured step whose w4 linears between attentions are one kernel (Hopper; at most 16, slower above 8)
+  int chain_rows_min = 5, chain_rows = 64; // rows of a captured step whose w4 linears between attentions are one kernel (Hopper; at most 64)
   int chain_trace = 0;                    // 1: clocks of the last chain go to the exchange (hearth-gpu-bench --what chaintrace)
-  int chain_kb = 222;                     // shared memory of its blocks
+  int chain_kb = 219;                     // shared memory of its blocks
+  int chain_beside_kb = 132;              // the same up to 16 rows, where a block of the decode attention stands beside them
   int w4_ranks = 0;                       // blocks of a cluster that share K: 1, 2 or 4; 0: by the model of hopper.cpp
   int w4_wide = 5;                        // other kernels for 9-16 rows (bit 0), 65-128 (bit 1) and 17-32 (bit 2)
   int w4_prefetch_kb = 0;                 // of a block's weights after its ring, brought to the L2 before the wait; measured to cost 1 us

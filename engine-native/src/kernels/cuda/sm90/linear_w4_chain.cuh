@@ -1,11 +1,12 @@
-// Consecutive w4 linears of a step of 5 to 16 rows (o, gate·up, down, the next layer's qkv) as one kernel, so that the
+// Consecutive w4 linears of a step of 5 to 64 rows (o, gate·up, down, the next layer's qkv) as one kernel, so that the
 // stream of weights never stops between them: one block a multiprocessor, blocks in pairs (clusters) that own consecutive
-// tiles of every phase and share K. Of a block's fifteen warps
+// tiles of every phase and share K. Of a block's sixteen warps
 //   - one loads weights, which depend on nothing, through all phases as far as its ring reaches;
 //   - one loads activations: of a phase once all blocks have counted the phase before as stored;
-//   - twelve multiply by mma.sync, hand their sums to the block of the pair that finishes the tile, and store;
-//   - one adds up the squares of a normed phase's rows. The norm's weights were multiplied in by whoever stored the
-//     residual, its factor is applied to the sums, since the product is linear.
+//   - twelve multiply (mma.sync up to 16 rows, above as three warpgroups by wgmma), exchange their sums with the other
+//     block of the pair, and store;
+//   - two add up the squares of a normed phase's rows, half of the rows each. The norm's weights were multiplied in by
+//     whoever stored the residual, its factor is applied to the sums, since the product is linear.
 // Sums are always added in the order of k, so results are the same bits every time.
 #pragma once
 
@@ -14,15 +15,14 @@
 
 namespace hearth::kernels::cuda {
 
-constexpr int chain_stages_max = 32;  // of the ring: barriers
-constexpr int chain_threads = (w4_chain_workers + 3) * 32;
-constexpr int chain_finish_tiles = 24;  // that a block finishes in a phase
+constexpr int chain_slots_max = 16;  // of the ring
+constexpr int chain_finish_tiles = 48;  // that a block finishes in a phase, or whose rows it shares with the other
+constexpr int chain_threads = (w4_chain_workers + 4) * 32, chain_load_registers = 56;
+// Registers of a multiplying thread: all there are, or few enough that a block of the decode attention (four warps of 168)
+// stands beside this one. `chain_bound`: the threads a kernel is compiled for, so that it starts with its share.
+__host__ __device__ constexpr int chain_multiply_registers(bool beside) { return beside ? 88 : 152; }
+constexpr int chain_bound(bool beside) { return beside ? 768 : chain_threads; }
 
-__device__ __forceinline__ int chain_load_acquire(const int32_t* p) {
-  int v;
-  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
-  return v;
-}
 __device__ __forceinline__ void chain_arrive(uint32_t barrier, uint32_t rank) {  // at a block of the cluster
   asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];" ::"r"(address_in(barrier, rank)) : "memory");
 }
@@ -42,25 +42,28 @@ __device__ __forceinline__ void chain_copy3(uint32_t to, const void* map, int a,
       ::"r"(to), "l"(map), "r"(a), "r"(b), "r"(c), "r"(barrier) : "memory");
 }
 
-// Walks the stages of all phases and where in the ring each lies; all who load or read do this alike.
-struct ChainCursor {
-  int phase = -1, unit = 0, begin = 0, end = 0, left = 0, number = -1, size = 0, lap = 0;
-  uint32_t at = 0;
-  __device__ __forceinline__ bool next(const W4ChainArgs& a, int rank, int cluster) {
-    at += size;
-    ++number; --left;
-    if (++unit == end) unit = begin;
-    if (phase < 0) left = 0;
-    while (left == 0) {
-      if (++phase == a.phases) return false;
-      const int units = a.phase[phase].units;
-      begin = units * rank >> 1; end = units * (rank + 1) >> 1;
-      left = end - begin;
-      unit = begin + (left ? cluster % left : 0);  // so that not all read the same activations at a time
-      size = a.phase[phase].stage_bytes;
-    }
-    if (at + size > static_cast<uint32_t>(a.ring_bytes)) { at = 0; ++lap; }
-    return true;
+// Waits until all blocks have counted a phase as stored. Polled without the acquire, which empties the L1 at every turn.
+__device__ __forceinline__ void chain_wait_counted(const int32_t* counter, int blocks) {
+  int there = 0;
+  while (there < blocks) asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(there) : "l"(counter) : "memory");
+  asm volatile("fence.acq_rel.gpu;" ::: "memory");
+}
+
+// A place in the ring: all who load or read walk the slots alike.
+struct ChainPlace {
+  int slot = 0, parity = 0;
+  __device__ __forceinline__ void advance(int slots) {
+    if (++slot == slots) { slot = 0; parity ^= 1; }
+  }
+};
+
+// A block's part of a phase: units [begin, begin + units) of 128 k, stages of `stage_units` of them (the last may reach beyond).
+struct ChainPart {
+  int begin, units, stages;
+  __device__ __forceinline__ ChainPart(const W4ChainPhase& p, int rank) {
+    begin = p.units * rank >> 1;
+    units = (p.units * (rank + 1) >> 1) - begin;
+    stages = (units + p.stage_units - 1) / p.stage_units;
   }
 };
 
@@ -72,13 +75,12 @@ __device__ __forceinline__ void chain_mark(const W4ChainArgs& a, int phase, int 
 // What a block keeps of a phase while it finishes tiles.
 struct ChainShared {
   float factors[chain_finish_tiles * 16], norms[chain_finish_tiles * 16], row_factors[64];
-  uint64_t full[chain_stages_max], empty[chain_stages_max], sums_full[2], sums_empty[2], row_factors_full;
-  int issued;
+  uint64_t full[chain_slots_max], empty[chain_slots_max], sums_full[2], sums_empty[2], row_factors_full;
 };
 
 // Stores eight rows of a tile: lane (g, t) has its rows g and g + 8 at activation rows row0 + 2 t and + 1, as v = {g at 2 t,
 // g at 2 t + 1, g + 8 at 2 t, g + 8 at 2 t + 1}; `old` the residual there. A transposed pair leaves in four bytes.
-template <class T, int N>
+template <class T, int N, bool RESIDUAL>  // RESIDUAL: p.residual may be set
 __device__ __forceinline__ void chain_store(const W4ChainPhase& p, int rows, int row0, int tile, const float (&v)[4], const float (&old)[4], float next_low, float next_high) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, row = row0 + g;  // of what is transposed
   if (p.gated) {
@@ -86,7 +88,7 @@ __device__ __forceinline__ void chain_store(const W4ChainPhase& p, int rows, int
     if (row < rows) *reinterpret_cast<uint32_t*>(static_cast<T*>(p.y) + row * p.y_stride + tile * 8 + 2 * t) = pair;
     return;
   }
-  if (!p.residual) {
+  if (!RESIDUAL || !p.residual) {
     const uint32_t low = transpose8x8(pack2<T>(activate(v[0], p.activation), activate(v[1], p.activation)));
     const uint32_t high = transpose8x8(pack2<T>(activate(v[2], p.activation), activate(v[3], p.activation)));
     if (row >= rows) return;
@@ -115,11 +117,11 @@ __device__ __forceinline__ void chain_store(const W4ChainPhase& p, int rows, int
   to[4] = high;
 }
 
-// The factors of a normed phase's rows: a lane has four rows of every slices-th tile; many loads at a time, as each takes a
-// trip to the L2.
-template <int N> __device__ __forceinline__ void chain_row_factors(const W4ChainPhase& p, float* to) {
-  constexpr int lanes = N / 4, slices = 32 / lanes, abreast = 16;
-  const int lane = threadIdx.x % 32, row = lane % lanes * 4;
+// The factors of half of a normed phase's rows: a lane has four rows of every slices-th tile; many loads at a time, as each
+// takes a trip to the L2.
+template <int N> __device__ __forceinline__ void chain_row_factors(const W4ChainPhase& p, float* to, int half) {
+  constexpr int lanes = N / 8, slices = 32 / lanes, abreast = 8;
+  const int lane = threadIdx.x % 32, row = half * (N / 2) + lane % lanes * 4;
   float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 1
   for (int tile0 = lane / lanes; tile0 < p.squares_tiles; tile0 += slices * abreast) {
@@ -140,136 +142,189 @@ template <int N> __device__ __forceinline__ void chain_row_factors(const W4Chain
   to[row + 2] = 16.f * rsqrtf(sum.z / p.width + p.norm_epsilon); to[row + 3] = 16.f * rsqrtf(sum.w / p.width + p.norm_epsilon);
 }
 
-// N: rows of the kernel. MT: tiles a warp holds sums for.
-template <class T, int N, int MT>
+// N: rows of the kernel. MT: tiles a warp holds sums for (wgmma: a warpgroup's blocks of four). STEP: 0 for mma.sync, else
+// 16-wide steps of k between two commits of wgmma. BESIDE: see chain_bound.
+template <class T, int N, int MT, int STEP, bool BESIDE>
 __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
-  constexpr int workers = w4_chain_workers;
+  constexpr int workers = w4_chain_workers, tile_step = STEP > 0 ? 4 : 1;
   extern __shared__ __align__(1024) char shared[];
   __shared__ ChainShared own;
   uint32_t ring = (shared_address(shared) + 1023) & ~1023u, lane = threadIdx.x % 32;
   keep(ring); keep(lane);
   const uint32_t full0 = shared_address(own.full), empty0 = shared_address(own.empty), sums_full0 = shared_address(own.sums_full), sums_empty0 = shared_address(own.sums_empty),
-                 row_factors_full = shared_address(&own.row_factors_full), issued = shared_address(&own.issued);
+                 row_factors_full = shared_address(&own.row_factors_full);
   const int thread = threadIdx.x, warp = thread / 32, rank = cluster_rank(), cluster = blockIdx.x / 2, blocks = gridDim.x;
   if (thread == 0) {
     chain_mark(args, w4_chain_phases_max, 0);
-    for (int i = 0; i < chain_stages_max; ++i) { barrier_init(full0 + i * 8, 1); barrier_init(empty0 + i * 8, workers); }
+    for (int i = 0; i < args.slots; ++i) { barrier_init(full0 + i * 8, 1); barrier_init(empty0 + i * 8, workers); }
     for (int i = 0; i < 2; ++i) { barrier_init(sums_full0 + i * 8, 1); barrier_init(sums_empty0 + i * 8, 2); }
-    barrier_init(row_factors_full, 1);
-    own.issued = 0;
+    barrier_init(row_factors_full, 2);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
   launch_dependents();
   cluster_arrive();  // the other block's barriers are there before anyone touches them
 
-  if (warp == workers) {  // weights
-    if (lane == 0) {
-      const uint64_t policy = evict_first_policy();
-      ChainCursor head, tail;  // tail: the oldest stage not known to have been read
-      tail.next(args, rank, cluster);
-      int begun = -1, bytes = 0, tile = 0;
-      const void* map = nullptr;
-      while (head.next(args, rank, cluster)) {
-        if (head.phase != begun) {
-          begun = head.phase;
-          chain_mark(args, begun, 7);
-          const W4ChainPhase& p = args.phase[begun];
+  if (warp >= workers) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(chain_load_registers));
+    if (warp == workers) {  // weights
+      if (lane < args.phases) prefetch_map(cluster < args.phase[lane].more ? &args.phase[lane].weight_more : &args.phase[lane].weight_few);
+      if (lane == 0) {
+        const uint64_t policy = evict_first_policy();
+        ChainPlace at;
+        for (int i = 0; i < args.phases; ++i) {
+          const W4ChainPhase& p = args.phase[i];
+          const ChainPart part(p, rank);
           const bool more = cluster < p.more;
-          bytes = N * 256 + (p.some + more) * p.unit_bytes;
-          tile = cluster * p.some + min(cluster, p.more);
-          map = more ? &p.weight_more : &p.weight_few;
+          const int x_bytes = p.stage_units * N * 256, bytes = x_bytes + p.stage_units * (p.some + more) * p.unit_bytes, tile = cluster * p.some + min(cluster, p.more);
+          const void* map = more ? &p.weight_more : &p.weight_few;
+          chain_mark(args, i, 7);
+          for (int stage = 0; stage < part.stages; ++stage, at.advance(args.slots)) {
+            const uint32_t barrier = full0 + at.slot * 8;
+            barrier_wait(empty0 + at.slot * 8, at.parity ^ 1);
+            barrier_expect(barrier, bytes);
+            tensor_copy3(ring + at.slot * args.slot_bytes + x_bytes, map, 0, part.begin + stage * p.stage_units, tile, barrier, policy);
+          }
         }
-        while (tail.number < head.number && (head.number - tail.number >= chain_stages_max || tail.lap + 1 < head.lap || (tail.lap < head.lap && head.at + head.size > tail.at))) {
-          barrier_wait(empty0 + tail.number % chain_stages_max * 8, tail.number / chain_stages_max & 1);
-          tail.next(args, rank, cluster);
-        }
-        const uint32_t barrier = full0 + head.number % chain_stages_max * 8;
-        barrier_expect(barrier, bytes);
-        tensor_copy3(ring + head.at + N * 256, map, 0, head.unit, tile, barrier, policy);
-        asm volatile("st.volatile.shared.s32 [%0], %1;" ::"r"(issued), "r"(head.number + 1) : "memory");
       }
-    }
-    __syncwarp();
-    cluster_wait();
-  } else if (warp == workers + 1) {  // activations
-    cluster_wait();
-    wait_predecessors();
-    if (lane == 0) {
-      ChainCursor at;
-      int ready = 0, there = 0;
-      const void* map = &args.phase[0].x;
-      chain_mark(args, w4_chain_phases_max, 1);
-      while (at.next(args, rank, cluster)) {
-        if (at.phase != ready) {
-          ready = at.phase;
-          map = &args.phase[ready].x;
-          while (chain_load_acquire(args.counters + ready - 1) < blocks) {}
-          asm volatile("fence.proxy.async;" ::: "memory");
-          chain_mark(args, ready, 6);
+      __syncwarp();
+      cluster_wait();
+    } else if (warp == workers + 1) {  // activations
+      if (lane < args.phases) prefetch_map(&args.phase[lane].x);
+      cluster_wait();
+      wait_predecessors();
+      if (lane == 0) {
+        ChainPlace at;
+        chain_mark(args, w4_chain_phases_max, 1);
+        for (int i = 0; i < args.phases; ++i) {
+          const W4ChainPhase& p = args.phase[i];
+          const ChainPart part(p, rank);
+          if (i > 0) {
+            chain_wait_counted(args.counters + i - 1, blocks);
+            asm volatile("fence.proxy.async;" ::: "memory");
+            chain_mark(args, i, 6);
+          }
+          for (int stage = 0; stage < part.stages; ++stage, at.advance(args.slots)) {
+            barrier_wait(empty0 + at.slot * 8, at.parity ^ 1);
+            chain_copy3(ring + at.slot * args.slot_bytes, &p.x, 0, 0, (part.begin + stage * p.stage_units) * 2, full0 + at.slot * 8);
+          }
         }
-        while (there <= at.number) asm volatile("ld.volatile.shared.s32 %0, [%1];" : "=r"(there) : "r"(issued) : "memory");
-        chain_copy3(ring + at.at, map, 0, 0, at.unit * 2, full0 + at.number % chain_stages_max * 8);
       }
-    }
-    __syncwarp();
-  } else if (warp == workers + 2) {  // norms
-    cluster_wait();
-    wait_predecessors();
-    for (int i = 1; i < args.phases; ++i) {
-      if (!args.phase[i].squares) continue;
-      if (lane == 0) while (chain_load_acquire(args.counters + i - 1) < blocks) {}
       __syncwarp();
-      chain_row_factors<N>(args.phase[i], own.row_factors);
-      __syncwarp();
-      if (lane == 0) barrier_arrive(row_factors_full);
+    } else if (warp >= workers + 2) {  // norms
+      cluster_wait();
+      wait_predecessors();
+      for (int i = 1; i < args.phases; ++i) {
+        if (!args.phase[i].squares) continue;
+        if (lane == 0) chain_wait_counted(args.counters + i - 1, blocks);
+        __syncwarp();
+        chain_row_factors<N>(args.phase[i], own.row_factors, warp - workers - 2);
+        __syncwarp();
+        if (lane == 0) barrier_arrive(row_factors_full);
+      }
     }
   } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(chain_multiply_registers(BESIDE)));
     cluster_wait();
     wait_predecessors();
-    const uint32_t sums = ring + args.ring_bytes;
-    ChainCursor stage;
+    const uint32_t sums = ring + args.slots * args.slot_bytes;
+    const int own_unit = STEP > 0 ? warp / 4 : warp;  // of those that share a phase's tiles and k: warpgroups or warps
+    ChainPlace at;
     int exchanged = 0, normed = 0, waited0 = 0, waited1 = 0;
     for (int i = 0; i < args.phases; ++i) {
       const W4ChainPhase& p = args.phase[i];
       const int count = p.some + (cluster < p.more), first = cluster * p.some + min(cluster, p.more), columns = p.columns, parts = p.parts;
-      const int part = warp / columns, tile0 = (warp - part * columns) * p.tiles_warp, finishes = (count - rank + 1) / 2;  // tiles 2 f + rank
+      const int part = own_unit / columns, first_of_unit = (own_unit - part * columns) * p.tiles_warp, finishes = (count - rank + 1) / 2;  // tiles 2 f + rank
+      const int tile0 = STEP > 0 ? first_of_unit * 4 + warp % 4 : first_of_unit, blocks_mine = min(p.tiles_warp, (count + 3) / 4 - first_of_unit);  // this warp's first tile; wgmma: blocks of four
       if (thread == 0) chain_mark(args, i, 0);
-      for (int n = thread; n < finishes * 16; n += workers * 32) {
-        const int at = (first + 2 * (n / 16) + rank) * 16 + n % 16;
+      for (int n = thread; n < (p.split_rows ? count : finishes) * 16; n += workers * 32) {
+        const int at = (first + (p.split_rows ? n / 16 : 2 * (n / 16) + rank)) * 16 + n % 16;
         own.factors[n] = __ldg(p.factors + at);
         own.norms[n] = p.next_norm ? __ldg(p.next_norm + at) * 0.0625f : 0;
       }
+      multipliers_sync<workers * 32>();
       float d[MT][N / 2];
 #pragma unroll
       for (int m = 0; m < MT; ++m)
 #pragma unroll
         for (int n = 0; n < N / 2; ++n) d[m][n] = 0;
-      const int stages = (p.units * (rank + 1) >> 1) - (p.units * rank >> 1);
+      const ChainPart mine(p, rank);
+      const int stage_units = p.stage_units, tile_bytes = stage_units * Unit<128>::bytes;
       auto walk = [&](auto tiles) {
         int turn = 0;
-        for (int n = 0; n < stages; ++n) {
-          stage.next(args, rank, cluster);
-          if (turn == part) {
-            const uint32_t index = stage.number % chain_stages_max * 8, x = ring + stage.at;
-            barrier_wait(full0 + index, stage.number / chain_stages_max & 1);
-            if (thread == 0 && n == 0) chain_mark(args, i, 1);
-            if (tile0 < count) {
-              w4_stage_mma<T, true, N, decltype(tiles)::value, MT, 1>(128, Unit<128>::bytes, x, x + N * 256, tile0, lane, count - 1, d);
+        for (int unit = 0; unit < mine.units; at.advance(args.slots)) {
+          const uint32_t slot = ring + at.slot * args.slot_bytes;
+          barrier_wait(full0 + at.slot * 8, at.parity);
+          if (thread == 0 && unit == 0) chain_mark(args, i, 1);
+          for (int u = 0; u < stage_units && unit < mine.units; ++u, ++unit) {
+            const uint32_t x = slot + u * N * 256, weights = slot + stage_units * N * 256 + u * Unit<128>::bytes;
+            if (turn == part) {
+              if constexpr (STEP > 0) w4_stage_wgmma<T, true, N, MT, STEP>(128, tile_bytes, x, weights, tile0, tile_step, blocks_mine, count - 1, 0, 2, lane, d, [] {});
+              else if (tile0 < count) w4_stage_mma<T, true, N, decltype(tiles)::value, MT, 1>(128, tile_bytes, x, weights, tile0, lane, count - 1, d);
             }
-            __syncwarp();
-            if (lane == 0) asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(empty0 + index), "r"(parts) : "memory");
+            if (++turn == parts) turn = 0;
           }
-          if (++turn == parts) turn = 0;
+          if constexpr (STEP > 0) wgmma_wait<0>();
+          __syncwarp();
+          if (lane == 0) barrier_arrive(empty0 + at.slot * 8);
         }
       };
-      if (p.tiles_warp == 1) walk(W4Tiles<1>{});
+      if constexpr (STEP > 0) {
+        walk(W4Tiles<MT>{});
+#pragma unroll
+        for (int m = 0; m < MT; ++m)
+#pragma unroll
+          for (int n = 0; n < N / 2; ++n) asm volatile("" : "+f"(d[m][n])::"memory");
+      } else if (p.tiles_warp == 1) walk(W4Tiles<1>{});
       else if (MT == 2 || p.tiles_warp == 2) walk(W4Tiles<2>{});
       else walk(W4Tiles<MT>{});
 
       if (thread == 0) chain_mark(args, i, 2);
-      // ---- Sums meet in the block that finishes the tile, `chunk` eights of rows at a time ----
-      const int live = (args.rows + 7) / 8, g = lane / 4, t = lane % 4, contributors = 2 * parts, chunk = p.chunk;
+      const int live = (args.rows + 7) / 8, g = lane / 4, t = lane % 4;
+      // Factors and bias of what a lane has of a tile; `low`, `high`: its rows' factors.
+      auto scaled = [&](const float4& sum, int tile, float low, float high, int row, float (&v)[4]) {
+        const float even = p.squares ? own.row_factors[row] : 1.f, odd = p.squares ? own.row_factors[row + 1] : 1.f;
+        v[0] = sum.x * low * even; v[1] = sum.y * low * odd; v[2] = sum.z * high * even; v[3] = sum.w * high * odd;
+        if (p.bias) {
+          const float bias_low = __ldg(p.bias + (p.gated ? tile * 8 + g : tile * 16 + g)), bias_high = __ldg(p.bias + (p.gated ? p.out / 2 + tile * 8 + g : tile * 16 + g + 8));
+          v[0] += bias_low; v[1] += bias_low; v[2] += bias_high; v[3] += bias_high;
+        }
+      };
+      auto finish_rows = [&] {
+        // ---- The blocks have the same tiles of different k: each gives half of its rows away and finishes the others, a warp its own tiles ----
+        const int half = (live + 1) / 2, mine0 = rank ? half : 0, mine1 = rank ? live : half, theirs0 = half - mine0, theirs1 = rank ? half : live;
+        const uint32_t met = sums_full0 + (exchanged & 1) * 8, to_met = address_in(met, rank ^ 1), to = address_in(sums, rank ^ 1) + lane * 16;
+        if (thread == 0) barrier_expect(met, count * (mine1 - mine0) * 512);
+#pragma unroll
+        for (int m = 0; m < MT; ++m) {
+          const int tile = tile0 + m * tile_step;
+          if (m >= p.tiles_warp || tile >= count) continue;
+#pragma unroll
+          for (int j = 0; j < N / 8; ++j)
+            if (j >= theirs0 && j < theirs1) chain_send16(to + (tile * half + j - theirs0) * 512, to_met, d[m][4 * j], d[m][4 * j + 1], d[m][4 * j + 2], d[m][4 * j + 3]);
+        }
+        if (p.squares) barrier_wait(row_factors_full, normed & 1);
+        barrier_wait(met, exchanged / 2 & 1);
+        if (thread == 0) chain_mark(args, i, 3);
+#pragma unroll
+        for (int m = 0; m < MT; ++m) {
+          const int tile = tile0 + m * tile_step;
+          if (m >= p.tiles_warp || tile >= count) continue;
+          const float low = own.factors[tile * 16 + g], high = own.factors[tile * 16 + g + 8];
+#pragma unroll
+          for (int j = 0; j < N / 8; ++j) {
+            if (j < mine0 || j >= mine1) continue;
+            float4 sum = chain_load_sums(sums + (tile * half + j - mine0) * 512 + lane * 16);
+            sum.x += d[m][4 * j]; sum.y += d[m][4 * j + 1]; sum.z += d[m][4 * j + 2]; sum.w += d[m][4 * j + 3];
+            float v[4];
+            scaled(sum, first + tile, low, high, j * 8 + 2 * t, v);
+            chain_store<T, N, false>(p, args.rows, j * 8, first + tile, v, v, 0, 0);
+          }
+        }
+        ++exchanged;
+      };
+      // ---- Or sums meet in the block that finishes the tile, `chunk` eights of rows at a time ----
+      const int contributors = 2 * parts, chunk = p.chunk;
       auto send = [&](int c) {
         const int j0 = c * chunk, width = min(chunk, live - j0), buffer = (exchanged + c) & 1;
         const uint32_t met = sums_full0 + buffer * 8;
@@ -278,9 +333,9 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
         if (c >= 2) barrier_wait(sums_empty0 + buffer * 8, buffer ? waited1++ & 1 : waited0++ & 1);
 #pragma unroll
         for (int m = 0; m < MT; ++m) {
-          const int tile = tile0 + m;
+          const int tile = tile0 + m * tile_step;
           if (m >= p.tiles_warp || tile >= count) continue;
-          const uint32_t to_met = address_in(met, tile & 1), to = address_in(sums + buffer * args.sums_bytes, tile & 1) + ((tile / 2 * contributors + rank * parts + part) * chunk - j0) * 512 + lane * 16;
+          const uint32_t to_met = address_in(met, tile & 1), to = address_in(sums + buffer * args.sums_stride, tile & 1) + ((tile / 2 * contributors + rank * parts + part) * chunk - j0) * 512 + lane * 16;
 #pragma unroll
           for (int j = 0; j < N / 8; ++j)
             if (j >= j0 && j < j0 + width) chain_send16(to + j * 512, to_met, d[m][4 * j], d[m][4 * j + 1], d[m][4 * j + 2], d[m][4 * j + 3]);
@@ -303,21 +358,16 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
 #pragma unroll 1
         for (int job = warp; job < jobs; job += workers) {
           const int f = job / width, j = job - f * width, tile = first + 2 * f + rank, row = (j0 + j) * 8 + 2 * t;
-          const uint32_t from = sums + buffer * args.sums_bytes + (f * contributors * chunk + j) * 512 + lane * 16;
+          const uint32_t from = sums + buffer * args.sums_stride + (f * contributors * chunk + j) * 512 + lane * 16;
           float4 sum = chain_load_sums(from);
 #pragma unroll 4
           for (int c = 1; c < contributors; ++c) {
             const float4 v = chain_load_sums(from + c * chunk * 512);
             sum.x += v.x; sum.y += v.y; sum.z += v.z; sum.w += v.w;
           }
-          const float low = own.factors[f * 16 + g], high = own.factors[f * 16 + g + 8];
-          const float even = p.squares ? own.row_factors[row] : 1.f, odd = p.squares ? own.row_factors[row + 1] : 1.f;
-          float v[4] = {sum.x * low * even, sum.y * low * odd, sum.z * high * even, sum.w * high * odd};
-          if (p.bias) {
-            const float bias_low = __ldg(p.bias + (p.gated ? tile * 8 + g : tile * 16 + g)), bias_high = __ldg(p.bias + (p.gated ? p.out / 2 + tile * 8 + g : tile * 16 + g + 8));
-            v[0] += bias_low; v[1] += bias_low; v[2] += bias_high; v[3] += bias_high;
-          }
-          chain_store<T, N>(p, args.rows, (j0 + j) * 8, tile, v, old, own.norms[f * 16 + g], own.norms[f * 16 + g + 8]);
+          float v[4];
+          scaled(sum, tile, own.factors[f * 16 + g], own.factors[f * 16 + g + 8], row, v);
+          chain_store<T, N, true>(p, args.rows, (j0 + j) * 8, tile, v, old, own.norms[f * 16 + g], own.norms[f * 16 + g + 8]);
           fetch(job + workers);
         }
         if ((c + 2) * chunk < live) {
@@ -325,19 +375,23 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
           if (thread == 0) { chain_arrive(sums_empty0 + buffer * 8, 0); chain_arrive(sums_empty0 + buffer * 8, 1); }
         }
       };
-      const int chunks = (live + chunk - 1) / chunk;
-      send(0);
+      if (N > 8 && p.split_rows) {
+        finish_rows();
+      } else {
+        const int chunks = (live + chunk - 1) / chunk;
+        send(0);
 #pragma unroll 1
-      for (int c = 0; c < chunks; ++c) {
-        if (c + 1 < chunks) send(c + 1);
-        finish(c);
+        for (int c = 0; c < chunks; ++c) {
+          if (c + 1 < chunks) send(c + 1);
+          finish(c);
+        }
+        exchanged += chunks;
       }
-      exchanged += chunks;
       if (p.squares) ++normed;
       if (thread == 0) chain_mark(args, i, 4);
       multipliers_sync<workers * 32>();
       if (thread == 0) {
-        __threadfence();
+        asm volatile("fence.acq_rel.gpu;" ::: "memory");  // __threadfence() is sequentially consistent, and takes far longer
         if (i + 1 < args.phases) {
           asm volatile("red.relaxed.gpu.global.add.s32 [%0], 1;" ::"l"(args.counters + i) : "memory");
         } else if (atomicAdd(args.counters + w4_chain_phases_max, 1) == blocks - 1) {  // all have seen what they waited for

@@ -232,7 +232,7 @@ __device__ __forceinline__ void w4_stage_mma(int group, int unit_bytes, uint32_t
 template <class T, bool G128, int N, int MT, int STEP, class Free>
 __device__ __forceinline__ void w4_stage_wgmma(int group, int unit_bytes, uint32_t x, uint32_t weights, int tile, int tile_step, int blocks, int last, int half_begin, int half_end, uint32_t lane,
                                                float (&d)[MT][N / 2], Free&& free_previous) {
-  const uint32_t g = lane / 4;
+  const uint32_t g = lane / 4, x_low = descriptor_low(x);
   bool freed = false;
 #pragma unroll
   for (int m = 0; m < MT; ++m) {
@@ -263,7 +263,7 @@ __device__ __forceinline__ void w4_stage_wgmma(int group, int unit_bytes, uint32
         }
         wgmma_fence();
 #pragma unroll
-        for (int i = s; i < s + STEP; ++i) WgmmaRegisters<T, N>::run(d[m], a[(half * 4 + i) % (2 * STEP)], descriptor(x + half * N * 128 + i * 32));
+        for (int i = s; i < s + STEP; ++i) WgmmaRegisters<T, N>::run(d[m], a[(half * 4 + i) % (2 * STEP)], descriptor_step(x_low, half * N * 128 + i * 32));
         wgmma_commit();
         wgmma_wait<1>();  // what came before is done: its registers, and at first the stage before, are free
         if (!freed) { free_previous(); freed = true; }

@@ -25,6 +25,9 @@ __device__ __forceinline__ void bulk_copy(uint32_t to, const void* from, int byt
 __device__ __forceinline__ uint64_t descriptor(uint32_t address) {
   return static_cast<uint64_t>((address & 0x3ffff) >> 4) | (uint64_t{1} << 16) | (uint64_t{64} << 32) | (uint64_t{1} << 62);
 }
+// The same for a step of `bytes` (a constant) beyond descriptor_low's address: one addition.
+__device__ __forceinline__ uint32_t descriptor_low(uint32_t address) { return (address & 0x3ffff) >> 4 | 1u << 16; }
+__device__ __forceinline__ uint64_t descriptor_step(uint32_t low, int bytes) { return static_cast<uint64_t>(1u << 30 | 64) << 32 | (low + (bytes >> 4)); }
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int N> __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
