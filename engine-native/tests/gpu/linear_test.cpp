@@ -249,7 +249,7 @@ TEST(Linear, W4Clusters) {
     for (int rows : {1, 3, 8, 9, 16, 21, 32, 50, 64, 77, 128, 130, 200, 256, 300}) {
       kernels::cuda::tuning().rows_max = 0;
       kernels::cuda::tuning().w4_ranks = ranks;
-      kernels::cuda::tuning().w4_wide = random_int(0, 7);
+      kernels::cuda::tuning().w4_wide = random_int(0, 3);
       kernels::cuda::tuning().w4_prefetch_kb = random_int(0, 2) * 32;
       const int group = i % 4 == 1 ? 64 : i % 4 == 3 ? 32 : 128;
       const DType type = i % 3 == 2 ? DType::bf16 : DType::f16;

@@ -100,7 +100,7 @@ class Chain final : public CudaStream::Deferred {
 
   int kind() const override { return chain_kind; }
   void launch(CudaStream& stream) override {
-    if (args_.phases < 2) {
+    if (args_.phases < (args_.rows > 32 ? 3 : 2)) {  // of many rows two alone are slower (8B, 64 rows)
       stream.defers = false;
       for (const auto& run : alone_) run();
       stream.defers = true;

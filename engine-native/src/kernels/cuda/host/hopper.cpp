@@ -31,29 +31,28 @@ Status encode(const device::cu::Api& api, TensorMapBytes& map, DType type, const
 // ---- Linears of w4 by clusters ----
 
 // One compiled size of linear_w4_cluster: rows and tiles of a pass; up to `split_tiles` of them its warps share k by halves;
-// columns: tiles side by side (mma.sync); ranks_most: blocks that may share K.
-struct ClusterSize { int rows, tiles, split_tiles, columns, ranks_most, threads, blocks_per_multiprocessor; CudaKernel kernels[2][2]; };  // [any group][type]
+// columns: tiles side by side (mma.sync); ranks_most: blocks that may share K (64 rows: two were faster).
+struct ClusterSize { int rows, tiles, split_tiles, columns, ranks_most, threads; CudaKernel kernels[2][2]; };  // [any group][type]
 #define HEARTH_CLUSTER(n, part) {{{&module_linear_w4_cluster_##part##_f16, "linear_w4_cluster_n" #n "_f16"}, {&module_linear_w4_cluster_##part##_bf16, "linear_w4_cluster_n" #n "_bf16"}}, \
                                  {{&module_linear_w4_cluster_##part##_f16, "linear_w4_cluster_n" #n "_g_f16"}, {&module_linear_w4_cluster_##part##_bf16, "linear_w4_cluster_n" #n "_g_bf16"}}}
-// Four blocks that share K where two kernels share a multiprocessor: one of 20 runs of such kernels back to back ended in a
-// launch failure that no sanitizer found (docs/performance-cuda.md), so they are not used. 64 rows: two were faster.
-const ClusterSize cluster_sizes[] = {{8, 12, 12, 4, 2, 288, 2, HEARTH_CLUSTER(8, small)},    {16, 8, 8, 4, 2, 288, 2, HEARTH_CLUSTER(16, small)},   {16, 18, 18, 6, 4, 416, 1, HEARTH_CLUSTER(16w, small)},
-                                     {32, 32, 16, 0, 4, 640, 1, HEARTH_CLUSTER(32, small)},  {64, 32, 16, 0, 2, 640, 1, HEARTH_CLUSTER(64, large)},
-                                     {128, 16, 8, 0, 4, 640, 1, HEARTH_CLUSTER(128, large)}, {128, 16, 0, 0, 4, 384, 1, HEARTH_CLUSTER(128w, large)}, {256, 8, 0, 0, 4, 384, 1, HEARTH_CLUSTER(256, large)}, {32, 12, 12, 6, 4, 416, 1, HEARTH_CLUSTER(32m, small)}};
+const ClusterSize cluster_sizes[] = {{16, 18, 18, 6, 4, 416, HEARTH_CLUSTER(16, small)},   {32, 12, 12, 6, 4, 416, HEARTH_CLUSTER(32m, small)},
+                                     {32, 32, 16, 0, 4, 640, HEARTH_CLUSTER(32, small)},   {64, 32, 16, 0, 2, 640, HEARTH_CLUSTER(64, large)},
+                                     {128, 16, 8, 0, 4, 640, HEARTH_CLUSTER(128, large)},  {128, 16, 0, 0, 4, 384, HEARTH_CLUSTER(128w, large)},
+                                     {256, 8, 0, 0, 4, 384, HEARTH_CLUSTER(256, large)}};
+constexpr int cluster_mma_32 = 1;  // for as many tiles as one pass of it takes
 constexpr int cluster_stages_max = 12;
+// Dynamic shared memory of a block, one a multiprocessor. (Two kernels' blocks of half this stood beside each other up to 16
+// rows once: now and then a run of them ended in a launch failure; docs/performance-cuda.md.)
+constexpr int cluster_budget = 221 * 1024;
 
 const ClusterSize& cluster_size(int rows, int tiles_of_block) {
   const int wide = tuning().w4_wide;
-  const bool one_pass = tiles_of_block <= 12;  // of the mma.sync kernel of 32 rows
-  return cluster_sizes[rows <= 8 ? 0 : rows <= 16 ? (wide & 1 ? 2 : 1) : rows <= 32 ? (wide & 4 && one_pass ? 8 : 3) : rows <= 64 ? 4 : rows <= 128 ? (wide & 2 ? 6 : 5) : 7];
+  const bool one_pass = tiles_of_block <= cluster_sizes[cluster_mma_32].tiles;
+  return cluster_sizes[rows <= 16 ? 0 : rows <= 32 ? (wide & 2 && one_pass ? cluster_mma_32 : 2) : rows <= 64 ? 3 : rows <= 128 ? (wide & 1 ? 5 : 4) : 6];
 }
 
 // How a linear is dealt to clusters of `ranks` blocks, and the nanoseconds it should take.
 struct ClusterPlan { int ranks = 0, clusters = 0, tiles_few = 0, tiles_most = 0, passes = 0, stages = 0, stage_bytes = 0, sums = 0, shared_bytes = 0; double cost = 0; };
-
-// Dynamic shared memory of a block. Where two kernels stand on a multiprocessor, never two blocks of the same one if a
-// residual is added: 103 KB beside 116 KB, and 4 KB each that is not dynamic.
-int cluster_budget(const ClusterSize& size, bool residual) { return size.blocks_per_multiprocessor == 1 ? 221 * 1024 : residual ? 115 * 1024 : 102 * 1024; }
 
 ClusterPlan plan_cluster(const LinearArgs& a, const ClusterSize& size, int ranks, int clusters_max) {
   const int n = size.rows, units = a.k_padded / 128, n_blocks = divide_up(a.rows, n);
@@ -69,7 +68,7 @@ ClusterPlan plan_cluster(const LinearArgs& a, const ClusterSize& size, int ranks
   auto sums_of = [&](int tiles) { const bool split = tiles <= size.split_tiles; return ranks > 1 || split ? tiles * n * 64 * (split ? 2 : 1) : 0; };
   const int sums = std::max(sums_of(plan.tiles_most), sums_of(plan.tiles_few));
   const bool apart = ranks == 1 && sums && plan.passes * n_blocks > 1;
-  const int budget = cluster_budget(size, a.residual) - (apart ? sums : 0);
+  const int budget = cluster_budget - (apart ? sums : 0);
   plan.stages = std::clamp(budget / plan.stage_bytes, 1, std::min(cluster_stages_max, steps * plan.passes * n_blocks));
   plan.sums = apart ? plan.stages * plan.stage_bytes : 0;
   plan.shared_bytes = apart ? plan.sums + sums : std::max(plan.stages * plan.stage_bytes, sums);
@@ -97,8 +96,8 @@ std::vector<std::pair<int, int>> hopper_w4_candidates(int rows, int units) {
   std::vector<std::pair<int, int>> list;
   for (int i = 0; i < static_cast<int>(std::size(cluster_sizes)); ++i) {
     const int n = cluster_sizes[i].rows;
-    if (i == 8 && !(tuning().w4_wide & 4)) continue;
-    if (n < rows || (n > 8 && n >= 4 * rows)) continue;  // too narrow, or much too wide
+    if (i == cluster_mma_32 && !(tuning().w4_wide & 2)) continue;
+    if (n < rows || (n > 16 && n >= 4 * rows)) continue;  // too narrow, or much too wide
     for (int split : {1, 2, 4}) if (split <= std::min(units, cluster_sizes[i].ranks_most)) list.emplace_back(i, split);
   }
   return list;
@@ -109,7 +108,7 @@ void hopper_w4_cluster(CudaStream& stream, DType type, const LinearArgs& linear,
   const ClusterSize& size = variant >= 0 ? cluster_sizes[variant] : cluster_size(linear.rows, divide_up(linear.tiles, stream.multiprocessors()));
   if (split == 0) split = t.w4_ranks;
   const CudaKernel& kernel = size.kernels[linear.group != 128][type == DType::bf16];
-  const int units = linear.k_padded / 128, ranks_most = std::min(size.ranks_most, units >= 4 ? 4 : units >= 2 ? 2 : 1), shared_most = cluster_budget(size, linear.residual) + 1024;
+  const int units = linear.k_padded / 128, ranks_most = std::min(size.ranks_most, units >= 4 ? 4 : units >= 2 ? 2 : 1), shared_most = cluster_budget + 1024;
   ClusterPlan plan;
   for (int ranks : {1, 2, 4}) {
     if (ranks > ranks_most || (split && ranks != std::min(split, ranks_most))) continue;
@@ -130,7 +129,7 @@ void hopper_w4_cluster(CudaStream& stream, DType type, const LinearArgs& linear,
 
 void append_hopper_shared(int sm, std::vector<SharedUse>& uses) {
   if (sm != 90) return;
-  for (const ClusterSize& size : cluster_sizes) uses.push_back({size.kernels[0][0].name, cluster_budget(size, true) + 1024});
+  for (const ClusterSize& size : cluster_sizes) uses.push_back({size.kernels[0][0].name, cluster_budget + 1024});
   append_hopper_dense_shared(uses);
 }
 

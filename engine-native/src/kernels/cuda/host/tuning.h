@@ -17,8 +17,8 @@ struct Tuning {
   int fused_norm_rows = 8;                // rows up to which the norm is fused into them
   int attention_overlaps = 1;             // decode attention may start while the linear before it ends
   // From how many sequences on it lets the linear after it start loading its weights; also up to two. Between, the linear
-  // takes too much shared memory to stand beside it (7B, batch 4: 2,463 us a step against 2,397).
-  int attention_early_sequences = 8;
+  // takes too much shared memory to stand beside it (7B, batch 4: 2,463 us a step against 2,397); a chain does not (batch 5: 1,962 against 2,110).
+  int attention_early_sequences = 5;
   int attention_early_pairs = 32;         // and how many of its blocks must have work: sequences times KV heads
   int decode_warps = 8;                   // of the decode attention's blocks, at most; each streams its own part of the KV cache
   int decode_stages = 2;                  // of a warp's ring: 2, 3, 4 or 6
@@ -35,7 +35,7 @@ struct Tuning {
   int program_slots = 24;                 // ring slots at most
   int program_flight = 0;                 // slots of weights being loaded at a time; 0: 1 up to 2 rows, 2 above
   int program_always = 0;                 // 1: every op of few rows as a program of its own, captured or not: for tests
-  int cluster_rows = 5;                   // rows from which w4 linears on Hopper take clusters instead
+  int cluster_rows = 9;                   // rows from which w4 linears on Hopper take clusters instead
   int prefill_rows = 256;                 // rows from which w4 linears on Hopper take whole tiles of 128 or 256 rows
   int mma_rows = 257;                     // rows from which w4 linears before Hopper do (sm80/linear_mma.cuh)
   int attention_groups = 1;               // multiplying warpgroups of Hopper's prefill attention for heads of 64: 1 or 2
@@ -46,7 +46,7 @@ struct Tuning {
   int chain_kb = 219;                     // shared memory of its blocks
   int chain_beside_kb = 132;              // the same up to 16 rows, where a block of the decode attention stands beside them
   int w4_ranks = 0;                       // blocks of a cluster that share K: 1, 2 or 4; 0: by the model of hopper.cpp
-  int w4_wide = 5;                        // other kernels for 9-16 rows (bit 0), 65-128 (bit 1) and 17-32 (bit 2)
+  int w4_wide = 2;                        // other kernels for 65-128 rows (bit 0) and 17-32 (bit 1)
   int w4_prefetch_kb = 0;                 // of a block's weights after its ring, brought to the L2 before the wait; measured to cost 1 us
   int program_wide_slots = 4;             // ring slots of the decode program from which a slot is two units a worker
 };

@@ -4,9 +4,6 @@
 // activations (two). Weights are decoded in registers and are the tensor cores' A operand (a warp's 16 rows are one tile),
 // activations are B: mma.sync up to 32 rows, wgmma above. The blocks' sums meet in shared memory, always added in the
 // order of K.
-//
-// Up to 64 rows a block takes less than half of a multiprocessor's shared memory and registers: the next kernel's block
-// stands beside it with its ring full when this one ends.
 #pragma once
 
 #include "kernels/cuda/hopper_params.h"

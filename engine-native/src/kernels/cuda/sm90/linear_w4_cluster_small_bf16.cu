@@ -4,4 +4,4 @@ using namespace hearth::kernels::cuda;
 #define SIZE(NAME, THREADS, N, WORKERS, MT, STEP, B, L, M) \
   extern "C" __global__ void __launch_bounds__(THREADS, B) linear_w4_cluster_n##NAME##_bf16(const __grid_constant__ W4ClusterArgs p) { linear_w4_cluster<__nv_bfloat16, true, N, WORKERS, MT, STEP, L, M>(p); } \
   extern "C" __global__ void __launch_bounds__(THREADS, B) linear_w4_cluster_n##NAME##_g_bf16(const __grid_constant__ W4ClusterArgs p) { linear_w4_cluster<__nv_bfloat16, false, N, WORKERS, MT, STEP, L, M>(p); }
-SIZE(8, 288, 8, 8, 3, 0, 2, 0, 0) SIZE(16, 288, 16, 8, 2, 0, 2, 0, 0) SIZE(16w, 416, 16, 12, 3, 0, 1, 0, 0) SIZE(32m, 416, 32, 12, 2, 0, 1, 0, 0) SIZE(32, 640, 32, 16, 2, 2, 1, 24, 112)
+SIZE(16, 416, 16, 12, 3, 0, 1, 0, 0) SIZE(32m, 416, 32, 12, 2, 0, 1, 0, 0) SIZE(32, 640, 32, 16, 2, 2, 1, 24, 112)
