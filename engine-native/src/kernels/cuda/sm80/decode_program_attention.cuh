@@ -121,6 +121,13 @@ __device__ __noinline__ void any_head(const AttentionArgs& a, const AttentionIte
   __syncwarp();
 }
 
+// The lane, read where it is used: what is derived from it once and for all spills.
+__device__ __forceinline__ int lane_anew() {
+  int lane;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
+}
+
 // ---- Items --------------------------------------------------------------------------------------------------------------------
 
 // What a worker has gathered of its KV blocks. Lane (g, t) holds dimensions 64 b + 8 g + 2 c + {0, 1} of heads 2 t, 2 t + 1.
@@ -178,7 +185,7 @@ struct Attention {
   }
 
   // S^T = K Q^T of 16 tokens: rows g and g + 8, heads 2 t and 2 t + 1.
-  __device__ __forceinline__ void scores(const char* k_tile, float (&s)[4]) const {
+  __device__ __forceinline__ void scores(const char* k_tile, int g, int t, float (&s)[4]) const {
     float odd[4] = {0, 0, 0, 0};
 #pragma unroll
     for (int b = 0; b < KB; b += 2) {
@@ -206,10 +213,11 @@ struct Attention {
 
   // One KV block, whose first token is `base`.
   __device__ __forceinline__ void attend(const char* k_tile, int base, AttentionSums<DP>& w) const {
+    const int lane = lane_anew(), g = lane / 4, t = lane % 4;
     const char* v_tile = k_tile + kv_tokens * dim * (INT8 ? 1 : 2);
     auto visible = [&](int token) { return base + token >= item.first && base + token < item.position; };
     float s[4] = {0, 0, 0, 0};
-    scores(k_tile, s);
+    scores(k_tile, g, t, s);
     float k_scale[2] = {1, 1}, v_scale[2] = {1, 1};
     if constexpr (INT8) {
       const float* scales = reinterpret_cast<const float*>(v_tile + kv_tokens * dim);
