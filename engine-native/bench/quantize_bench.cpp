@@ -93,7 +93,7 @@ int run_layer(const formats::Checkpoint& checkpoint, const model::DecoderSpec& s
 int run_folder(const quantize::QuantizeOptions& options) {
   const auto begin = Time::now();
   const auto report = quantize::quantize(options, [&](const quantize::ProgressReport& r) {
-    std::printf("%s %.0f of %.0f after %.1f s, peak %.2f GiB\n", r.stage.c_str(), r.done, r.total, since(begin), peak_gib());
+    std::printf("%s %.2f of %.0f after %.1f s, peak %.2f GiB\n", r.stage.c_str(), r.done, r.total, since(begin), peak_gib());
     std::fflush(stdout);
     return true;
   });

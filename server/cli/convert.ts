@@ -12,15 +12,16 @@ export const help = `hearth convert DIR|FILE.gguf --target TARGET --out DIR [opt
 Packs a model's weights ahead of time for one kind of device, as one memory-mappable safetensors file with the layout
 in its metadata. Loading it reorders nothing; another device refuses it and says which target it wants.
 
-  --target TARGET     cpu-avx2, cpu-avx-vnni, cpu-avx512, cpu-amx, cpu-neon, cpu-dotprod, cpu-i8mm,
-                      cuda-sm80, cuda-sm86, cuda-sm87, cuda-sm89, cuda-sm90
+  --target TARGET     cpu or cuda (this machine's); or cpu-avx2, cpu-avx-vnni, cpu-avx512, cpu-amx,
+                      cpu-neon, cpu-dotprod, cpu-i8mm, cuda-sm80, cuda-sm86, cuda-sm87, cuda-sm89, cuda-sm90
   --out DIR           folder to make
   --quantize KIND     round dense weights on the way: w4a16, w4a32, w4a8, w8a8 (default: none)
   --group N           group of those: 32, 64 or 128 (default)
   --head-bits N       bits of the output head: 4, 8 or 16
   --json              print the result as JSON
 
-Example:
+Examples:
+  hearth convert models/tinyllama-awq --target cpu --out models/tinyllama-here
   hearth convert models/tinyllama-awq --target cuda-sm89 --out models/tinyllama-4090`;
 
 const resultSchema = z.object({ target: z.string(), linears: z.number(), bytes: z.number(), seconds: z.number() });
@@ -61,7 +62,7 @@ export async function run(args: string[]): Promise<number> {
   process.stdout.write(
     values.json
       ? `${JSON.stringify(result, null, 2)}\n`
-      : `${bold(values.out)} is ready for ${done.target}: ${done.linears} linears, ${bytes(done.bytes)}, in ${duration(done.seconds)}\n`,
+      : `${bold(values.out)} is ready for ${done.target}: ${done.linears} linears, ${bytes(done.bytes)}, in ${done.seconds < 1 ? 'less than a second' : duration(done.seconds)}\n`,
   );
   return 0;
 }

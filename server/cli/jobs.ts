@@ -1,9 +1,10 @@
 // What the commands that run a long job in the engine share: opening it, a progress line, and Ctrl-C.
 
 import { existsSync } from 'node:fs';
+import { z } from 'zod';
 import { UsageError } from '../config.ts';
 import { defaultLibrary } from '../engine/native/library.ts';
-import { EngineError } from '../engine/port.ts';
+import { EngineError, type Progress } from '../engine/port.ts';
 import { localModel, ModelPathError } from '../models/local.ts';
 import { ProgressLine } from './terminal.ts';
 
@@ -35,6 +36,8 @@ export function modelPath(given: string): string {
 export interface JobOptions {
   device?: 'auto' | 'cpu' | 'cuda';
   threads?: number;
+  /** What the same command does after an interruption, said when there was one. */
+  afterwards?: string;
 }
 
 /** The engine's library that commands load; a UsageError where there is none yet. */
@@ -44,7 +47,18 @@ export function builtLibrary(): string {
   return library;
 }
 
-/** Runs a job to its end and returns its result. The first Ctrl-C interrupts it cleanly. */
+const estimate = z.object({ seconds_left: z.number() });
+
+/** "layer 3 of 16" for stages that go by layers; what the others do. */
+function stageNote(stage: string, done: number, total: number): string {
+  const layer = `layer ${Math.min(total, Math.floor(done) + 1)} of ${total}`;
+  if (stage === 'quantize') return layer;
+  if (stage === 'calibrate') return `calibrating, ${layer}`;
+  if (stage === 'resume') return `going on: computing what layer ${done} puts out`;
+  return { write: 'writing', evaluate: '' }[stage] ?? stage;
+}
+
+/** Runs a job to its end and returns its result. The first Ctrl-C (or SIGTERM) interrupts it cleanly, the second at once. */
 export async function runJob(label: string, job: Record<string, unknown>, options: JobOptions = {}): Promise<unknown> {
   const library = builtLibrary();
   const { NativeEngine } = await import('../engine/native/engine.ts');
@@ -56,16 +70,27 @@ export async function runJob(label: string, job: Record<string, unknown>, option
   });
   const line = new ProgressLine(label);
   const abort = new AbortController();
-  const interrupt = () => abort.abort();
-  process.once('SIGINT', interrupt);
+  const interrupt = () => {
+    abort.abort();
+    process.stderr.write('\nstopping …\n');
+  };
+  const signals = ['SIGINT', 'SIGTERM'] as const;
+  for (const signal of signals) process.once(signal, interrupt);
+  const told = ({ stage, done, total, detail }: Progress) => {
+    const left = stage === 'resume' ? null : estimate.safeParse(detail).data?.seconds_left;
+    line.update(done, total, stageNote(stage, done, total), left);
+  };
+  line.update(0, 1, 'reading the model');
   try {
-    return await engine.job(job, ({ stage, done, total }) => line.update(done, total, stage), abort.signal);
+    return await engine.job(job, told, abort.signal);
   } catch (error) {
-    if (error instanceof EngineError) throw new UsageError(error.message);
-    throw error;
+    if (!(error instanceof EngineError)) throw error;
+    throw new UsageError(
+      error.code === 'cancelled' ? `interrupted; ${options.afterwards ?? 'nothing was written'}` : error.message,
+    );
   } finally {
     line.end();
-    process.removeListener('SIGINT', interrupt);
+    for (const signal of signals) process.removeListener(signal, interrupt);
     await engine.close();
   }
 }

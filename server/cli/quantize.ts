@@ -36,7 +36,14 @@ const reportSchema = z.object({
   device: z.string(),
   kept_fp16: z.array(z.string()),
   strength: z.number().nullish(),
-  layers: z.array(z.object({ layer: z.number(), error: z.number(), error_rounding: z.number() })),
+  layers: z.array(
+    z.object({
+      layer: z.number(),
+      error: z.number(),
+      error_rounding: z.number(),
+      held_out: z.object({ kept: z.boolean() }).optional(),
+    }),
+  ),
 });
 
 export async function run(args: string[]): Promise<number> {
@@ -78,14 +85,16 @@ export async function run(args: string[]): Promise<number> {
       clip: values['no-clip'] ? false : undefined,
       rounding: oneOf('--rounding', values.rounding, ['compensated', 'nearest']),
     }),
+    { afterwards: 'the same command goes on after the last whole layer' },
   );
-  process.stdout.write(values.json ? `${JSON.stringify(report, null, 2)}\n` : summary(report, values.out));
+  process.stdout.write(values.json ? `${JSON.stringify(report, null, 2)}\n` : summary(report, model, values.out));
   return 0;
 }
 
-function summary(report: unknown, out: string): string {
+function summary(report: unknown, from: string, out: string): string {
   const { method, device, layers, kept_fp16: kept, strength } = reportSchema.parse(report);
   const rows = layers.map((l) => [String(l.layer), l.error_rounding.toExponential(3), l.error.toExponential(3)]);
+  const undone = layers.filter((l) => l.held_out?.kept === false).length;
   const notes = [
     ...(method === 'rtn' ? [] : [`searched on ${device === 'cpu' ? 'the CPU' : device}`]),
     ...(kept.length > 0
@@ -93,8 +102,16 @@ function summary(report: unknown, out: string): string {
           `${kept.length} linears stay FP16, since the group or the packing does not divide them: ${kept.slice(0, 3).join(', ')}${kept.length > 3 ? ', …' : ''}`,
         ]
       : []),
-    ...(method === 'smoothquant' ? [`migration strength ${strength ?? 'none'}`] : []),
+    ...(undone > 0
+      ? [
+          `${undone} of ${layers.length} layers are rounded to nearest: what the search found did not hold on the part of the text that it had not seen (--calibrate takes a text that is more like what the model will read)`,
+        ]
+      : []),
+    ...(method === 'smoothquant' ? [`migration strength ${strength?.toFixed(1) ?? 'none'}`] : []),
     `${bold(out)} is ready; quantize-report.svg in it shows the error of each layer`,
+    '',
+    `  hearth serve --model ${out}`,
+    `  hearth eval ${out} --against ${from} --text FILE    what it lost`,
   ];
   return `${table(['layer', 'rounded to nearest', 'as written'], rows)}\n\n${notes.join('\n')}\n`;
 }

@@ -76,15 +76,21 @@ export class ProgressLine {
 
   constructor(private readonly label: string) {}
 
-  /** `done` of `total` in the same unit; `note` stands behind, for example a file name. */
-  update(done: number, total: number, note = ''): void {
+  /**
+   * `done` of `total` in the same unit; `note` stands behind, for example a file name. `secondsLeft`: an estimate better than
+   * from the time since the line began, for what did not begin at nothing; null where there is none yet.
+   */
+  update(done: number, total: number, note = '', secondsLeft?: number | null): void {
     const now = performance.now();
     if (now - this.#drawnAt < (this.#stream.isTTY ? 80 : 10_000) && done < total) return;
     this.#drawnAt = now;
     const share = total > 0 ? Math.min(1, done / total) : 0;
-    const left = share > 0.01 ? ((now - this.#startedAt) / 1000) * (1 / share - 1) : Number.POSITIVE_INFINITY;
-    const text = `${this.label} ${bar(share)} ${String(Math.round(share * 100)).padStart(3)} %  ${share < 1 ? `${duration(left)} left` : ''}  ${note}`;
-    const columns = this.#stream.columns ?? 100;
+    const since = share > 0.01 ? ((now - this.#startedAt) / 1000) * (1 / share - 1) : null;
+    const left = share < 1 ? (secondsLeft === undefined ? since : secondsLeft) : null;
+    const percent = `${String(Math.round(share * 100)).padStart(3)} %`;
+    const parts = [`${this.label} ${bar(share)} ${percent}`, left === null ? '' : `${duration(left)} left`, note];
+    const text = parts.filter((part) => part !== '').join('  ');
+    const columns = this.#stream.columns || 100; // a terminal that was told no size says 0
     this.#stream.write(this.#stream.isTTY ? `\r${text.slice(0, columns - 1)}\u001b[K` : `${text.trimEnd()}\n`);
   }
 

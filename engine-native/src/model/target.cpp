@@ -60,7 +60,7 @@ CpuFeatures every_feature() {
 #endif
 
 Status unknown(const std::string& name) {
-  return invalid("target '" + name.substr(0, 40) + "' is none of " + cpu_targets + ", cuda-sm80, cuda-sm86, cuda-sm87, cuda-sm89, cuda-sm90");
+  return invalid("target '" + name.substr(0, 40) + "' is none of cpu, cuda (this machine's), " + cpu_targets + ", cuda-sm80, cuda-sm86, cuda-sm87, cuda-sm89, cuda-sm90");
 }
 
 bool without_cuda() { return ops::linear_implementations(device::DeviceKind::cuda).empty(); }

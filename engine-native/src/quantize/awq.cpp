@@ -88,6 +88,7 @@ class BlockSearch {
     AwqResult result;
     if (options_.scale) {
       search_pairs(result);
+      if (stopped_) return result;
       apply(result);
     }
     if (options_.compensate) result.clipped = round_all();
@@ -96,14 +97,22 @@ class BlockSearch {
   }
 
  private:
+  static constexpr double parts = 8;  // four searches, four roundings: about alike in time
   bool fits(const Weight& weight) const { return fits_grid(weight, options_.group); }
+
+  // True when the caller wants no more.
+  bool end_part() {
+    done_++;
+    stopped_ = stopped_ || (options_.step && !options_.step(done_ / parts));
+    return stopped_;
+  }
 
   // While it searches, o and down have only the outputs that are compared.
   void search_pairs(AwqResult& result) {
     Weight o, down;
     const bool less_o = limit_outputs(block_.o, o), less_down = limit_outputs(block_.down, down);
     search_attention(result);
-    search_mlp(result);
+    if (!stopped_) search_mlp(result);
     if (less_o) std::swap(block_.o, o);
     if (less_down) std::swap(block_.down, down);
   }
@@ -131,7 +140,9 @@ class BlockSearch {
       result.pairs.push_back(search_scales(math_, "qkv", capture_.attention_input, {&b.q, &b.k, &b.v}, options_.group,
                                            [&](const auto& w) { return runner_.attention(b, part, input, *w[0], *w[1], *w[2]); }));
     }
+    if (end_part()) return;
     if (fits(b.o) && b.v.out == b.o.in) search_linear(result, "o", b.o, capture_.output_input);  // not with grouped queries
+    end_part();
   }
 
   void search_mlp(AwqResult& result) {
@@ -141,7 +152,9 @@ class BlockSearch {
       result.pairs.push_back(search_scales(math_, "gate_up", capture_.mlp_input, {&b.gate, &b.up}, options_.group,
                                            [&](const auto& w) { return runner_.mlp(b, input, *w[0], *w[1]); }));
     }
+    if (end_part()) return;
     if (fits(b.down)) search_linear(result, "down", b.down, capture_.down_input);
+    end_part();
   }
 
   void search_linear(AwqResult& result, const std::string& pair, Weight& weight, const Array& captured) {
@@ -182,6 +195,7 @@ class BlockSearch {
         {{&block_.gate, &block_.up}, &capture_.mlp_input}, {{&block_.down}, &capture_.down_input}};
     double changed = 0, groups = 0;
     for (const auto& [weights, input] : linears) {
+      if (end_part()) break;
       if (!std::ranges::all_of(weights, [&](const Weight* weight) { return fits(*weight); })) continue;
       const Inverse inverse = invert_inputs(math_, *input, options_.group);
       for (Weight* weight : weights) {
@@ -213,6 +227,8 @@ class BlockSearch {
   const Tokens& tokens_;
   Capture& capture_;
   const AwqOptions& options_;
+  double done_ = 0;
+  bool stopped_ = false;
 };
 
 }  // namespace

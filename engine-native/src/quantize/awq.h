@@ -2,6 +2,7 @@
 // channels with large activations, then clipping, both by search on the layer's own inputs.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,8 @@ struct AwqOptions {
   bool compensate = true;   // round here, each column's error made up for by the next ones; else leave rounding to the writer
   int64_t search_rows = 0;     // rows the scale search compares outputs on, spread over all (attention: whole sequences, two at least); 0 = all
   int64_t search_outputs = 0;  // outputs of o and down that it compares, spread over all, a multiple of 8; 0 = all
+  // Told what part of the layer's work is done, between 0 and 1. False ends it early: `block` is then of no use.
+  std::function<bool(double)> step = nullptr;
 };
 
 // Of one searched pair.

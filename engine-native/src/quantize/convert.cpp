@@ -135,9 +135,18 @@ class Converter {
   int64_t bytes_ = 0;
 };
 
+// "cpu" and "cuda" are this machine's own.
+Result<std::string> full_target(const std::string& name) {
+  if (name != "cpu" && name != "cuda") return name;
+  HEARTH_ASSIGN(const auto device, name == "cpu" ? device::open_cpu_device(1) : device::open_cuda_device(0, "", false));
+  return model::target_name(device->info());
+}
+
 }  // namespace
 
-Result<json> convert(const ConvertOptions& options, const Progress& progress) {
+Result<json> convert(const ConvertOptions& asked, const Progress& progress) {
+  ConvertOptions options = asked;
+  HEARTH_ASSIGN(options.target, full_target(asked.target));
   std::string out = options.out;
   while (out.size() > 1 && out.back() == '/') out.pop_back();
   if (out.empty()) return invalid("--out names no folder");

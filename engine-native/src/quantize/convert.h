@@ -14,7 +14,7 @@ struct ConvertOptions {
   std::string path;                // folder to convert
   std::string shape = {};          // or, for measurements, a named shape with random weights
   std::string out;                 // folder to make; must not exist
-  std::string target;              // "cpu-avx2", "cuda-sm89", ...
+  std::string target;              // "cpu-avx2", "cuda-sm89", ...; "cpu", "cuda": this machine's
   std::string precision = "auto";  // as model::LoadOptions: auto keeps what the folder has
   int group = 0;
   int head_bits = 0;

@@ -8,8 +8,8 @@
 namespace hearth::quantize {
 
 struct ProgressReport {
-  std::string stage;         // "calibrate", "quantize", "write", "evaluate"
-  double done = 0, total = 0;
+  std::string stage;         // "calibrate", "resume" (layers done before are computed again), "quantize", "write", "evaluate"
+  double done = 0, total = 0;  // layers, parts of a layer between
   double seconds_left = -1;  // estimate from what was done; -1 = not known yet
   std::string detail;
 };

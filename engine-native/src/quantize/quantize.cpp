@@ -47,9 +47,12 @@ class Quantizer {
   json state() const;
   int64_t search_rows() const;
   Status report_progress(const char* stage, double done, double total, const Clock& clock);
+  AwqOptions awq_options(int layer, Status& told);
 
   Status run_layers(OutputFolder& output);
   Result<json> run_layer(OutputFolder& output, Block block, Capture capture, const Array& held_input);
+  json round_layer(const Block& block);
+  Result<json> search_layer(Block& block, Capture& capture, const Array& held_input, json& report);
   Block rounded_block(const Block& block);
   double held_out_error(const Block& block, const Array& input);
   Status keep_what_holds(Block& block, AwqResult& result, const Array& input, double nearest, json& report);
@@ -76,6 +79,7 @@ class Quantizer {
   Array x_;  // hidden states of all calibration tokens
   Tokens held_;   // text that no search sees, none when the text is too short: what is found must hold on it
   Array held_x_;  // its hidden states
+  std::optional<Clock> clock_;  // since the first layer that was not done before
   // smoothquant
   float strength_ = 0.5f;
   std::vector<ChannelRange> ranges_;
@@ -99,7 +103,7 @@ Status Quantizer::check_options() const {
 Status Quantizer::open() {
   HEARTH_ASSIGN(checkpoint_, formats::Checkpoint::open(options_.path));
   if (checkpoint_->format() != "float") {
-    return invalid(options_.path + " is stored as " + std::string(checkpoint_->format()) + "; quantize starts from float weights in a Hugging Face folder");
+    return invalid(options_.path + " is stored as " + std::string(checkpoint_->format()) + ": serve it as it is; quantize starts from float weights in a Hugging Face folder");
   }
   HEARTH_ASSIGN(const model::ModelSpec spec, model::read_model_spec(*checkpoint_));
   spec_ = spec.decoder;
@@ -278,29 +282,51 @@ Status Quantizer::keep_what_holds(Block& block, AwqResult& result, const Array& 
   return Status::ok();
 }
 
-Result<json> Quantizer::run_layer(OutputFolder& output, Block block, Capture capture, const Array& held_input) {
-  json report{{"layer", block.index}};
-  std::vector<Array> exact;
+// Rounded to nearest: the error of the weights, since there is no text.
+json Quantizer::round_layer(const Block& block) {
   json linears = json::array();
+  for (const Weight* weight : block.weights()) {
+    const double error = fits(*weight) ? relative_error(math_->round_groups(weight->values, options_.group, {}), weight->values) : 0;
+    linears.push_back({{"module", weight->module}, {"quantized", fits(*weight)}, {"error_rounding", error}, {"error", error}});
+  }
+  return linears;
+}
+
+// `told` becomes the status of the last progress report: cancelled, the search ends early.
+AwqOptions Quantizer::awq_options(int layer, Status& told) {
+  constexpr double search = 0.95;  // of a layer's time
+  return {.group = options_.group, .scale = true, .clip = options_.clip, .compensate = options_.rounding == "compensated",
+          .search_rows = search_rows(), .search_outputs = math_->fast() ? 0 : search_outputs, .step = [this, layer, &told](double share) {
+            told = report_progress("quantize", layer + search * share, static_cast<double>(spec_.layers.size()), *clock_);
+            return told.is_ok();
+          }};
+}
+
+Result<json> Quantizer::search_layer(Block& block, Capture& capture, const Array& held_input, json& report) {
+  std::vector<Array> exact;
+  json linears = measure(block, capture, exact);
+  const double nearest = held_.sequences > 0 ? held_out_error(block, held_input) : 0;
+  Status told;
+  AwqResult result = search_awq(*runner_, block, calibration_.tokens, capture, awq_options(block.index, told));
+  HEARTH_TRY(told);
+  if (held_.sequences > 0) HEARTH_TRY(keep_what_holds(block, result, held_input, nearest, report));
+  const bool kept = held_.sequences == 0 || report["held_out"]["kept"].get<bool>();
+  if (kept) measure_after(block, capture, result, exact, linears);
+  else for (json& linear : linears) linear["error"] = linear["error_rounding"];
+  report["clipped"] = result.clipped;
+  report["pairs"] = json::array();
+  for (const ScaleResult& pair : result.pairs) {
+    report["pairs"].push_back({{"pair", pair.pair}, {"alpha", pair.alpha}, {"loss", pair.loss}, {"loss_rounding", pair.loss_rounding}, {"mean_square", pair.reference}});
+  }
+  return linears;
+}
+
+Result<json> Quantizer::run_layer(OutputFolder& output, Block block, Capture capture, const Array& held_input) {
+  json report{{"layer", block.index}}, linears;
   if (options_.method == "rtn") {
-    for (const Weight* weight : block.weights()) {
-      const double error = fits(*weight) ? relative_error(math_->round_groups(weight->values, options_.group, {}), weight->values) : 0;
-      linears.push_back({{"module", weight->module}, {"quantized", fits(*weight)}, {"error_rounding", error}, {"error", error}});
-    }
+    linears = round_layer(block);
   } else {
-    linears = measure(block, capture, exact);
-    const double nearest = held_.sequences > 0 ? held_out_error(block, held_input) : 0;
-    const AwqOptions awq{.group = options_.group, .scale = true, .clip = options_.clip, .compensate = options_.rounding == "compensated", .search_rows = search_rows(), .search_outputs = math_->fast() ? 0 : search_outputs};
-    AwqResult result = search_awq(*runner_, block, calibration_.tokens, capture, awq);
-    if (held_.sequences > 0) HEARTH_TRY(keep_what_holds(block, result, held_input, nearest, report));
-    const bool kept = held_.sequences == 0 || report["held_out"]["kept"].get<bool>();
-    if (kept) measure_after(block, capture, result, exact, linears);
-    else for (json& linear : linears) linear["error"] = linear["error_rounding"];
-    report["clipped"] = result.clipped;
-    report["pairs"] = json::array();
-    for (const ScaleResult& pair : result.pairs) {
-      report["pairs"].push_back({{"pair", pair.pair}, {"alpha", pair.alpha}, {"loss", pair.loss}, {"loss_rounding", pair.loss_rounding}, {"mean_square", pair.reference}});
-    }
+    HEARTH_ASSIGN(linears, search_layer(block, capture, held_input, report));
   }
   report["error"] = layer_error(linears, "error");
   report["error_rounding"] = layer_error(linears, "error_rounding");
@@ -481,18 +507,20 @@ Status Quantizer::run_layers(OutputFolder& output) {
   for (int layer = 0; layer < layers; layer++) {
     if (!output.finished(layer)) last_open = layer;
   }
-  std::optional<Clock> clock;
   for (int layer = 0; layer < layers; layer++) {
     if (output.finished(layer) && (layer > last_open || options_.method != "awq")) continue;  // later layers need its output
+    if (!output.finished(layer) && !clock_) clock_.emplace(static_cast<double>(layer));
     HEARTH_ASSIGN(Block block, read_block(*checkpoint_, spec_, layer, *math_));
     Capture capture;
     Array held_input = held_x_;
     if (options_.method == "awq") runner_->forward(block, calibration_.tokens, x_, &capture);
     if (held_.sequences > 0) runner_->forward(block, held_, held_x_, nullptr);
-    if (output.finished(layer)) continue;
-    if (!clock) clock.emplace(static_cast<double>(layer));
+    if (output.finished(layer)) {
+      HEARTH_TRY(report_progress("resume", layer + 1, layers, Clock(layer + 1)));
+      continue;
+    }
     HEARTH_TRY((four_bits() ? run_layer(output, std::move(block), std::move(capture), held_input) : smooth_layer(output, std::move(block))).status());
-    HEARTH_TRY(report_progress("quantize", layer + 1, layers, *clock));
+    HEARTH_TRY(report_progress("quantize", layer + 1, layers, *clock_));
   }
   return Status::ok();
 }
@@ -505,7 +533,8 @@ Result<json> Quantizer::run() {
   if (options_.method == "smoothquant") HEARTH_TRY(choose_strength());
   HEARTH_TRY(run_layers(output));
   const json report = final_report(output);
-  HEARTH_TRY(report_progress("write", 0, 1, Clock()));
+  const double layers = static_cast<double>(spec_.layers.size());
+  HEARTH_TRY(report_progress("write", layers, layers, Clock()));
   HEARTH_TRY(output.finish(quantization_config(output), report, draw_report(report)));
   return report;
 }

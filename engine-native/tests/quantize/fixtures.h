@@ -12,24 +12,25 @@
 #include "quantize/calibration.h"
 #include "quantize/ends.h"
 #include "quantize/gemm.h"
+#include "quantize/progress.h"
 #include "support/temporary_folder.h"
 
 namespace hearth::quantize {
 
-// Logits [rows, vocabulary] over the first `tokens` of a text, through BlockRunner: exact weights or whatever the
-// checkpoint's stand for. int8: activations are rounded too.
+// Logits [rows, vocabulary] over the first `tokens` of a text in windows of min(window, context) tokens, through
+// BlockRunner: exact weights or whatever the checkpoint's stand for. int8: activations are rounded too.
 struct Scores {
   std::vector<float> logits;
   std::vector<int32_t> ids;
   int64_t rows = 0, vocabulary = 0, length = 0;
 };
 
-inline Result<Scores> scores_of(const std::string& path, const std::string& text, int64_t tokens, bool int8 = false) {
+inline Result<Scores> scores_of(const std::string& path, const std::string& text, int64_t tokens, bool int8 = false, int window = 512) {
   HEARTH_ASSIGN(const auto checkpoint, formats::Checkpoint::open(path));
   HEARTH_ASSIGN(const model::ModelSpec model, model::read_model_spec(*checkpoint));
   const model::DecoderSpec& spec = model.decoder;
   HEARTH_ASSIGN(const auto tokenizer, open_tokenizer(*checkpoint));
-  HEARTH_ASSIGN(const Calibration calibration, read_calibration(*tokenizer, text, tokens, std::min(256, spec.context)));
+  HEARTH_ASSIGN(const Calibration calibration, read_calibration(*tokenizer, text, tokens, std::min(window, spec.context)));
   const std::unique_ptr<Math> math = make_cpu_math(2);
   BlockRunner runner(spec, *math);
   HEARTH_ASSIGN(Array x, embed(*checkpoint, spec, calibration.ids));
@@ -75,6 +76,12 @@ inline double divergence(const Scores& a, const Scores& b) {
     for (int64_t i = 0; i < a.vocabulary; i++) total += std::exp(p[i] - sum_p) * ((p[i] - sum_p) - (q[i] - sum_q));
   }
   return total / static_cast<double>(a.rows);
+}
+
+// Keeps reports of whole layers as "quantize2"; never ends the job.
+inline bool note_whole(const ProgressReport& report, std::vector<std::string>& stages) {
+  if (report.done == std::floor(report.done)) stages.push_back(report.stage + std::to_string(static_cast<int>(report.done)));
+  return true;
 }
 
 }  // namespace hearth::quantize

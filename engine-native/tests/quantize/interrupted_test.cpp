@@ -106,7 +106,9 @@ void kill_until_done(const std::string& out, const std::string& whole, const Run
   }
   std::printf("%d of the runs were killed; the whole takes %.2f s\n", killed, static_cast<double>(all.count()) / 1e6);
   EXPECT_GT(killed, 0);
-  if (!fs::exists(out)) ASSERT_EQ(in_process([&] { return run(out); }), 0);
+  if (!fs::exists(out)) {
+    ASSERT_EQ(in_process([&] { return run(out); }), 0);
+  }
   EXPECT_EQ(names_in(out), names_in(whole));
   EXPECT_EQ(bytes_of(out + "/model.safetensors"), bytes_of(whole + "/model.safetensors"));
   EXPECT_EQ(bytes_of(out + "/config.json"), bytes_of(whole + "/config.json"));
@@ -186,7 +188,9 @@ Full run_full(const TemporaryFolder& folder, int64_t bytes, const Run& run) {
   if (!said) return full;
   full.message = (*said)["message"];
   for (const std::string name : (*said)["left"]) full.names.insert(name);
-  if (full.code == 1) EXPECT_EQ((*said)["code"], static_cast<int>(Code::io)) << full.message;
+  if (full.code == 1) {
+    EXPECT_EQ((*said)["code"], static_cast<int>(Code::io)) << full.message;
+  }
   return full;
 }
 
@@ -234,9 +238,9 @@ TEST(DiskFull, QuantizeGoesOnWithRoomAgain) {
   ASSERT_EQ(code, 1);
   EXPECT_FALSE(fs::exists(out));
   std::vector<std::string> stages;
-  const auto done = quantize(quantizing(out), [&](const ProgressReport& report) { stages.push_back(report.stage + std::to_string(static_cast<int>(report.done))); return true; });
+  const auto done = quantize(quantizing(out), [&](const ProgressReport& report) { return note_whole(report, stages); });
   ASSERT_TRUE(done) << done.status().message();
-  EXPECT_EQ(stages, (std::vector<std::string>{"quantize2", "write0"}));
+  EXPECT_EQ(stages, (std::vector<std::string>{"resume1", "quantize2", "write2"}));
 }
 
 }  // namespace

@@ -188,13 +188,33 @@ TEST(Quantize, InterruptedGoesOnAndGivesTheSame) {
   other.group = 32;
   EXPECT_EQ(quantize(other, nullptr).status().code(), Code::invalid_argument);  // another quantisation's folder
   std::vector<std::string> stages;
-  ASSERT_TRUE(quantize(o, [&](const ProgressReport& report) { stages.push_back(report.stage + std::to_string(static_cast<int>(report.done))); return true; }));
-  EXPECT_EQ(stages, (std::vector<std::string>{"quantize2", "write0"}));  // the first layer was not done again
+  ASSERT_TRUE(quantize(o, [&](const ProgressReport& report) { return note_whole(report, stages); }));
+  EXPECT_EQ(stages, (std::vector<std::string>{"resume1", "quantize2", "write2"}));  // the first layer was not searched again
   const auto bytes = [](const std::string& path) {
     std::ifstream in(path + "/model.safetensors", std::ios::binary);
     return std::string(std::istreambuf_iterator<char>(in), {});
   };
   EXPECT_EQ(bytes(o.out), bytes(folder.path() + "/whole"));
+}
+
+// A layer of a large model takes minutes: it says how far it is, and stops when told.
+TEST(Quantize, TellsHowFarALayerIsAndStopsWithinIt) {
+  TemporaryFolder folder;
+  const QuantizeOptions o = quick("awq", folder.path() + "/out");
+  std::vector<double> seen;
+  const auto cut = quantize(o, [&](const ProgressReport& report) {
+    EXPECT_EQ(report.total, 2);
+    seen.push_back(report.done);
+    return seen.size() < 5;
+  });
+  ASSERT_FALSE(cut);
+  EXPECT_EQ(cut.status().code(), Code::cancelled);
+  EXPECT_NE(cut.status().message().find("0 of 2 layers"), std::string::npos) << cut.status().message();
+  EXPECT_EQ(seen.size(), 5u);
+  EXPECT_TRUE(std::ranges::is_sorted(seen));
+  EXPECT_GT(seen.front(), 0);
+  EXPECT_LT(seen.back(), 1);
+  EXPECT_FALSE(fs::exists(o.out + ".partial/layer-00000.safetensors"));
 }
 
 TEST(Quantize, WidthsThatNoGroupDividesAreReported) {
