@@ -45,6 +45,7 @@ for (const [name, number] of Object.entries(targets)) {
   const program = join(build, `fuzz-${name}`);
   const sources = [
     join(native, 'tests/fuzz/formats_fuzz.cpp'),
+    join(native, 'src/core/huge_pages.cpp'),
     ...readers.map((file) => join(native, `src/formats/${file}.cpp`)),
   ];
   const flags = ['-std=c++20', '-O1', '-g', '-fsanitize=fuzzer,address,undefined', '-fno-sanitize-recover=undefined'];
