@@ -35,7 +35,7 @@ describe('a progress line', () => {
     Object.assign(process.stderr, { isTTY: terminal, columns });
     new ProgressLine('quantizing').update(...update);
     Object.assign(process.stderr, before);
-    return String(write.mock.calls[0]?.[0]);
+    return String(write.mock.calls.at(-1)?.[0]);
   };
 
   it('tells the estimate that it was given, and none where there is none', () => {

@@ -1,6 +1,7 @@
 #include "quantize/convert.h"
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -107,7 +108,7 @@ class Converter {
       packed.insert(item.header.modules.begin(), item.header.modules.end());
       const int64_t size = (item.header.bytes + formats::packed_alignment - 1) / formats::packed_alignment * formats::packed_alignment;
       writer.add_filled(formats::packed_prefix + item.header.key(), DType::u8, {size}, [&item, size](std::byte* to) {
-        std::fill(to + item.header.bytes, to + size, std::byte{0});
+        std::memset(to, 0, static_cast<size_t>(size));  // layouts have gaps: what this memory held before must not show there
         return item.fill(to);
       });
     }

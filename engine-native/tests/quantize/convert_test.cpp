@@ -95,6 +95,18 @@ TEST(Convert, ComputesWhatItsSourceComputes) {
   }
 }
 
+// Tensors are made in memory that is used again by threads in any order: nothing of that may show.
+TEST(Convert, GivesTheSameBytesEveryTime) {
+  TemporaryFolder folder;
+  const auto bytes = [&](const std::string& name) {
+    EXPECT_TRUE(converted(folder.path() + name, "cpu", "w4a8"));
+    std::ifstream in(folder.path() + name + "/model.safetensors", std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  const std::string first = bytes("/0");
+  for (int i = 1; i < 8; i++) EXPECT_TRUE(bytes("/" + std::to_string(i)) == first) << i;
+}
+
 TEST(Convert, WrongTargetsAreRefusedWithTheCommand) {
   TemporaryFolder folder;
   EXPECT_NE(converted(folder.path() + "/x", "cpu-z80").status().message().find("cpu-avx2"), std::string::npos);
