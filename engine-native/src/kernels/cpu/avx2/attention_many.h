@@ -8,7 +8,7 @@
 
 namespace hearth::kernels::cpu::HEARTH_ISA {
 
-constexpr int seen_keys = 256, seen_rows = 64 * dense_many_tile;  // keys of a chunk, rows of a panel
+constexpr int seen_keys = 256, seen_tile = dense_many_tile, seen_rows = 64 * seen_tile;  // keys of a chunk, rows of a tile and of a panel
 
 // One worker's memory: keys turned [keys / 16][dim][16], values [dim / 16][keys][16], the panel's output sums
 // [rows / 6][dim / 16][6][16] and each row's best score and sum of weights.

@@ -3,9 +3,15 @@
 // Two phases with one barrier. First q/k norm, rope and the KV write, shared out by (row, head). Then tiles: up to
 // eight queries that share a KV head (its query heads, times rows of a prefill), dealt to the workers in turn, since
 // later rows see more tokens than earlier ones.
+#include <algorithm>
+
 #include "device/cpu_stream.h"
 #include "kernels/cpu/simd/attend.h"
-#if defined(__AVX2__) && HEARTH_LANES == 8
+#if HEARTH_LANES == 16
+#define HEARTH_SEEN_PANELS
+#include "kernels/cpu/avx512/attention_many.h"
+#elif defined(__AVX2__)
+#define HEARTH_SEEN_PANELS
 #include "kernels/cpu/avx2/attention_many.h"
 #endif
 #include "kernels/cpu/simd/isa.h"
@@ -325,7 +331,7 @@ void attention_run(const AttentionSpec& s, const AttentionParams& p, Stream& str
 const char* vision_declines(const VisionAttentionSpec& s, const DeviceInfo& info) {
   if (const char* missing = isa_missing(info)) return missing;
   if (!is_float(s.type)) return "types are f32, f16 or bf16";
-  if (s.head_dim % lanes != 0) return "head_dim is not a multiple of the vector";
+  if (s.head_dim % std::min(lanes, 8) != 0) return "head_dim is not a multiple of eight, or of the vector";
   if (s.head_dim > head_dim_max) return "head_dim is over 256";
   return nullptr;
 }
@@ -333,7 +339,7 @@ const char* vision_declines(const VisionAttentionSpec& s, const DeviceInfo& info
 // q, k and v as f32 [3][heads][rows][head_dim], then each worker's memory.
 size_t vision_heads_bytes(const VisionAttentionSpec& s, int rows) { return aligned(4 * 3 * static_cast<size_t>(rows) * s.heads * s.head_dim); }
 size_t vision_workspace(const VisionAttentionSpec& s, int max_rows, const DeviceInfo& info) {
-#if defined(__AVX2__) && HEARTH_LANES == 8
+#ifdef HEARTH_SEEN_PANELS
   return vision_heads_bytes(s, max_rows) + SeenScratch(s.head_dim).bytes * static_cast<size_t>(info.threads);
 #else
   return vision_heads_bytes(s, max_rows);
@@ -358,15 +364,19 @@ void prepare_vision_row(const VisionAttentionSpec& s, const VisionAttentionParam
   const int dim = s.head_dim;
   for (int part = 0; part < 3; ++part) {
     for (int head = 0; head < s.heads; ++head) {
+      const X* from = qkv + (static_cast<int64_t>(part) * s.heads + head) * dim;
       float* to = base + ((static_cast<int64_t>(part) * s.heads + head) * p.rows + row) * dim;
-      read_head(qkv + (static_cast<int64_t>(part) * s.heads + head) * dim, dim, to);
+      for (int d = 0; d < dim; d += lanes) {
+        if (dim - d >= lanes) store(to + d, load(from + d));
+        else store_some(to + d, load_some(from + d, dim - d), dim - d);
+      }
       if (s.rope && part < 2) turn_vision_head(s, p, row, to);
-      if (part == 0) for (int d = 0; d < dim; d += lanes) store(to + d, load(to + d) * s.scale);
+      for (int d = 0; part == 0 && d < dim; ++d) to[d] *= s.scale;
     }
   }
 }
 
-#if defined(__AVX2__) && HEARTH_LANES == 8
+#if defined(HEARTH_SEEN_PANELS) && HEARTH_LANES == 8
 // Int8 products: q, k and v as int16 [3][heads][rows][head_dim] after their scales [3][heads][rows], in place of the floats.
 struct RoundedRows {
   int16_t* q;
@@ -400,15 +410,25 @@ RoundedHead rounded_head(const VisionAttentionSpec& s, const RoundedRows& from, 
   const int16_t* q = from.q + at * s.head_dim;
   return {q, q + values, q + 2 * values, from.scale + at, from.scale + from.part + at, from.scale + 2 * from.part + at, s.head_dim, end - begin};
 }
+#endif
+
+#ifdef HEARTH_SEEN_PANELS
+// Rows [row, last) of segment [begin, end).
+template <class X>
+void vision_panel(const VisionAttentionSpec& s, const VisionAttentionParams& p, uint8_t* workspace, uint8_t* mine, int head, int begin, int end, int row, int last) {
+  X* to = static_cast<X*>(p.out) + row * p.out_stride + static_cast<int64_t>(head) * s.head_dim;
+#if HEARTH_LANES == 8
+  if (RoundedRows::fits(s)) return RoundedPanel(rounded_head(s, RoundedRows(s, p.rows, workspace), head, begin, end), mine).run(row - begin, last - begin, to, p.out_stride);
+#endif
+  const int64_t part = static_cast<int64_t>(s.heads) * p.rows * s.head_dim;
+  const float* q = reinterpret_cast<const float*>(workspace) + (static_cast<int64_t>(head) * p.rows + begin) * s.head_dim;
+  SeenPanel({q, q + part, q + 2 * part, s.head_dim, end - begin}, mine).run(row - begin, last - begin, to, p.out_stride);
+}
 
 // Worker `worker`'s share of (head, segment, panel of rows), in turns.
 void vision_share(const VisionAttentionSpec& s, const VisionAttentionParams& p, uint8_t* workspace, int worker, int size) {
-  const int dim = s.head_dim;
-  const auto* base = reinterpret_cast<const float*>(workspace);
-  uint8_t* mine = workspace + vision_heads_bytes(s, p.rows) + SeenScratch(dim).bytes * static_cast<size_t>(worker);
+  uint8_t* mine = workspace + vision_heads_bytes(s, p.rows) + SeenScratch(s.head_dim).bytes * static_cast<size_t>(worker);
   mine += -reinterpret_cast<uintptr_t>(mine) % 64;
-  const int64_t part = static_cast<int64_t>(s.heads) * p.rows * dim;
-  const RoundedRows rounded(s, p.rows, workspace);
   int item = 0;
   for (int head = 0; head < s.heads; ++head) {
     for (int segment = 0; segment < p.segments; ++segment) {
@@ -416,15 +436,12 @@ void vision_share(const VisionAttentionSpec& s, const VisionAttentionParams& p, 
       // Panels are whole tiles, as many as keep every worker busy.
       const int wanted = (2 * size + s.heads * p.segments - 1) / (s.heads * p.segments), least = (end - begin + seen_rows - 1) / seen_rows;
       const int panels = wanted > least ? wanted : least;
-      const int rows = ((end - begin + panels - 1) / panels + dense_many_tile - 1) / dense_many_tile * dense_many_tile;
-      const float* q = base + (static_cast<int64_t>(head) * p.rows + begin) * dim;
+      const int rows = ((end - begin + panels - 1) / panels + seen_tile - 1) / seen_tile * seen_tile;
       for (int row = begin; row < end; row += rows, ++item) {
         if (item % size != worker) continue;
         const int last = row + rows < end ? row + rows : end;
         with_type(s.type, [&](auto* type) {
-          auto* to = static_cast<std::remove_pointer_t<decltype(type)>*>(p.out) + row * p.out_stride + static_cast<int64_t>(head) * dim;
-          if (RoundedRows::fits(s)) RoundedPanel(rounded_head(s, rounded, head, begin, end), mine).run(row - begin, last - begin, to, p.out_stride);
-          else SeenPanel({q, q + part, q + 2 * part, dim, end - begin}, mine).run(row - begin, last - begin, to, p.out_stride);
+          vision_panel<std::remove_pointer_t<decltype(type)>>(s, p, workspace, mine, head, begin, end, row, last);
         });
       }
     }
@@ -472,7 +489,7 @@ void vision_share(const VisionAttentionSpec& s, const VisionAttentionParams& p, 
 
 template <class X>
 void prepare_vision(const VisionAttentionSpec& s, const VisionAttentionParams& p, int row, uint8_t* workspace) {
-#if defined(__AVX2__) && HEARTH_LANES == 8
+#if defined(HEARTH_SEEN_PANELS) && HEARTH_LANES == 8
   if (RoundedRows::fits(s)) return round_vision_row<X>(s, p, row, RoundedRows(s, p.rows, workspace));
 #endif
   prepare_vision_row<X>(s, p, row, reinterpret_cast<float*>(workspace));

@@ -1,0 +1,153 @@
+// Attention within segments of a vision tower on AVX-512: avx2/attention_many.h with tiles of 12 x 16 sums, in the same
+// order, so that both sets give the same bits. Keys in chunks that stay in the L2 cache, online softmax between them
+// (Milakov and Gimelshein 2018). A row's result depends on its segment alone, not on how rows are shared between workers.
+#pragma once
+
+#include "kernels/cpu/simd/vec.h"
+
+namespace hearth::kernels::cpu::HEARTH_ISA {
+
+// Keys of a chunk, rows of a tile and of a panel.
+constexpr int seen_keys = 256, seen_tile = 12, seen_rows = 32 * seen_tile;
+
+// One worker's memory: keys turned [keys / 16][dim][16], values [dim / 16][keys][16], the panel's output sums
+// [rows / 12][dim / 16][12][16] and each row's best score and sum of weights.
+struct SeenScratch {
+  size_t v, out, best, total, bytes;
+  explicit SeenScratch(int head_dim) {
+    const size_t dim = (static_cast<size_t>(head_dim) + lanes - 1) / lanes * lanes;
+    v = aligned(4 * dim * seen_keys);
+    out = 2 * v;
+    best = out + aligned(4 * dim * seen_rows);
+    total = best + aligned(4 * seen_rows);
+    bytes = total + aligned(4 * seen_rows) + 64;  // aligned by who takes it
+  }
+};
+
+// A head's rows of one segment: [rows][dim] each, q scaled. dim is a multiple of 8.
+struct SeenHead { const float *q, *k, *v; int dim, keys; };
+
+// Eight rows of eight values, turned.
+HEARTH_INLINE void turn_eight(const float* from, int64_t stride, int rows, float* to) {
+  __m256 in[8], a[8], b[8];
+  for (int i = 0; i < 8; ++i) in[i] = i < rows ? _mm256_loadu_ps(from + i * stride) : _mm256_setzero_ps();
+  for (int i = 0; i < 8; i += 2) a[i] = _mm256_unpacklo_ps(in[i], in[i + 1]), a[i + 1] = _mm256_unpackhi_ps(in[i], in[i + 1]);
+  for (int i = 0; i < 8; i += 4) {
+    b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44), b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xee);
+    b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44), b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    _mm256_storeu_ps(to + i * lanes, _mm256_permute2f128_ps(b[i], b[i + 4], 0x20));
+    _mm256_storeu_ps(to + (i + 4) * lanes, _mm256_permute2f128_ps(b[i], b[i + 4], 0x31));
+  }
+}
+
+// sums[12][16] (+)= twelve rows times `inputs` of weights [inputs][16]. Twelve names, not an array: GCC keeps an array on
+// the stack.
+#define HEARTH_EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
+__attribute__((noinline)) inline void multiply_seen(const float* w, const float* const (&rows)[seen_tile], int inputs, bool more, float* s) {
+#define HEARTH_START(j) F sum##j = more ? load(s + (j) * lanes) : F{}; const float* row##j = rows[j];
+#define HEARTH_ADD(j) sum##j = fused(splat(row##j[i]), now, sum##j);
+#define HEARTH_STORE(j) store(s + (j) * lanes, sum##j);
+  HEARTH_EACH_ROW(HEARTH_START)
+  for (int i = 0; i < inputs; ++i, w += lanes) {
+    const F now = load(w);
+    HEARTH_EACH_ROW(HEARTH_ADD)
+  }
+  HEARTH_EACH_ROW(HEARTH_STORE)
+#undef HEARTH_START
+#undef HEARTH_ADD
+#undef HEARTH_STORE
+}
+#undef HEARTH_EACH_ROW
+
+struct SeenPanel {
+  SeenHead head;
+  float *k, *v, *out, *best, *total;
+  int dims;  // blocks of 16
+  SeenPanel(const SeenHead& of, uint8_t* memory) : head(of), dims((of.dim + lanes - 1) / lanes) {
+    const SeenScratch at(of.dim);
+    k = reinterpret_cast<float*>(memory), v = reinterpret_cast<float*>(memory + at.v), out = reinterpret_cast<float*>(memory + at.out);
+    best = reinterpret_cast<float*>(memory + at.best), total = reinterpret_cast<float*>(memory + at.total);
+  }
+
+  void load_chunk(int first, int keys) {
+    for (int at = 0; at < keys; at += 8) {
+      const float* from = head.k + static_cast<int64_t>(first + at) * head.dim;
+      float* to = k + static_cast<int64_t>(at / lanes * lanes) * head.dim + at % lanes;
+      for (int d = 0; d < head.dim; d += 8) turn_eight(from + d, head.dim, keys - at, to + d * lanes);
+    }
+    for (int block = 0; block < dims; ++block) {
+      const int d = block * lanes, here = head.dim - d;
+      for (int i = 0; i < keys; ++i) {
+        const float* from = head.v + static_cast<int64_t>(first + i) * head.dim + d;
+        store(v + (static_cast<int64_t>(block) * seen_keys + i) * lanes, here >= lanes ? load(from) : load_some(from, here));
+      }
+    }
+  }
+
+  // Scores [keys / 16][12][16] of a tile's row to weights [keys]; the row's sums so far shrink by the result.
+  float soften(float* score, int row_of_tile, int keys, float* weight, float& high, float& sum) const {
+    const int blocks = (keys + lanes - 1) / lanes, stride = seen_tile * lanes;
+    float* from = score + row_of_tile * lanes;
+    for (int i = keys % lanes; i > 0 && i < lanes; ++i) from[(blocks - 1) * stride + i] = -INFINITY;
+    F top = splat(high);
+    for (int b = 0; b < blocks; ++b) top = maximum(top, load(from + b * stride));
+    const float best_now = largest(top);
+    F sums[parts] = {};
+    for (int b = 0; b < blocks; ++b) {
+      const F e = exponential(load(from + b * stride) - best_now);
+      store(weight + b * lanes, e);
+      sums[0] += e;
+    }
+    const float shrink = high == -INFINITY ? 0.0f : exponential(splat(high - best_now))[0];
+    sum = sum * shrink + sum_parts(sums);
+    high = best_now;
+    return shrink;
+  }
+
+  // Rows [row, row + 12) of the segment, rows after `end` being the last again, against the chunk.
+  void attend(int row, int end, int panel_row, int keys, bool first_chunk) {
+    alignas(64) float score[seen_keys * seen_tile], weight[seen_tile][seen_keys];
+    const float* rows[seen_tile];
+    for (int i = 0; i < seen_tile; ++i) rows[i] = head.q + static_cast<int64_t>(row + i < end ? row + i : end - 1) * head.dim;
+    for (int at = 0; at < keys; at += lanes) multiply_seen(k + static_cast<int64_t>(at) * head.dim, rows, head.dim, false, score + at * seen_tile);
+    float* sums = out + static_cast<int64_t>(panel_row) * dims * lanes;
+    for (int i = 0; i < seen_tile; ++i) {
+      const float shrink = soften(score, i, keys, weight[i], best[panel_row + i], total[panel_row + i]);
+      rows[i] = weight[i];
+      for (int block = 0; !first_chunk && block < dims; ++block) {
+        float* at = sums + (block * seen_tile + i) * lanes;
+        store(at, load(at) * shrink);
+      }
+    }
+    for (int block = 0; block < dims; ++block) {
+      multiply_seen(v + static_cast<int64_t>(block) * seen_keys * lanes, rows, keys, !first_chunk, sums + block * seen_tile * lanes);
+    }
+  }
+
+  template <class X>
+  void give_row(int row, X* to) const {
+    const float factor = 1.0f / total[row];
+    const float* sums = out + static_cast<int64_t>(row / seen_tile * seen_tile) * dims * lanes + row % seen_tile * lanes;
+    for (int d = 0; d < head.dim; d += lanes, sums += seen_tile * lanes) {
+      const F value = load(sums) * factor;
+      if (head.dim - d >= lanes) store(to + d, value);
+      else store_some(to + d, value, head.dim - d);
+    }
+  }
+
+  // Rows [begin, end) of the segment, at most seen_rows; row i's output goes to to + (i - begin) * stride.
+  template <class X>
+  void run(int begin, int end, X* to, int64_t stride) {
+    for (int i = 0; i < seen_rows; ++i) best[i] = -INFINITY, total[i] = 0;
+    for (int first = 0; first < head.keys; first += seen_keys) {
+      const int keys = head.keys - first < seen_keys ? head.keys - first : seen_keys;
+      load_chunk(first, keys);
+      for (int row = begin; row < end; row += seen_tile) attend(row, end, row - begin, keys, first == 0);
+    }
+    for (int row = begin; row < end; ++row) give_row(row - begin, to + (row - begin) * stride);
+  }
+};
+
+}  // namespace hearth::kernels::cpu::HEARTH_ISA
