@@ -1,6 +1,6 @@
-// Attention within segments of a vision tower on AVX-512: avx2/attention_many.h with tiles of 12 x 16 sums, in the same
-// order, so that both sets give the same bits. Keys in chunks that stay in the L2 cache, online softmax between them
-// (Milakov and Gimelshein 2018). A row's result depends on its segment alone, not on how rows are shared between workers.
+// Attention within segments of a vision tower on AVX-512: avx2/attention_many.h with tiles of 12 x 16 sums, taken in the
+// same order. Keys in chunks that stay in the L2 cache, online softmax between them (Milakov and Gimelshein 2018). A row's
+// result depends on its segment alone, not on how rows are shared between workers.
 #pragma once
 
 #include "kernels/cpu/simd/vec.h"
