@@ -48,7 +48,7 @@ struct SeenPanel {
   void load_chunk(int first, int keys) {
     for (int at = 0; at < keys; at += block_rows) {
       const int here = keys - at < block_rows ? keys - at : block_rows;
-      turn_weights(head.k + static_cast<int64_t>(first + at) * head.dim, head.dim, here, 0, head.dim, k + static_cast<int64_t>(at) * head.dim);
+      turn_weights(head.k + static_cast<int64_t>(first + at) * head.dim, head.dim, here, 0, head.dim, InOrder{}, k + static_cast<int64_t>(at) * head.dim);
     }
     for (int block = 0; block < dims; ++block) {
       for (int i = 0; i < keys; ++i) {
@@ -85,7 +85,7 @@ struct SeenPanel {
     const float* rows[dense_many_tile];
     for (int i = 0; i < dense_many_tile; ++i) rows[i] = head.q + static_cast<int64_t>(row + i < end ? row + i : end - 1) * head.dim;
     for (int at = 0; at < keys; at += block_rows) {
-      multiply_dense(k + static_cast<int64_t>(at) * head.dim, rows, head.dim, false, score + at * dense_many_tile);
+      multiply_dense<1>(k + static_cast<int64_t>(at) * head.dim, rows, head.dim, false, score + at * dense_many_tile);
     }
     float* sums = out + static_cast<int64_t>(panel_row) * dims * block_rows;
     for (int i = 0; i < dense_many_tile; ++i) {
@@ -97,7 +97,7 @@ struct SeenPanel {
       }
     }
     for (int block = 0; block < dims; ++block) {
-      multiply_dense(v + static_cast<int64_t>(block) * seen_keys * block_rows, rows, keys, !first_chunk, sums + block * dense_many_tile * block_rows);
+      multiply_dense<1>(v + static_cast<int64_t>(block) * seen_keys * block_rows, rows, keys, !first_chunk, sums + block * dense_many_tile * block_rows);
     }
   }
 
@@ -149,7 +149,7 @@ struct RoundedPanel {
     const int pairs = head.dim / 2;
     for (int at = 0; at < keys; at += block_rows) {  // pairs move as floats do
       const auto* from = reinterpret_cast<const float*>(head.k + static_cast<int64_t>(first + at) * head.dim);
-      turn_weights(from, pairs, keys - at < block_rows ? keys - at : block_rows, 0, pairs, reinterpret_cast<float*>(k + static_cast<int64_t>(at) * head.dim));
+      turn_weights(from, pairs, keys - at < block_rows ? keys - at : block_rows, 0, pairs, InOrder{}, reinterpret_cast<float*>(k + static_cast<int64_t>(at) * head.dim));
     }
     alignas(32) int16_t part[2][block_rows];
     for (int block = 0; block < dims; ++block) {

@@ -168,18 +168,20 @@ HEARTH_INLINE void finish(const ops::LinearSpec& s, F v, F up, const float* bias
   else store_some(y, v, valid);
 }
 
-// `rows` rows of a tile [rows][16] (and of the up half, right behind it) to columns [column, column + 16) of y.
+// `rows` rows of a tile [rows][16] (and of the up half, right behind it) to columns [column, column + 16) of y; of several
+// tiles, `apart` elements from one to the next, to 16 columns each.
 HEARTH_INLINE void epilogue(const ops::LinearSpec& s, const ops::LinearParams& p, int row, int rows, int column, const float* tile,
-                            const float* up) {
+                            const float* up, int tiles = 1, int64_t apart = 0) {
   const int width = s.gated ? s.out / 2 : s.out;
+  const int end = column + tiles * block_rows < width ? column + tiles * block_rows : width;
   with_type(s.y_type, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     for (int r = 0; r < rows; ++r) {
-      T* y = static_cast<T*>(p.y) + (row + r) * p.y_stride + column;
-      for (int i = 0; i < block_rows && column + i < width; i += lanes) {
-        const float* bias = s.bias ? p.bias + column + i : nullptr;
-        finish(s, load(tile + r * block_rows + i), s.gated ? load(up + r * block_rows + i) : F{}, bias,
-               s.bias && s.gated ? bias + width : nullptr, y + i, width - column - i);
+      T* y = static_cast<T*>(p.y) + (row + r) * p.y_stride;
+      for (int at = column; at < end; at += lanes) {
+        const int64_t from = (at - column) / block_rows * apart + r * block_rows + (at - column) % block_rows;
+        const float* bias = s.bias ? p.bias + at : nullptr;
+        finish(s, load(tile + from), s.gated ? load(up + from) : F{}, bias, s.bias && s.gated ? bias + width : nullptr, y + at, width - at);
       }
     }
   });
@@ -245,7 +247,7 @@ concept PanelKernel = requires(const Kernel& k, const uint8_t* block, const Pane
   Kernel::panel_rows_min;
 };
 
-constexpr int panel_rows_max = 256;
+constexpr int panel_rows_max = 128;
 
 // Rows of a panel: its activations stay in the L2 cache (1 MiB and more where these instruction sets are).
 HEARTH_INLINE int rows_of_panel(const ops::LinearSpec& s) {
@@ -254,12 +256,17 @@ HEARTH_INLINE int rows_of_panel(const ops::LinearSpec& s) {
   return rows < panel_tile_rows ? panel_tile_rows : rows > panel_rows_max ? panel_rows_max : rows;
 }
 
+// Blocks whose sums are finished together. Rows of y are a power of two apart more often than not, so the same line of every
+// row meets in a few sets of the caches, and single lines written there wait for one another.
+constexpr int panel_blocks = 8;
+
 template <class Kernel>
 HEARTH_INLINE void stream_panels(const ops::LinearSpec& s, const ops::LinearParams& p, const Scratch& at, const uint8_t* base, Range units) {
   const Kernel kernel(s);
   const size_t bytes = kernel.block_bytes();
-  const int per_unit = s.gated ? 2 : 1, panel = rows_of_panel(s);
-  alignas(64) float tile[2][panel_rows_max * block_rows];
+  const int per_unit = s.gated ? 2 : 1, panel = rows_of_panel(s), at_once = panel_blocks / per_unit;
+  constexpr int64_t apart = panel_rows_max * block_rows;
+  alignas(64) float tile[panel_blocks][apart];
   for (int first = 0; first < p.rows; first += panel) {
     const int rows = p.rows - first < panel ? p.rows - first : panel;
     const int tiles_before = first / panel_tile_rows;
@@ -267,11 +274,11 @@ HEARTH_INLINE void stream_panels(const ops::LinearSpec& s, const ops::LinearPara
     const PanelOperands o{reinterpret_cast<const int8_t*>(base) + tiles_before * at.panel_tile_bytes(s), at.panel_tile_bytes(s),
                           reinterpret_cast<const float*>(base + at.scale) + groups_before,
                           reinterpret_cast<const int32_t*>(base + at.sum) + groups_before, at.group_stride * panel_tile_rows};
-    for (int unit = units.begin; unit < units.end; ++unit) {
+    for (int unit = units.begin; unit < units.end; unit += at_once) {
+      const int count = units.end - unit < at_once ? units.end - unit : at_once;
       const uint8_t* block = static_cast<const uint8_t*>(p.weight) + bytes * per_unit * unit;
-      kernel.panel(block, o, rows, tile[0]);
-      if (s.gated) kernel.panel(block + bytes, o, rows, tile[1]);
-      epilogue(s, p, first, rows, unit * block_rows, tile[0], tile[1]);
+      for (int i = 0; i < count * per_unit; ++i, block += bytes) kernel.panel(block, o, rows, tile[i]);
+      epilogue(s, p, first, rows, unit * block_rows, tile[0], tile[1], count, per_unit * apart);
     }
   }
 }

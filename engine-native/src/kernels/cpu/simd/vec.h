@@ -144,7 +144,7 @@ HEARTH_INLINE void store(int8_t* p, I v) {
   const int8x8_t bytes = vmovn_s16(vcombine_s16(words, words));
   vst1_lane_s32(reinterpret_cast<int32_t*>(p), vreinterpret_s32_s8(bytes), 0);
 }
-HEARTH_INLINE float sum(F v) { return vaddvq_f32(reinterpret_cast<float32x4_t>(v)); }
+HEARTH_INLINE float sum(F v) { const auto x = reinterpret_cast<float32x4_t>(v); return vpadds_f32(vadd_f32(vget_low_f32(x), vget_high_f32(x))); }  // in the order of the other sets
 HEARTH_INLINE int32_t sum(I v) { return vaddvq_s32(reinterpret_cast<int32x4_t>(v)); }
 HEARTH_INLINE float largest(F v) { return vmaxnmvq_f32(reinterpret_cast<float32x4_t>(v)); }
 HEARTH_INLINE bool any(I mask) { return vmaxvq_u32(reinterpret_cast<uint32x4_t>(mask)) != 0; }
