@@ -2,12 +2,14 @@
 
 #include <sys/mman.h>
 
+#include <cerrno>
 #include <cstdint>
 
 namespace hearth {
 namespace {
 
 constexpr size_t small_page_bytes = 4096;
+constexpr int populate_write = 23;  // MADV_POPULATE_WRITE of Linux 5.14; older headers do not name it
 
 size_t rounded(size_t bytes, bool huge) {
   const size_t page = huge ? huge_page_bytes : small_page_bytes;
@@ -37,6 +39,14 @@ void* map_pages(size_t bytes, bool huge) {
 
 void unmap_pages(void* pointer, size_t bytes, bool huge) {
   if (pointer != nullptr) munmap(pointer, rounded(bytes, huge));
+}
+
+bool populate_pages(void* pointer, size_t bytes) {
+  if (madvise(pointer, bytes, populate_write) == 0) return true;
+  if (errno != EINVAL) return false;
+  auto* page = static_cast<volatile uint8_t*>(pointer);
+  for (size_t at = 0; at < bytes; at += small_page_bytes) page[at] = 0;
+  return true;
 }
 
 }  // namespace hearth

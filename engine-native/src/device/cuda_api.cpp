@@ -26,7 +26,7 @@ const char* load_all(void* library, Api& a) {
   HEARTH_CU(cuDeviceGetCount); HEARTH_CU(cuDeviceGet); HEARTH_CU(cuDeviceGetName); HEARTH_CU2(cuDeviceTotalMem);
   HEARTH_CU(cuDeviceGetAttribute); HEARTH_CU(cuDevicePrimaryCtxRetain); HEARTH_CU2(cuDevicePrimaryCtxRelease);
   HEARTH_CU(cuCtxSetCurrent); HEARTH_CU2(cuMemGetInfo); HEARTH_CU2(cuMemAlloc); HEARTH_CU2(cuMemFree);
-  HEARTH_CU(cuMemHostAlloc); HEARTH_CU(cuMemFreeHost); HEARTH_CU2(cuMemHostGetDevicePointer);
+  HEARTH_CU(cuMemHostAlloc); HEARTH_CU(cuMemFreeHost); HEARTH_CU2(cuMemHostRegister); HEARTH_CU(cuMemHostUnregister);
   HEARTH_CU2(cuMemcpyHtoDAsync); HEARTH_CU2(cuMemcpyDtoHAsync); HEARTH_CU2(cuMemcpyDtoDAsync);
   HEARTH_CU(cuMemsetD8Async); HEARTH_CU(cuStreamCreate); HEARTH_CU2(cuStreamDestroy); HEARTH_CU(cuStreamSynchronize);
   HEARTH_CU(cuStreamWaitEvent);

@@ -64,7 +64,8 @@ struct Api {
   Result (*cuMemFree)(DevicePtr);
   Result (*cuMemHostAlloc)(void**, size_t, unsigned);
   Result (*cuMemFreeHost)(void*);
-  Result (*cuMemHostGetDevicePointer)(DevicePtr*, void*, unsigned);
+  Result (*cuMemHostRegister)(void*, size_t, unsigned);
+  Result (*cuMemHostUnregister)(void*);
   Result (*cuMemcpyHtoDAsync)(DevicePtr, const void*, size_t, StreamHandle);
   Result (*cuMemcpyDtoHAsync)(void*, DevicePtr, size_t, StreamHandle);
   Result (*cuMemcpyDtoDAsync)(DevicePtr, DevicePtr, size_t, StreamHandle);

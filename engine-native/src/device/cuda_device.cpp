@@ -8,6 +8,7 @@
 #include <mutex>
 #include <string>
 
+#include "core/huge_pages.h"
 #include "device/cuda_functions.h"
 #include "device/profiles.h"
 
@@ -77,7 +78,15 @@ class CudaDevice final : public Device {
 
  private:
   struct Copies;
-  struct Block { size_t used = 0, bytes = 0; int users = 0; bool host = false, shared = false; char* base = nullptr; MemoryKind kind{}; };
+  struct Block {
+    char* base = nullptr;
+    size_t used = 0, bytes = 0;
+    int users = 0;
+    MemoryKind kind{};
+    bool host = false;    // pinned host memory
+    bool mapped = false;  // of these, pages of our own, see map_pinned
+    bool shared = false;  // by several allocations
+  };
 
   Status describe(int ordinal, const std::string& forced_profile, bool force_unified);
   Status start();
@@ -205,11 +214,24 @@ CudaDevice::~CudaDevice() {
   api_->cuDevicePrimaryCtxRelease(device_);
 }
 
+// Pinned memory for copies. cuMemHostAlloc keeps the whole GPU waiting while the system finds and clears pages: 44 ms for
+// 64 MiB beside an H200, where pages that are there already are pinned in 3 ms and nobody waits. nullptr: not to be had so.
+char* map_pinned(const cu::Api& api, size_t bytes) {
+  void* pages = map_pages(bytes, true);
+  if (!pages) return nullptr;
+  if (populate_pages(pages, bytes) && api.cuMemHostRegister(pages, bytes, host_portable) == cu::success) return static_cast<char*>(pages);
+  unmap_pages(pages, bytes, true);
+  return nullptr;
+}
+
 Result<CudaDevice::Block> CudaDevice::take(size_t bytes, MemoryKind kind, const char* what) {
   Block block;
   block.bytes = bytes;
   block.kind = kind;
   block.host = unified_ || kind == MemoryKind::staging;
+  if (block.host && !unified_ && bytes >= huge_page_bytes) block.base = map_pinned(*api_, bytes);
+  block.mapped = block.base != nullptr;
+  if (block.mapped) return block;
   cu::Result code;
   if (block.host) {
     void* pointer = nullptr;
@@ -228,7 +250,10 @@ Result<CudaDevice::Block> CudaDevice::take(size_t bytes, MemoryKind kind, const 
 }
 
 void CudaDevice::give_back(const Block& block) {
-  if (block.host) api_->cuMemFreeHost(block.base);
+  if (block.mapped) {
+    api_->cuMemHostUnregister(block.base);
+    unmap_pages(block.base, block.bytes, true);
+  } else if (block.host) api_->cuMemFreeHost(block.base);
   else api_->cuMemFree(reinterpret_cast<cu::DevicePtr>(block.base));
 }
 

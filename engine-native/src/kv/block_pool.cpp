@@ -151,7 +151,7 @@ void BlockPool::want_saved(int32_t block) {
 }
 
 void BlockPool::save_full(int in_flight_max) {
-  if (!tier_ || free_count_ > total_ / 2) return;
+  if (!wants_saving()) return;
   while (unsaved_count_ > 0 && saving_ < in_flight_max) {
     const int32_t block = unsaved_[first_unsaved_];
     const bool wanted = serial(block) != 0 && !block_[block].arriving && !on_host(block);

@@ -6,9 +6,10 @@
 // its place is needed; the least recently released goes first. Sequences release their last block first, so a parent
 // outlives its children.
 //
-// Host tier. With one attached, full blocks are copied to host memory ahead of time (save_full), so that giving their place away costs nothing; and a prefix that is only there is brought back: take_prefix gives blocks
-// whose content is still `arriving`. The pool lists the transfers; the owner takes them, makes them and says when each is
-// done. A block keeps its serial across the tiers, so chains stay whole.
+// Host tier. With one attached, full blocks are copied to host memory ahead of time (save_full), so that giving their place
+// away costs nothing; and a prefix that is only there is brought back: take_prefix gives blocks whose content is still
+// `arriving`. The pool lists the transfers; the owner takes them, makes them and says when each is done. A block keeps its
+// serial across the tiers, so chains stay whole.
 #pragma once
 
 #include <climits>
@@ -66,8 +67,10 @@ class BlockPool {
 
   // A prefix is brought back when at least this many blocks of it are on the host: fewer are faster to recompute.
   void set_fetch_min(int blocks) { fetch_min_ = blocks; }
-  // Lists copies to the host of full blocks that have none, in the order they were filled, once half the pool is taken;
-  // at most `in_flight_max` transfers to the host are under way at once.
+  // Whether it is time to copy full blocks to the host: half the pool is taken.
+  bool wants_saving() const { return tier_ && free_count_ <= total_ / 2; }
+  // Lists copies to the host of full blocks that have none, in the order they were filled, when it is time; at most
+  // `in_flight_max` transfers to the host are under way at once.
   void save_full(int in_flight_max);
   bool arriving(int32_t block) const { return block_[block].arriving; }
   // Transfers listed since they were last cleared. All must be made in the order of the list.

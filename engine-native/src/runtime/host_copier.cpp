@@ -55,20 +55,27 @@ Status HostCopier::take_done(std::vector<kv::Transfer>& done) {
   return status_;
 }
 
-// False when there is no more to take.
-bool HostCopier::take_chunk() {
-  int ready = ready_slots(), take = std::min(chunk_slots_, slots_ - ready);
-  if (memory_ends_ || take <= 0) return false;
+void HostCopier::want_slots(int slots) {
+  {
+    std::lock_guard lock(mutex_);
+    slots = std::min(slots, slots_);
+    if (slots <= wanted_) return;
+    wanted_ = slots;
+  }
+  changed_.notify_one();
+}
+
+void HostCopier::take_chunk() {
+  const int ready = ready_slots(), take = std::min(chunk_slots_, slots_ - ready);
   auto memory = model_.device().allocate(take * block_bytes_, device::MemoryKind::staging, "the host tier of the KV pool");
   if (!memory) {
     log::write(log::Level::warn, "the host tier of the KV pool ends at " + std::to_string(ready) + " of " +
                                      std::to_string(slots_) + " blocks: " + memory.status().message());
     memory_ends_ = true;
-    return false;
+    return;
   }
   chunks_.push_back(static_cast<uint8_t*>(*memory));
   ready_slots_.store(ready + take, std::memory_order_release);
-  return true;
 }
 
 Status HostCopier::copy(const std::vector<kv::Transfer>& batch, uint32_t marker) {
@@ -89,12 +96,13 @@ void HostCopier::loop() {
   std::vector<kv::Transfer> batch;
   batch.reserve(batch_max);
   std::unique_lock lock(mutex_);
-  while (!end_) {
+  for (;;) {
+    changed_.wait(lock, [&] { return end_ || !waiting_.empty() || wants_chunk(); });
+    if (end_) return;
     if (waiting_.empty()) {
       lock.unlock();
-      bool more = take_chunk();
+      take_chunk();
       lock.lock();
-      if (!more) changed_.wait(lock, [&] { return end_ || !waiting_.empty(); });
       continue;
     }
     size_t count = std::min(batch_max, waiting_.size());

@@ -1,6 +1,6 @@
 // Makes the transfers between the KV pool and the host tier behind it, on a thread of its own, so that no step waits for
-// a copy: the step thread submits and looks in later for what is done. Takes the tier's memory too, in chunks, while the
-// model already serves.
+// a copy: the step thread submits and looks in later for what is done. Takes the tier's memory too, a chunk at a time and
+// only when it is about to be needed.
 #pragma once
 
 #include <atomic>
@@ -23,7 +23,9 @@ class HostCopier {
   static Result<std::unique_ptr<HostCopier>> create(model::Model& model, int slots, std::function<void()> wake);
   ~HostCopier();
 
-  // Slots whose memory was taken so far. Fewer than asked for in the end when the machine has no more.
+  // So many slots will be used soon. Those beyond the tier's are not taken.
+  void want_slots(int slots);
+  // Slots whose memory was taken so far. Fewer than wanted in the end when the machine has no more.
   int ready_slots() const { return ready_slots_.load(std::memory_order_acquire); }
   // In the order given; what runs on the stream until `marker` comes first.
   void submit(const std::vector<kv::Transfer>& transfers, uint32_t marker);
@@ -35,7 +37,8 @@ class HostCopier {
  private:
   HostCopier(model::Model& model, int slots, std::function<void()> wake);
   void loop();
-  bool take_chunk();
+  bool wants_chunk() const { return !memory_ends_ && ready_slots() < wanted_; }
+  void take_chunk();
   Status copy(const std::vector<kv::Transfer>& batch, uint32_t marker);
 
   model::Model& model_;
@@ -44,12 +47,13 @@ class HostCopier {
   int slots_ = 0, chunk_slots_ = 0;
   std::unique_ptr<device::Device::CopyQueue> queue_;
   std::vector<uint8_t*> chunks_;  // the copier's thread only
-  bool memory_ends_ = false;
+  bool memory_ends_ = false;      // so is this
   std::atomic<int> ready_slots_{0};
   std::atomic<double> seconds_per_block_{0};
 
   std::mutex mutex_;
   std::condition_variable changed_;
+  int wanted_ = 0;  // slots
   std::vector<kv::Transfer> waiting_, done_;
   uint32_t marker_ = 0;
   bool end_ = false;

@@ -13,6 +13,7 @@ namespace {
 
 constexpr double fetch_latency_seconds = 200e-6;  // from asking to the next plan that sees it, beside the copy itself
 constexpr int saves_in_flight_max = 32;
+constexpr int slots_ahead = 2 * saves_in_flight_max;  // of memory, before they are needed
 constexpr int prefill_rows_min = 32;              // of a step that tells what a token's prefill costs
 
 int64_t memory_available_bytes() {
@@ -60,6 +61,7 @@ Status ModelRunner::take_transfers(bool& worked) {
 
 Status ModelRunner::start_transfers() {
   if (!copier_) return Status::ok();
+  if (pool_.wants_saving()) copier_->want_slots(tier_->used() + slots_ahead);
   pool_.save_full(std::clamp(pool_.counts().total / 8, 4, saves_in_flight_max));
   if (pool_.transfers().empty()) return Status::ok();
   // A block to copy into may still be written by a step in flight whose request has ended.

@@ -42,7 +42,7 @@ int cuEventCreate(void** event, unsigned) { return *event = reinterpret_cast<voi
 int cuEventSynchronize(void*) { return value_of("step=", 0); }
 #define HEARTH_FAKE(name) int name() { return 0; }
 HEARTH_FAKE(cuDevicePrimaryCtxRelease_v2) HEARTH_FAKE(cuCtxSetCurrent) HEARTH_FAKE(cuMemGetInfo_v2)
-HEARTH_FAKE(cuMemHostGetDevicePointer_v2) HEARTH_FAKE(cuMemcpyHtoDAsync_v2) HEARTH_FAKE(cuMemcpyDtoHAsync_v2)
+HEARTH_FAKE(cuMemHostRegister_v2) HEARTH_FAKE(cuMemHostUnregister) HEARTH_FAKE(cuMemcpyHtoDAsync_v2) HEARTH_FAKE(cuMemcpyDtoHAsync_v2)
 HEARTH_FAKE(cuMemcpyDtoDAsync_v2) HEARTH_FAKE(cuMemsetD8Async) HEARTH_FAKE(cuStreamDestroy_v2)
 HEARTH_FAKE(cuStreamWaitEvent) HEARTH_FAKE(cuStreamBeginCapture_v2) HEARTH_FAKE(cuStreamEndCapture)
 HEARTH_FAKE(cuGraphInstantiateWithFlags) HEARTH_FAKE(cuGraphLaunch) HEARTH_FAKE(cuGraphDestroy) HEARTH_FAKE(cuGraphExecDestroy)
