@@ -6,7 +6,7 @@ int32_t HostTier::put(const Content& content, std::span<const ContentKey> keys) 
   int32_t slot = -1;
   if (used_ < ready_) {
     slot = used_++;
-  } else if (slot = age_.oldest(); slot >= 0) {
+  } else if (slot = more_ ? -1 : age_.oldest(); slot >= 0) {
     age_.remove(slot);
     index_.erase(slot);
   } else {

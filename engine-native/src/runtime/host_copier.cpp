@@ -97,7 +97,7 @@ void HostCopier::loop() {
   batch.reserve(batch_max);
   std::unique_lock lock(mutex_);
   for (;;) {
-    changed_.wait(lock, [&] { return end_ || !waiting_.empty() || wants_chunk(); });
+    changed_.wait(lock, [&] { return end_ || !waiting_.empty() || grows(); });
     if (end_) return;
     if (waiting_.empty()) {
       lock.unlock();

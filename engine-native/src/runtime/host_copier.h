@@ -25,6 +25,8 @@ class HostCopier {
 
   // So many slots will be used soon. Those beyond the tier's are not taken.
   void want_slots(int slots);
+  // Whether more will be ready than are.
+  bool grows() const { return !memory_ends_ && ready_slots() < wanted_; }
   // Slots whose memory was taken so far. Fewer than wanted in the end when the machine has no more.
   int ready_slots() const { return ready_slots_.load(std::memory_order_acquire); }
   // In the order given; what runs on the stream until `marker` comes first.
@@ -37,7 +39,6 @@ class HostCopier {
  private:
   HostCopier(model::Model& model, int slots, std::function<void()> wake);
   void loop();
-  bool wants_chunk() const { return !memory_ends_ && ready_slots() < wanted_; }
   void take_chunk();
   Status copy(const std::vector<kv::Transfer>& batch, uint32_t marker);
 
@@ -47,13 +48,13 @@ class HostCopier {
   int slots_ = 0, chunk_slots_ = 0;
   std::unique_ptr<device::Device::CopyQueue> queue_;
   std::vector<uint8_t*> chunks_;  // the copier's thread only
-  bool memory_ends_ = false;      // so is this
+  std::atomic<bool> memory_ends_{false};
+  std::atomic<int> wanted_{0};    // slots
   std::atomic<int> ready_slots_{0};
   std::atomic<double> seconds_per_block_{0};
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  int wanted_ = 0;  // slots
   std::vector<kv::Transfer> waiting_, done_;
   uint32_t marker_ = 0;
   bool end_ = false;

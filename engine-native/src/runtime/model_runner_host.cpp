@@ -44,7 +44,8 @@ Status ModelRunner::open_host_tier() {
 
 Status ModelRunner::take_transfers(bool& worked) {
   if (!copier_) return Status::ok();
-  tier_->set_ready(copier_->ready_slots());
+  const bool more = copier_->grows();  // asked first: what comes between the two is seen next time
+  tier_->set_ready(copier_->ready_slots(), more);
   done_transfers_.clear();
   HEARTH_TRY(copier_->take_done(done_transfers_));
   for (const kv::Transfer& transfer : done_transfers_) {

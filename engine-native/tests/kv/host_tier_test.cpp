@@ -75,6 +75,24 @@ struct Pools {
 
 }  // namespace
 
+// Memory of the tier comes in chunks, later than it is asked for: what is there must not be given up for what can wait.
+TEST(HostTier, NothingGivesWayWhileMemoryIsOnItsWay) {
+  HostTier tier(4);
+  auto put = [&](Chain serial) {
+    const int32_t slot = tier.put({serial, 0, serial}, keys_of(1, static_cast<int>(serial)));
+    if (slot >= 0) tier.unpin(slot);
+    return slot;
+  };
+  tier.set_ready(2, true);
+  EXPECT_EQ(put(1), 0);
+  EXPECT_EQ(put(2), 1);
+  EXPECT_EQ(put(3), -1);
+  tier.set_ready(3, true);
+  EXPECT_EQ(put(3), 2);
+  tier.set_ready(3, false);
+  EXPECT_EQ(put(4), 0);  // no more to come: the oldest gives way
+}
+
 TEST(HostTier, AForgottenPrefixIsBroughtBack) {
   Pools p(4, 16);
   auto a = keys_of(4, 1), b = keys_of(4, 2);
