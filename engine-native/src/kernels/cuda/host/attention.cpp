@@ -66,7 +66,7 @@ struct VisionTight { int size, groups, tokens; CudaKernel kernels[2]; };
 const VisionTight vision_tight[] = {HEARTH_VISION_TIGHT(0, 64, 3, 128), HEARTH_VISION_TIGHT(0, 64, 3, 64), HEARTH_VISION_TIGHT(0, 64, 1, 64), HEARTH_VISION_TIGHT(1, 80, 3, 64)};
 int tight_shared_bytes(const VisionTight& v) { return divide_up(wgmma_dims[v.size], 64) * 128 * (64 * v.groups + 4 * v.tokens) + 1024; }
 // `blocks`: tiles of 192 queries. Measured: SigLIP's heads of 72 gain 15 % with several images, none with one; CLIP's
-// heads of 64 gain nothing (docs/performance-cuda.md).
+// heads of 64 gain nothing (docs/notes/cuda.md).
 const VisionTight* tight_kernel(int size, int blocks, int multiprocessors) {
   const int wanted = tuning().vision_attention;
   const VisionTight* chosen = wanted > 0 && wanted <= 4 ? &vision_tight[wanted - 1] : wanted == 0 && blocks >= 2 * multiprocessors ? &vision_tight[3] : nullptr;

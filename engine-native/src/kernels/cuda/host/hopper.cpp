@@ -42,7 +42,7 @@ const ClusterSize cluster_sizes[] = {{16, 18, 18, 6, 4, 416, HEARTH_CLUSTER(16, 
 constexpr int cluster_mma_32 = 1;  // for as many tiles as one pass of it takes
 constexpr int cluster_stages_max = 12;
 // Dynamic shared memory of a block, one a multiprocessor. (Two kernels' blocks of half this stood beside each other up to 16
-// rows once: now and then a run of them ended in a launch failure; docs/performance-cuda.md.)
+// rows once: now and then a run of them ended in a launch failure; docs/notes/cuda.md.)
 constexpr int cluster_budget = 221 * 1024;
 
 const ClusterSize& cluster_size(int rows, int tiles_of_block) {

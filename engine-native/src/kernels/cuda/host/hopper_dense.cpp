@@ -121,7 +121,7 @@ StreamCut stream_cut(const LinearArgs& linear, int multiprocessors) {
   const DenseCut& forced = hopper_forced_cut();
   if (!stored_by_copy(linear) || forced.stream < 0 || (forced.stages && !forced.stream)) return {};
   if (forced.stream) return forced.stream > 1000 || !linear.partial ? StreamCut{forced.stream % 1000, true} : StreamCut{forced.stream, false};
-  // As measured on the shapes of vision towers (docs/performance-cuda.md).
+  // As measured on the shapes of vision towers (docs/notes/cuda.md).
   const int blocks_k = divide_up(linear.k_padded * 2, row_bytes);
   auto tiles = [&](int columns) { return divide_up(linear.rows, bm) * divide_up(linear.out, columns); };
   auto filled = [&](int columns) { return 100 * tiles(columns) / (divide_up(tiles(columns), multiprocessors) * multiprocessors); };  // per cent
@@ -151,7 +151,7 @@ void launch_stream(CudaStream& stream, DType type, const StreamCut& cut, const L
   stream.launch(stream_kernels[width][type == DType::bf16], {blocks, 1, 1, 384, stream_shared_bytes(width)}, args);
 }
 
-// Where linear_cluster beats linear_wgmma, as measured on the shapes of vision towers (docs/performance-cuda.md); stages 0: nowhere.
+// Where linear_cluster beats linear_wgmma, as measured on the shapes of vision towers (docs/notes/cuda.md); stages 0: nowhere.
 DenseCut cluster_cut(const LinearArgs& linear, int multiprocessors) {
   const int columns = divide_up(linear.tiles * 16, cluster_columns), tiles = divide_up(linear.rows, bm) * columns, blocks_k = divide_up(linear.k_padded * 2, row_bytes);
   if (linear.rows < 257) return {};
