@@ -8,7 +8,6 @@
 #include <thread>
 
 #include "formats/json_text.h"
-#include "formats/packing.h"
 #include "model/model_spec.h"
 #include "quantize/awq.h"
 #include "quantize/calibration.h"
@@ -16,6 +15,7 @@
 #include "quantize/output.h"
 #include "quantize/report.h"
 #include "quantize/smooth.h"
+#include "quantize/stored_layer.h"
 
 namespace hearth::quantize {
 
@@ -37,6 +37,7 @@ class Quantizer {
   static int threads(int wanted) { return wanted > 0 ? wanted : std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
   bool calibrated() const { return options_.method != "rtn"; }
   bool four_bits() const { return options_.method != "smoothquant"; }
+  StoredForm form() const { return {four_bits(), options_.group}; }
 
   Status check_options() const;
   Status open();
@@ -63,10 +64,7 @@ class Quantizer {
   Status choose_strength();
   Status try_strengths(const Block& block, const Tokens& part, std::vector<Array>& tried, const Array& exact);
   Result<json> smooth_layer(OutputFolder& output, Block block);
-  Status add_tensors(OutputFolder& output, const Block& block, formats::SafetensorsWriter& writer) const;
-  Status add_weight(OutputFolder& output, formats::SafetensorsWriter& writer, const Weight& weight) const;
   bool fits(const Weight& weight) const { return fits_grid(weight, options_.group); }
-  json quantization_config(OutputFolder& output) const;
   json final_report(OutputFolder& output) const;
 
   const QuantizeOptions& options_;
@@ -333,7 +331,7 @@ Result<json> Quantizer::run_layer(OutputFolder& output, Block block, Capture cap
   report["linears"] = std::move(linears);
   HEARTH_TRY(math_->check());
   formats::SafetensorsWriter tensors;
-  HEARTH_TRY(add_tensors(output, block, tensors));
+  HEARTH_TRY(add_layer(tensors, output, block, spec_, form(), *math_));
   HEARTH_TRY(output.write_layer(block.index, tensors, report));
   return report;
 }
@@ -386,96 +384,12 @@ Result<json> Quantizer::smooth_layer(OutputFolder& output, Block block) {
   const json report{{"layer", block.index}, {"error", layer_errors_[chosen][layer]}, {"error_rounding", layer_errors_[0][layer]}};
   HEARTH_TRY(math_->check());
   formats::SafetensorsWriter tensors;
-  HEARTH_TRY(add_tensors(output, block, tensors));
+  HEARTH_TRY(add_layer(tensors, output, block, spec_, form(), *math_));
   HEARTH_TRY(output.write_layer(block.index, tensors, report));
   return report;
 }
 
 // ---- output ----
-
-// AutoAWQ's three tensors, packed on the writer's threads.
-void add_grid(formats::SafetensorsWriter& writer, const std::string& name, int64_t out, int64_t in, std::shared_ptr<const Grid> grid) {
-  using Bytes = Result<std::vector<std::byte>>;
-  const int64_t groups = static_cast<int64_t>(grid->scales.size()) / out;
-  writer.add(name + ".qweight", DType::i32, {in, out / 8}, [=]() -> Bytes {
-    std::vector<int32_t> words(static_cast<size_t>(in * (out / 8)));
-    formats::pack_awq_gemm(grid->codes.data(), in, out, words.data());
-    return formats::to_bytes(words);
-  });
-  writer.add(name + ".qzeros", DType::i32, {groups, out / 8}, [=]() -> Bytes { return formats::to_bytes(formats::pack_awq_zeros(grid->zeros.data(), out, groups)); });
-  writer.add(name + ".scales", DType::f16, {groups, out}, [=]() -> Bytes {
-    std::vector<float> scales(grid->scales.size());
-    for (int64_t n = 0; n < out; n++) {
-      for (int64_t g = 0; g < groups; g++) scales[static_cast<size_t>(g * out + n)] = grid->scales[static_cast<size_t>(n * groups + g)];
-    }
-    return formats::to_half_bytes(scales);
-  });
-}
-
-Status Quantizer::add_weight(OutputFolder& output, formats::SafetensorsWriter& writer, const Weight& weight) const {
-  const std::string name = output.file_module(weight.module);
-  const std::vector<float> values = four_bits() && !weight.grid.empty() ? std::vector<float>() : math_->download(weight.values);
-  const ops::HostLinear dense{.in = static_cast<int>(weight.in), .out = static_cast<int>(weight.out), .format = ops::WeightFormat::f32,
-                              .group = 0, .symmetric = false, .data = values.data(), .scales = nullptr, .zeros = nullptr};
-  if (!weight.bias.empty()) writer.add(name + ".bias", DType::f16, {weight.out}, formats::to_half_bytes(weight.bias));
-  if (!four_bits()) {
-    HEARTH_ASSIGN(const formats::LinearData linear, formats::quantize_w8(dense));
-    writer.add(name + ".weight", DType::i8, {weight.out, weight.in}, linear.owned);
-    writer.add(name + ".weight_scale", DType::f32, {weight.out, 1}, formats::to_bytes(linear.scales));
-    return Status::ok();
-  }
-  if (!fits(weight)) {
-    writer.add(name + ".weight", DType::f16, {weight.out, weight.in}, formats::to_half_bytes(values));
-    return Status::ok();
-  }
-  auto grid = std::make_shared<Grid>(weight.grid);
-  if (grid->empty()) {
-    HEARTH_ASSIGN(const formats::LinearData linear, formats::quantize_w4(dense, options_.group, false));
-    const auto* codes = reinterpret_cast<const uint8_t*>(linear.owned.data());
-    *grid = {std::vector<uint8_t>(codes, codes + linear.owned.size()), linear.scales, linear.zeros};
-  }
-  add_grid(writer, name, weight.out, weight.in, std::move(grid));
-  return Status::ok();
-}
-
-Status Quantizer::add_tensors(OutputFolder& output, const Block& block, formats::SafetensorsWriter& writer) const {
-  for (const Weight* weight : {&block.q, &block.k, &block.v, &block.o, &block.gate, &block.up, &block.down}) HEARTH_TRY(add_weight(output, writer, *weight));
-  const std::string layer = "model.layers." + std::to_string(block.index) + ".";
-  for (const auto& [name, values] : {std::pair{"input_layernorm", &block.input_norm}, std::pair{"post_attention_layernorm", &block.post_norm}}) {
-    std::vector<float> stored = *values;
-    for (float& value : stored) value -= spec_.norm_offset;
-    writer.add(output.file_module(layer + name) + ".weight", DType::f16, {spec_.width}, formats::to_half_bytes(stored));
-  }
-  return Status::ok();
-}
-
-json Quantizer::quantization_config(OutputFolder& output) const {
-  if (!four_bits()) {
-    const json int8{{"num_bits", 8}, {"type", "int"}, {"symmetric", true}};
-    json weights = int8, inputs = int8;
-    weights.update({{"strategy", "channel"}, {"dynamic", false}});
-    inputs.update({{"strategy", "token"}, {"dynamic", true}});
-    json ignore = json::array({"lm_head"});
-    for (const char* part : {"vision_tower", "multi_modal_projector", "visual", "mm_projector"}) ignore.push_back(std::string("re:.*") + part + ".*");
-    return {{"quant_method", "compressed-tensors"}, {"format", "int-quantized"}, {"quantization_status", "compressed"}, {"ignore", ignore},
-            {"config_groups", {{"group_0", {{"targets", json::array({"Linear"})}, {"weights", weights}, {"input_activations", inputs}, {"output_activations", nullptr}}}}}};
-  }
-  json skipped = json::array();
-  for (const char* part : {"vision_tower", "multi_modal_projector", "visual"}) {
-    for (const std::string& name : checkpoint_->names()) {
-      if (name.find(part) == std::string::npos) continue;
-      skipped.push_back(part);
-      break;
-    }
-  }
-  for (size_t layer = 0; layer < spec_.layers.size(); layer++) {
-    for (const json& linear : (*output.finished(static_cast<int>(layer)))["linears"]) {
-      if (!linear["quantized"].get<bool>()) skipped.push_back(output.file_module(linear["module"].get<std::string>()));
-    }
-  }
-  return {{"quant_method", "awq"}, {"bits", 4}, {"group_size", options_.group}, {"zero_point", true}, {"version", "gemm"},
-          {"modules_to_not_convert", skipped.empty() ? json() : skipped}};
-}
 
 json Quantizer::final_report(OutputFolder& output) const {
   json report{{"method", options_.method}, {"source", options_.path}, {"device", math_->name()}, {"layers", json::array()}};
@@ -535,7 +449,7 @@ Result<json> Quantizer::run() {
   const json report = final_report(output);
   const double layers = static_cast<double>(spec_.layers.size());
   HEARTH_TRY(report_progress("write", layers, layers, Clock()));
-  HEARTH_TRY(output.finish(quantization_config(output), report, draw_report(report)));
+  HEARTH_TRY(output.finish(stored_config(*checkpoint_, output, spec_, form()), report, draw_report(report)));
   return report;
 }
 
