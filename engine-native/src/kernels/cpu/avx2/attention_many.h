@@ -1,49 +1,19 @@
-// Attention within segments of a vision tower on AVX2: both products by the 6 x 16 tile of dense_many.h, keys in chunks that
-// stay in the L2 cache, online softmax between them (Milakov and Gimelshein 2018). A row's result depends on its segment
-// alone, not on how rows are shared between workers.
+// Attention within segments of a vision tower on AVX2 (simd/seen.h): both products by the 6 x 16 tile of dense_many.h, or
+// by int8_many.h's.
 #pragma once
 
 #include "kernels/cpu/avx2/dense_many.h"
 #include "kernels/cpu/avx2/int8_many.h"
+#include "kernels/cpu/simd/seen.h"
 
 namespace hearth::kernels::cpu::HEARTH_ISA {
 
-constexpr int seen_keys = 256, seen_tile = dense_many_tile, seen_rows = 64 * seen_tile;  // keys of a chunk, rows of a tile and of a panel
+static_assert(block_rows == seen_block);
+constexpr int seen_tile = dense_many_tile, seen_rows = 64 * seen_tile;  // rows of a tile and of a panel
+using SeenScratch = SeenScratchOf<seen_rows>;
 
-// One worker's memory: keys turned [keys / 16][dim][16], values [dim / 16][keys][16], the panel's output sums
-// [rows / 6][dim / 16][6][16] and each row's best score and sum of weights.
-struct SeenScratch {
-  size_t v, out, best, total, bytes;
-  explicit SeenScratch(int head_dim) {
-    const size_t dim = (static_cast<size_t>(head_dim) + 15) / 16 * 16;
-    v = aligned(4 * dim * seen_keys);
-    out = 2 * v;
-    best = out + aligned(4 * dim * seen_rows);
-    total = best + aligned(4 * seen_rows);
-    bytes = total + aligned(4 * seen_rows) + 64;  // aligned by who takes it
-  }
-};
-
-// A head's rows of one segment: [rows][dim] each, q scaled.
-struct SeenHead { const float *q, *k, *v; int dim, keys; };
-
-// A panel row's sums, divided by the sum of its weights.
-template <class X>
-HEARTH_INLINE void give_row(const float* out, const float* total, int dims, int dim, int row, X* to) {
-  const float factor = 1.0f / total[row];
-  const float* sums = out + static_cast<int64_t>(row / dense_many_tile * dense_many_tile) * dims * block_rows + row % dense_many_tile * block_rows;
-  for (int d = 0; d < dim; d += lanes) store(to + d, load(sums + d / block_rows * dense_many_tile * block_rows + d % block_rows) * factor);
-}
-
-struct SeenPanel {
-  SeenHead head;
-  float *k, *v, *out, *best, *total;
-  int dims;  // blocks of 16
-  SeenPanel(const SeenHead& of, uint8_t* memory) : head(of), dims((of.dim + 15) / 16) {
-    const SeenScratch at(of.dim);
-    k = reinterpret_cast<float*>(memory), v = reinterpret_cast<float*>(memory + at.v), out = reinterpret_cast<float*>(memory + at.out);
-    best = reinterpret_cast<float*>(memory + at.best), total = reinterpret_cast<float*>(memory + at.total);
-  }
+struct SeenPanel : SeenFrame<SeenPanel, SeenHead, float, seen_tile, seen_rows> {
+  using SeenFrame::SeenFrame;
 
   void load_chunk(int first, int keys) {
     for (int at = 0; at < keys; at += block_rows) {
@@ -79,8 +49,8 @@ struct SeenPanel {
     return shrink;
   }
 
-  // Rows [row, row + 6) of the segment, rows after `end` being the last again, against the chunk.
-  void attend(int row, int end, int panel_row, int keys, bool first_chunk) {
+  void attend(int row, int end, int panel_row, int first, int keys) {
+    const bool first_chunk = first == 0;
     alignas(64) float score[seen_keys * dense_many_tile], weight[dense_many_tile][seen_keys];
     const float* rows[dense_many_tile];
     for (int i = 0; i < dense_many_tile; ++i) rows[i] = head.q + static_cast<int64_t>(row + i < end ? row + i : end - 1) * head.dim;
@@ -99,18 +69,6 @@ struct SeenPanel {
     for (int block = 0; block < dims; ++block) {
       multiply_dense<1>(v + static_cast<int64_t>(block) * seen_keys * block_rows, rows, keys, !first_chunk, sums + block * dense_many_tile * block_rows);
     }
-  }
-
-  // Rows [begin, end) of the segment, at most seen_rows; row i's output goes to to + (i - begin) * stride.
-  template <class X>
-  void run(int begin, int end, X* to, int64_t stride) {
-    for (int i = 0; i < seen_rows; ++i) best[i] = -INFINITY, total[i] = 0;
-    for (int first = 0; first < head.keys; first += seen_keys) {
-      const int keys = head.keys - first < seen_keys ? head.keys - first : seen_keys;
-      load_chunk(first, keys);
-      for (int row = begin; row < end; row += dense_many_tile) attend(row, end, row - begin, keys, first == 0);
-    }
-    for (int row = begin; row < end; ++row) give_row(out, total, dims, head.dim, row - begin, to + (row - begin) * stride);
   }
 };
 
@@ -133,17 +91,10 @@ HEARTH_INLINE void zip_values(const int16_t* a, const int16_t* b, int16_t* to) {
   _mm256_store_si256(reinterpret_cast<__m256i*>(to + 16), _mm256_permute2x128_si256(low, high, 0x31));
 }
 
-struct RoundedPanel {
-  RoundedHead head;
-  int16_t *k, *v;  // pairs: [keys / 16][dim / 2][16][2], [dim / 16][keys / 2][16][2]
-  float *out, *best, *total;
+// k and v hold pairs: [keys / 16][dim / 2][16][2], [dim / 16][keys / 2][16][2].
+struct RoundedPanel : SeenFrame<RoundedPanel, RoundedHead, int16_t, seen_tile, seen_rows> {
+  using SeenFrame::SeenFrame;
   float largest_value = 0;  // scale of a chunk's values
-  int dims;
-  RoundedPanel(const RoundedHead& of, uint8_t* memory) : head(of), dims((of.dim + 15) / 16) {
-    const SeenScratch at(of.dim);
-    k = reinterpret_cast<int16_t*>(memory), v = reinterpret_cast<int16_t*>(memory + at.v), out = reinterpret_cast<float*>(memory + at.out);
-    best = reinterpret_cast<float*>(memory + at.best), total = reinterpret_cast<float*>(memory + at.total);
-  }
 
   void load_chunk(int first, int keys) {
     const int pairs = head.dim / 2;
@@ -216,17 +167,6 @@ struct RoundedPanel {
         store(sums + i, first == 0 ? now : load(sums + i) * shrink[i / block_rows] + now);
       }
     }
-  }
-
-  template <class X>
-  void run(int begin, int end, X* to, int64_t stride) {
-    for (int i = 0; i < seen_rows; ++i) best[i] = -INFINITY, total[i] = 0;
-    for (int first = 0; first < head.keys; first += seen_keys) {
-      const int keys = head.keys - first < seen_keys ? head.keys - first : seen_keys;
-      load_chunk(first, keys);
-      for (int row = begin; row < end; row += dense_many_tile) attend(row, end, row - begin, first, keys);
-    }
-    for (int row = begin; row < end; ++row) give_row(out, total, dims, head.dim, row - begin, to + (row - begin) * stride);
   }
 };
 

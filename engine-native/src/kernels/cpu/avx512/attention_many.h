@@ -1,31 +1,13 @@
-// Attention within segments of a vision tower on AVX-512: avx2/attention_many.h with tiles of 12 x 16 sums, taken in the
-// same order. Keys in chunks that stay in the L2 cache, online softmax between them (Milakov and Gimelshein 2018). A row's
-// result depends on its segment alone, not on how rows are shared between workers.
+// Attention within segments of a vision tower on AVX-512 (simd/seen.h): as avx2/attention_many.h with tiles of 12 x 16
+// sums, taken in the same order.
 #pragma once
 
-#include "kernels/cpu/simd/vec.h"
+#include "kernels/cpu/simd/seen.h"
 
 namespace hearth::kernels::cpu::HEARTH_ISA {
 
-// Keys of a chunk, rows of a tile and of a panel.
-constexpr int seen_keys = 256, seen_tile = 12, seen_rows = 32 * seen_tile;
-
-// One worker's memory: keys turned [keys / 16][dim][16], values [dim / 16][keys][16], the panel's output sums
-// [rows / 12][dim / 16][12][16] and each row's best score and sum of weights.
-struct SeenScratch {
-  size_t v, out, best, total, bytes;
-  explicit SeenScratch(int head_dim) {
-    const size_t dim = (static_cast<size_t>(head_dim) + lanes - 1) / lanes * lanes;
-    v = aligned(4 * dim * seen_keys);
-    out = 2 * v;
-    best = out + aligned(4 * dim * seen_rows);
-    total = best + aligned(4 * seen_rows);
-    bytes = total + aligned(4 * seen_rows) + 64;  // aligned by who takes it
-  }
-};
-
-// A head's rows of one segment: [rows][dim] each, q scaled. dim is a multiple of 8.
-struct SeenHead { const float *q, *k, *v; int dim, keys; };
+constexpr int seen_tile = 12, seen_rows = 32 * seen_tile;  // rows of a tile and of a panel
+using SeenScratch = SeenScratchOf<seen_rows>;
 
 // Eight rows of eight values, turned.
 HEARTH_INLINE void turn_eight(const float* from, int64_t stride, int rows, float* to) {
@@ -61,15 +43,8 @@ __attribute__((noinline)) inline void multiply_seen(const float* w, const float*
 }
 #undef HEARTH_EACH_ROW
 
-struct SeenPanel {
-  SeenHead head;
-  float *k, *v, *out, *best, *total;
-  int dims;  // blocks of 16
-  SeenPanel(const SeenHead& of, uint8_t* memory) : head(of), dims((of.dim + lanes - 1) / lanes) {
-    const SeenScratch at(of.dim);
-    k = reinterpret_cast<float*>(memory), v = reinterpret_cast<float*>(memory + at.v), out = reinterpret_cast<float*>(memory + at.out);
-    best = reinterpret_cast<float*>(memory + at.best), total = reinterpret_cast<float*>(memory + at.total);
-  }
+struct SeenPanel : SeenFrame<SeenPanel, SeenHead, float, seen_tile, seen_rows> {
+  using SeenFrame::SeenFrame;
 
   void load_chunk(int first, int keys) {
     for (int at = 0; at < keys; at += 8) {
@@ -106,8 +81,8 @@ struct SeenPanel {
     return shrink;
   }
 
-  // Rows [row, row + 12) of the segment, rows after `end` being the last again, against the chunk.
-  void attend(int row, int end, int panel_row, int keys, bool first_chunk) {
+  void attend(int row, int end, int panel_row, int first, int keys) {
+    const bool first_chunk = first == 0;
     alignas(64) float score[seen_keys * seen_tile], weight[seen_tile][seen_keys];
     const float* rows[seen_tile];
     for (int i = 0; i < seen_tile; ++i) rows[i] = head.q + static_cast<int64_t>(row + i < end ? row + i : end - 1) * head.dim;
@@ -124,29 +99,6 @@ struct SeenPanel {
     for (int block = 0; block < dims; ++block) {
       multiply_seen(v + static_cast<int64_t>(block) * seen_keys * lanes, rows, keys, !first_chunk, sums + block * seen_tile * lanes);
     }
-  }
-
-  template <class X>
-  void give_row(int row, X* to) const {
-    const float factor = 1.0f / total[row];
-    const float* sums = out + static_cast<int64_t>(row / seen_tile * seen_tile) * dims * lanes + row % seen_tile * lanes;
-    for (int d = 0; d < head.dim; d += lanes, sums += seen_tile * lanes) {
-      const F value = load(sums) * factor;
-      if (head.dim - d >= lanes) store(to + d, value);
-      else store_some(to + d, value, head.dim - d);
-    }
-  }
-
-  // Rows [begin, end) of the segment, at most seen_rows; row i's output goes to to + (i - begin) * stride.
-  template <class X>
-  void run(int begin, int end, X* to, int64_t stride) {
-    for (int i = 0; i < seen_rows; ++i) best[i] = -INFINITY, total[i] = 0;
-    for (int first = 0; first < head.keys; first += seen_keys) {
-      const int keys = head.keys - first < seen_keys ? head.keys - first : seen_keys;
-      load_chunk(first, keys);
-      for (int row = begin; row < end; row += seen_tile) attend(row, end, row - begin, keys, first == 0);
-    }
-    for (int row = begin; row < end; ++row) give_row(row - begin, to + (row - begin) * stride);
   }
 };
 
