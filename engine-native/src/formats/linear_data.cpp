@@ -1,9 +1,10 @@
-// Work on linears in the canonical form: joining, rounding to nearest, and back to floats.
+// Work on linears in the canonical form: joining, and back to floats.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "formats/checkpoint.h"
+#include "formats/nearest.h"
 
 namespace hearth::formats {
 
@@ -14,22 +15,6 @@ using ops::WeightFormat;
 
 bool is_dense(WeightFormat format) { return format == WeightFormat::f32 || format == WeightFormat::f16 || format == WeightFormat::bf16; }
 
-// Rounds half to even, for |x| < 2^22; unlike nearbyint it vectorises on every target.
-inline float round_even(float x) { return (x + 12582912.0f) - 12582912.0f; }
-
-void dense_row(const HostLinear& linear, int64_t row, float* to) {
-  const int64_t begin = row * linear.in;
-  if (linear.format == WeightFormat::f32) {
-    std::memcpy(to, static_cast<const float*>(linear.data) + begin, static_cast<size_t>(linear.in) * sizeof(float));
-  } else if (linear.format == WeightFormat::f16) {
-    const Half* from = static_cast<const Half*>(linear.data) + begin;
-    for (int k = 0; k < linear.in; k++) to[k] = to_float(from[k]);
-  } else {
-    const BFloat16* from = static_cast<const BFloat16*>(linear.data) + begin;
-    for (int k = 0; k < linear.in; k++) to[k] = to_float(from[k]);
-  }
-}
-
 void w4_row(const HostLinear& linear, int64_t row, float* to) {
   const auto* packed = static_cast<const uint8_t*>(linear.data) + row * (linear.in / 2);
   const int64_t groups = linear.in / linear.group;
@@ -38,27 +23,6 @@ void w4_row(const HostLinear& linear, int64_t row, float* to) {
     const int zero = linear.zeros ? linear.zeros[group] : 8;
     to[k] = static_cast<float>(((packed[k / 2] >> (k % 2 * 4)) & 15) - zero) * linear.scales[group];
   }
-}
-
-// Scale and zero of one group. Scales are kept at FP16 precision, as every file format and GPU layout stores them; q is
-// computed from the rounded scale.
-struct GroupCode { float scale; int zero; };
-
-GroupCode asymmetric_code(const float* w, int group) {
-  const auto [low, high] = std::minmax_element(w, w + group);
-  const float scale = to_float(to_half(std::max(*high - *low, 1e-5f) / 15.0f));
-  return {scale, static_cast<int>(std::clamp(-round_even(*low / scale), 0.0f, 15.0f))};
-}
-
-GroupCode symmetric_code(const float* w, int group) {
-  float largest = 0;
-  for (int k = 0; k < group; k++) largest = std::max(largest, std::fabs(w[k]));
-  return {to_float(to_half(std::max(largest, 1e-5f) / 7.0f)), 8};
-}
-
-Status check_dense(const HostLinear& dense) {
-  if (!is_dense(dense.format)) return invalid("only dense weights are rounded to nearest");
-  return Status::ok();
 }
 
 // The formats agree as they are, or after zeros of 8 are written out.
@@ -132,59 +96,6 @@ Result<LinearData> concatenate(std::span<LinearData> parts, const std::string& n
   joined.host.scales = joined.scales.empty() ? nullptr : joined.scales.data();
   joined.host.zeros = joined.zeros.empty() ? nullptr : joined.zeros.data();
   return joined;
-}
-
-Result<LinearData> quantize_w4(const HostLinear& dense, int group, bool symmetric) {
-  HEARTH_TRY(check_dense(dense));
-  if ((group != 32 && group != 64 && group != 128) || dense.in % group != 0) {
-    return invalid("group size " + std::to_string(group) + " must be 32, 64 or 128 and divide " + std::to_string(dense.in));
-  }
-  LinearData linear;
-  const int64_t groups = dense.in / group;
-  linear.owned.resize(static_cast<size_t>(dense.out) * static_cast<size_t>(dense.in / 2));
-  linear.scales.resize(static_cast<size_t>(dense.out * groups));
-  if (!symmetric) linear.zeros.resize(linear.scales.size());
-  std::vector<float> row(static_cast<size_t>(dense.in));
-  auto* packed = reinterpret_cast<uint8_t*>(linear.owned.data());
-  for (int64_t r = 0; r < dense.out; r++) {
-    dense_row(dense, r, row.data());
-    for (int64_t g = 0; g < groups; g++) {
-      const float* w = row.data() + g * group;
-      const GroupCode code = symmetric ? symmetric_code(w, group) : asymmetric_code(w, group);
-      const float zero = static_cast<float>(code.zero);
-      for (int k = 0; k < group; k += 2) {
-        const float low = std::clamp(round_even(w[k] / code.scale) + zero, 0.0f, 15.0f);
-        const float high = std::clamp(round_even(w[k + 1] / code.scale) + zero, 0.0f, 15.0f);
-        *packed++ = static_cast<uint8_t>(static_cast<int>(low) | static_cast<int>(high) << 4);
-      }
-      linear.scales[static_cast<size_t>(r * groups + g)] = code.scale;
-      if (!symmetric) linear.zeros[static_cast<size_t>(r * groups + g)] = static_cast<uint8_t>(code.zero);
-    }
-  }
-  linear.host = {.in = dense.in, .out = dense.out, .format = WeightFormat::w4, .group = group, .symmetric = symmetric,
-                 .data = linear.owned.data(), .scales = linear.scales.data(),
-                 .zeros = symmetric ? nullptr : linear.zeros.data()};
-  return linear;
-}
-
-Result<LinearData> quantize_w8(const HostLinear& dense) {
-  HEARTH_TRY(check_dense(dense));
-  LinearData linear;
-  linear.owned.resize(static_cast<size_t>(dense.out) * static_cast<size_t>(dense.in));
-  linear.scales.resize(static_cast<size_t>(dense.out));
-  std::vector<float> row(static_cast<size_t>(dense.in));
-  auto* to = reinterpret_cast<int8_t*>(linear.owned.data());
-  for (int64_t r = 0; r < dense.out; r++) {
-    dense_row(dense, r, row.data());
-    float largest = 1e-5f;
-    for (const float w : row) largest = std::max(largest, std::fabs(w));
-    const float scale = largest / 127.0f;
-    for (const float w : row) *to++ = static_cast<int8_t>(std::clamp(round_even(w / scale), -127.0f, 127.0f));
-    linear.scales[static_cast<size_t>(r)] = scale;
-  }
-  linear.host = {.in = dense.in, .out = dense.out, .format = WeightFormat::w8, .group = 0, .symmetric = true,
-                 .data = linear.owned.data(), .scales = linear.scales.data(), .zeros = nullptr};
-  return linear;
 }
 
 std::vector<float> dequantize(const HostLinear& linear) {

@@ -142,12 +142,15 @@ std::vector<float> ordered_floats(const LinearData& linear) {
   return values;
 }
 
+Result<LinearData> rounded_to(const ops::HostLinear& dense, const HeldLinear& held) {
+  return held.format == WeightFormat::w4 ? formats::quantize_w4(dense, held.group, held.symmetric) : formats::quantize_w8(dense);
+}
+
 Result<LinearData> convert(LinearData from, const HeldLinear& held) {
-  LinearData dense = dense_from(ordered_floats(from), from, is_dense(held.format) ? held.format : WeightFormat::f32);
-  if (is_dense(held.format)) return dense;
-  Result<LinearData> rounded = held.format == WeightFormat::w4 ? formats::quantize_w4(dense.host, held.group, held.symmetric)
-                                                               : formats::quantize_w8(dense.host);
-  if (rounded) rounded->bias = std::move(dense.bias);
+  if (is_dense(held.format)) return dense_from(ordered_floats(from), from, held.format);
+  if (!is_dense(from.host.format) || !from.input_order.empty()) from = dense_from(ordered_floats(from), from, WeightFormat::f32);
+  HEARTH_ASSIGN(LinearData rounded, rounded_to(from.host, held));
+  rounded.bias = std::move(from.bias);
   return rounded;
 }
 

@@ -5,15 +5,9 @@
 #include <cmath>
 #include <limits>
 
+#include "core/clones.h"
 #include "core/dtype.h"
 #include "quantize/clip.h"
-
-// Compiled twice on x86, chosen when the program starts: the rest of this folder is built for any x86-64.
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
-#define HEARTH_CLONES __attribute__((target_clones("arch=haswell", "default")))
-#else
-#define HEARTH_CLONES
-#endif
 
 namespace hearth::quantize {
 

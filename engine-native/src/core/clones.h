@@ -1,0 +1,9 @@
+// HEARTH_CLONES: a function compiled twice on x86, for any processor and for AVX2 with FMA, chosen when the program starts;
+// for the parts of the engine that are built for any x86-64. Not under ASan, which cannot run code before main.
+#pragma once
+
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
+#define HEARTH_CLONES __attribute__((target_clones("arch=haswell", "default")))
+#else
+#define HEARTH_CLONES
+#endif
