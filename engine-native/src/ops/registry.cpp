@@ -84,6 +84,9 @@ Implementations<SampleSpec, SampleParams> sample_implementations(DeviceKind kind
 
 const CalibrationOps* calibration_ops(DeviceKind kind) { return kind == DeviceKind::cuda ? cuda::calibration_ops() : nullptr; }
 
+std::string describe_tuning(device::Device& device) {
+  return device.info().kind == DeviceKind::cuda ? cuda::describe_tuning(device) : "not on a CPU";
+}
 Status tune(device::Device& device, std::span<const TuneRequest> requests, int max_rows, const std::function<void(double, double)>& progress) {
   return device.info().kind == DeviceKind::cuda ? cuda::tune_linears(device, requests, max_rows, progress) : Status::ok();
 }

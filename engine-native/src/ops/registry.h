@@ -31,6 +31,8 @@ const CalibrationOps* calibration_ops(device::DeviceKind);
 // Times the ways to run these linears with up to `max_rows` rows, once per device and shape: the results are kept in a file
 // and read from it later. Devices without choices return at once. Errors are the device's own.
 Status tune(device::Device&, std::span<const TuneRequest>, int max_rows, const std::function<void(double done, double total)>& progress);
+// Whether that is done on this device and what is kept of it, as a line for people.
+std::string describe_tuning(device::Device&);
 
 // One line of what was asked for, chosen and refused. HEARTH_KERNELS=trace prints each as it is made; doctor lists all.
 struct Choice {

@@ -63,6 +63,7 @@ Json describe_device(device::Device& device, bool idle) {
   } else {
     out["compute_capability"] = info.compute_capability;
     out["bandwidth_gb_s"] = p.bandwidth_gb_s;
+    out["tuning"] = ops::describe_tuning(device);
   }
   if (auto free = device.available_bytes()) out["available_bytes"] = *free;
   return out;

@@ -81,6 +81,17 @@ TEST_F(Tuning, DamagedAndForeignFilesAreMeasuredAgain) {
   }
 }
 
+TEST_F(Tuning, DoctorSaysWhatIsKept) {
+  using kernels::cuda::describe_tuning;
+  EXPECT_NE(describe_tuning(gpu()).find("nothing measured yet"), std::string::npos);
+  ASSERT_EQ(tune(16), 3);
+  EXPECT_EQ(describe_tuning(gpu()), "on; 3 results in " + file().string());
+  std::ofstream(file(), std::ios::trunc) << "nonsense\n";
+  EXPECT_NE(describe_tuning(gpu()).find("is not used"), std::string::npos);
+  ::setenv("HEARTH_TUNING", "off", 1);
+  EXPECT_EQ(describe_tuning(gpu()), "off (HEARTH_TUNING=off)");
+}
+
 TEST_F(Tuning, OnWhereWholeStepsWereNotMeasured) {
   ::setenv("HEARTH_TUNING", "off", 1);
   EXPECT_EQ(tune(16), 0);

@@ -20,5 +20,7 @@ ops::Implementations<ops::SampleSpec, ops::SampleParams> sample_implementations(
 const ops::CalibrationOps* calibration_ops();
 // The tuning pass behind ops::tune (host/tune.cpp).
 Status tune_linears(device::Device&, std::span<const ops::TuneRequest>, int max_rows, const std::function<void(double done, double total)>& progress);
+// Whether the pass runs on this device and what is kept of earlier ones, as a line for `hearth doctor`.
+std::string describe_tuning(device::Device&);
 
 }  // namespace hearth::kernels::cuda

@@ -15,6 +15,7 @@ ops::Implementations<ops::VisionAttentionSpec, ops::VisionAttentionParams> visio
 ops::Implementations<ops::SampleSpec, ops::SampleParams> sample_implementations() { return {}; }
 const ops::CalibrationOps* calibration_ops() { return nullptr; }
 Status tune_linears(device::Device&, std::span<const ops::TuneRequest>, int, const std::function<void(double, double)>&) { return Status::ok(); }
+std::string describe_tuning(device::Device&) { return "not in this build"; }
 Status set_tuning(const std::string&) { return unsupported("this build has no CUDA kernels to choose between"); }
 
 }  // namespace hearth::kernels::cuda

@@ -141,6 +141,11 @@ bool wanted(const device::DeviceInfo& info) {
   return info.profile.name != "h200";
 }
 
+std::string table_path(Device& device) {
+  const std::string folder = tuning_folder();
+  return folder.empty() ? "" : folder + "/" + file_name(device);
+}
+
 // Fills the process's table from the file, and says so when the file cannot be used.
 void load_table(const std::string& path, const std::string& line) {
   if (path.empty()) return;
@@ -152,9 +157,22 @@ void load_table(const std::string& path, const std::string& line) {
 
 }  // namespace
 
+std::string describe_tuning(Device& device) {
+  if (!wanted(device.info())) {
+    const char* mode = std::getenv("HEARTH_TUNING");
+    return mode && std::strcmp(mode, "off") == 0 ? "off (HEARTH_TUNING=off)" : "off: this device's choices were measured in whole steps (HEARTH_TUNING=on tunes all the same)";
+  }
+  const std::string path = table_path(device);
+  if (path.empty()) return "on, at every load: there is no folder to keep results in (set HEARTH_TUNING_CACHE)";
+  const auto table = read_tuning(path, device_line(device));
+  if (table) return "on; " + std::to_string(table->size()) + " results in " + path;
+  if (table.status().code() == Code::not_found) return "on; nothing measured yet, results will be kept in " + path;
+  return "on; " + path + " is not used: " + table.status().message() + "; the next load measures again";
+}
+
 Status tune_linears(Device& device, std::span<const TuneRequest> requests, int max_rows, const std::function<void(double, double)>& progress) {
   if (!is_cuda(device.info()) || !wanted(device.info())) return Status::ok();
-  const std::string folder = tuning_folder(), line = device_line(device), path = folder.empty() ? "" : folder + "/" + file_name(device);
+  const std::string line = device_line(device), path = table_path(device);
   load_table(path, line);
   struct Work { const TuneRequest* request; int rows; };
   std::vector<Work> work;
