@@ -20,14 +20,15 @@ struct W4ChainPhase {
   float norm_epsilon;
   int units, some, more, unit_bytes, stage_units;  // stage_units: of 128 k that a stage of the ring holds
   int columns, parts, tiles_warp;             // warps side by side, how many share k, tiles of a warp
-  int chunk;                                  // eights of rows whose sums are exchanged at a time, or
+  int chunk;                                  // eights of rows whose sums meet at a time, or
   int split_rows;                             // 1: the blocks of a pair finish half of the rows each
   int out, gated, residual, activation, y_type;
 };
 struct W4ChainArgs {
   int32_t* counters;                          // one a phase, then one of blocks that have ended; zero before and after
   long long* trace;                           // [block][phase][8] clocks, or nullptr
-  int phases, rows, slots, slot_bytes, sums_stride;  // the ring's; from the first of two buffers for sums to the second, 0: they are one
+  int phases, rows, slots, slot_bytes;         // the ring's
+  int inbox;                                  // from a block's own sums to those that the other sends
   W4ChainPhase phase[w4_chain_phases_max];
 };
 

@@ -116,26 +116,27 @@ class Chain final : public CudaStream::Deferred {
  private:
   int unit_bytes(const W4ChainPhase& p) const { return size_.rows * 256 + most(p) * p.unit_bytes; }
   int most(const W4ChainPhase& p) const { return p.some + (p.more > 0); }
-  // How sums are exchanged, and the bytes that takes: one buffer where every phase's fit into it at once, else two in turn,
-  // as many rows at a time as they hold.
+  // Room for sums: what a block's warps have of as many rows as fit, and what the other block sends it; where each of the
+  // blocks finishes half of the rows, the latter alone.
   int plan_sums() {
-    constexpr int enough = 24 * 1024;
+    constexpr int enough = 48 * 1024;
     const int live = divide_up(args_.rows, 8);
-    auto bytes_of = [&](const W4ChainPhase& p, int eights) { return divide_up(most(p), ranks) * ranks * p.parts * eights * 512; };
-    auto halves = [&](const W4ChainPhase& p) { return most(p) * divide_up(live, 2) * 512; };
-    int once = 0, least = enough;
+    int own = 0, inbox = 0, halves = 0;
     for (int i = 0; i < args_.phases; ++i) {
       W4ChainPhase& p = args_.phase[i];
-      p.split_rows = live > 1 && p.parts == 1 && !p.residual && halves(p) <= 2 * enough;
-      once = std::max(once, p.split_rows ? halves(p) : bytes_of(p, live));
-      if (!p.split_rows) least = std::max(least, bytes_of(p, 1));
+      const int half = most(p) * divide_up(live, 2) * 512, eight = most(p) * p.parts * 512;
+      p.chunk = live;
+      p.split_rows = live > 1 && p.parts == 1 && !p.residual && half <= enough;
+      if (p.split_rows) {
+        halves = std::max(halves, half);
+        continue;
+      }
+      p.chunk = std::clamp(enough / eight, 1, live);
+      own = std::max(own, eight * p.chunk);
+      inbox = std::max(inbox, divide_up(most(p), ranks) * live * 512);
     }
-    args_.sums_stride = once <= enough ? 0 : least;
-    for (int i = 0; i < args_.phases; ++i) {
-      W4ChainPhase& p = args_.phase[i];
-      for (p.chunk = live; args_.sums_stride && p.chunk > 1 && bytes_of(p, p.chunk) > least; --p.chunk) {}
-    }
-    return args_.sums_stride ? 2 * least : round_up(once, 1024);
+    args_.inbox = own;
+    return round_up(std::max(own + inbox, halves), 1024);
   }
   // Slots of one size, and how many units of k of each phase one holds: as most bytes of weights are under way in the phase
   // that has fewest. Few large stages, since each costs its loaders and readers some hundred cycles.

@@ -23,13 +23,14 @@ constexpr int chain_threads = (w4_chain_workers + 4) * 32, chain_load_registers 
 __host__ __device__ constexpr int chain_multiply_registers(bool beside) { return beside ? 88 : 152; }
 constexpr int chain_bound(bool beside) { return beside ? 768 : chain_threads; }
 
-__device__ __forceinline__ void chain_arrive(uint32_t barrier, uint32_t rank) {  // at a block of the cluster
-  asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];" ::"r"(address_in(barrier, rank)) : "memory");
-}
 // 16 bytes to a block of the cluster, counted by the barrier there: nobody needs a fence.
 __device__ __forceinline__ void chain_send16(uint32_t address, uint32_t barrier, float a, float b, float c, float d) {
   asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%2,%3,%4,%5}, [%1];"
       ::"r"(address), "r"(barrier), "r"(__float_as_uint(a)), "r"(__float_as_uint(b)), "r"(__float_as_uint(c)), "r"(__float_as_uint(d)) : "memory");
+}
+__device__ __forceinline__ float4 chain_add(const float4& a, const float4& b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
+__device__ __forceinline__ void chain_store_sums(uint32_t address, const float4& v) {
+  asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(address), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
 }
 __device__ __forceinline__ float4 chain_load_sums(uint32_t address) {
   float4 v;
@@ -75,7 +76,7 @@ __device__ __forceinline__ void chain_mark(const W4ChainArgs& a, int phase, int 
 // What a block keeps of a phase while it finishes tiles.
 struct ChainShared {
   float factors[chain_finish_tiles * 16], norms[chain_finish_tiles * 16], row_factors[64];
-  uint64_t full[chain_slots_max], empty[chain_slots_max], sums_full[2], sums_empty[2], row_factors_full;
+  uint64_t full[chain_slots_max], empty[chain_slots_max], sums_full[2], row_factors_full;
 };
 
 // Stores eight rows of a tile: lane (g, t) has its rows g and g + 8 at activation rows row0 + 2 t and + 1, as v = {g at 2 t,
@@ -150,14 +151,15 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
   extern __shared__ __align__(1024) char shared[];
   __shared__ ChainShared own;
   uint32_t ring = (shared_address(shared) + 1023) & ~1023u, lane = threadIdx.x % 32;
-  keep(ring); keep(lane);
-  const uint32_t full0 = shared_address(own.full), empty0 = shared_address(own.empty), sums_full0 = shared_address(own.sums_full), sums_empty0 = shared_address(own.sums_empty),
+  uint32_t full0 = shared_address(own.full), empty0 = shared_address(own.empty);
+  const uint32_t sums_full0 = shared_address(own.sums_full),
                  row_factors_full = shared_address(&own.row_factors_full);
+  keep(ring); keep(lane); keep(full0); keep(empty0);
   const int thread = threadIdx.x, warp = thread / 32, rank = cluster_rank(), cluster = blockIdx.x / 2, blocks = gridDim.x;
   if (thread == 0) {
     chain_mark(args, w4_chain_phases_max, 0);
     for (int i = 0; i < args.slots; ++i) { barrier_init(full0 + i * 8, 1); barrier_init(empty0 + i * 8, workers); }
-    for (int i = 0; i < 2; ++i) { barrier_init(sums_full0 + i * 8, 1); barrier_init(sums_empty0 + i * 8, 2); }
+    for (int i = 0; i < 2; ++i) barrier_init(sums_full0 + i * 8, 1);
     barrier_init(row_factors_full, 2);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
@@ -230,7 +232,7 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
     const uint32_t sums = ring + args.slots * args.slot_bytes;
     const int own_unit = STEP > 0 ? warp / 4 : warp;  // of those that share a phase's tiles and k: warpgroups or warps
     ChainPlace at;
-    int exchanged = 0, normed = 0, waited0 = 0, waited1 = 0;
+    int exchanged = 0, normed = 0;
     for (int i = 0; i < args.phases; ++i) {
       const W4ChainPhase& p = args.phase[i];
       const int count = p.some + (cluster < p.more), first = cluster * p.some + min(cluster, p.more), columns = p.columns, parts = p.parts;
@@ -243,6 +245,22 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
         own.norms[n] = p.next_norm ? __ldg(p.next_norm + at) * 0.0625f : 0;
       }
       multipliers_sync<workers * 32>();
+      const int live = (args.rows + 7) / 8, g = lane / 4, t = lane % 4, chunk = p.chunk;
+      // What a lane has of the residual at eight rows of the f-th tile that it finishes.
+      auto fetch_residual = [&](int f, int eight, float (&old)[4]) {
+        const int row = eight * 8 + 2 * t;
+        const float* y = static_cast<const float*>(p.y) + row * p.y_stride + (first + 2 * f + rank) * 16 + g;
+        old[0] = old[1] = old[2] = old[3] = 0;
+        if (p.residual && row < args.rows) { old[0] = __ldcg(y); old[2] = __ldcg(y + 8); }
+        if (p.residual && row + 1 < args.rows) { old[1] = __ldcg(y + p.y_stride); old[3] = __ldcg(y + p.y_stride + 8); }
+      };
+      constexpr int early = N > 16 ? 2 : 1;
+      float old_early[early][4];  // for a warp's first jobs when it finishes tiles, on its way while it multiplies
+#pragma unroll
+      for (int n = 0; n < early; ++n) {
+        const int width = min(chunk, live), job = warp + n * workers, f = job / width;
+        if (job < finishes * width) fetch_residual(f, job - f * width, old_early[n]);
+      }
       float d[MT][N / 2];
 #pragma unroll
       for (int m = 0; m < MT; ++m)
@@ -250,12 +268,15 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
         for (int n = 0; n < N / 2; ++n) d[m][n] = 0;
       const ChainPart mine(p, rank);
       const int stage_units = p.stage_units, tile_bytes = stage_units * Unit<128>::bytes;
+      if (args.trace) {
+        barrier_wait(full0 + at.slot * 8, at.parity);
+        if (thread == 0) chain_mark(args, i, 1);
+      }
       auto walk = [&](auto tiles) {
         int turn = 0;
         for (int unit = 0; unit < mine.units; at.advance(args.slots)) {
           const uint32_t slot = ring + at.slot * args.slot_bytes;
           barrier_wait(full0 + at.slot * 8, at.parity);
-          if (thread == 0 && unit == 0) chain_mark(args, i, 1);
           for (int u = 0; u < stage_units && unit < mine.units; ++u, ++unit) {
             const uint32_t x = slot + u * N * 256, weights = slot + stage_units * N * 256 + u * Unit<128>::bytes;
             if (turn == part) {
@@ -280,7 +301,6 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
       else walk(W4Tiles<MT>{});
 
       if (thread == 0) chain_mark(args, i, 2);
-      const int live = (args.rows + 7) / 8, g = lane / 4, t = lane % 4;
       // Factors and bias of what a lane has of a tile; `low`, `high`: its rows' factors.
       auto scaled = [&](const float4& sum, int tile, float low, float high, int row, float (&v)[4]) {
         const float even = p.squares ? own.row_factors[row] : 1.f, odd = p.squares ? own.row_factors[row + 1] : 1.f;
@@ -310,83 +330,86 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
         for (int m = 0; m < MT; ++m) {
           const int tile = tile0 + m * tile_step;
           if (m >= p.tiles_warp || tile >= count) continue;
-          const float low = own.factors[tile * 16 + g], high = own.factors[tile * 16 + g + 8];
 #pragma unroll
           for (int j = 0; j < N / 8; ++j) {
             if (j < mine0 || j >= mine1) continue;
-            float4 sum = chain_load_sums(sums + (tile * half + j - mine0) * 512 + lane * 16);
-            sum.x += d[m][4 * j]; sum.y += d[m][4 * j + 1]; sum.z += d[m][4 * j + 2]; sum.w += d[m][4 * j + 3];
+            const uint32_t place = sums + (tile * half + j - mine0) * 512 + lane * 16;
+            chain_store_sums(place, chain_add(chain_load_sums(place), make_float4(d[m][4 * j], d[m][4 * j + 1], d[m][4 * j + 2], d[m][4 * j + 3])));
+          }
+        }
+        // One body for all: unrolled, it was fetched cold from memory in every phase.
+#pragma unroll 1
+        for (int m = 0; m < p.tiles_warp; ++m) {
+          const int tile = tile0 + m * tile_step;
+          if (tile >= count) break;
+          const float low = own.factors[tile * 16 + g], high = own.factors[tile * 16 + g + 8];
+#pragma unroll 1
+          for (int j = mine0; j < mine1; ++j) {
             float v[4];
-            scaled(sum, first + tile, low, high, j * 8 + 2 * t, v);
+            scaled(chain_load_sums(sums + (tile * half + j - mine0) * 512 + lane * 16), first + tile, low, high, j * 8 + 2 * t, v);
             chain_store<T, N, false>(p, args.rows, j * 8, first + tile, v, v, 0, 0);
           }
         }
         ++exchanged;
       };
-      // ---- Or sums meet in the block that finishes the tile, `chunk` eights of rows at a time ----
-      const int contributors = 2 * parts, chunk = p.chunk;
-      auto send = [&](int c) {
-        const int j0 = c * chunk, width = min(chunk, live - j0), buffer = (exchanged + c) & 1;
-        const uint32_t met = sums_full0 + buffer * 8;
-        if (thread == 0) barrier_expect(met, finishes * width * contributors * 512);
-        // Before the phase began all blocks had stored the one before, so its first two exchanges find the buffers read.
-        if (c >= 2) barrier_wait(sums_empty0 + buffer * 8, buffer ? waited1++ & 1 : waited0++ & 1);
-#pragma unroll
-        for (int m = 0; m < MT; ++m) {
-          const int tile = tile0 + m * tile_step;
-          if (m >= p.tiles_warp || tile >= count) continue;
-          const uint32_t to_met = address_in(met, tile & 1), to = address_in(sums + buffer * args.sums_stride, tile & 1) + ((tile / 2 * contributors + rank * parts + part) * chunk - j0) * 512 + lane * 16;
-#pragma unroll
-          for (int j = 0; j < N / 8; ++j)
-            if (j >= j0 && j < j0 + width) chain_send16(to + j * 512, to_met, d[m][4 * j], d[m][4 * j + 1], d[m][4 * j + 2], d[m][4 * j + 3]);
-        }
-      };
-      auto finish = [&](int c) {
-        const int j0 = c * chunk, width = min(chunk, live - j0), jobs = finishes * width, buffer = (exchanged + c) & 1;
-        float old[4] = {0, 0, 0, 0};
-        auto fetch = [&](int job) {  // the residual, on its way while the sums meet
-          if (!p.residual || job >= jobs) return;
-          const int tile = first + 2 * (job / width) + rank, row = (j0 + job % width) * 8 + 2 * t;
-          const float* y = static_cast<const float*>(p.y) + row * p.y_stride + tile * 16 + g;
-          if (row < args.rows) { old[0] = __ldcg(y); old[2] = __ldcg(y + 8); }
-          if (row + 1 < args.rows) { old[1] = __ldcg(y + p.y_stride); old[3] = __ldcg(y + p.y_stride + 8); }
-        };
-        fetch(warp);
-        if (p.squares && c == 0) barrier_wait(row_factors_full, normed & 1);
-        barrier_wait(sums_full0 + buffer * 8, (exchanged + c) / 2 & 1);
-        if (thread == 0) chain_mark(args, i, 3);
+      // ---- Or a tile's sums meet in the block that finishes it, `chunk` eights of rows at a time: each block adds up its warps' in
+      // shared memory, in the order of k, then the other block's arrive ----
+      auto finish_tiles = [&] {
+        const uint32_t inbox = sums + args.inbox, to = address_in(inbox, rank ^ 1) + lane * 16;
 #pragma unroll 1
-        for (int job = warp; job < jobs; job += workers) {
-          const int f = job / width, j = job - f * width, tile = first + 2 * f + rank, row = (j0 + j) * 8 + 2 * t;
-          const uint32_t from = sums + buffer * args.sums_stride + (f * contributors * chunk + j) * 512 + lane * 16;
-          float4 sum = chain_load_sums(from);
-#pragma unroll 4
-          for (int c = 1; c < contributors; ++c) {
-            const float4 v = chain_load_sums(from + c * chunk * 512);
-            sum.x += v.x; sum.y += v.y; sum.z += v.z; sum.w += v.w;
+        for (int c = 0; c * chunk < live; ++c, ++exchanged) {
+          const int j0 = c * chunk, width = min(chunk, live - j0);
+          const uint32_t met = sums_full0 + (exchanged & 1) * 8, to_met = address_in(met, rank ^ 1);
+          auto place = [&](int tile, int part, int j) { return sums + ((tile * parts + part) * chunk + j) * 512 + lane * 16; };
+          auto added = [&](int tile, int j) {
+            float4 sum = chain_load_sums(place(tile, 0, j));
+#pragma unroll 2
+            for (int n = 1; n < parts; ++n) sum = chain_add(sum, chain_load_sums(place(tile, n, j)));
+            return sum;
+          };
+          if (thread == 0) barrier_expect(met, finishes * width * 512);
+          if (c) multipliers_sync<workers * 32>();  // all have read the chunk before
+#pragma unroll
+          for (int m = 0; m < MT; ++m) {
+            const int tile = tile0 + m * tile_step;
+            if (m >= p.tiles_warp || tile >= count) continue;
+#pragma unroll
+            for (int j = 0; j < N / 8; ++j)
+              if (j >= j0 && j < j0 + width) chain_store_sums(place(tile, part, j - j0), make_float4(d[m][4 * j], d[m][4 * j + 1], d[m][4 * j + 2], d[m][4 * j + 3]));
           }
-          float v[4];
-          scaled(sum, tile, own.factors[f * 16 + g], own.factors[f * 16 + g + 8], row, v);
-          chain_store<T, N, true>(p, args.rows, (j0 + j) * 8, tile, v, old, own.norms[f * 16 + g], own.norms[f * 16 + g + 8]);
-          fetch(job + workers);
-        }
-        if ((c + 2) * chunk < live) {
           multipliers_sync<workers * 32>();
-          if (thread == 0) { chain_arrive(sums_empty0 + buffer * 8, 0); chain_arrive(sums_empty0 + buffer * 8, 1); }
+          const int theirs = (count - (rank ^ 1) + 1) / 2;
+#pragma unroll 1
+          for (int job = warp; job < theirs * width; job += workers) {
+            const int f = job / width, j = job - f * width;
+            const float4 sum = added(2 * f + (rank ^ 1), j);
+            chain_send16(to + (f * live + j0 + j) * 512, to_met, sum.x, sum.y, sum.z, sum.w);
+          }
+          if (p.squares && c == 0) barrier_wait(row_factors_full, normed & 1);
+          bool met_yet = false;
+#pragma unroll 1
+          for (int job = warp; job < finishes * width; job += workers) {
+            const int f = job / width, j = job - f * width, tile = first + 2 * f + rank, row = (j0 + j) * 8 + 2 * t;
+            float old[4];
+            if (c == 0 && job < early * workers) {
+#pragma unroll
+              for (int k = 0; k < 4; ++k) old[k] = job < workers ? old_early[0][k] : old_early[early - 1][k];
+            } else {
+              fetch_residual(f, j0 + j, old);
+            }
+            const float4 mine = added(2 * f + rank, j);
+            if (!met_yet) barrier_wait(met, exchanged / 2 & 1);
+            if (!met_yet && thread == 0) chain_mark(args, i, 3);
+            met_yet = true;
+            float v[4];
+            scaled(chain_add(mine, chain_load_sums(inbox + (f * live + j0 + j) * 512 + lane * 16)), tile, own.factors[f * 16 + g], own.factors[f * 16 + g + 8], row, v);
+            chain_store<T, N, true>(p, args.rows, (j0 + j) * 8, tile, v, old, own.norms[f * 16 + g], own.norms[f * 16 + g + 8]);
+          }
+          if (!met_yet) barrier_wait(met, exchanged / 2 & 1);  // it is used again
         }
       };
-      if (N > 8 && p.split_rows) {
-        finish_rows();
-      } else {
-        const int chunks = (live + chunk - 1) / chunk;
-        send(0);
-#pragma unroll 1
-        for (int c = 0; c < chunks; ++c) {
-          if (c + 1 < chunks) send(c + 1);
-          finish(c);
-        }
-        exchanged += chunks;
-      }
+      if (N > 8 && p.split_rows) finish_rows();
+      else finish_tiles();
       if (p.squares) ++normed;
       if (thread == 0) chain_mark(args, i, 4);
       multipliers_sync<workers * 32>();
