@@ -267,7 +267,9 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
 #pragma unroll
         for (int n = 0; n < N / 2; ++n) d[m][n] = 0;
       const ChainPart mine(p, rank);
-      const int stage_units = p.stage_units, tile_bytes = stage_units * Unit<128>::bytes;
+      uint32_t units_of_stage = p.stage_units;
+      keep(units_of_stage);
+      const int stage_units = units_of_stage, tile_bytes = stage_units * Unit<128>::bytes;
       if (args.trace) {
         barrier_wait(full0 + at.slot * 8, at.parity);
         if (thread == 0) chain_mark(args, i, 1);
