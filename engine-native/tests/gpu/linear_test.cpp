@@ -292,42 +292,21 @@ TEST(Linear, ManyRows) {
   kernels::cuda::hopper_forced_columns() = 0;
 }
 
-// Blocks that share rows, weights and K, rings of every depth, sizes that are no multiple of anything.
-TEST(Linear, Clusters) {
-  int i = 0;
-  for (int held : {0, 1})
-    for (const auto& [cm, cn, ck] : {std::array{1, 1, 1}, {2, 1, 1}, {1, 2, 1}, {2, 2, 1}, {1, 4, 1}, {4, 1, 1}, {1, 1, 2}, {1, 1, 3}, {1, 2, 2}, {2, 2, 2}, {1, 1, 8}}) {
-      kernels::cuda::hopper_forced_cut() = {random_int(2, 6), held, cm, cn, ck};
-      const WeightFormat format = i % 2 ? WeightFormat::bf16 : WeightFormat::f16;
-      LinearSpec s = spec(16 * random_int(33, 70), random_int(300, 1400), format, i % 2 ? DType::bf16 : DType::f16, i % 2 ? DType::bf16 : DType::f16);
-      decorate(s, i++);
-      check_linear(s, random_int(65, 700), "cluster " + std::to_string(cm) + "x" + std::to_string(cn) + "x" + std::to_string(ck) + " " + std::to_string(s.in) + "x" + std::to_string(s.out));
-      if (testing::Test::HasFatalFailure()) break;
-    }
-  kernels::cuda::hopper_forced_cut() = {};
-  // As chosen: a tower's up and down, one image and several.
-  for (int rows : {577, 729, 4616})
-    for (const auto& [in, out] : {std::pair{1152, 4304}, {4304, 1152}, {4096, 1024}}) {
-      if (rows > 1000 && in > 2000) continue;
-      LinearSpec s = spec(in, out, WeightFormat::f16, DType::f16, in > out ? DType::f32 : DType::f16);
-      s.bias = true, s.residual = in > out, s.activation = in > out ? Activation::none : Activation::gelu_tanh;
-      check_linear(s, rows, "tower " + std::to_string(in) + "x" + std::to_string(out));
-    }
-}
-
-// Tiles cut wherever a block's share ends: more parts than tiles, fewer, and whole towers of several images.
+// Tiles of every width, whole, cut wherever a block's share ends (more parts than tiles, fewer), or by two blocks that share
+// K; and whole towers of several images.
 TEST(Linear, Streams) {
-  for (int i = 0; i < 36; ++i) {
-    kernels::cuda::hopper_forced_cut() = {0, 0, 1, 1, 1, std::array{192, 1064, 256, 1128, 64, 1192, 128, 1256}[static_cast<size_t>(random_int(0, 7))]};
+  for (int i = 0; i < 48; ++i) {
+    const int cut = std::array{64, 128, 192, 256, 1256, 1128}[static_cast<size_t>(random_int(0, 5))];
+    kernels::cuda::hopper_forced_stream() = cut;
     const WeightFormat format = i % 3 == 0 ? WeightFormat::bf16 : WeightFormat::f16;
     const DType type = format == WeightFormat::bf16 ? DType::bf16 : DType::f16;
     const int out = random_int(200, i % 4 == 3 ? 4000 : 900);
     LinearSpec s = spec(16 * random_int(4, 150), i % 6 ? out / 8 * 8 : out, format, type, i % 4 < 2 ? DType::f32 : type);
     s.bias = coin(), s.residual = i % 4 == 0;
     if (!s.residual) s.activation = std::array{Activation::none, Activation::gelu_tanh, Activation::quick_gelu, Activation::silu, Activation::gelu_erf}[static_cast<size_t>(random_int(0, 4))];
-    check_linear(s, random_int(i % 5 ? 512 : 65, i % 4 == 3 ? 1500 : 800), "stream " + std::to_string(kernels::cuda::hopper_forced_cut().stream) + " " + std::to_string(s.in) + "x" + std::to_string(s.out));
+    check_linear(s, random_int(i % 5 ? 512 : 65, i % 4 == 3 ? 1500 : 800), "stream " + std::to_string(cut) + " " + std::to_string(s.in) + "x" + std::to_string(s.out));
   }
-  kernels::cuda::hopper_forced_cut() = {};
+  kernels::cuda::hopper_forced_stream() = 0;
   for (int width : {1024, 1152}) {
     const int rows = (width == 1024 ? 577 : 729) * (coin() ? 8 : 1), ffn = width == 1024 ? 4096 : 4304;
     for (const auto& [in, out] : {std::pair{width, 3 * width}, {width, width}, {width, ffn}, {ffn, width}}) {

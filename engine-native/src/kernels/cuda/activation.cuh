@@ -6,15 +6,31 @@
 
 namespace hearth::kernels::cuda {
 
-// v * logistic(v * (linear + cubic * v * v)): SiLU, quick GELU and the tanh form of GELU.
+// v * logistic(v * (linear + cubic * v * v)): SiLU, quick GELU and the tanh form of GELU. As powers of two, negated.
 struct LogisticForm { float linear, cubic; };
 __device__ __forceinline__ LogisticForm logistic_form(int activation) {
-  if (activation == activation_gelu_tanh) return {1.5957691216057308f, 0.07135481627159605f};  // 2 sqrt(2/pi) (1, 0.044715)
-  return {activation == activation_quick_gelu ? 1.702f : 1.f, 0.f};
+  constexpr float unit = -1.4426950408889634f;
+  if (activation == activation_gelu_tanh) return {1.5957691216057308f * unit, 0.07135481627159605f * unit};  // 2 sqrt(2/pi) (1, 0.044715)
+  return {activation == activation_quick_gelu ? 1.702f * unit : unit, 0.f};
 }
-__device__ __forceinline__ float logistic_times(float v, LogisticForm form) {
-  const float z = v * (form.linear + form.cubic * v * v);
-  return __fdividef(v, 1.f + __expf(fminf(-z, 80.f)));
+// 1 / logistic. Beyond 2^60 what is left of v is nothing in any type that is stored.
+__device__ __forceinline__ float logistic_inverse(float v, LogisticForm form) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(fminf(v * (form.linear + form.cubic * v * v), 60.f)));
+  return 1.f + power;
+}
+// Two values: their quotients share one reciprocal, of which a multiprocessor makes 16 a cycle (128 products).
+__device__ __forceinline__ void logistic_times(float& a, float& b, LogisticForm form) {
+  const float x = logistic_inverse(a, form), y = logistic_inverse(b, form);
+  float both;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(both) : "f"(x * y));
+  a *= both * y;
+  b *= both * x;
+}
+template <int N> __device__ __forceinline__ void activate_logistic(float (&v)[N], int activation) {
+  const LogisticForm form = logistic_form(activation);
+#pragma unroll
+  for (int i = 0; i < N; i += 2) logistic_times(v[i], v[i + 1], form);
 }
 // v times the normal distribution function; Abramowitz and Stegun 7.1.26, absolute error 1.5e-7, relative in the tail.
 __device__ __forceinline__ float gelu_erf(float v) {
@@ -23,19 +39,17 @@ __device__ __forceinline__ float gelu_erf(float v) {
   const float tail = 0.5f * series * __expf(-x * x);
   return v * (v < 0 ? tail : 1.f - tail);
 }
-// Four values at once; the branch is the same for every thread.
-__device__ __forceinline__ void activate4(float (&v)[4], int activation) {
+// N values at once; the branch is the same for every thread.
+template <int N> __device__ __forceinline__ void activate(float (&v)[N], int activation) {
   if (activation == activation_none) return;
   if (activation == activation_relu) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) v[i] = fmaxf(v[i], 0.f);
+    for (int i = 0; i < N; ++i) v[i] = fmaxf(v[i], 0.f);
   } else if (activation == activation_gelu_erf) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) v[i] = gelu_erf(v[i]);
+    for (int i = 0; i < N; ++i) v[i] = gelu_erf(v[i]);
   } else {
-    const LogisticForm form = logistic_form(activation);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) v[i] = logistic_times(v[i], form);
+    activate_logistic(v, activation);
   }
 }
 

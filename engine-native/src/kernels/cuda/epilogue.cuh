@@ -89,7 +89,7 @@ template <bool INT8> __device__ __forceinline__ void finish_stage(const LinearAr
       a[i] = a[i] * (INT8 ? scale_a[i] * x_scale : scale_a[i]) + bias_a[i];
       b[i] = b[i] * (INT8 ? scale_b[i] * x_scale : scale_b[i]) + bias_b[i];
     }
-    activate4(a, p.activation);
+    activate(a, p.activation);
     if (p.gated) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) a[i] *= b[i];
@@ -97,7 +97,7 @@ template <bool INT8> __device__ __forceinline__ void finish_stage(const LinearAr
     } else {
       store4(p, row, to, columns, a);
       if (to + 32 < columns) {
-        activate4(b, p.activation);
+        activate(b, p.activation);
         store4(p, row, to + 32, columns, b);
       }
     }
@@ -135,7 +135,7 @@ template <bool INT8> __device__ __forceinline__ void finish_turned(const LinearA
     shared_load_floats(stage + r * turn_pitch + q * 16, a);
 #pragma unroll
     for (int i = 0; i < 4; ++i) a[i] = a[i] * (INT8 ? of.scale[i] * x_scale : of.scale[i]) + of.bias[i];
-    activate4(a, p.activation);
+    activate(a, p.activation);
     if (p.gated) {
       float b[4];
       shared_load_floats(stage + r * turn_pitch + 32 + q * 16, b);

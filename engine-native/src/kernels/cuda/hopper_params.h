@@ -16,8 +16,6 @@ struct HopperArgs {
   LinearArgs linear;
   int m_tiles, n_tiles;
   int weights_constant;  // dense: no kernel writes the weights, so they may be read before the kernels before this one end
-  int whole_tiles;         // linear_stream: no tile is cut
-  int stages, cm, cn, ck;  // linear_cluster: depth of the ring; blocks of a cluster that share weights, rows, and split K
 };
 
 // linear_w4_cluster. A pass over K takes `tiles_few` tiles or one more; each count has its map.

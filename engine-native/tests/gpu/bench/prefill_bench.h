@@ -1,13 +1,13 @@
 // The parts of hearth-gpu-bench about many rows: vision towers, and dense linears alone at each tile width. Included by
 // gpu_bench.cpp inside its namespace, after its helpers.
 //   --what vit     SigLIP-400M/14 at 384 and CLIP ViT-L/14 at 336, one image and eight
-//   --what cuts    ways of cutting the towers' linears, each alone, 24 in a graph
+//   --what cuts    forms of linear_stream on the towers' linears (hopper_forced_stream), each alone, 24 in a graph
 //   --what dense   FP16 and W8A8 linears of the 7B shape at 512 and 2,048 rows, and of the towers
 
 // ---- Vision towers ----
 
 struct TowerShape { const char* name; int tokens, width, heads, dim, ffn, layers; Activation activation; };
-const TowerShape towers[] = {{"siglip-400m/14-384", 729, 1152, 16, 72, 4304, 27, Activation::gelu_tanh}, {"clip-vit-l/14-336", 577, 1024, 16, 64, 4096, 24, Activation::quick_gelu}};
+const TowerShape towers[] = {{"clip-vit-l/14-336", 577, 1024, 16, 64, 4096, 24, Activation::quick_gelu}, {"siglip-400m/14-384", 729, 1152, 16, 72, 4304, 27, Activation::gelu_tanh}};
 
 struct Tower {
   TowerShape s;
@@ -82,13 +82,7 @@ void bench_towers(double tflop_s) {
       std::printf("vit %s images %d: %.3f ms, %.0f TFLOP/s, %.2f of the measured %.0f\n", shape.name, images, us / 1e3, tower.operations() / us / 1e6, tower.operations() / us / 1e6 / tflop_s, tflop_s);
       const char* names[] = {"qkv", "attention", "o", "up", "down"};
       for (int part = 0; part < 5; ++part) std::printf("  %s %.1f us", names[part], median_us([&] { tower.layers(1 << part); }, 15) / shape.layers);
-      std::printf(" a layer\n  attention by variant:");
-      for (int variant : {-1, 0, 1, 2, 3, 4, -1}) {
-        kernels::cuda::tuning().vision_attention = variant;
-        std::printf(" %.1f", median_us([&] { tower.layers(2); }, 10) / shape.layers);
-      }
-      kernels::cuda::tuning().vision_attention = kernels::cuda::Tuning().vision_attention;
-      std::printf(" us\n");
+      std::printf(" a layer\n");
       std::fflush(stdout);
     }
 }
@@ -137,10 +131,10 @@ void bench_dense() {
   }
 }
 
-// ---- Ways of cutting a linear ----
+// ---- Forms of a linear ----
 
 // As in a tower: bias everywhere, an activation or a residual where there is one; the norm before it is not counted.
-void bench_cut_shape(const DenseShape& shape, bool residual, Activation activation, const std::vector<kernels::cuda::DenseCut>& cuts) {
+void bench_cut_shape(const DenseShape& shape, bool residual, Activation activation, const std::vector<int>& forms) {
   constexpr int copies = 24;
   LinearSpec l;
   l.in = shape.in; l.out = shape.out; l.x_type = DType::f16; l.bias = true; l.activation = activation; l.residual = residual;
@@ -158,8 +152,8 @@ void bench_cut_shape(const DenseShape& shape, bool residual, Activation activati
   need(gpu->fill_zero(bias, static_cast<size_t>(shape.out) * 4));
   void* workspace = take(linear.implementation->workspace_bytes(l, shape.rows, gpu->info()) + 256);
   std::printf("cuts %-5s %5d x %5d -> %5d:", shape.name, shape.rows, shape.in, shape.out);
-  for (const auto& cut : cuts) {
-    kernels::cuda::hopper_forced_cut() = cut;
+  for (int form : forms) {
+    kernels::cuda::hopper_forced_stream() = form;
     const double us = median_us([&] {
       for (int i = 0; i < copies; ++i) {
         LinearParams p;
@@ -167,9 +161,9 @@ void bench_cut_shape(const DenseShape& shape, bool residual, Activation activati
         linear.implementation->run(l, p, gpu->stream());
       }
     }, 8) / copies;
-    std::printf("  %d-%d %dx%dx%d s%d %.1f", cut.stages, cut.held, cut.cm, cut.cn, cut.ck, cut.stream, us);
+    std::printf("  %d: %.1f", form, us);
   }
-  kernels::cuda::hopper_forced_cut() = {};
+  kernels::cuda::hopper_forced_stream() = 0;
   std::printf("\n");
   std::fflush(stdout);
   for (void* w : linear.weights) gpu->release(w);
@@ -177,19 +171,16 @@ void bench_cut_shape(const DenseShape& shape, bool residual, Activation activati
 }
 
 void bench_cuts() {
-  using kernels::cuda::DenseCut;
-  auto stream = [](int columns) { return DenseCut{0, 0, 1, 1, 1, columns}; };
-  const std::vector<DenseCut> one = {stream(-1), stream(1128), stream(1192), stream(1256), {}};
-  const std::vector<DenseCut> many = {stream(-1), stream(1128), stream(1192), stream(1256), {}};
+  const std::vector<int> forms = {0, -1, 64, 128, 192, 256, 1256, 1128, 0};
   for (int rows : {577, 729, 4616, 5832}) {
     const bool clip = rows % 577 == 0;
     const int width = clip ? 1024 : 1152, ffn = clip ? 4096 : 4304;
     const Activation activation = clip ? Activation::quick_gelu : Activation::gelu_tanh;
-    bench_cut_shape({"qkv", width, 3 * width, rows}, false, Activation::none, rows < 1000 ? one : many);
-    bench_cut_shape({"up", width, ffn, rows}, false, activation, rows < 1000 ? one : many);
+    bench_cut_shape({"qkv", width, 3 * width, rows}, false, Activation::none, forms);
+    bench_cut_shape({"up", width, ffn, rows}, false, activation, forms);
     for (const DenseShape& s : {DenseShape{"o", width, width, rows}, {"down", ffn, width, rows}}) {
-      bench_cut_shape(s, true, Activation::none, rows < 1000 ? one : many);
+      bench_cut_shape(s, true, Activation::none, forms);
     }
   }
-  for (const DenseShape& s : {DenseShape{"qkv", 4096, 12288, 2048}, {"down", 11008, 4096, 2048}}) bench_cut_shape(s, false, Activation::none, {stream(-1), stream(1256)});
+  for (const DenseShape& s : {DenseShape{"qkv", 4096, 12288, 2048}, {"down", 11008, 4096, 2048}}) bench_cut_shape(s, false, Activation::none, {0, -1, 256, 0});
 }

@@ -53,5 +53,5 @@ template <int V> __device__ __forceinline__ void norm_rows(const NormArgs& p) {
   const int warps = blockDim.x / 32;
   for (int row = blockIdx.x * warps + threadIdx.x / 32; row < p.rows; row += gridDim.x * warps) norm_row<V>(p, row, w, b);
 }
-extern "C" __global__ void __launch_bounds__(128, 6) norm_rows_1024_kernel(const NormArgs p) { norm_rows<8>(p); }
-extern "C" __global__ void __launch_bounds__(128, 6) norm_rows_1280_kernel(const NormArgs p) { norm_rows<10>(p); }
+extern "C" __global__ void __launch_bounds__(128, 9) norm_rows_1024_kernel(const NormArgs p) { norm_rows<8>(p); }
+extern "C" __global__ void __launch_bounds__(128, 7) norm_rows_1280_kernel(const NormArgs p) { norm_rows<10>(p); }

@@ -60,18 +60,10 @@ constexpr int wgmma_shared_bytes(int groups, int size) { return divide_up(wgmma_
 // Small heads leave room for two blocks of one warpgroup; one's softmax runs under the other's products.
 int wgmma_groups(int size) { return size == 0 ? tuning().attention_groups : 2; }
 
-// Towers' attention with three multiplying warpgroups a multiprocessor (sm90/vision_attention_*.cu).
-struct VisionTight { int size, groups, tokens; CudaKernel kernels[2]; };
-#define HEARTH_VISION_TIGHT(size, d, g, k) {size, g, k, {{&module_vision_attention_f16, "vision_tight_d" #d "_g" #g "_k" #k "_f16"}, {&module_vision_attention_bf16, "vision_tight_d" #d "_g" #g "_k" #k "_bf16"}}}
-const VisionTight vision_tight[] = {HEARTH_VISION_TIGHT(0, 64, 3, 128), HEARTH_VISION_TIGHT(0, 64, 3, 64), HEARTH_VISION_TIGHT(0, 64, 1, 64), HEARTH_VISION_TIGHT(1, 80, 3, 64)};
-int tight_shared_bytes(const VisionTight& v) { return divide_up(wgmma_dims[v.size], 64) * 128 * (64 * v.groups + 4 * v.tokens) + 1024; }
-// `blocks`: tiles of 192 queries. Measured: SigLIP's heads of 72 gain 15 % with several images, none with one; CLIP's
-// heads of 64 gain nothing (docs/notes/cuda.md).
-const VisionTight* tight_kernel(int size, int blocks, int multiprocessors) {
-  const int wanted = tuning().vision_attention;
-  const VisionTight* chosen = wanted > 0 && wanted <= 4 ? &vision_tight[wanted - 1] : wanted == 0 && blocks >= 2 * multiprocessors ? &vision_tight[3] : nullptr;
-  return chosen && chosen->size == size ? chosen : nullptr;
-}
+// Towers' attention of many images with three multiplying warpgroups a block (sm90/vision_attention_*.cu): SigLIP's heads of
+// 72 gain 15 % with several images, nothing with one; CLIP's heads of 64 gain nothing (docs/notes/cuda.md).
+constexpr int tight_size = 1, tight_groups = 3, tight_tokens = 64, tight_shared_bytes = 2 * 128 * (64 * tight_groups + 4 * tight_tokens) + 1024;
+const CudaKernel tight_kernels[2] = {{&module_vision_attention_f16, "vision_tight_f16"}, {&module_vision_attention_bf16, "vision_tight_bf16"}};
 
 #define HEARTH_VISION(d) {{&module_attention_prefill_f16, "attention_vision_d" #d "_f16"}, {&module_attention_prefill_bf16, "attention_vision_d" #d "_bf16"}}
 const CudaKernel vision_kernels[head_sizes][2] = {HEARTH_VISION(64), HEARTH_VISION(96), HEARTH_VISION(128), HEARTH_VISION(256)};
@@ -250,12 +242,12 @@ void vision_run(const VisionAttentionSpec& s, const VisionAttentionParams& p, St
   if (s.rope) stream.launch(vision_rope_kernel, {p.rows, 1, 1, 256}, a);
   if (hopper_linear_takes(stream.info().compute_capability)) {
     const int size = size_index(wgmma_dims, wgmma_sizes, s.head_dim);
-    const VisionTight* tight = tight_kernel(size, s.heads * divide_up(p.max_segment, 192) * p.segments, stream.multiprocessors());
-    const int groups = tight ? tight->groups : wgmma_groups(size), tokens = tight ? tight->tokens : wgmma_tokens[groups - 1][size];
+    const bool tight = size == tight_size && s.heads * divide_up(p.max_segment, 64 * tight_groups) * p.segments >= 2 * stream.multiprocessors();
+    const int groups = tight ? tight_groups : wgmma_groups(size), tokens = tight ? tight_tokens : wgmma_tokens[groups - 1][size];
     HopperVisionArgs maps{{}, a};
     if (Status status = describe_matrix(stream.api(), maps.qkv, s.type, a.qkv, 3 * s.heads * s.head_dim, p.rows, a.qkv_stride, tokens); !status) return stream.fail(status);
-    const CudaKernel& kernel = tight ? tight->kernels[s.type == DType::bf16] : vision_wgmma_kernels[groups - 1][size][s.type == DType::bf16];
-    stream.launch(kernel, {s.heads, divide_up(p.max_segment, 64 * groups), p.segments, 128 * (groups + 1), tight ? tight_shared_bytes(*tight) : wgmma_shared_bytes(groups, size)}, maps);
+    const CudaKernel& kernel = tight ? tight_kernels[s.type == DType::bf16] : vision_wgmma_kernels[groups - 1][size][s.type == DType::bf16];
+    stream.launch(kernel, {s.heads, divide_up(p.max_segment, 64 * groups), p.segments, 128 * (groups + 1), tight ? tight_shared_bytes : wgmma_shared_bytes(groups, size)}, maps);
     return;
   }
   const int size = size_index(prefill_dims, head_sizes, s.head_dim), rows = prefill_warps[size] * 16;
@@ -279,8 +271,7 @@ void append_attention_shared(int sm, std::vector<SharedUse>& uses) {
   for (int i = 0; i < head_sizes; ++i) uses.push_back({prefill_kernels[i][0].name, prefill_shared_bytes(i)});
   for (int i = 0; sm == 90 && i < wgmma_sizes; ++i)
     for (int groups = i == 0 ? 1 : 2; groups <= 2; ++groups) uses.push_back({wgmma_kernels[groups - 1][i][0].name, wgmma_shared_bytes(groups, i)});
-  for (const VisionTight& v : vision_tight)
-    if (sm == 90) uses.push_back({v.kernels[0].name, tight_shared_bytes(v)});
+  if (sm == 90) uses.push_back({tight_kernels[0].name, tight_shared_bytes});
   for (int i = 0; i < decode_sizes; ++i)
     for (int int8 = 0; int8 < 2; ++int8) uses.push_back({decode_kernels[i][2 * int8].name, plan_decode(i, int8, decode_heads, 256, 99 * 1024).shared_bytes});
 }

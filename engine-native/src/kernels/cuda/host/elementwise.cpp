@@ -23,8 +23,9 @@ const CudaKernel embed_kernel{&module_elementwise, "embed_kernel"}, norm_kernel{
     gate_kernel{&module_elementwise, "gate_kernel"}, add_kernel{&module_elementwise, "add_kernel"},
     gather_kernel{&module_elementwise, "gather_kernel"}, quantize_kernel{&module_elementwise, "quantize_rows_kernel"};
 
-// Rows of at most 1,024 and 1,280 values.
+// Rows of at most 1,024 and 1,280 values; how many blocks stand on a multiprocessor.
 const CudaKernel norm_rows_kernels[] = {{&module_norm_rows, "norm_rows_1024_kernel"}, {&module_norm_rows, "norm_rows_1280_kernel"}};
+constexpr int norm_rows_blocks[] = {9, 7};
 constexpr int norm_rows_from = 257;  // rows from which a warp a row is enough to fill a device
 
 constexpr int block = 256;
@@ -103,8 +104,10 @@ void launch_norm(CudaStream& stream, const NormArgs& args) {
   const bool aligned = args.width % 4 == 0 && args.x_stride % 4 == 0 && args.y_stride % 4 == 0 && aligned16(args.x) && aligned16(args.y) &&
                        (!args.weight || aligned16(args.weight)) && (!args.bias || aligned16(args.bias));
   const bool narrows = aligned && args.x_type == type_f32 && args.y_type != type_f32 && !args.accumulate;
-  if (narrows && args.kind != norm_none && args.rows >= norm_rows_from && args.width <= 1280)
-    return stream.launch(norm_rows_kernels[args.width > 1024], {std::min(divide_up(args.rows, 4), 6 * stream.multiprocessors()), 1, 1, 128}, args);
+  if (narrows && args.kind != norm_none && args.rows >= norm_rows_from && args.width <= 1280) {
+    const bool wide = args.width > 1024;
+    return stream.launch(norm_rows_kernels[wide], {std::min(divide_up(args.rows, 4), norm_rows_blocks[wide] * stream.multiprocessors()), 1, 1, 128}, args);
+  }
   if (narrows && args.width <= 8192)
     return stream.launch(args.width <= 4096 ? norm_narrow4_kernel : norm_narrow8_kernel, {args.rows, 1, 1, 256}, args);
   stream.launch(norm_kernel, {args.rows, 1, 1, block, round_up(args.width, 4) * 4}, args);

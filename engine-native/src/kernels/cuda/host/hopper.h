@@ -21,12 +21,9 @@ size_t hopper_linear_workspace(int max_rows, int multiprocessors);
 void hopper_w4_prefill(device::CudaStream& stream, DType type, const LinearArgs& args);
 // Output columns of a tile for this shape: the width that takes least time by waves and bytes.
 int hopper_tile_columns(int rows, int out, int k_bytes, int multiprocessors);
-// How linear_cluster takes a dense linear: depth of its ring (0: another kernel), stages held behind the product (0 or 1),
-// blocks of a cluster that share weights (cm), rows (cn), and split K (ck). Or by linear_stream: outputs of its tiles, and 1,000 more for
-// whole tiles only; -1: never.
-struct DenseCut { int stages = 0, held = 0, cm = 1, cn = 1, ck = 1, stream = 0; };
-// For measurements and tests: how every dense linear of 16 bits is cut.
-DenseCut& hopper_forced_cut();
+// For measurements and tests: the form in which linear_stream takes every dense linear of 16 bits that it can take. Outputs of
+// its tiles, 1,256 for even shares, 1,128 for two blocks a tile; -1: never, 0: by shape.
+int& hopper_forced_stream();
 // For measurements: every dense tile this wide (64, 128, 192, 256), 0 to choose.
 int& hopper_forced_columns();
 

@@ -10,30 +10,29 @@ namespace hearth::kernels::cuda {
 using device::CudaKernel;
 using device::CudaStream;
 
-extern const device::CudaModule module_linear_cluster_f16, module_linear_cluster_bf16, module_linear_stream_f16, module_linear_stream_bf16;
+extern const device::CudaModule module_linear_stream_f16, module_linear_stream_bf16;
 extern const device::CudaModule module_linear_wgmma_f16, module_linear_wgmma_bf16, module_linear_wgmma_int8, module_linear_w4_prefill_f16, module_linear_w4_prefill_bf16;
 
 namespace {
 
-constexpr int stream_rows = 512;  // from here linear_stream may share out evenly
+constexpr int even_rows = 512;  // from here linear_stream may share out evenly
 constexpr int many_rows = 2048;
 constexpr int widths = 4, bm = 128, row_bytes = 128;
 constexpr int columns[widths] = {64, 128, 192, 256}, stages[widths] = {6, 5, 4, 4};
 #define HEARTH_WGMMA(n) {{&module_linear_wgmma_f16, "linear_wgmma_n" #n "_f16"}, {&module_linear_wgmma_bf16, "linear_wgmma_n" #n "_bf16"}, {&module_linear_wgmma_int8, "linear_wgmma_n" #n "_int8"}}
 const CudaKernel kernels[widths][3] = {HEARTH_WGMMA(64), HEARTH_WGMMA(128), HEARTH_WGMMA(192), HEARTH_WGMMA(256)};
 
-// [stages held][type]: sm90/linear_cluster.cuh, tiles of 128 rows by 128 outputs.
-constexpr int cluster_columns = 128, cluster_stages_max = 6;
-const CudaKernel cluster_kernels[2][2] = {{{&module_linear_cluster_f16, "linear_cluster_h0_f16"}, {&module_linear_cluster_bf16, "linear_cluster_h0_bf16"}},
-                                          {{&module_linear_cluster_f16, "linear_cluster_h1_f16"}, {&module_linear_cluster_bf16, "linear_cluster_h1_bf16"}}};
-int cluster_shared_bytes(int stages) { return std::max(stages * (bm + cluster_columns) * row_bytes, bm * cluster_columns * 4) + 1024; }
-
-// [width][type]: sm90/linear_stream.cuh.
-constexpr int stream_widths = 4, stream_columns[stream_widths] = {64, 128, 192, 256}, stream_stages[stream_widths] = {6, 5, 4, 4};
-#define HEARTH_STREAM(n) {{&module_linear_stream_f16, "linear_stream_n" #n "_f16"}, {&module_linear_stream_bf16, "linear_stream_n" #n "_bf16"}}
-const CudaKernel stream_kernels[stream_widths][2] = {HEARTH_STREAM(64), HEARTH_STREAM(128), HEARTH_STREAM(192), HEARTH_STREAM(256)};
-struct StreamCut { int columns = 0; bool whole_tiles = true; };
-int stream_shared_bytes(int width) { return stream_stages[width] * (bm + stream_columns[width]) * row_bytes + 8 * 4096 + 1024; }
+// sm90/linear_stream.cuh: whole tiles of four widths, even shares, and two blocks a tile. `stores`: stages of a warp's stores.
+struct StreamForm { int columns, stages, stores; CudaKernel kernels[2]; };
+#define HEARTH_STREAM(form) {{&module_linear_stream_f16, "linear_stream_" #form "_f16"}, {&module_linear_stream_bf16, "linear_stream_" #form "_bf16"}}
+enum { stream_even = 4, stream_split, stream_forms };
+const StreamForm stream_kernels[stream_forms] = {{64, 6, 4, HEARTH_STREAM(n64)},  {128, 5, 4, HEARTH_STREAM(n128)}, {192, 4, 4, HEARTH_STREAM(n192)},
+                                                 {256, 4, 2, HEARTH_STREAM(n256)}, {256, 4, 2, HEARTH_STREAM(even)}, {128, 5, 2, HEARTH_STREAM(split)}};
+// The ring, the other block's sums, eight warps' stages of 2 KB, room to align the ring.
+int stream_shared_bytes(int form) {
+  const StreamForm& f = stream_kernels[form];
+  return f.stages * (bm + f.columns) * row_bytes + (form == stream_split ? bm * f.columns / 2 * 4 : 0) + 8 * f.stores * 2048 + 1024;
+}
 
 // The ring, eight warps' stages of 4 KB, and room to align the ring.
 int shared_bytes(int width) { return stages[width] * (bm + columns[width]) * row_bytes + 8 * 4096 + 1024; }
@@ -74,8 +73,8 @@ int hopper_tile_columns(int rows, int out, int k_bytes, int multiprocessors) {
   return best;
 }
 
-DenseCut& hopper_forced_cut() {
-  static DenseCut forced;
+int& hopper_forced_stream() {
+  static int forced = 0;
   return forced;
 }
 
@@ -90,25 +89,12 @@ Status describe_matrix(const device::cu::Api& api, TensorMapBytes& map, DType ty
 
 namespace {
 
-void launch_cluster(CudaStream& stream, DType type, const DenseCut& cut, const LinearArgs& linear, bool weights_constant) {
-  HopperArgs args{};
-  args.linear = linear;
-  args.weights_constant = weights_constant;
-  args.stages = cut.stages; args.cm = cut.cm; args.cn = cut.cn; args.ck = cut.ck;
-  const int out_rows = linear.tiles * 16;
-  args.m_tiles = round_up(divide_up(linear.rows, bm), cut.cm);
-  args.n_tiles = round_up(divide_up(out_rows, cluster_columns), cut.cn);
-  if (Status s = describe_matrix(stream.api(), args.x, type, linear.x, linear.in, linear.rows, linear.x_stride, bm / cut.cn); !s) return stream.fail(s);
-  if (Status s = describe_matrix(stream.api(), args.weight, type, linear.weight, linear.k_padded, out_rows, linear.k_padded, cluster_columns / cut.cm); !s) return stream.fail(s);
-  stream.launch(cluster_kernels[cut.held][type == DType::bf16],
-                {args.m_tiles * args.n_tiles * cut.ck, 1, 1, 288, cluster_shared_bytes(cut.stages), cut.cm * cut.cn * cut.ck}, args);
-}
-
 // y as sm90/tile_store.cuh writes it.
 bool stored_by_copy(const LinearArgs& linear) {
   const int bytes = linear.y_type == type_f32 ? 4 : 2;
   // The copy engine cuts off what is outside y by 16 bytes.
-  return !linear.gated && !linear.weight_scale && linear.out * bytes % 16 == 0 && linear.y_stride * bytes % 16 == 0 && reinterpret_cast<uint64_t>(linear.y) % 16 == 0;
+  const bool short_activation = linear.activation != activation_relu && linear.activation != activation_gelu_erf;
+  return !linear.gated && !linear.weight_scale && short_activation && linear.out * bytes % 16 == 0 && linear.y_stride * bytes % 16 == 0 && reinterpret_cast<uint64_t>(linear.y) % 16 == 0;
 }
 Status describe_output(const device::cu::Api& api, HopperArgs& args) {
   const LinearArgs& linear = args.linear;
@@ -116,61 +102,51 @@ Status describe_output(const device::cu::Api& api, HopperArgs& args) {
   return describe_matrix(api, args.y, type, linear.y, linear.out, linear.rows, linear.y_stride, 16);
 }
 
-// How linear_stream takes a linear; outputs 0: not.
-StreamCut stream_cut(const LinearArgs& linear, int multiprocessors) {
-  const DenseCut& forced = hopper_forced_cut();
-  if (!stored_by_copy(linear) || forced.stream < 0 || (forced.stages && !forced.stream)) return {};
-  if (forced.stream) return forced.stream > 1000 || !linear.partial ? StreamCut{forced.stream % 1000, true} : StreamCut{forced.stream, false};
-  // As measured on the shapes of vision towers (docs/notes/cuda.md).
-  const int blocks_k = divide_up(linear.k_padded * 2, row_bytes);
+// The form of linear_stream that takes a linear; -1: none.
+int stream_form(const LinearArgs& linear, int multiprocessors) {
+  const int forced = hopper_forced_stream(), blocks_k = divide_up(linear.k_padded * 2, row_bytes);
+  if (!stored_by_copy(linear) || forced < 0) return -1;
   auto tiles = [&](int columns) { return divide_up(linear.rows, bm) * divide_up(linear.out, columns); };
   auto filled = [&](int columns) { return 100 * tiles(columns) / (divide_up(tiles(columns), multiprocessors) * multiprocessors); };  // per cent
-  if (!tuning().dense_stream || linear.rows < 257) return {};
+  auto width = [](int columns) { return columns / 64 - 1; };
+  const bool splits = blocks_k >= 2 && tiles(128) * 2 <= multiprocessors;
+  if (forced == 1128) return splits ? stream_split : -1;
+  if (forced == 1256) return linear.partial ? stream_even : -1;
+  if (forced) return width(forced);
+  // As measured on the shapes of vision towers (docs/notes/cuda.md).
+  if (!tuning().dense_stream || linear.rows < 257) return -1;
   // Even shares read more from the L2 than whole tiles in step: they pay where a long K would leave most of a wave empty.
-  if (linear.partial && linear.rows >= many_rows && blocks_k >= 48 && tiles(256) > multiprocessors && filled(256) < 70) return {256, false};
-  if (linear.residual || linear.y_type == type_f32 || blocks_k > 20) return {};
-  if (linear.rows >= many_rows) return {filled(256) >= 88 ? 256 : 128, true};
+  if (linear.partial && linear.rows >= many_rows && blocks_k >= 48 && tiles(256) > multiprocessors && filled(256) < 70) return stream_even;
+  // Few tiles and a long K.
+  if (blocks_k >= 48 && splits) return stream_split;
+  if (blocks_k > 20) return -1;
+  if (linear.rows >= many_rows && linear.residual) return width(hopper_tile_columns(linear.rows, linear.out, linear.k_padded * 2, multiprocessors));
+  if (linear.y_type == type_f32) return -1;
+  if (linear.rows >= many_rows) return width(filled(256) >= 88 ? 256 : 128);
   // Few rows: the narrowest tiles that are one wave.
-  for (int columns : stream_columns)
-    if (linear.rows <= 1024 && tiles(columns) <= multiprocessors && 2 * tiles(columns) > multiprocessors) return {columns, true};
-  return {};
+  for (int columns : {64, 128, 192, 256})
+    if (linear.rows <= 1024 && tiles(columns) <= multiprocessors && 2 * tiles(columns) > multiprocessors) return width(columns);
+  return -1;
 }
-void launch_stream(CudaStream& stream, DType type, const StreamCut& cut, const LinearArgs& linear, bool weights_constant) {
+void launch_stream(CudaStream& stream, DType type, int form, const LinearArgs& linear, bool weights_constant) {
   HopperArgs args{};
-  const int width = static_cast<int>(std::find(stream_columns, stream_columns + stream_widths, cut.columns) - stream_columns);
-  args.whole_tiles = cut.whole_tiles;
   args.linear = linear;
   args.weights_constant = weights_constant;
-  const int out_rows = linear.tiles * 16, n = stream_columns[width];
+  const int out_rows = linear.tiles * 16, n = stream_kernels[form].columns, cluster = form == stream_split ? 2 : 1, sms = stream.multiprocessors();
   args.m_tiles = divide_up(linear.rows, bm);
   args.n_tiles = divide_up(linear.out, n);
   if (Status s = describe_matrix(stream.api(), args.x, type, linear.x, linear.in, linear.rows, linear.x_stride, bm); !s) return stream.fail(s);
   if (Status s = describe_matrix(stream.api(), args.weight, type, linear.weight, linear.k_padded, out_rows, linear.k_padded, n); !s) return stream.fail(s);
   if (Status s = describe_output(stream.api(), args); !s) return stream.fail(s);
-  const int blocks = cut.whole_tiles ? std::min(args.m_tiles * args.n_tiles, stream.multiprocessors()) : stream.multiprocessors();
-  stream.launch(stream_kernels[width][type == DType::bf16], {blocks, 1, 1, 384, stream_shared_bytes(width)}, args);
-}
-
-// Where linear_cluster beats linear_wgmma, as measured on the shapes of vision towers (docs/notes/cuda.md); stages 0: nowhere.
-DenseCut cluster_cut(const LinearArgs& linear, int multiprocessors) {
-  const int columns = divide_up(linear.tiles * 16, cluster_columns), tiles = divide_up(linear.rows, bm) * columns, blocks_k = divide_up(linear.k_padded * 2, row_bytes);
-  if (linear.rows < 257) return {};
-  // Few tiles and a long K: two blocks share a tile's K, and four two tiles' rows.
-  if (blocks_k >= 48 && tiles * 2 <= multiprocessors) return {6, 1, 1, columns % 2 ? 1 : 2, 2};
-  // Tiles for nearly two blocks a multiprocessor, which others would do in two waves.
-  if (blocks_k <= 32 && tiles * 10 > multiprocessors * 14 && tiles <= multiprocessors * 2) return {3, 0, 1, 1, 1};
-  // Many short tiles that end in an activation: one block multiplies while its neighbour stores.
-  if (blocks_k <= 32 && tiles > 4 * multiprocessors && linear.activation != activation_none && !linear.gated) return {3, 1, 1, 1, 1};
-  return {};
+  const int blocks = form == stream_even ? sms : std::min(args.m_tiles * args.n_tiles * cluster, sms);
+  stream.launch(stream_kernels[form].kernels[type == DType::bf16], {blocks, 1, 1, 384, stream_shared_bytes(form), cluster}, args);
 }
 
 }  // namespace
 
 void hopper_linear(CudaStream& stream, DType type, const LinearArgs& linear, bool weights_constant) {
   if (type != DType::i8 && !hopper_forced_columns()) {
-    if (const StreamCut cut = stream_cut(linear, stream.multiprocessors()); cut.columns) return launch_stream(stream, type, cut, linear, weights_constant);
-    const DenseCut cut = hopper_forced_cut().stages ? hopper_forced_cut() : cluster_cut(linear, stream.multiprocessors());
-    if (cut.stages) return launch_cluster(stream, type, cut, linear, weights_constant);
+    if (const int form = stream_form(linear, stream.multiprocessors()); form >= 0) return launch_stream(stream, type, form, linear, weights_constant);
   }
   HopperArgs args{};
   args.linear = linear;
@@ -199,14 +175,12 @@ void hopper_w4_prefill(CudaStream& stream, DType type, const LinearArgs& linear)
 }
 
 size_t hopper_linear_workspace(int max_rows, int multiprocessors) {
-  return max_rows < stream_rows ? 0 : static_cast<size_t>(multiprocessors) * bm * stream_columns[stream_widths - 1] * sizeof(float);
+  return max_rows < even_rows ? 0 : static_cast<size_t>(multiprocessors) * bm * stream_kernels[stream_even].columns * sizeof(float);
 }
 
 void append_hopper_dense_shared(std::vector<SharedUse>& uses) {
-  for (int i = 0; i < stream_widths; ++i) uses.push_back({stream_kernels[i][0].name, stream_shared_bytes(i)});
+  for (int i = 0; i < stream_forms; ++i) uses.push_back({stream_kernels[i].kernels[0].name, stream_shared_bytes(i)});
   for (int i = 0; i < widths; ++i) uses.push_back({kernels[i][0].name, shared_bytes(i)});
-  uses.push_back({cluster_kernels[0][0].name, cluster_shared_bytes(3)});
-  uses.push_back({cluster_kernels[1][0].name, cluster_shared_bytes(cluster_stages_max)});
   for (int i = 0; i < prefill_sizes; ++i)
     for (int any = 0; any < 2; ++any) uses.push_back({prefill_kernels[i][any][0].name, prefill_shared_bytes(i, any ? 1184 : 1072)});
 }

@@ -39,7 +39,6 @@ struct Tuning {
   int prefill_rows = 256;                 // rows from which w4 linears on Hopper take whole tiles of 128 or 256 rows
   int mma_rows = 257;                     // rows from which w4 linears before Hopper do (sm80/linear_mma.cuh)
   int attention_groups = 1;               // multiplying warpgroups of Hopper's prefill attention for heads of 64: 1 or 2
-  int vision_attention = 0;               // towers' attention on Hopper: 0 by shape, -1 as prefill's, 1 to 4 others (host/attention.cpp)
   int dense_stream = 1;                   // 1: dense linears on Hopper by linear_stream where it was faster (host/hopper_dense.cpp)
   int chain_rows_min = 5, chain_rows = 64; // rows of a captured step whose w4 linears between attentions are one kernel (Hopper; at most 64)
   int chain_trace = 0;                    // 1: clocks of the last chain go to the exchange (hearth-gpu-bench --what chaintrace)

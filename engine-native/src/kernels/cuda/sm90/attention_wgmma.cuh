@@ -117,10 +117,9 @@ __device__ __forceinline__ void widen_attention_tile(const PagedSource& source, 
   barrier_arrive(full);
 }
 
-// Registers of a loading and of a multiplying thread. TIGHT: three multiplying warpgroups a multiprocessor, in a block or
-// in three.
+// Registers of a loading and of a multiplying thread. TIGHT: three multiplying warpgroups a block.
 template <int GROUPS, bool TIGHT> struct AttentionRegisters {
-  static constexpr int loading = TIGHT ? (GROUPS == 1 ? 24 : 32) : 56, multiplying = TIGHT ? (GROUPS == 1 ? 136 : 160) : GROUPS == 2 ? 224 : 200;
+  static constexpr int loading = TIGHT ? 32 : 56, multiplying = TIGHT ? 160 : GROUPS == 2 ? 224 : 200;
 };
 
 template <class T, bool INT8, int GROUPS, int DP, int TK, bool TIGHT = false, class Source>
@@ -142,6 +141,7 @@ __device__ __forceinline__ void attention_wgmma_tile(const AttentionTile& a, con
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
+  wait_predecessors();
 
   const int last_token = a.causal ? a.position + a.rows - 1 : a.tokens - 1;
   const int first_seen = a.causal && a.window > 0 ? max(0, a.position - a.window + 1) : 0, first_token = first_seen / TK * TK;
@@ -220,6 +220,7 @@ __device__ __forceinline__ void attention_wgmma_tile(const AttentionTile& a, con
   };
   // Scores to weights; what the sums so far must be multiplied with goes to `shrink`.
   auto softmax = [&](int tile) {
+    if (group * 64 + warp * 16 >= a.rows) return;  // the block's rows end above
     const int token0 = first_token + tile * TK, low = a.position + group * 64 + warp * 16;
     const bool inner = a.causal ? token0 + TK - 1 <= low && (a.window <= 0 || token0 > low + 15 - a.window) : token0 + TK <= a.tokens;
     if (!inner) {
@@ -323,8 +324,7 @@ template <class T, int GROUPS, int DP, int TK, bool TIGHT = false> __device__ __
   const VisionArgs& p = args.vision;
   if (threadIdx.x == 0) prefetch_map(&args.qkv);
   launch_dependents();
-  wait_predecessors();
-  AttentionTile a;
+  AttentionTile a;  // segments are older than the kernel before this one
   if (!vision_tile<T>(p, blockIdx.z, blockIdx.x, blockIdx.y, GROUPS * 64, a)) return;
   attention_wgmma_tile<T, false, GROUPS, DP, TK, TIGHT>(a, DenseSource{&args, __ldcg(p.segment + blockIdx.z), static_cast<int>(blockIdx.x)});
 }

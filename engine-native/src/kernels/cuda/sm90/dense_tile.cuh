@@ -40,6 +40,7 @@ template <class T, int BN, int STAGES>
 __device__ __forceinline__ void multiply_stages(uint32_t ring, uint32_t full0, uint32_t empty0, int half, int count, RingPlace& at, typename Sum<T>::type (&d)[BN / 2]) {
   constexpr int x_bytes = dense_bm * dense_row_bytes, stage_bytes = x_bytes + BN * dense_row_bytes;
   int previous = -1;
+#pragma unroll 1
   for (int k = 0; k < count; ++k) {
     barrier_wait(full0 + at.stage * 8, at.parity);
     const uint32_t x = ring + at.stage * stage_bytes + half * (x_bytes / 2), w = ring + at.stage * stage_bytes + x_bytes;

@@ -1,6 +1,6 @@
 // How a dense tile of Hopper leaves the registers without waiting: bias and activation on the sums where they are, 16 rows
 // by 128 bytes at a time to a stage of shared memory, and from there by the copy engine, which also adds to a residual and
-// cuts off what lies outside y. Each warp stores its own 16 rows. For y whose rows start at 16 bytes, not gated, no scales.
+// cuts off what lies outside y. Each warp stores its own 16 rows. For y whose rows start at 16 bytes, not gated, no scales; activations are logistic forms or none.
 #pragma once
 
 #include "kernels/cuda/activation.cuh"
@@ -8,8 +8,10 @@
 
 namespace hearth::kernels::cuda {
 
-// Two stages of 16 rows x 128 bytes a warp, each 1,024-byte aligned as the swizzle wants.
-constexpr int store_stage_bytes = 2048, store_bytes_per_warp = 2 * store_stage_bytes;
+// Stages of a warp for tiles of `columns` outputs, each 16 rows x 128 bytes, 1,024-byte aligned as the swizzle wants: as many
+// as the ring leaves room for.
+constexpr int store_stage_bytes = 2048;
+template <int COLUMNS> constexpr int store_stages = COLUMNS == 256 ? 2 : 4;
 
 __device__ __forceinline__ void store_matrix(uint32_t address, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
@@ -33,11 +35,11 @@ template <int BN> struct TileBias {
   }
 };
 
-// The stage whose turn it is, free again.
-__device__ __forceinline__ uint32_t next_stage(uint32_t stages, int& turn) {
-  if (threadIdx.x % 32 == 0) stores_read<1>();
+// The stage of COUNT whose turn it is, free again.
+template <int COUNT> __device__ __forceinline__ uint32_t next_stage(uint32_t stages, int& turn) {
+  if (threadIdx.x % 32 == 0) stores_read<COUNT - 1>();
   __syncwarp();
-  return stages + (turn++ & 1) * store_stage_bytes;
+  return stages + (turn++ & (COUNT - 1)) * store_stage_bytes;
 }
 // Outside y nothing is stored, but a group is counted all the same: the turns go by groups.
 __device__ __forceinline__ void stage_leaves(const HopperArgs& args, uint32_t stage, int column, int row) {
@@ -50,10 +52,10 @@ __device__ __forceinline__ void stage_leaves(const HopperArgs& args, uint32_t st
 }
 
 // One chunk of 64 columns, v as a wgmma leaves it: v[4 j ...] = row g, columns 8 j + 2 t, + 1, then row g + 8.
-template <class T> __device__ __forceinline__ void store_chunk(const HopperArgs& args, uint32_t stages, const float (&v)[32], int column, int row, int& turn) {
+template <class T, int STAGES> __device__ __forceinline__ void store_chunk(const HopperArgs& args, uint32_t stages, const float (&v)[32], int column, int row, int& turn) {
   const int lane = threadIdx.x % 32;
   if (args.linear.y_type != type_f32) {
-    const uint32_t stage = next_stage(stages, turn);
+    const uint32_t stage = next_stage<STAGES>(stages, turn);
     const int r = lane % 16, half = lane / 16;
 #pragma unroll
     for (int j = 0; j < 8; j += 2)
@@ -64,7 +66,7 @@ template <class T> __device__ __forceinline__ void store_chunk(const HopperArgs&
   const int g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const uint32_t stage = next_stage(stages, turn);
+    const uint32_t stage = next_stage<STAGES>(stages, turn);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const float* from = v + (half * 4 + j) * 4;
@@ -76,9 +78,9 @@ template <class T> __device__ __forceinline__ void store_chunk(const HopperArgs&
   }
 }
 
-// A warp's sums d of rows row ... row + 15 by columns column0 ... + BN - 1. `stages`: the warp's own; `turn`: zero at first,
-// then left to this function. Lane 0 waits for stores_done() before it ends.
-template <class T, int BN> __device__ __forceinline__ void store_tile(const HopperArgs& args, uint32_t stages, const float (&d)[BN / 2], const TileBias<BN>& bias, int row, int column0, int& turn) {
+// A warp's sums d of rows row ... row + 15 by columns column0 ... + BN - 1. `stages`: the warp's own STAGES; `turn`: zero at
+// first, then left to this function. Lane 0 waits for stores_done() before it ends.
+template <class T, int BN, int STAGES> __device__ __forceinline__ void store_tile(const HopperArgs& args, uint32_t stages, const float (&d)[BN / 2], const TileBias<BN>& bias, int row, int column0, int& turn) {
   const LinearArgs& p = args.linear;
   if (row >= p.rows) return;
   const int t = threadIdx.x % 4;
@@ -97,12 +99,10 @@ template <class T, int BN> __device__ __forceinline__ void store_tile(const Hopp
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const float x = __shfl_sync(0xffffffffu, add.x, 4 * j + t), y = __shfl_sync(0xffffffffu, add.y, 4 * j + t);
-      float q[4] = {v[4 * j] + x, v[4 * j + 1] + y, v[4 * j + 2] + x, v[4 * j + 3] + y};
-      activate4(q, p.activation);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) v[4 * j + i] = q[i];
+      v[4 * j] += x; v[4 * j + 1] += y; v[4 * j + 2] += x; v[4 * j + 3] += y;
     }
-    store_chunk<T>(args, stages, v, column0 + c * 64, row, turn);
+    if (p.activation != activation_none) activate_logistic(v, p.activation);
+    store_chunk<T, STAGES>(args, stages, v, column0 + c * 64, row, turn);
   }
 }
 
