@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "kernels/cpu/layouts.h"
 #include "kernels/cpu/scalar.h"
 #include "ops/bind.h"
 #include "support.h"
@@ -101,12 +102,13 @@ std::vector<double> operand(const LinearSpec& s, const Inputs& in, int row) {
     x[i] = (x[i] - mean) * factor * in.norm_weight[i] + (in.norm_bias.empty() ? 0.0f : in.norm_bias[i]);
   }
   if (s.activations == ActivationFormat::exact) return x;
-  const int span = s.activations == ActivationFormat::int8_group ? s.group : s.in;
+  const int span = s.activations == ActivationFormat::int8_group ? kernels::cpu::activation_span(s) : s.in;
   for (int begin = 0; begin < s.in; begin += span) {
     float amax = 0;
-    for (int i = begin; i < begin + span; ++i) amax = std::max(amax, std::fabs(static_cast<float>(x[i])));
+    const int end = std::min(begin + span, s.in);
+    for (int i = begin; i < end; ++i) amax = std::max(amax, std::fabs(static_cast<float>(x[i])));
     const auto by = s.static_scale > 0 ? kernels::cpu::int8_static_scale(s.static_scale) : kernels::cpu::int8_scale(amax);
-    for (int i = begin; i < begin + span; ++i) {
+    for (int i = begin; i < end; ++i) {
       x[i] = static_cast<double>(kernels::cpu::to_int8(static_cast<float>(x[i]), by.inverse)) * by.scale;
     }
   }

@@ -19,15 +19,28 @@ Place place(const LinearSpec& spec, int row) {
   return {2 * (at / block_rows) + up, at % block_rows, at == half - 1};
 }
 
-// The power of two that brings the largest scale of a row near 2^8.
+// The power of two that brings the largest scale of a row to [2^13, 2^14); NaN when a scale is not finite.
 float row_factor(const float* scales, int groups) {
   float best = 0;
-  for (int g = 0; g < groups; ++g) best = std::fmax(best, std::fabs(scales[g]));
-  if (!(best > 0) || std::isinf(best)) return 1.0f;
+  for (int g = 0; g < groups; ++g) {
+    if (!std::isfinite(scales[g])) return NAN;
+    best = std::fmax(best, std::fabs(scales[g]));
+  }
+  if (best == 0) return 1.0f;
   int exponent = 0;
   std::frexp(best, &exponent);
-  exponent -= 8;
+  exponent -= 14;
   return std::ldexp(1.0f, exponent < -126 ? -126 : exponent > 126 ? 126 : exponent);
+}
+
+// A scale over its row's factor. NaN becomes 0 as a whole number: the factor is NaN then.
+void pack_scale(bool whole, float scale, uint8_t* to) {
+  if (!whole) {
+    *reinterpret_cast<Half*>(to) = to_half(scale);
+    return;
+  }
+  const float rounded = std::nearbyint(scale);
+  *reinterpret_cast<int16_t*>(to) = std::isnan(rounded) ? int16_t{0} : static_cast<int16_t>(rounded);
 }
 
 void pack_w4_row(const LinearSpec& spec, const HostLinear& from, int row, uint8_t* block, int lane) {
@@ -37,7 +50,7 @@ void pack_w4_row(const LinearSpec& spec, const HostLinear& from, int row, uint8_
   const float factor = row_factor(scales, groups), inverse = 1.0f / factor;
   reinterpret_cast<float*>(block)[lane] = factor;
   for (int g = 0; g < groups; ++g) {
-    reinterpret_cast<Half*>(block + layout.scales)[g * block_rows + lane] = to_half(scales[g] * inverse);
+    pack_scale(whole_scales(spec), scales[g] * inverse, block + layout.scales + 2 * (g * block_rows + lane));
     if (!spec.symmetric) {
       block[layout.zeros + g * block_rows + lane] = from.zeros == nullptr ? 8 : from.zeros[static_cast<size_t>(row) * groups + g];
     }
@@ -58,7 +71,7 @@ void pad_w4_lane(const LinearSpec& spec, uint8_t* block, int lane) {
   const W4Layout layout = w4_layout(spec.in, spec.group, spec.symmetric);
   reinterpret_cast<float*>(block)[lane] = 0;
   for (int g = 0; g < spec.in / spec.group; ++g) {
-    reinterpret_cast<Half*>(block + layout.scales)[g * block_rows + lane] = Half{0};
+    pack_scale(whole_scales(spec), 0, block + layout.scales + 2 * (g * block_rows + lane));
     if (!spec.symmetric) block[layout.zeros + g * block_rows + lane] = 0;
   }
   for (int chunk = 0; chunk < spec.in / 8; ++chunk) std::memset(block + layout.quants + chunk * 64 + lane * 4, 0, 4);

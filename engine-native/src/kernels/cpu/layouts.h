@@ -5,9 +5,10 @@
 // one. So a 256-bit load holds rows 0-7, a 512-bit load all 16, a 128-bit load four; a 32-bit lane is one row and meets
 // four int8 activations broadcast to every lane: no sum across lanes is needed. 16 loads of 64 bytes are an AMX tile.
 //
-//   w4-x16 block: [16 f32 row factors][in/group x 16 f16 scales][in/group x 16 u8 zero points, asymmetric only]
+//   w4-x16 block: [16 f32 row factors][in/group x 16 scales][in/group x 16 u8 zero points, asymmetric only]
 //                 [in/8 x 64 bytes], every part padded to 64 bytes. weight = factor * scale * (q - zero).
-//                 A factor is a power of two that keeps the row's scales in half precision's normal range.
+//                 A factor is a power of two that brings the row's largest scale near 2^14. Scales are f16, whole ones
+//                 (whole_scales) i16: four groups of (q - 8) * int8 * scale then add up to less than 2^31.
 //   w8-x16 block: [16 f32 scales][ceil(in/4) x 64 bytes, zero padded]
 //   dense:        rows as they come.
 //
@@ -23,9 +24,18 @@ namespace hearth::kernels::cpu {
 
 inline constexpr int block_rows = 16;
 
+// Scales kept as whole numbers times the row's factor: those of symmetric groups of 32. W4A8 then scales and adds up sums of
+// products as integers over a span.
+constexpr bool whole_scales(const ops::LinearSpec& s) { return s.weight == ops::WeightFormat::w4 && s.symmetric && s.group == 32; }
+
+// Inputs that share an activation scale in W4A8 (ActivationFormat::int8_group): a group, or four with whole scales (the last span
+// may be shorter).
+constexpr int activation_span(const ops::LinearSpec& s) { return whole_scales(s) ? 128 : s.group; }
+
 struct W4Layout {
   size_t scales, zeros, quants, bytes;  // offsets in a block, and its size
 };
+inline constexpr const char* w4_layout_name = "w4-x16-whole";  // converted files say it: a change of the bytes needs a new one
 W4Layout w4_layout(int in, int group, bool symmetric);
 
 struct W8Layout {

@@ -1,8 +1,7 @@
 // Int8 linears on AMX tiles, for many rows; up to eight (4-bit) or seven (8-bit) go to AVX-512 VNNI, which reads the same layout.
 //
 // C (16 rows x 16 outputs, int32) += A (16 rows x K int8) * B (K/4 x 16 outputs x 4). B is what the layouts hold. A tile
-// product takes 16 cycles but gives its result after 52, so the next group's product is started before the sums of
-// the last are scaled: the tiles work while the vector units do.
+// product takes 16 cycles but gives its result after 52.
 #pragma once
 
 #include "kernels/cpu/avx512/int8.h"
@@ -39,10 +38,16 @@ class TileShapes {
   bool set_ = false;
 };
 
+// Two tiles of rows share each tile of weights. What is added up before it becomes floats is a step of the walk over a stretch: a
+// group, or a span of four with whole scales. While a step's products run, the sums of the step before are scaled and added to
+// `out`, some rows after each product: as soon as tile instructions are near, one 512-bit operation starts a cycle.
 template <int subgroups, bool symmetric>
 struct W4Amx {
   static constexpr int rows_max = 8, panel_rows_min = 2, streams = 4, group = 32 * subgroups;
-  static constexpr int depth = subgroups == 1 ? 32 : 64;  // inputs of one tile product
+  static constexpr bool whole = symmetric && subgroups == 1;  // whole_scales
+  static constexpr int depth = subgroups == 1 ? 32 : 64;      // inputs of one tile product
+  static constexpr int step_groups = whole ? span_groups : 1, products = step_groups * group / depth, rows_apiece = 32 / products;
+  static constexpr int step_inputs = step_groups * group, step_sums = step_groups * 2 * panel_tile_rows * block_rows;
   W4Vnni<subgroups, symmetric> few;
   mutable TileShapes shapes;
 
@@ -54,13 +59,22 @@ struct W4Amx {
     few.template together<n>(block, to_next, o, out);
   }
 
-  // Groups [begin, end) to signed bytes, q - zero: with the zero point gone, a group's sum needs no correction.
-  HEARTH_INLINE void decode(const uint8_t* block, const W4Layout& layout, int begin, int end, int8_t* to) {
+  // A stretch ready for tiles: q - zero in bytes, so that a group's sum needs no correction, and each group's scales, as integers or
+  // floats. Groups that a last span lacks have weight 0.
+  struct Decoded {
+    alignas(64) int8_t weights[scratch_inputs * block_rows];
+    alignas(64) int32_t scales[scratch_inputs / group][block_rows];
+  };
+
+  HEARTH_INLINE void decode(const uint8_t* block, const W4Layout& layout, const Stretch& stretch, Decoded& d) {
     const __m512i low = _mm512_set1_epi8(15);
     const __m512i four_times = _mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0x00000000);
-    const uint8_t* quants = block + layout.quants + static_cast<size_t>(begin) * group * 8;
-    for (int g = begin; g < end; ++g) {
+    const uint8_t* quants = block + layout.quants + static_cast<size_t>(stretch.begin) * group * 8;
+    int8_t* to = d.weights;
+    for (int g = stretch.begin; g < stretch.end; ++g) {
       const __m512i zeros = symmetric ? _mm512_set1_epi8(8) : _mm512_shuffle_epi8(group_zeros(block, layout, g), four_times);
+      const __m512i scales = whole ? group_whole_scales(block, layout, g) : _mm512_castps_si512(group_scales(block, layout, g));
+      _mm512_store_si512(d.scales[g - stretch.begin], scales);
 #pragma GCC unroll 16
       for (int chunk = 0; chunk < 4 * subgroups; ++chunk, quants += 64, to += 128) {
         const __m512i w = _mm512_loadu_si512(quants);
@@ -68,81 +82,128 @@ struct W4Amx {
         _mm512_store_si512(to + 64, _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(w, 4), low), zeros));
       }
     }
+    for (int g = stretch.end - stretch.begin; g % step_groups != 0; ++g, to += group * block_rows) {
+      std::memset(to, 0, group * block_rows);
+      _mm512_store_si512(d.scales[g], _mm512_setzero_si512());
+    }
+  }
+
+  // Sums of a step that wait to be scaled: [tiles][groups][16][16].
+  struct Waiting {
+    const int32_t* sums;
+    const int32_t (*scales)[block_rows];
+    const float* scale;  // of the activations, [tiles, group_tile apart][16]
+    int64_t group_tile;
+    float* out;
+    int rows;  // 0, 16 or 32
+  };
+
+  // Rows [from, from + rows_apiece) of a step.
+  HEARTH_INLINE void add(const Waiting& w, int from) {
+    if (from >= w.rows) return;
+    const int tile = from / panel_tile_rows, lane = from % panel_tile_rows;
+    __m512i multipliers[step_groups];
+#pragma GCC unroll 4
+    for (int g = 0; g < step_groups; ++g) multipliers[g] = _mm512_load_si512(w.scales[g]);
+#pragma GCC unroll 32
+    for (int r = 0; r < rows_apiece; ++r) {
+      const int row = (lane + r) % panel_tile_rows, of = tile + (lane + r) / panel_tile_rows;
+      if (of * panel_tile_rows >= w.rows) return;
+      const int32_t* sums = w.sums + (of * step_groups * panel_tile_rows + row) * block_rows;
+      float* out = w.out + (from + r) * block_rows;
+      const __m512 scale = _mm512_set1_ps(w.scale[of * w.group_tile + row]);
+      if constexpr (whole) {
+        __m512i sum = _mm512_setzero_si512();
+#pragma GCC unroll 4
+        for (int g = 0; g < step_groups; ++g) sum = _mm512_dpwssd_epi32(sum, _mm512_load_si512(sums + g * panel_tile_rows * block_rows), multipliers[g]);
+        _mm512_store_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, _mm512_load_ps(out)));
+      } else {
+        const __m512 by = _mm512_mul_ps(_mm512_castsi512_ps(multipliers[0]), scale);
+        _mm512_store_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums)), by, _mm512_load_ps(out)));
+      }
+    }
+  }
+
+  // Product `number` of a step of one or two tiles of rows. Tiles C change from group to group, or from step to step.
+  template <int tiles, int number, int parity>
+  HEARTH_INLINE void product(const int8_t* weights, const int8_t* q, int64_t q_tile, int32_t* sums) {
+    constexpr bool starts = whole || number == 0, ends = whole || number == products - 1;
+    constexpr bool odd = (whole || products > 1 ? number : parity) % 2 != 0, odd_sums = (whole ? number : parity) % 2 != 0;
+    constexpr int tile_sums = step_groups * panel_tile_rows * block_rows;
+    weights += number * depth * block_rows;
+    q += number * depth / 64 * 1024 + number * depth % 64;
+    if constexpr (odd) _tile_loadd(7, weights, 64);
+    else _tile_loadd(6, weights, 64);
+    _tile_loadd(4, q, 64);
+    if constexpr (tiles > 1) _tile_loadd(5, q + q_tile, 64);
+    if constexpr (starts && odd_sums) _tile_zero(2);
+    if constexpr (starts && !odd_sums) _tile_zero(0);
+    if constexpr (starts && odd_sums && tiles > 1) _tile_zero(3);
+    if constexpr (starts && !odd_sums && tiles > 1) _tile_zero(1);
+    multiply<tiles, odd, odd_sums>();
+    if constexpr (!ends) return;
+    if constexpr (whole) sums += number * panel_tile_rows * block_rows;
+    if constexpr (odd_sums) _tile_stored(2, sums, 64);
+    else _tile_stored(0, sums, 64);
+    if constexpr (odd_sums && tiles > 1) _tile_stored(3, sums + tile_sums, 64);
+    if constexpr (!odd_sums && tiles > 1) _tile_stored(1, sums + tile_sums, 64);
+  }
+
+  template <int tiles, bool odd, bool odd_sums>
+  HEARTH_INLINE void multiply() {
+    if constexpr (odd && odd_sums) _tile_dpbssd(2, 4, 7);
+    if constexpr (odd && !odd_sums) _tile_dpbssd(0, 4, 7);
+    if constexpr (!odd && odd_sums) _tile_dpbssd(2, 4, 6);
+    if constexpr (!odd && !odd_sums) _tile_dpbssd(0, 4, 6);
+    if constexpr (tiles == 1) return;
+    if constexpr (odd && odd_sums) _tile_dpbssd(3, 5, 7);
+    if constexpr (odd && !odd_sums) _tile_dpbssd(1, 5, 7);
+    if constexpr (!odd && odd_sums) _tile_dpbssd(3, 5, 6);
+    if constexpr (!odd && !odd_sums) _tile_dpbssd(1, 5, 6);
+  }
+
+  template <int tiles, int parity, int number = 0>
+  HEARTH_INLINE void step(const int8_t* weights, const int8_t* q, int64_t q_tile, int32_t* sums, const Waiting& before) {
+    product<tiles, number, parity>(weights, q, q_tile, sums);
+    add(before, number * rows_apiece);
+    if constexpr (number + 1 < products) step<tiles, parity, number + 1>(weights, q, q_tile, sums, before);
   }
 
   void panel(const uint8_t* block, const PanelOperands& o, int rows, float* out) const {
     if (rows <= few.few_rows_max) return few.panel(block, o, rows, out);
     shapes.set(depth);
-    alignas(64) int8_t weights[scratch_inputs * block_rows];
+    for (int r = 0; r < (rows + panel_tile_rows - 1) / panel_tile_rows * panel_tile_rows; ++r) _mm512_store_ps(out + r * block_rows, _mm512_setzero_ps());
+    Decoded decoded;
     for_each_stretch<group>(block, few.layout, few.in / group, [&](const Stretch& stretch) {
-      decode(block, few.layout, stretch.begin, stretch.end, weights);
+      decode(block, few.layout, stretch, decoded);
       memory_is_written();
-      for (int row = 0; row < rows; row += panel_tile_rows) {
-        if (rows - row > 8) rows_of_tile<16>(block, weights, o, row, stretch, out + row * block_rows);
-        else rows_of_tile<8>(block, weights, o, row, stretch, out + row * block_rows);
-      }
+      over_stretch(decoded, o, rows, stretch, out);
     });
+    const __m512 factor = _mm512_loadu_ps(block);
+    for (int r = 0; r < rows; ++r) _mm512_store_ps(out + r * block_rows, _mm512_mul_ps(_mm512_load_ps(out + r * block_rows), factor));
   }
 
-  // The sums of one group of 16 rows, through tiles C, A and B, which differ from those of the group before.
-  template <int parity>
-  HEARTH_INLINE void product(const int8_t* weights, const int8_t* q_tile, int g, int32_t* sums) {
-    const int8_t* q = q_tile + g * group / 64 * 1024 + g * group % 64;
-    if constexpr (parity == 0) _tile_zero(0);
-    else _tile_zero(1);
-#pragma GCC unroll 2
-    for (int k = 0; k < group; k += depth) {
-      if constexpr (parity == 0) {
-        _tile_loadd(6, weights + k * block_rows, 64);
-        _tile_loadd(4, q + k / 64 * 1024, 64);
-        _tile_dpbssd(0, 4, 6);
-      } else {
-        _tile_loadd(7, weights + k * block_rows, 64);
-        _tile_loadd(5, q + k / 64 * 1024, 64);
-        _tile_dpbssd(1, 5, 7);
+  // All rows over a decoded stretch, added to out.
+  __attribute__((noinline)) void over_stretch(const Decoded& d, const PanelOperands& o, int rows, const Stretch& stretch, float* out) const {
+    alignas(64) int32_t sums[2][step_sums];
+    Waiting before{};
+    int parity = 0;
+    for (int row = 0; row < rows; row += 2 * panel_tile_rows) {
+      const int tile = row / panel_tile_rows;
+      const bool two = rows - row > panel_tile_rows;
+      for (int g = stretch.begin; g < stretch.end; g += step_groups, parity ^= 1) {
+        for (int i = 0; row == 0 && i < step_groups && g + i < stretch.end; ++i) prefetch_group<subgroups>(stretch, g + i);
+        const int at = g - stretch.begin;
+        const int8_t *weights = d.weights + at * group * block_rows, *q = o.q + tile * o.q_tile + g * group / 64 * 1024 + g * group % 64;
+        if (two && parity) step<2, 1>(weights, q, o.q_tile, sums[1], before);
+        else if (two) step<2, 0>(weights, q, o.q_tile, sums[0], before);
+        else if (parity) step<1, 1>(weights, q, o.q_tile, sums[1], before);
+        else step<1, 0>(weights, q, o.q_tile, sums[0], before);
+        before = {sums[parity], d.scales + at, o.scale + tile * o.group_tile + g / step_groups * panel_tile_rows, o.group_tile, out + row * block_rows,
+                  two ? 2 * panel_tile_rows : panel_tile_rows};
       }
     }
-    if constexpr (parity == 0) _tile_stored(0, sums, 64);
-    else _tile_stored(1, sums, 64);
-  }
-
-  template <int R>
-  HEARTH_INLINE void add(const uint8_t* block, const W4Layout& layout, int g, const float* scale, const int32_t* sums, __m512 (&total)[R]) {
-    const __m512 scales = group_scales(block, layout, g);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const __m512 by = _mm512_mul_ps(scales, _mm512_set1_ps(scale[g * panel_tile_rows + r]));
-      total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums + r * block_rows)), by, total[r]);
-    }
-  }
-
-  // R rows of the tile at `row` over the decoded stretch, added to out; set at a block's first, scaled at its last.
-  template <int R>
-  __attribute__((noinline)) void rows_of_tile(const uint8_t* block, const int8_t* weights, const PanelOperands& o, int row,
-                                              const Stretch& stretch, float* out) const {
-    alignas(64) int32_t sums[2][16 * block_rows];
-    const int tile = row / panel_tile_rows;
-    const int8_t* q_tile = o.q + tile * o.q_tile;
-    const float* scale = o.scale + tile * o.group_tile;
-    constexpr int group_weights = group * block_rows;
-    __m512 total[R];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) total[r] = stretch.begin == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(out + r * block_rows);
-    product<0>(weights, q_tile, stretch.begin, sums[0]);
-    for (int g = stretch.begin; g < stretch.end; g += 2) {
-      if (row == 0) prefetch_group<subgroups>(stretch, g);
-      weights += group_weights;
-      if (g + 1 < stretch.end) product<1>(weights, q_tile, g + 1, sums[1]);
-      add(block, few.layout, g, scale, sums[0], total);
-      if (g + 1 == stretch.end) break;
-      if (row == 0) prefetch_group<subgroups>(stretch, g + 1);
-      weights += group_weights;
-      if (g + 2 < stretch.end) product<0>(weights, q_tile, g + 2, sums[0]);
-      add(block, few.layout, g + 1, scale, sums[1], total);
-    }
-    const __m512 factor = _mm512_loadu_ps(block);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) _mm512_storeu_ps(out + r * block_rows, stretch.last ? _mm512_mul_ps(total[r], factor) : total[r]);
+    for (int from = 0; from < before.rows; from += rows_apiece) add(before, from);
   }
 };
 

@@ -16,12 +16,26 @@ HEARTH_INLINE __m256i broadcast4(const int8_t* p) {
 }
 
 // Sums of products u8 x s8. Without VNNI the sums are int16 pairs: eight steps of 4-bit weights reach at most
-// 8 * 2 * 15 * 127 = 30480, which fits; fold() turns them into int32 every 32 inputs.
+// 8 * 2 * 15 * 127 = 30480, which fits; fold() turns them into int32 every 32 inputs. Whole scales (whole_scales): sums
+// start at what the zero point takes off (less(sum)), so that 32 inputs' fit 16 bits, and fold() multiplies by the scales.
 struct Sum {
 #if defined(HEARTH_AVX_VNNI)
+  HEARTH_INLINE __m256i less(const int32_t* sum) { return _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_set1_epi32(*sum)); }
+  HEARTH_INLINE __m256i multipliers(const uint8_t* scales) { return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales))); }
+  HEARTH_INLINE __m256i fold(__m256i total, __m256i sum, __m256i multipliers) { return _mm256_dpwssd_avx_epi32(total, sum, multipliers); }
   HEARTH_INLINE __m256i add(__m256i sum, __m256i w, __m256i a) { return _mm256_dpbusd_avx_epi32(sum, w, a); }
   HEARTH_INLINE __m256i fold(__m256i total, __m256i sum) { return _mm256_add_epi32(total, sum); }
 #else
+  // In one half of a lane; the other half's products take off the rest.
+  HEARTH_INLINE __m256i less(const int32_t* sum) {
+    const __m256i zero = _mm256_setzero_si256();
+    return _mm256_blend_epi16(zero, _mm256_sub_epi16(zero, _mm256_set1_epi32(*sum)), 0x55);
+  }
+  HEARTH_INLINE __m256i multipliers(const uint8_t* scales) {
+    const __m256i low = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales)));
+    return _mm256_or_si256(low, _mm256_slli_epi32(low, 16));
+  }
+  HEARTH_INLINE __m256i fold(__m256i total, __m256i sum, __m256i multipliers) { return _mm256_add_epi32(total, _mm256_madd_epi16(sum, multipliers)); }
   // In assembly, in this order: left alone, GCC gathers all products first and spills them.
   HEARTH_INLINE __m256i add(__m256i sum, __m256i w, __m256i a) {
     __m256i product;
@@ -34,12 +48,14 @@ struct Sum {
 #endif
 };
 
-// 32 inputs of R rows against 16 outputs.
-template <int R>
-HEARTH_INLINE void dot32(const uint8_t* quants, const int8_t* q, int64_t stride, __m256i (&dot)[R][2]) {
+// 32 inputs of R rows against 16 outputs. With whole scales, times those of the group: `sums` of its activations lie
+// `sum_stride` apart.
+template <int R, bool whole>
+HEARTH_INLINE void dot32(const uint8_t* quants, const int8_t* q, int64_t stride, const uint8_t* scales, const int32_t* sums, int64_t sum_stride,
+                         __m256i (&dot)[R][2]) {
   const __m256i low = _mm256_set1_epi8(15);
   __m256i sum[R][2];
-  for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
+  for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = whole ? Sum::less(sums + r * sum_stride) : _mm256_setzero_si256();
   for (int chunk = 0; chunk < 4; ++chunk) {
     const auto* w = reinterpret_cast<const __m256i*>(quants + chunk * 64);
     _mm_prefetch(reinterpret_cast<const char*>(quants + chunk * 64 + prefetch_bytes), _MM_HINT_T0);
@@ -56,17 +72,21 @@ HEARTH_INLINE void dot32(const uint8_t* quants, const int8_t* q, int64_t stride,
       }
     }
   }
-  for (int r = 0; r < R; ++r) {
-    dot[r][0] = Sum::fold(dot[r][0], sum[r][0]);
-    dot[r][1] = Sum::fold(dot[r][1], sum[r][1]);
+  if constexpr (whole) {
+    const __m256i m0 = Sum::multipliers(scales), m1 = Sum::multipliers(scales + 16);
+    for (int r = 0; r < R; ++r) dot[r][0] = Sum::fold(dot[r][0], sum[r][0], m0), dot[r][1] = Sum::fold(dot[r][1], sum[r][1], m1);
+  } else {
+    for (int r = 0; r < R; ++r) dot[r][0] = Sum::fold(dot[r][0], sum[r][0]), dot[r][1] = Sum::fold(dot[r][1], sum[r][1]);
   }
 }
 
 // 32 inputs of one row against the 16 outputs of each of two blocks.
-HEARTH_INLINE void dot32_pair(const uint8_t* const (&quants)[2], const int8_t* q, __m256i (&dot)[2][2]) {
+template <bool whole>
+HEARTH_INLINE void dot32_pair(const uint8_t* const (&quants)[2], const int8_t* q, const uint8_t* const (&scales)[2], const int32_t* group_sum,
+                              __m256i (&dot)[2][2]) {
   const __m256i low = _mm256_set1_epi8(15);
   __m256i sum[2][2];
-  for (auto& s : sum) s[0] = s[1] = _mm256_setzero_si256();
+  for (auto& s : sum) s[0] = s[1] = whole ? Sum::less(group_sum) : _mm256_setzero_si256();
 #pragma GCC unroll 4
   for (int chunk = 0; chunk < 4; ++chunk) {
     const __m256i first = broadcast4(q + chunk * 8), second = broadcast4(q + chunk * 8 + 4);
@@ -82,13 +102,18 @@ HEARTH_INLINE void dot32_pair(const uint8_t* const (&quants)[2], const int8_t* q
     }
   }
   for (int b = 0; b < 2; ++b) {
-    for (int h = 0; h < 2; ++h) dot[b][h] = Sum::fold(dot[b][h], sum[b][h]);
+    for (int h = 0; h < 2; ++h) {
+      if constexpr (whole) dot[b][h] = Sum::fold(dot[b][h], sum[b][h], Sum::multipliers(scales[b] + 16 * h));
+      else dot[b][h] = Sum::fold(dot[b][h], sum[b][h]);
+    }
   }
 }
 
 template <int subgroups, bool symmetric>
 struct W4Int8 {
   static constexpr int rows_max = 4, streams = 2;  // together(): two streams of sixteen registers
+  static constexpr bool whole = symmetric && subgroups == 1;  // whole_scales
+  static constexpr int span = whole ? span_groups : subgroups;  // dots of 32 inputs that are added up as integers
   int in;
   W4Layout layout;
 
@@ -108,17 +133,28 @@ struct W4Int8 {
     const uint8_t* quants[2] = {block[0] + layout.quants, block[1] + layout.quants};
     __m256 total[2][2];
     for (auto& t : total) t[0] = t[1] = _mm256_setzero_ps();
-    for (int g = 0; g < in / (32 * subgroups); ++g) {
+    for (int at = 0, g = 0; at < in / 32; at += span, ++g) {
       __m256i dot[2][2];
       for (auto& d : dot) d[0] = d[1] = _mm256_setzero_si256();
-      for (int sub = 0; sub < subgroups; ++sub, quants[0] += 256, quants[1] += 256, q += 32) dot32_pair(quants, q, dot);
-      for (int b = 0; b < 2; ++b) add_group(block[b], o, g, dot[b], total[b]);
+      for (int sub = at; sub < at + span && sub < in / 32; ++sub, quants[0] += 256, quants[1] += 256, q += 32) {
+        const uint8_t* const scales[2] = {block[0] + layout.scales + sub * 32, block[1] + layout.scales + sub * 32};
+        dot32_pair<whole>(quants, q, scales, o.sum + sub, dot);
+      }
+      for (int b = 0; b < 2; ++b) {
+        if constexpr (whole) add_span(dot[b], o.scale[g], total[b]);
+        else add_group(block[b], o, g, dot[b], total[b]);
+      }
     }
     for (int b = 0; b < 2; ++b) {
       const auto* factor = reinterpret_cast<const float*>(block[b]);
       _mm256_storeu_ps(out[b], _mm256_mul_ps(total[b][0], _mm256_loadu_ps(factor)));
       _mm256_storeu_ps(out[b] + 8, _mm256_mul_ps(total[b][1], _mm256_loadu_ps(factor + 8)));
     }
+  }
+
+  // A span's sums times its activations' scale.
+  HEARTH_INLINE void add_span(const __m256i (&dot)[2], float scale, __m256 (&total)[2]) {
+    for (int h = 0; h < 2; ++h) total[h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[h]), _mm256_set1_ps(scale), total[h]);
   }
 
   // total += (dot - zero * sum of activations) * scales of group g, one row.
@@ -146,13 +182,18 @@ struct W4Int8 {
     const auto* zeros = reinterpret_cast<const __m128i*>(block + layout.zeros);
     const uint8_t* quants = block + layout.quants;
     const int8_t* q = o.q;
-    const int groups = in / (32 * subgroups);
     __m256 total[R][2];
     for (int r = 0; r < R; ++r) total[r][0] = total[r][1] = _mm256_setzero_ps();
-    for (int g = 0; g < groups; ++g) {
+    for (int at = 0, g = 0; at < in / 32; at += span, ++g) {
       __m256i dot[R][2];
       for (int r = 0; r < R; ++r) dot[r][0] = dot[r][1] = _mm256_setzero_si256();
-      for (int sub = 0; sub < subgroups; ++sub, quants += 256, q += 32) dot32<R>(quants, q, o.q_stride, dot);
+      for (int sub = at; sub < at + span && sub < in / 32; ++sub, quants += 256, q += 32) {
+        dot32<R, whole>(quants, q, o.q_stride, block + layout.scales + sub * 32, o.sum + sub, o.group_stride, dot);
+      }
+      if constexpr (whole) {
+        for (int r = 0; r < R; ++r) add_span(dot[r], o.scale[r * o.group_stride + g], total[r]);
+        continue;
+      }
       const __m256 s0 = _mm256_cvtph_ps(_mm_loadu_si128(scales + 2 * g)), s1 = _mm256_cvtph_ps(_mm_loadu_si128(scales + 2 * g + 1));
       __m256i z0, z1;
       if constexpr (!symmetric) {

@@ -44,6 +44,16 @@ HEARTH_INLINE __m512i group_zeros(const uint8_t* block, const W4Layout& layout, 
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block + layout.zeros) + g));
 }
 
+// Whole scales (whole_scales), each beside zero in its lane: vpdpwssd multiplies sums that fit 16 bits by them.
+HEARTH_INLINE __m512i group_whole_scales(const uint8_t* block, const W4Layout& layout, int g) {
+  return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + layout.scales) + g));
+}
+
+// A span's sums times its activations' scale.
+HEARTH_INLINE __m512 add_span(__m512i sum, float scale, __m512 total) {
+  return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(scale), total);
+}
+
 // A panel goes over a block in stretches of groups: a stretch is decoded to bytes once, then met by every tile of rows.
 struct Stretch {
   int begin, end;            // groups
@@ -77,6 +87,7 @@ HEARTH_INLINE void prefetch_group(const Stretch& stretch, int g) {
 template <int subgroups, bool symmetric>
 struct W4Vnni {
   static constexpr int rows_max = 8, panel_rows_min = 2, few_rows_max = 8, streams = 4, group = 32 * subgroups;
+  static constexpr bool whole = symmetric && subgroups == 1;  // whole_scales
   int in;
   W4Layout layout;
 
@@ -103,13 +114,15 @@ struct W4Vnni {
     const size_t share = layout.bytes / groups + 1, jump = to_next - layout.bytes;  // bytes of a group in all; over the blocks between
     const uint8_t* quants[n];
     __m512 total[n];
-    for (int b = 0; b < n; ++b) quants[b] = block[b] + layout.quants, total[b] = _mm512_setzero_ps();
+    __m512i span[n];
+    for (int b = 0; b < n; ++b) quants[b] = block[b] + layout.quants, total[b] = _mm512_setzero_ps(), span[b] = _mm512_setzero_si512();
     for (int g = 0; g < groups; ++g) {
       const size_t at = far + g * share, ahead = at < layout.bytes ? at : at + jump;
       __m512i dot[n][2];
 #pragma GCC unroll 4
       for (int b = 0; b < n; ++b) {
-        dot[b][0] = dot[b][1] = _mm512_setzero_si512();
+        dot[b][0] = whole ? _mm512_set1_epi32(-o.sum[g]) : _mm512_setzero_si512();
+        dot[b][1] = _mm512_setzero_si512();
         prefetch_far(block[b] + ahead + 4 * subgroups * 64);
       }
 #pragma GCC unroll 16
@@ -128,8 +141,13 @@ struct W4Vnni {
 #pragma GCC unroll 4
       for (int b = 0; b < n; ++b) {
         quants[b] += group * 8;
-        total[b] = add_group(block[b], layout, g, _mm512_add_epi32(dot[b][0], dot[b][1]), o.sum[g], o.scale[g], total[b]);
+        const __m512i sum = _mm512_add_epi32(dot[b][0], dot[b][1]);
+        if constexpr (whole) span[b] = _mm512_dpwssd_epi32(span[b], sum, group_whole_scales(block[b], layout, g));
+        else total[b] = add_group(block[b], layout, g, sum, o.sum[g], o.scale[g], total[b]);
       }
+      if (!whole || !ends_span(g, groups)) continue;
+#pragma GCC unroll 4
+      for (int b = 0; b < n; ++b) total[b] = add_span(span[b], o.scale[g / span_groups], total[b]), span[b] = _mm512_setzero_si512();
     }
     for (int b = 0; b < n; ++b) _mm512_storeu_ps(out[b], _mm512_mul_ps(total[b], _mm512_loadu_ps(block[b])));
   }
@@ -140,12 +158,16 @@ struct W4Vnni {
     const uint8_t* quants = block + layout.quants;
     const int8_t* q = o.q;
     __m512 total[R];
-    for (int r = 0; r < R; ++r) total[r] = _mm512_setzero_ps();
+    __m512i span[R];
+    for (int r = 0; r < R; ++r) total[r] = _mm512_setzero_ps(), span[r] = _mm512_setzero_si512();
     for (int g = 0; g < in / group; ++g) {
       // Two sums a row while registers last: vpdpbusd takes five cycles to give its sum to the next.
       constexpr int chains = R <= 4 ? 2 : 1;
       __m512i dot[R][2];
-      for (int r = 0; r < R; ++r) dot[r][0] = dot[r][1] = _mm512_setzero_si512();
+      for (int r = 0; r < R; ++r) {
+        dot[r][0] = whole ? _mm512_set1_epi32(-o.sum[r * o.group_stride + g]) : _mm512_setzero_si512();
+        dot[r][1] = _mm512_setzero_si512();
+      }
       for (int chunk = 0; chunk < 4 * subgroups; ++chunk, quants += 64, q += 8) {
         const __m512i w = _mm512_loadu_si512(quants);
         prefetch(quants + prefetch_bytes);
@@ -157,8 +179,11 @@ struct W4Vnni {
       }
       for (int r = 0; r < R; ++r) {
         const __m512i sum = chains == 2 ? _mm512_add_epi32(dot[r][0], dot[r][1]) : dot[r][0];
-        total[r] = add_group(block, layout, g, sum, o.sum[r * o.group_stride + g], o.scale[r * o.group_stride + g], total[r]);
+        if constexpr (whole) span[r] = _mm512_dpwssd_epi32(span[r], sum, group_whole_scales(block, layout, g));
+        else total[r] = add_group(block, layout, g, sum, o.sum[r * o.group_stride + g], o.scale[r * o.group_stride + g], total[r]);
       }
+      if (!whole || !ends_span(g, in / group)) continue;
+      for (int r = 0; r < R; ++r) total[r] = add_span(span[r], o.scale[r * o.group_stride + g / span_groups], total[r]), span[r] = _mm512_setzero_si512();
     }
     const __m512 factor = _mm512_loadu_ps(block);
     for (int r = 0; r < R; ++r) _mm512_storeu_ps(out + r * block_rows, _mm512_mul_ps(total[r], factor));
@@ -205,9 +230,10 @@ struct W4Vnni {
     const float* scale = o.scale;
     const int32_t* negated_sum = o.sum;
     __m512 total[R];
+    __m512i span[R];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) total[r] = _mm512_setzero_ps();
-    for (int g = 0; g < in / group; ++g, scale += panel_tile_rows, negated_sum += panel_tile_rows) {
+    for (int r = 0; r < R; ++r) total[r] = _mm512_setzero_ps(), span[r] = _mm512_setzero_si512();
+    for (int g = 0; g < in / group; ++g, negated_sum += panel_tile_rows) {
       // Two sums a row while registers last: vpdpbusd takes five cycles to give its sum to the next.
       constexpr int chains = R <= 4 ? 2 : 1;
       __m512i dot[R][2];
@@ -234,12 +260,18 @@ struct W4Vnni {
           for (int r = 0; r < R; ++r) dot[r][chains - 1] = _mm512_dpbusd_epi32(dot[r][chains - 1], second, broadcast4(q + r * 64 + chunk * 8 + 4));
         }
       }
-      const __m512 scales = group_scales(block, layout, g);
+      const __m512 scales = whole ? __m512{} : group_scales(block, layout, g);
+      const __m512i multipliers = whole ? group_whole_scales(block, layout, g) : __m512i{};
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const __m512i sum = chains == 2 ? _mm512_add_epi32(dot[r][0], dot[r][1]) : dot[r][0];
-        total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(scales, _mm512_set1_ps(scale[r])), total[r]);
+        if constexpr (whole) span[r] = _mm512_dpwssd_epi32(span[r], sum, multipliers);
+        else total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(scales, _mm512_set1_ps(scale[r])), total[r]);
       }
+      if (whole && !ends_span(g, in / group)) continue;
+#pragma GCC unroll 8
+      for (int r = 0; whole && r < R; ++r) total[r] = add_span(span[r], scale[r], total[r]), span[r] = _mm512_setzero_si512();
+      scale += panel_tile_rows;
     }
     const __m512 factor = _mm512_loadu_ps(block);
 #pragma GCC unroll 8
@@ -254,8 +286,9 @@ struct W4Vnni {
     const float* scale = o.scale + tile * o.group_tile + lane;
     const int32_t* negated_sum = o.sum + tile * o.group_tile + lane;
     __m512 total[8];
+    __m512i span[8];
 #pragma GCC unroll 8
-    for (int r = 0; r < 8; ++r) total[r] = stretch.begin == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(out + r * block_rows);
+    for (int r = 0; r < 8; ++r) span[r] = _mm512_setzero_si512(), total[r] = stretch.begin == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(out + r * block_rows);
     for (int g = stretch.begin; g < stretch.end; ++g) {
       if (row == 0) prefetch_group<subgroups>(stretch, g);
       __m512i dot[8];
@@ -274,12 +307,20 @@ struct W4Vnni {
           for (int r = 0; r < 8; ++r) dot[r] = _mm512_dpbusd_epi32(dot[r], w, broadcast4(q + r * 64 + four * 4));
         }
       }
-      const __m512 scales = group_scales(block, layout, g);
+      const __m512 scales = whole ? __m512{} : group_scales(block, layout, g);
+      const __m512i multipliers = whole ? group_whole_scales(block, layout, g) : __m512i{};
 #pragma GCC unroll 8
       for (int r = 0; r < 8; ++r) {
-        const __m512 by = _mm512_mul_ps(scales, _mm512_set1_ps(scale[g * panel_tile_rows + r]));
-        total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r]), by, total[r]);
+        if constexpr (whole) {
+          span[r] = _mm512_dpwssd_epi32(span[r], dot[r], multipliers);
+        } else {
+          const __m512 by = _mm512_mul_ps(scales, _mm512_set1_ps(scale[g * panel_tile_rows + r]));
+          total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r]), by, total[r]);
+        }
       }
+      if (!whole || !ends_span(g, stretch.end)) continue;
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; ++r) total[r] = add_span(span[r], scale[g / span_groups * panel_tile_rows + r], total[r]), span[r] = _mm512_setzero_si512();
     }
     const __m512 factor = _mm512_loadu_ps(block);
 #pragma GCC unroll 8

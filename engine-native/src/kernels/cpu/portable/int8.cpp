@@ -17,6 +17,7 @@ HEARTH_INLINE F scaled(const int32_t* dot, int v, F by, F total) { return fused(
 template <int subgroups, bool symmetric>
 struct W4Int8 {
   static constexpr int rows_max = 4, group = 32 * subgroups;
+  static constexpr bool whole = symmetric && subgroups == 1;  // whole_scales
   int in;
   W4Layout layout;
 
@@ -29,6 +30,7 @@ struct W4Int8 {
 
   void one_row(const uint8_t* block, const Operands& o, float* out) const {
     F total[vectors] = {};
+    I span[vectors] = {};
     for (int g = 0; g < in / group; ++g) {
       int32_t dot[block_rows];
       for (int row = 0; row < block_rows; ++row) {
@@ -40,8 +42,13 @@ struct W4Int8 {
           for (int i = 0; i < 4; ++i) dot[row] += (w[i] & 15) * o.q[k + i] + (w[i] >> 4) * o.q[k + 4 + i];
         }
       }
-      const auto* scales = reinterpret_cast<const Half*>(block + layout.scales) + g * block_rows;
-      for (int v = 0; v < vectors; ++v) total[v] = scaled(dot, v, load(scales + v * lanes) * o.scale[g], total[v]);
+      const uint8_t* scales = block + layout.scales + g * 2 * block_rows;
+      for (int v = 0; v < vectors; ++v, scales += 2 * lanes) {
+        if constexpr (whole) span[v] += load_i32(dot + v * lanes) * load_i16(scales);
+        else total[v] = scaled(dot, v, load(reinterpret_cast<const Half*>(scales)) * o.scale[g], total[v]);
+      }
+      if (!whole || !ends_span(g, in / group)) continue;
+      for (int v = 0; v < vectors; ++v) total[v] = fused(to_f32(span[v]), splat(o.scale[g / span_groups]), total[v]), span[v] = I{};
     }
     for (int v = 0; v < vectors; ++v) store(out + v * lanes, total[v] * load(reinterpret_cast<const float*>(block) + v * lanes));
   }

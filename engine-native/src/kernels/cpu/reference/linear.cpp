@@ -7,6 +7,7 @@
 
 #include "device/cpu_stream.h"
 #include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cpu/layouts.h"
 #include "kernels/cpu/scalar.h"
 
 namespace hearth::kernels::cpu::reference {
@@ -79,7 +80,7 @@ void pack(const LinearSpec& s, const HostLinear& from, int begin, int end, void*
 struct Activations {
   const float* exact;   // [in]
   const int8_t* q;      // [in]
-  const float* scale;   // [in / group] or [1]
+  const float* scale;   // [in / activation_span, rounded up] or [1]
 };
 
 double dot_dense(const LinearSpec& s, const uint8_t* w, const float* x) {
@@ -93,13 +94,14 @@ int nibble(const uint8_t* w, int i) { return (w[i / 2] >> (i % 2 * 4)) & 15; }
 
 double dot_w4(const LinearSpec& s, const uint8_t* w, const PlainRow& layout, const Activations& a) {
   const auto* scales = reinterpret_cast<const float*>(w + layout.scales);
+  const int span = activation_span(s);
   double sum = 0;
   for (int g = 0; g < s.in / s.group; ++g) {
     const int zero = w[layout.zeros + g];
     if (s.activations == ActivationFormat::int8_group) {
       int32_t dot = 0;
       for (int i = g * s.group; i < (g + 1) * s.group; ++i) dot += (nibble(w, i) - zero) * a.q[i];
-      sum += static_cast<double>(dot) * scales[g] * a.scale[g];
+      sum += static_cast<double>(dot) * scales[g] * a.scale[g * s.group / span];
     } else {
       double dot = 0;
       for (int i = g * s.group; i < (g + 1) * s.group; ++i) dot += static_cast<double>(nibble(w, i) - zero) * a.exact[i];
@@ -136,14 +138,15 @@ size_t workspace_bytes(const LinearSpec& s, int max_rows, const DeviceInfo&) { r
 
 void quantise(const LinearSpec& s, const float* x, int8_t* q, float* scale) {
   if (s.activations == ActivationFormat::exact) return;
-  const int span = s.activations == ActivationFormat::int8_group ? s.group : s.in;
+  const int span = s.activations == ActivationFormat::int8_group ? activation_span(s) : s.in;
   for (int begin = 0; begin < s.in; begin += span) {
     float amax = 0;
-    for (int i = begin; i < begin + span; ++i) amax = std::fmax(amax, std::fabs(x[i]));
+    const int end = begin + span < s.in ? begin + span : s.in;
+    for (int i = begin; i < end; ++i) amax = std::fmax(amax, std::fabs(x[i]));
     const Int8Scale by = s.activations == ActivationFormat::int8_row && s.static_scale > 0
                              ? int8_static_scale(s.static_scale) : int8_scale(amax);
     scale[begin / span] = by.scale;
-    for (int i = begin; i < begin + span; ++i) q[i] = to_int8(x[i], by.inverse);
+    for (int i = begin; i < end; ++i) q[i] = to_int8(x[i], by.inverse);
   }
 }
 

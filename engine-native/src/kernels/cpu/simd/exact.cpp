@@ -37,12 +37,15 @@ HEARTH_INLINE void four_inputs_w8(const uint8_t* quants, const float* x, int64_t
 struct W4Exact {
   static constexpr int rows_max = 4;
   int in, group;
-  bool symmetric;
+  bool symmetric, whole;
   W4Layout layout;
 
   explicit W4Exact(const ops::LinearSpec& s)
-      : in(s.in), group(s.group), symmetric(s.symmetric), layout(w4_layout(s.in, s.group, s.symmetric)) {}
+      : in(s.in), group(s.group), symmetric(s.symmetric), whole(whole_scales(s)), layout(w4_layout(s.in, s.group, s.symmetric)) {}
   size_t block_bytes() const { return layout.bytes; }
+  F group_scales(const uint8_t* at) const {
+    return whole ? to_f32(load_i16(at)) : load(reinterpret_cast<const Half*>(at));
+  }
 
   void tile(const uint8_t* block, const Operands& o, int rows, float* out) const {
     if (rows == 4) rows_tile<4>(block, o, out);
@@ -53,7 +56,6 @@ struct W4Exact {
 
   template <int R>
   __attribute__((noinline)) void rows_tile(const uint8_t* block, const Operands& o, float* out) const {
-    const auto* scales = reinterpret_cast<const Half*>(block + layout.scales);
     const uint8_t* quants = block + layout.quants;
     F total[R][vectors] = {};
     for (int g = 0; g < in / group; ++g) {
@@ -68,7 +70,7 @@ struct W4Exact {
         for (int h = 0; h < vectors; ++h) {
           const int at = g * block_rows + h * lanes;
           const F zero = symmetric ? splat(8.0f) : load_u8(block + layout.zeros + at);
-          total[r][h] = fused(fused(-zero, inputs, sum[r][h]), load(scales + at), total[r][h]);
+          total[r][h] = fused(fused(-zero, inputs, sum[r][h]), group_scales(block + layout.scales + 2 * at), total[r][h]);
         }
       }
     }
@@ -135,7 +137,7 @@ void w8_exact_run(const ops::LinearSpec& s, const ops::LinearParams& p, ops::Str
 
 extern const ops::LinearImplementation linear_w4_exact, linear_w8_exact;
 const ops::LinearImplementation linear_w4_exact{
-    {HEARTH_ISA_NAME, w4_exact_declines, w4_exact_run, linear_workspace}, "w4-x16", w4_packed_bytes, w4_pack, block_rows};
+    {HEARTH_ISA_NAME, w4_exact_declines, w4_exact_run, linear_workspace}, w4_layout_name, w4_packed_bytes, w4_pack, block_rows};
 const ops::LinearImplementation linear_w8_exact{
     {HEARTH_ISA_NAME, w8_exact_declines, w8_exact_run, linear_workspace}, "w8-x16", w8_packed_bytes, w8_pack, block_rows};
 

@@ -35,7 +35,7 @@ void w8_int8_run(const ops::LinearSpec& s, const ops::LinearParams& p, ops::Stre
 extern const ops::LinearImplementation linear_w4_int8;
 extern const ops::LinearImplementation linear_w8_int8;
 const ops::LinearImplementation linear_w4_int8{
-    {HEARTH_INT8_NAME, w4_int8_declines, w4_int8_run, linear_workspace}, "w4-x16", w4_packed_bytes, w4_pack, block_rows};
+    {HEARTH_INT8_NAME, w4_int8_declines, w4_int8_run, linear_workspace}, w4_layout_name, w4_packed_bytes, w4_pack, block_rows};
 const ops::LinearImplementation linear_w8_int8{
     {HEARTH_INT8_NAME, w8_int8_declines, w8_int8_run, linear_workspace}, "w8-x16", w8_packed_bytes, w8_pack, block_rows};
 

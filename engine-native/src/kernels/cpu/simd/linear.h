@@ -12,8 +12,9 @@
 
 namespace hearth::kernels::cpu::HEARTH_ISA {
 
-// Activations of a step as a kernel reads them. Exact ones in x, int8 ones in q with scale and sum of each group (or of
-// the row). For group sums, `sum` is sum(q) times 8 when the weights are symmetric: their zero point.
+// Activations of a step as a kernel reads them. Exact ones in x, int8 ones in q with the scale of each activation_span and
+// the sum of each group (or both of the row). For group sums, `sum` is sum(q) times 8 when the weights are symmetric: their
+// zero point.
 struct Operands {
   const float* x = nullptr; int64_t x_stride = 0;
   const int8_t* q = nullptr; int64_t q_stride = 0;
@@ -27,8 +28,12 @@ HEARTH_INLINE Operands from_row(const Operands& all, int row) {
   return o;
 }
 
+// Groups of a span with whole scales, and whether group g is the last of one.
+constexpr int span_groups = 4;
+HEARTH_INLINE bool ends_span(int g, int groups) { return g % span_groups == span_groups - 1 || g + 1 == groups; }
+
 // Operands of a panel kernel, in tiles of 16 rows so that every address is one pointer and a constant: q is
-// [tiles][inputs / 64][16 rows][64 inputs] (an AMX tile is contiguous), scale and sum are [tiles][groups][16 rows].
+// [tiles][inputs / 64][16 rows][64 inputs] (an AMX tile is contiguous), scale is [tiles][spans][16 rows], sum [tiles][groups][16 rows].
 // `sum` is the zero point's correction, negated: -8 sum(q) when the weights are symmetric, else -sum(q).
 constexpr int panel_tile_rows = 16;
 struct PanelOperands {
@@ -72,6 +77,12 @@ inline size_t linear_workspace(const ops::LinearSpec& spec, int max_rows, const 
   return Scratch(spec, scratch_rows(max_rows, info.threads)).bytes;
 }
 
+// The scale of `count` activations: static for a whole row where the model says so.
+HEARTH_INLINE Int8Scale int8_scale_of(const ops::LinearSpec& s, const float* x, int count) {
+  if (s.activations == ops::ActivationFormat::int8_row && s.static_scale > 0) return {s.static_scale, 1.0f / s.static_scale};
+  return int8_scale(largest_magnitude(x, count));
+}
+
 // A row quantised into its panel tile (PanelOperands). The last row of a step fills the lanes after it with scale 0.
 HEARTH_INLINE void quantise_to_panel(const ops::LinearSpec& s, const Scratch& at, uint8_t* base, int row, bool last, const float* x) {
   const int tile = row / panel_tile_rows, lane = row % panel_tile_rows;
@@ -80,21 +91,20 @@ HEARTH_INLINE void quantise_to_panel(const ops::LinearSpec& s, const Scratch& at
   int32_t* sums = reinterpret_cast<int32_t*>(base + at.sum) + first;
   int8_t* q = reinterpret_cast<int8_t*>(base) + tile * at.panel_tile_bytes(s) + lane * 64;
   const bool by_row = s.activations == ops::ActivationFormat::int8_row;
-  const int span = by_row ? s.in : s.group, zero = by_row ? 1 : s.symmetric ? 8 : 1;
-  for (int g = 0; g < s.in / span; ++g) {
-    const float* from = x + static_cast<int64_t>(g) * span;
-    const Int8Scale by = by_row && s.static_scale > 0 ? Int8Scale{s.static_scale, 1.0f / s.static_scale} : int8_scale(largest_magnitude(from, span));
+  const int span = by_row ? s.in : activation_span(s), part = by_row ? s.in : s.group, zero = by_row ? 1 : s.symmetric ? 8 : 1;
+  const int pads = last ? panel_tile_rows - lane : 1;
+  Int8Scale by{};
+  for (int begin = 0; begin < s.in; begin += part) {
+    if (begin % span == 0) {
+      by = int8_scale_of(s, x + begin, s.in - begin < span ? s.in - begin : span);
+      for (int pad = 0; pad < pads; ++pad) scale[begin / span * panel_tile_rows + pad] = pad == 0 ? by.scale : 0;
+    }
     int32_t total = 0;
-    for (int i = 0; i < span; i += 64) {
-      const int at_input = g * span + i, count = span - i < 64 ? span - i : 64;
-      total += quantise(from + i, count, by_row ? 64 : count, by.inverse, q + at_input / 64 * 1024 + at_input % 64);
+    for (int i = begin; i < begin + part; i += 64) {
+      const int count = begin + part - i < 64 ? begin + part - i : 64;
+      total += quantise(x + i, count, by_row ? 64 : count, by.inverse, q + i / 64 * 1024 + i % 64);
     }
-    scale[g * panel_tile_rows] = by.scale;
-    sums[g * panel_tile_rows] = -zero * total;
-    for (int pad = 1; last && lane + pad < panel_tile_rows; ++pad) {
-      scale[g * panel_tile_rows + pad] = 0;
-      sums[g * panel_tile_rows + pad] = 0;
-    }
+    for (int pad = 0; pad < pads; ++pad) sums[begin / part * panel_tile_rows + pad] = pad == 0 ? -zero * total : 0;
   }
 }
 
@@ -122,16 +132,17 @@ HEARTH_INLINE void prepare_row(const ops::LinearSpec& s, const ops::LinearParams
   float* scale = reinterpret_cast<float*>(base + at.scale) + to * at.group_stride;
   int32_t* sums = reinterpret_cast<int32_t*>(base + at.sum) + to * at.group_stride;
   if (s.activations == ops::ActivationFormat::int8_row) {
-    const Int8Scale by = s.static_scale > 0 ? Int8Scale{s.static_scale, 1.0f / s.static_scale} : int8_scale(largest_magnitude(x, s.in));
+    const Int8Scale by = int8_scale_of(s, x, s.in);
     scale[0] = by.scale;
     sums[0] = quantise(x, s.in, (s.in + 63) / 64 * 64, by.inverse, q);
     return;
   }
-  const int zero = s.symmetric ? 8 : 1;
-  for (int g = 0; g < s.in / s.group; ++g) {
-    const Int8Scale by = int8_scale(largest_magnitude(x + g * s.group, s.group));
-    scale[g] = by.scale;
-    sums[g] = zero * quantise(x + g * s.group, s.group, s.group, by.inverse, q + g * s.group);
+  const int zero = s.symmetric ? 8 : 1, span = activation_span(s);
+  for (int begin = 0; begin < s.in; begin += span) {
+    const int end = begin + span < s.in ? begin + span : s.in;
+    const Int8Scale by = int8_scale_of(s, x + begin, end - begin);
+    scale[begin / span] = by.scale;
+    for (int at = begin; at < end; at += s.group) sums[at / s.group] = zero * quantise(x + at, s.group, s.group, by.inverse, q + at);
   }
 }
 

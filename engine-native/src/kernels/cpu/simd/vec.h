@@ -42,6 +42,10 @@ HEARTH_INLINE F load(const float* p) { return *reinterpret_cast<const LooseF*>(p
 HEARTH_INLINE void store(float* p, F v) { *reinterpret_cast<LooseF*>(p) = v; }
 HEARTH_INLINE I load_i32(const void* p) { return *reinterpret_cast<const LooseI*>(p); }
 HEARTH_INLINE F to_f32(I v) { return __builtin_convertvector(v, F); }
+HEARTH_INLINE I load_i16(const void* p) {
+  typedef int16_t Words __attribute__((vector_size(2 * HEARTH_LANES), aligned(2), may_alias));
+  return __builtin_convertvector(*static_cast<const Words*>(p), I);
+}
 HEARTH_INLINE F select(I mask, F yes, F no) { return reinterpret_cast<F>((reinterpret_cast<I>(yes) & mask) | (reinterpret_cast<I>(no) & ~mask)); }
 // b where they are equal or one is NaN: what x86's own instruction does, which GCC does not find.
 #if HEARTH_LANES == 16
