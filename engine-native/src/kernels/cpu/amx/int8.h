@@ -38,7 +38,7 @@ class TileShapes {
   bool set_ = false;
 };
 
-// Two tiles of rows share each tile of weights. What is added up before it becomes floats is a step of the walk over a stretch: a
+// Two blocks share each tile of rows, which comes from the L2 cache. What is added up before it becomes floats is a step of the walk over a stretch: a
 // group, or a span of four with whole scales. While a step's products run, the sums of the step before are scaled and added to
 // `out`, some rows after each product: as soon as tile instructions are near, one 512-bit operation starts a cycle.
 template <int subgroups, bool symmetric>
@@ -47,7 +47,7 @@ struct W4Amx {
   static constexpr bool whole = symmetric && subgroups == 1;  // whole_scales
   static constexpr int depth = subgroups == 1 ? 32 : 64;      // inputs of one tile product
   static constexpr int step_groups = whole ? span_groups : 1, products = step_groups * group / depth, rows_apiece = 32 / products;
-  static constexpr int step_inputs = step_groups * group, step_sums = step_groups * 2 * panel_tile_rows * block_rows;
+  static constexpr int step_inputs = step_groups * group, step_sums = 2 * step_groups * panel_tile_rows * block_rows;
   W4Vnni<subgroups, symmetric> few;
   mutable TileShapes shapes;
 
@@ -88,122 +88,142 @@ struct W4Amx {
     }
   }
 
-  // Sums of a step that wait to be scaled: [tiles][groups][16][16].
+  // Sums of a step that wait to be scaled: [blocks][groups][16][16]; their scales are at `number` in each block's.
   struct Waiting {
     const int32_t* sums;
-    const int32_t (*scales)[block_rows];
-    const float* scale;  // of the activations, [tiles, group_tile apart][16]
-    int64_t group_tile;
-    float* out;
-    int rows;  // 0, 16 or 32
+    const Decoded* blocks;
+    int number, count;   // count: blocks, 0 before the first step
+    const float* scale;  // of the activations [16]
+    float* out;          // [blocks, apart][16][16]
+    int64_t apart;
   };
 
-  // Rows [from, from + rows_apiece) of a step.
+  // Rows [from, from + rows_apiece) of the blocks' sums, one block after the other.
   HEARTH_INLINE void add(const Waiting& w, int from) {
-    if (from >= w.rows) return;
-    const int tile = from / panel_tile_rows, lane = from % panel_tile_rows;
-    __m512i multipliers[step_groups];
+#pragma GCC unroll 2
+    for (int at = from; at < from + rows_apiece; at += panel_tile_rows) {
+      if (at / panel_tile_rows < w.count) add_block(w, at / panel_tile_rows, at % panel_tile_rows);
+    }
+  }
+
+  HEARTH_INLINE void add_block(const Waiting& w, int block, int from) {
+    constexpr int rows = rows_apiece < panel_tile_rows ? rows_apiece : panel_tile_rows;
+    const int32_t* sums = w.sums + (block * step_groups * panel_tile_rows + from) * block_rows;
+    float* out = w.out + block * w.apart + from * block_rows;
+    __m512i scales[step_groups];
 #pragma GCC unroll 4
-    for (int g = 0; g < step_groups; ++g) multipliers[g] = _mm512_load_si512(w.scales[g]);
-#pragma GCC unroll 32
-    for (int r = 0; r < rows_apiece; ++r) {
-      const int row = (lane + r) % panel_tile_rows, of = tile + (lane + r) / panel_tile_rows;
-      if (of * panel_tile_rows >= w.rows) return;
-      const int32_t* sums = w.sums + (of * step_groups * panel_tile_rows + row) * block_rows;
-      float* out = w.out + (from + r) * block_rows;
-      const __m512 scale = _mm512_set1_ps(w.scale[of * w.group_tile + row]);
+    for (int g = 0; g < step_groups; ++g) scales[g] = _mm512_load_si512(w.blocks[block].scales[w.number + g]);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r, sums += block_rows, out += block_rows) {
+      const __m512 scale = _mm512_set1_ps(w.scale[from + r]);
       if constexpr (whole) {
         __m512i sum = _mm512_setzero_si512();
 #pragma GCC unroll 4
-        for (int g = 0; g < step_groups; ++g) sum = _mm512_dpwssd_epi32(sum, _mm512_load_si512(sums + g * panel_tile_rows * block_rows), multipliers[g]);
+        for (int g = 0; g < step_groups; ++g) sum = _mm512_dpwssd_epi32(sum, _mm512_load_si512(sums + g * panel_tile_rows * block_rows), scales[g]);
         _mm512_store_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, _mm512_load_ps(out)));
       } else {
-        const __m512 by = _mm512_mul_ps(_mm512_castsi512_ps(multipliers[0]), scale);
+        const __m512 by = _mm512_mul_ps(_mm512_castsi512_ps(scales[0]), scale);
         _mm512_store_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums)), by, _mm512_load_ps(out)));
       }
     }
   }
 
-  // Product `number` of a step of one or two tiles of rows. Tiles C change from group to group, or from step to step.
-  template <int tiles, int number, int parity>
-  HEARTH_INLINE void product(const int8_t* weights, const int8_t* q, int64_t q_tile, int32_t* sums) {
-    constexpr bool starts = whole || number == 0, ends = whole || number == products - 1;
-    constexpr bool odd = (whole || products > 1 ? number : parity) % 2 != 0, odd_sums = (whole ? number : parity) % 2 != 0;
-    constexpr int tile_sums = step_groups * panel_tile_rows * block_rows;
-    weights += number * depth * block_rows;
+  // Product `number` of a step, of one or two blocks. Tiles of sums change from group to group, or from step to step.
+  template <int blocks, int number, int parity>
+  HEARTH_INLINE void product(const Decoded* d, int at, const int8_t* q) {
+    constexpr bool starts = whole || number == 0, odd = (whole || products > 1 ? number : parity) % 2 != 0, odd_sums = (whole ? number : parity) % 2 != 0;
+    at = (at * group + number * depth) * block_rows;
     q += number * depth / 64 * 1024 + number * depth % 64;
-    if constexpr (odd) _tile_loadd(7, weights, 64);
-    else _tile_loadd(6, weights, 64);
-    _tile_loadd(4, q, 64);
-    if constexpr (tiles > 1) _tile_loadd(5, q + q_tile, 64);
+    if constexpr (odd) _tile_loadd(5, q, 64);
+    else _tile_loadd(4, q, 64);
     if constexpr (starts && odd_sums) _tile_zero(2);
     if constexpr (starts && !odd_sums) _tile_zero(0);
-    if constexpr (starts && odd_sums && tiles > 1) _tile_zero(3);
-    if constexpr (starts && !odd_sums && tiles > 1) _tile_zero(1);
-    multiply<tiles, odd, odd_sums>();
-    if constexpr (!ends) return;
+    _tile_loadd(6, d[0].weights + at, 64);
+    if constexpr (odd && odd_sums) _tile_dpbssd(2, 5, 6);
+    if constexpr (odd && !odd_sums) _tile_dpbssd(0, 5, 6);
+    if constexpr (!odd && odd_sums) _tile_dpbssd(2, 4, 6);
+    if constexpr (!odd && !odd_sums) _tile_dpbssd(0, 4, 6);
+    if constexpr (blocks == 1) return;
+    if constexpr (starts && odd_sums) _tile_zero(3);
+    if constexpr (starts && !odd_sums) _tile_zero(1);
+    _tile_loadd(7, d[1].weights + at, 64);
+    if constexpr (odd && odd_sums) _tile_dpbssd(3, 5, 7);
+    if constexpr (odd && !odd_sums) _tile_dpbssd(1, 5, 7);
+    if constexpr (!odd && odd_sums) _tile_dpbssd(3, 4, 7);
+    if constexpr (!odd && !odd_sums) _tile_dpbssd(1, 4, 7);
+  }
+
+  // The sums of a product, after the rows between, by when they are ready.
+  template <int blocks, int number, int parity>
+  HEARTH_INLINE void give(int32_t* sums) {
+    if constexpr (!whole && number + 1 < products) return;
+    constexpr bool odd_sums = (whole ? number : parity) % 2 != 0;
+    constexpr int block_sums = step_groups * panel_tile_rows * block_rows;
     if constexpr (whole) sums += number * panel_tile_rows * block_rows;
     if constexpr (odd_sums) _tile_stored(2, sums, 64);
     else _tile_stored(0, sums, 64);
-    if constexpr (odd_sums && tiles > 1) _tile_stored(3, sums + tile_sums, 64);
-    if constexpr (!odd_sums && tiles > 1) _tile_stored(1, sums + tile_sums, 64);
+    if constexpr (odd_sums && blocks > 1) _tile_stored(3, sums + block_sums, 64);
+    if constexpr (!odd_sums && blocks > 1) _tile_stored(1, sums + block_sums, 64);
   }
 
-  template <int tiles, bool odd, bool odd_sums>
-  HEARTH_INLINE void multiply() {
-    if constexpr (odd && odd_sums) _tile_dpbssd(2, 4, 7);
-    if constexpr (odd && !odd_sums) _tile_dpbssd(0, 4, 7);
-    if constexpr (!odd && odd_sums) _tile_dpbssd(2, 4, 6);
-    if constexpr (!odd && !odd_sums) _tile_dpbssd(0, 4, 6);
-    if constexpr (tiles == 1) return;
-    if constexpr (odd && odd_sums) _tile_dpbssd(3, 5, 7);
-    if constexpr (odd && !odd_sums) _tile_dpbssd(1, 5, 7);
-    if constexpr (!odd && odd_sums) _tile_dpbssd(3, 5, 6);
-    if constexpr (!odd && !odd_sums) _tile_dpbssd(1, 5, 6);
-  }
-
-  template <int tiles, int parity, int number = 0>
-  HEARTH_INLINE void step(const int8_t* weights, const int8_t* q, int64_t q_tile, int32_t* sums, const Waiting& before) {
-    product<tiles, number, parity>(weights, q, q_tile, sums);
+  template <int blocks, int parity, int number = 0>
+  HEARTH_INLINE void step(const Decoded* d, int at, const int8_t* q, int32_t* sums, const Waiting& before) {
+    product<blocks, number, parity>(d, at, q);
     add(before, number * rows_apiece);
-    if constexpr (number + 1 < products) step<tiles, parity, number + 1>(weights, q, q_tile, sums, before);
+    give<blocks, number, parity>(sums);
+    if constexpr (number + 1 < products) step<blocks, parity, number + 1>(d, at, q, sums, before);
   }
 
-  void panel(const uint8_t* block, const PanelOperands& o, int rows, float* out) const {
-    if (rows <= few.few_rows_max) return few.panel(block, o, rows, out);
+  void panels(const uint8_t* block, int count, const PanelOperands& o, int rows, float* out, int64_t apart) const {
+    if (rows <= few.few_rows_max) return few.few_rows_panels(block, count, o, rows, out, apart);
     shapes.set(depth);
-    for (int r = 0; r < (rows + panel_tile_rows - 1) / panel_tile_rows * panel_tile_rows; ++r) _mm512_store_ps(out + r * block_rows, _mm512_setzero_ps());
-    Decoded decoded;
-    for_each_stretch<group>(block, few.layout, few.in / group, [&](const Stretch& stretch) {
-      decode(block, few.layout, stretch, decoded);
+    int i = 0;
+    for (; i + 2 <= count; i += 2) many_rows<2>(block + i * few.layout.bytes, o, rows, out + i * apart, apart);
+    if (i < count) many_rows<1>(block + i * few.layout.bytes, o, rows, out + i * apart, apart);
+  }
+
+  template <int blocks>
+  void many_rows(const uint8_t* block, const PanelOperands& o, int rows, float* out, int64_t apart) const {
+    const int whole_tiles = (rows + panel_tile_rows - 1) / panel_tile_rows * panel_tile_rows;
+    for (int b = 0; b < blocks; ++b) std::memset(out + b * apart, 0, sizeof(float) * block_rows * whole_tiles);
+    Decoded decoded[blocks];
+    for_each_stretch<group>(block, few.layout, blocks * few.layout.bytes, few.in / group, [&](const Stretch& stretch) {
+      for (int b = 0; b < blocks; ++b) decode(block + b * few.layout.bytes, few.layout, stretch, decoded[b]);
       memory_is_written();
-      over_stretch(decoded, o, rows, stretch, out);
+      over_stretch<blocks>(decoded, o, rows, stretch, out, apart);
     });
-    const __m512 factor = _mm512_loadu_ps(block);
-    for (int r = 0; r < rows; ++r) _mm512_store_ps(out + r * block_rows, _mm512_mul_ps(_mm512_load_ps(out + r * block_rows), factor));
+    for (int b = 0; b < blocks; ++b) {
+      const __m512 factor = _mm512_loadu_ps(block + b * few.layout.bytes);
+      float* to = out + b * apart;
+      for (int r = 0; r < rows; ++r, to += block_rows) _mm512_store_ps(to, _mm512_mul_ps(_mm512_load_ps(to), factor));
+    }
   }
 
   // All rows over a decoded stretch, added to out.
-  __attribute__((noinline)) void over_stretch(const Decoded& d, const PanelOperands& o, int rows, const Stretch& stretch, float* out) const {
+  template <int blocks>
+  __attribute__((noinline)) void over_stretch(const Decoded* d, const PanelOperands& o, int rows, const Stretch& stretch, float* out, int64_t apart) const {
     alignas(64) int32_t sums[2][step_sums];
     Waiting before{};
     int parity = 0;
-    for (int row = 0; row < rows; row += 2 * panel_tile_rows) {
+    for (int row = 0; row < rows; row += panel_tile_rows) {
       const int tile = row / panel_tile_rows;
-      const bool two = rows - row > panel_tile_rows;
       for (int g = stretch.begin; g < stretch.end; g += step_groups, parity ^= 1) {
-        for (int i = 0; row == 0 && i < step_groups && g + i < stretch.end; ++i) prefetch_group<subgroups>(stretch, g + i);
-        const int at = g - stretch.begin;
-        const int8_t *weights = d.weights + at * group * block_rows, *q = o.q + tile * o.q_tile + g * group / 64 * 1024 + g * group % 64;
-        if (two && parity) step<2, 1>(weights, q, o.q_tile, sums[1], before);
-        else if (two) step<2, 0>(weights, q, o.q_tile, sums[0], before);
-        else if (parity) step<1, 1>(weights, q, o.q_tile, sums[1], before);
-        else step<1, 0>(weights, q, o.q_tile, sums[0], before);
-        before = {sums[parity], d.scales + at, o.scale + tile * o.group_tile + g / step_groups * panel_tile_rows, o.group_tile, out + row * block_rows,
-                  two ? 2 * panel_tile_rows : panel_tile_rows};
+        if (row == 0) read_ahead<blocks>(stretch, g);
+        const int8_t* q = o.q + tile * o.q_tile + g * group / 64 * 1024 + g * group % 64;
+        if (parity) step<blocks, 1>(d, g - stretch.begin, q, sums[1], before);
+        else step<blocks, 0>(d, g - stretch.begin, q, sums[0], before);
+        before = {sums[parity], d, g - stretch.begin, blocks, o.scale + tile * o.group_tile + g / step_groups * panel_tile_rows, out + row * block_rows, apart};
       }
     }
-    for (int from = 0; from < before.rows; from += rows_apiece) add(before, from);
+    for (int from = 0; from < blocks * panel_tile_rows; from += rows_apiece) add(before, from);
+  }
+
+  // What the step at group g wants of the next stretch.
+  template <int blocks>
+  __attribute__((always_inline)) inline void read_ahead(const Stretch& stretch, int g) const {
+    for (int b = 0; b < blocks; ++b) {
+      for (int i = 0; i < step_groups && g + i < stretch.end; ++i) prefetch_group<subgroups>(stretch, g + i, b * few.layout.bytes);
+    }
   }
 };
 
@@ -217,9 +237,13 @@ struct W8Amx {
   size_t block_bytes() const { return few.block_bytes(); }
   void tile(const uint8_t* block, const Operands& o, int rows, float* out) const { few.tile(block, o, rows, out); }
 
-  void panel(const uint8_t* block, const PanelOperands& o, int rows, float* out) const {
+  void panels(const uint8_t* block, int count, const PanelOperands& o, int rows, float* out, int64_t apart) const {
     shapes.set(64);
     memory_is_written();
+    for (int i = 0; i < count; ++i) many_rows(block + i * few.layout.bytes, o, rows, out + i * apart);
+  }
+
+  void many_rows(const uint8_t* block, const PanelOperands& o, int rows, float* out) const {
     for (int row = 0; row < rows; row += rows_at_once) {
       const int tiles = rows - row < rows_at_once ? (rows - row + panel_tile_rows - 1) / panel_tile_rows : 4;
       float* to = out + row * block_rows;

@@ -66,22 +66,23 @@ struct Stretch {
 // AMX took 8-16 % longer), and memory and multipliers take turns often.
 constexpr int scratch_inputs = 512;
 
-// body(stretch) for each.
+// body(stretch) for each; `to_next`: bytes to the block that comes after this one.
 template <int group, class Body>
-HEARTH_INLINE void for_each_stretch(const uint8_t* block, const W4Layout& layout, int groups, Body body) {
+HEARTH_INLINE void for_each_stretch(const uint8_t* block, const W4Layout& layout, size_t to_next, int groups, Body body) {
   constexpr int step = scratch_inputs / group;
   for (int begin = 0; begin < groups; begin += step) {
     const int end = begin + step < groups ? begin + step : groups;
-    const uint8_t* next = end < groups ? block + layout.quants + static_cast<size_t>(end) * group * 8 : block + layout.bytes + layout.quants;
-    body(Stretch{begin, end, end == groups, next, block + layout.bytes + static_cast<size_t>(begin) * 2 * block_rows});
+    const uint8_t* next = end < groups ? block + layout.quants + static_cast<size_t>(end) * group * 8 : block + to_next + layout.quants;
+    body(Stretch{begin, end, end == groups, next, block + to_next + static_cast<size_t>(begin) * 2 * block_rows});
   }
 }
 
+// Group g of the next stretch, of the block so many bytes after.
 template <int subgroups>
-HEARTH_INLINE void prefetch_group(const Stretch& stretch, int g) {
-  prefetch(stretch.next_scales + static_cast<size_t>(g - stretch.begin) * 2 * block_rows);
+HEARTH_INLINE void prefetch_group(const Stretch& stretch, int g, size_t after = 0) {
+  prefetch(stretch.next_scales + after + static_cast<size_t>(g - stretch.begin) * 2 * block_rows);
 #pragma GCC unroll 16
-  for (int line = 0; line < 4 * subgroups; ++line) prefetch(stretch.next + static_cast<size_t>((g - stretch.begin) * 4 * subgroups + line) * 64);
+  for (int line = 0; line < 4 * subgroups; ++line) prefetch(stretch.next + after + static_cast<size_t>((g - stretch.begin) * 4 * subgroups + line) * 64);
 }
 
 template <int subgroups, bool symmetric>
@@ -199,41 +200,71 @@ struct W4Vnni {
     }
   }
 
-  void panel(const uint8_t* block, const PanelOperands& o, int rows, float* out) const {
-    if (rows <= few_rows_max) return few_rows_of(block, o, rows, out);
+  void panels(const uint8_t* block, int count, const PanelOperands& o, int rows, float* out, int64_t apart) const {
+    if (rows <= few_rows_max) return few_rows_panels(block, count, o, rows, out, apart);
+    for (int i = 0; i < count; ++i) many_rows(block + i * layout.bytes, o, rows, out + i * apart);
+  }
+
+  void few_rows_panels(const uint8_t* block, int count, const PanelOperands& o, int rows, float* out, int64_t apart) const {
+    int i = 0;
+    for (; i + streams <= count; i += streams) few_rows_of<streams>(block + i * layout.bytes, o, rows, out + i * apart, apart);
+    for (; i < count; ++i) few_rows_of<1>(block + i * layout.bytes, o, rows, out + i * apart, apart);
+  }
+
+  void many_rows(const uint8_t* block, const PanelOperands& o, int rows, float* out) const {
     alignas(64) uint8_t weights[scratch_inputs * block_rows];
-    for_each_stretch<group>(block, layout, in / group, [&](const Stretch& stretch) {
+    for_each_stretch<group>(block, layout, layout.bytes, in / group, [&](const Stretch& stretch) {
       decode(block + layout.quants + static_cast<size_t>(stretch.begin) * group * 8, (stretch.end - stretch.begin) * 4 * subgroups, weights);
       for (int row = 0; row < rows; row += 8) eight_rows(block, weights, o, row, stretch, out + row * block_rows);
     });
   }
 
-  void few_rows_of(const uint8_t* block, const PanelOperands& o, int rows, float* out) const {
+  template <int n>
+  void few_rows_of(const uint8_t* block, const PanelOperands& o, int rows, float* out, int64_t apart) const {
     switch (rows) {
-      case 1: return few_rows<1>(block, o, out);  // a panel's last
-      case 2: return few_rows<2>(block, o, out);
-      case 3: return few_rows<3>(block, o, out);
-      case 4: return few_rows<4>(block, o, out);
-      case 5: return few_rows<5>(block, o, out);
-      case 6: return few_rows<6>(block, o, out);
-      case 7: return few_rows<7>(block, o, out);
-      default: return few_rows<8>(block, o, out);
+      case 1: return few_rows<1, n>(block, o, out, apart);  // a panel's last
+      case 2: return few_rows<2, n>(block, o, out, apart);
+      case 3: return few_rows<3, n>(block, o, out, apart);
+      case 4: return few_rows<4, n>(block, o, out, apart);
+      case 5: return few_rows<5, n>(block, o, out, apart);
+      case 6: return few_rows<6, n>(block, o, out, apart);
+      case 7: return few_rows<7, n>(block, o, out, apart);
+      default: return few_rows<8, n>(block, o, out, apart);
     }
   }
 
-  // Nibbles become bytes in registers, for R rows at once: the weights pass once from memory, read ahead as for one row.
+  // R rows and n neighbouring blocks, 128 inputs of each in turn: several streams keep DRAM busier than one, and activations that
+  // do not fit the L1 cache are fetched once for n blocks. Nibbles become bytes in registers: weights pass once from memory.
+  template <int R, int n>
+  __attribute__((noinline)) void few_rows(const uint8_t* block, const PanelOperands& o, float* out, int64_t apart) const {
+    constexpr int turn = span_groups / subgroups;  // groups
+    const int groups = in / group;
+    for (int first = 0; first < groups; first += turn) {
+      for (int b = 0; b < n; ++b) {
+        few_rows_turn<R>(block + b * layout.bytes, n * layout.bytes, o, first, first + turn < groups ? first + turn : groups, out + b * apart);
+      }
+    }
+    for (int b = 0; b < n; ++b) {
+      const __m512 factor = _mm512_loadu_ps(block + b * layout.bytes);
+      for (int r = 0; r < R; ++r) _mm512_store_ps(out + b * apart + r * block_rows, _mm512_mul_ps(_mm512_load_ps(out + b * apart + r * block_rows), factor));
+    }
+  }
+
+  // Groups [first, last) of a block, added to out; set at the block's first. `to_next`: bytes to the stream's next block.
   template <int R>
-  __attribute__((noinline)) void few_rows(const uint8_t* block, const PanelOperands& o, float* out) const {
+  __attribute__((always_inline)) inline void few_rows_turn(const uint8_t* block, size_t to_next, const PanelOperands& o, int first, int last, float* out) const {
     constexpr size_t far = 8192, near = 512;
     const __m512i low = _mm512_set1_epi8(15);
-    const uint8_t* quants = block + layout.quants;
-    const float* scale = o.scale;
-    const int32_t* negated_sum = o.sum;
+    const uint8_t* quants = block + layout.quants + static_cast<size_t>(first) * group * 8;
+    const size_t share = layout.bytes / (in / group) + 1, jump = to_next - layout.bytes;
     __m512 total[R];
     __m512i span[R];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) total[r] = _mm512_setzero_ps(), span[r] = _mm512_setzero_si512();
-    for (int g = 0; g < in / group; ++g, negated_sum += panel_tile_rows) {
+    for (int r = 0; r < R; ++r) total[r] = first == 0 ? _mm512_setzero_ps() : _mm512_load_ps(out + r * block_rows), span[r] = _mm512_setzero_si512();
+    for (int g = first; g < last; ++g) {
+      const size_t at_far = far + g * share;
+      const uint8_t* ahead = block + (at_far < layout.bytes ? at_far : at_far + jump);
+      const int32_t* negated_sum = o.sum + g * panel_tile_rows;
       // Two sums a row while registers last: vpdpbusd takes five cycles to give its sum to the next.
       constexpr int chains = R <= 4 ? 2 : 1;
       __m512i dot[R][2];
@@ -243,39 +274,36 @@ struct W4Vnni {
         if constexpr (!symmetric) dot[r][0] = _mm512_madd_epi16(group_zeros(block, layout, g), dot[r][0]);
         dot[r][1] = _mm512_setzero_si512();
       }
-      prefetch_far(block + layout.scales + static_cast<size_t>(g) * 2 * block_rows + layout.bytes);
+      prefetch_far(ahead + 4 * subgroups * 64);
 #pragma GCC unroll 4
       for (int sub = 0; sub < subgroups; ++sub) {
         const int at = g * group + sub * 32;
         const int8_t* q = o.q + at / 64 * 1024 + at % 64;
 #pragma GCC unroll 4
-        for (int chunk = 0; chunk < 4; ++chunk, quants += 64) {
+        for (int chunk = 0; chunk < 4; ++chunk, quants += 64, ahead += 64) {
           const __m512i w = _mm512_loadu_si512(quants);
-          prefetch_far(quants + far);
+          prefetch_far(ahead);
           prefetch(quants + near);
-          const __m512i first = _mm512_and_si512(w, low), second = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);
+          const __m512i first4 = _mm512_and_si512(w, low), second4 = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);
 #pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) dot[r][0] = _mm512_dpbusd_epi32(dot[r][0], first, broadcast4(q + r * 64 + chunk * 8));
+          for (int r = 0; r < R; ++r) dot[r][0] = _mm512_dpbusd_epi32(dot[r][0], first4, broadcast4(q + r * 64 + chunk * 8));
 #pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) dot[r][chains - 1] = _mm512_dpbusd_epi32(dot[r][chains - 1], second, broadcast4(q + r * 64 + chunk * 8 + 4));
+          for (int r = 0; r < R; ++r) dot[r][chains - 1] = _mm512_dpbusd_epi32(dot[r][chains - 1], second4, broadcast4(q + r * 64 + chunk * 8 + 4));
         }
       }
       const __m512 scales = whole ? __m512{} : group_scales(block, layout, g);
       const __m512i multipliers = whole ? group_whole_scales(block, layout, g) : __m512i{};
+      const float* scale = o.scale + (whole ? g / span_groups : g) * panel_tile_rows;
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const __m512i sum = chains == 2 ? _mm512_add_epi32(dot[r][0], dot[r][1]) : dot[r][0];
         if constexpr (whole) span[r] = _mm512_dpwssd_epi32(span[r], sum, multipliers);
         else total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(scales, _mm512_set1_ps(scale[r])), total[r]);
       }
-      if (whole && !ends_span(g, in / group)) continue;
-#pragma GCC unroll 8
-      for (int r = 0; whole && r < R; ++r) total[r] = add_span(span[r], scale[r], total[r]), span[r] = _mm512_setzero_si512();
-      scale += panel_tile_rows;
     }
-    const __m512 factor = _mm512_loadu_ps(block);
+    const float* scale = o.scale + first / span_groups * panel_tile_rows;
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) _mm512_storeu_ps(out + r * block_rows, _mm512_mul_ps(total[r], factor));
+    for (int r = 0; r < R; ++r) _mm512_store_ps(out + r * block_rows, whole ? add_span(span[r], scale[r], total[r]) : total[r]);
   }
 
   // Rows [row, row + 8) over the decoded stretch, added to out; set at a block's first, scaled at its last.

@@ -24,17 +24,62 @@ HEARTH_INLINE void load_zeros(const uint8_t* p, int32x4_t (&zero)[4]) {
   zero[3] = vreinterpretq_s32_u32(vmovl_u16(vget_high_u16(high)));
 }
 
-// total += (dot - zero * sum of activations) * scales of a group, one row.
-template <bool symmetric>
-HEARTH_INLINE void add_group(const Operands& o, int row, int g, const float32x4_t (&scale)[4], const int32x4_t (&zero)[4],
-                             const int32x4_t (&dot)[4], float32x4_t (&total)[4]) {
-  const int32_t sum = o.sum[row * o.group_stride + g];
-  const float by = o.scale[row * o.group_stride + g];
-  for (int v = 0; v < 4; ++v) {
-    const int32x4_t d = symmetric ? vsubq_s32(dot[v], vdupq_n_s32(sum)) : vmlsq_n_s32(dot[v], zero[v], sum);
-    total[v] = vfmaq_f32(total[v], vcvtq_f32_s32(d), vmulq_n_f32(scale[v], by));
-  }
+// Whole scales (whole_scales in layouts.h).
+HEARTH_INLINE void load_scales(const uint8_t* p, int32x4_t (&scale)[4]) {
+  for (int v = 0; v < 4; ++v) scale[v] = vmovl_s16(vld1_s16(reinterpret_cast<const int16_t*>(p) + 4 * v));
 }
+
+// What R rows have added up: floats, and with whole scales the integers of the present span.
+template <int R, int subgroups, bool symmetric>
+struct Totals {
+  static constexpr bool whole = symmetric && subgroups == 1;
+  float32x4_t total[R][4];
+  int32x4_t span[R][4];
+
+  HEARTH_INLINE void start(Totals& t) {
+    for (int r = 0; r < R; ++r) for (int v = 0; v < 4; ++v) t.total[r][v] = vdupq_n_f32(0), t.span[r][v] = vdupq_n_s32(0);
+  }
+
+  // += (dot - zero * sum of activations) * scales of group g.
+  HEARTH_INLINE void add(Totals& t, const uint8_t* block, const W4Layout& layout, const Operands& o, int g, int groups, const int32x4_t (&dot)[R][4]) {
+    if constexpr (whole) {
+      int32x4_t scale[4];
+      load_scales(block + layout.scales + g * 32, scale);
+      for (int r = 0; r < R; ++r) {
+        const int32x4_t sum = vdupq_n_s32(o.sum[r * o.group_stride + g]);
+        for (int v = 0; v < 4; ++v) t.span[r][v] = vmlaq_s32(t.span[r][v], vsubq_s32(dot[r][v], sum), scale[v]);
+      }
+      if (ends_span(g, groups)) end_span(t, o, g / span_groups);
+    } else {
+      float32x4_t scale[4];
+      int32x4_t zero[4] = {};
+      load_scales(block + layout.scales + g * 32, scale);
+      if constexpr (!symmetric) load_zeros(block + layout.zeros + g * 16, zero);
+      for (int r = 0; r < R; ++r) {
+        const int32_t sum = o.sum[r * o.group_stride + g];
+        const float by = o.scale[r * o.group_stride + g];
+        for (int v = 0; v < 4; ++v) {
+          const int32x4_t d = symmetric ? vsubq_s32(dot[r][v], vdupq_n_s32(sum)) : vmlsq_n_s32(dot[r][v], zero[v], sum);
+          t.total[r][v] = vfmaq_f32(t.total[r][v], vcvtq_f32_s32(d), vmulq_n_f32(scale[v], by));
+        }
+      }
+    }
+  }
+
+  HEARTH_INLINE void end_span(Totals& t, const Operands& o, int number) {
+    for (int r = 0; r < R; ++r) {
+      const float32x4_t scale = vdupq_n_f32(o.scale[r * o.group_stride + number]);
+      for (int v = 0; v < 4; ++v) t.total[r][v] = vfmaq_f32(t.total[r][v], vcvtq_f32_s32(t.span[r][v]), scale), t.span[r][v] = vdupq_n_s32(0);
+    }
+  }
+
+  HEARTH_INLINE void give(const Totals& t, const uint8_t* block, float* out) {
+    const auto* factor = reinterpret_cast<const float*>(block);
+    for (int r = 0; r < R; ++r) {
+      for (int v = 0; v < 4; ++v) vst1q_f32(out + r * block_rows + 4 * v, vmulq_f32(t.total[r][v], vld1q_f32(factor + 4 * v)));
+    }
+  }
+};
 
 template <class Kernel>
 HEARTH_INLINE void tile_of_rows(const Kernel& kernel, const uint8_t* block, const Operands& o, int rows, float* out) {
@@ -77,11 +122,13 @@ struct W4Dot {
 
   template <int R>
   __attribute__((noinline)) void rows_tile(const uint8_t* block, const Operands& o, float* out) const {
+    using Sums = Totals<R, subgroups, symmetric>;
     const uint8_t* quants = block + layout.quants;
     const int8_t* q = o.q;
-    float32x4_t total[R][4];
-    for (int r = 0; r < R; ++r) for (int v = 0; v < 4; ++v) total[r][v] = vdupq_n_f32(0);
-    for (int g = 0; g < in / (32 * subgroups); ++g) {
+    const int groups = in / (32 * subgroups);
+    Sums sums;
+    Sums::start(sums);
+    for (int g = 0; g < groups; ++g) {
       int32x4_t dot[R][4];
       for (int r = 0; r < R; ++r) for (int v = 0; v < 4; ++v) dot[r][v] = vdupq_n_s32(0);
       for (int part = 0; part < 2 * subgroups; ++part, quants += 128, q += 16) {
@@ -89,16 +136,9 @@ struct W4Dot {
         __builtin_prefetch(quants + prefetch_bytes + 64);
         dot16<R>(quants, q, o.q_stride, dot);
       }
-      float32x4_t scale[4];
-      int32x4_t zero[4] = {};
-      load_scales(block + layout.scales + g * 32, scale);
-      if constexpr (!symmetric) load_zeros(block + layout.zeros + g * 16, zero);
-      for (int r = 0; r < R; ++r) add_group<symmetric>(o, r, g, scale, zero, dot[r], total[r]);
+      Sums::add(sums, block, layout, o, g, groups, dot);
     }
-    const auto* factor = reinterpret_cast<const float*>(block);
-    for (int r = 0; r < R; ++r) {
-      for (int v = 0; v < 4; ++v) vst1q_f32(out + r * block_rows + 4 * v, vmulq_f32(total[r][v], vld1q_f32(factor + 4 * v)));
-    }
+    Sums::give(sums, block, out);
   }
 };
 

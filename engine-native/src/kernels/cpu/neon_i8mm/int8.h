@@ -49,9 +49,11 @@ struct W4Mmla {
     const uint8_t* quants = block + layout.quants;
     const int8_t* q = o.q;
     const uint8x16_t low = vdupq_n_u8(15);
-    float32x4_t total[R][4];
-    for (int r = 0; r < R; ++r) for (int v = 0; v < 4; ++v) total[r][v] = vdupq_n_f32(0);
-    for (int g = 0; g < one.in / (32 * subgroups); ++g) {
+    const int groups = one.in / (32 * subgroups);
+    using Sums = Totals<R, subgroups, symmetric>;
+    Sums totals;
+    Sums::start(totals);
+    for (int g = 0; g < groups; ++g) {
       PairSums sums[pairs];
       for (auto& s : sums) PairSums::clear(s);
       for (int chunk = 0; chunk < 4 * subgroups; ++chunk, quants += 64, q += 8) {
@@ -64,20 +66,11 @@ struct W4Mmla {
           for (int p = 0; p < pairs; ++p) PairSums::add(sums[p], v, first, second, a[p]);
         }
       }
-      float32x4_t scale[4];
-      int32x4_t zero[4] = {};
-      load_scales(block + layout.scales + g * 32, scale);
-      if constexpr (!symmetric) load_zeros(block + layout.zeros + g * 16, zero);
-      for (int r = 0; r < R; ++r) {
-        int32x4_t dot[4];
-        PairSums::row(sums[r / 2], r % 2, dot);
-        add_group<symmetric>(o, r, g, scale, zero, dot, total[r]);
-      }
+      int32x4_t dot[R][4];
+      for (int r = 0; r < R; ++r) PairSums::row(sums[r / 2], r % 2, dot[r]);
+      Sums::add(totals, block, layout, o, g, groups, dot);
     }
-    const auto* factor = reinterpret_cast<const float*>(block);
-    for (int r = 0; r < R; ++r) {
-      for (int v = 0; v < 4; ++v) vst1q_f32(out + r * block_rows + 4 * v, vmulq_f32(total[r][v], vld1q_f32(factor + 4 * v)));
-    }
+    Sums::give(totals, block, out);
   }
 };
 

@@ -250,11 +250,12 @@ HEARTH_INLINE void stream_row(const ops::LinearSpec& s, const ops::LinearParams&
   }
 }
 
-// A kernel that takes a whole panel of rows for one block: panel(block, operands of the first tile, rows, out[rows][16]),
-// out with room for whole tiles. It decodes a block's weights once for all its rows. For panel_rows_min rows and more.
+// A kernel that takes a whole panel of rows for each of `count` neighbouring blocks: panels(block, count, operands of the first
+// tile, rows, out[count][apart floats]), out[i] [rows][16] with room for whole tiles. It decodes a block's weights once for all its
+// rows. For panel_rows_min rows and more.
 template <class Kernel>
 concept PanelKernel = requires(const Kernel& k, const uint8_t* block, const PanelOperands& o, int rows, float* out) {
-  k.panel(block, o, rows, out);
+  k.panels(block, 1, o, rows, out, int64_t{});
   Kernel::panel_rows_min;
 };
 
@@ -288,7 +289,7 @@ HEARTH_INLINE void stream_panels(const ops::LinearSpec& s, const ops::LinearPara
     for (int unit = units.begin; unit < units.end; unit += at_once) {
       const int count = units.end - unit < at_once ? units.end - unit : at_once;
       const uint8_t* block = static_cast<const uint8_t*>(p.weight) + bytes * per_unit * unit;
-      for (int i = 0; i < count * per_unit; ++i, block += bytes) kernel.panel(block, o, rows, tile[i]);
+      kernel.panels(block, count * per_unit, o, rows, tile[0], apart);
       epilogue(s, p, first, rows, unit * block_rows, tile[0], tile[1], count, per_unit * apart);
     }
   }
