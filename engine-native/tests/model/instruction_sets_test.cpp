@@ -49,9 +49,11 @@ std::vector<int32_t> continuation(const LoadOptions& options, const std::vector<
 }
 
 void check(const std::string& path, const std::vector<int32_t>& prompt, int count) {
-  for (const char* precision : {"w4a8", "w4a32", "w8a8", "f16"}) {
+  struct Case { const char* precision; bool symmetric; };  // symmetric groups of 32 have a form of their own
+  for (const auto [precision, symmetric] : {Case{"w4a8", false}, {"w4a8", true}, {"w4a32", true}, {"w8a8", false}, {"f16", false}}) {
     LoadOptions options = exact_options(path);
     options.precision = precision;
+    options.symmetric = symmetric;
     options.group = 32;
     options.kv = "auto";
     std::vector<int32_t> wanted;
@@ -60,7 +62,7 @@ void check(const std::string& path, const std::vector<int32_t>& prompt, int coun
       for (const int threads : {1, 2, 3}) {
         const std::vector<int32_t> tokens = continuation(options, prompt, threads, count);
         if (wanted.empty()) wanted = tokens;
-        EXPECT_EQ(tokens, wanted) << path << ", " << precision << ", " << cap << ", " << threads << " threads";
+        EXPECT_EQ(tokens, wanted) << path << ", " << precision << (symmetric ? " symmetric" : "") << ", " << cap << ", " << threads << " threads";
       }
     }
     unsetenv("HEARTH_CPU_MAX");

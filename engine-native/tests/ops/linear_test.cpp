@@ -1,5 +1,6 @@
 // Linear: every implementation this machine can run, on odd shapes, against sums in float64.
 #include <algorithm>
+#include <functional>
 #include <tuple>
 
 #include "kernels/cpu/layouts.h"
@@ -261,6 +262,46 @@ TEST(Linear, W4Int8ManyRows) {
   LinearSpec gated = w4(352, 112, 32, false, ActivationFormat::int8_group);
   gated.gated = true, gated.activation = Activation::silu;
   for (int rows : {2, 8, 40}) check(gated, rows, rows);
+}
+
+// A row of symmetric groups of 32 with these scales, quants all `q`, activations all 1: the sums, by every set.
+void each_sum(const std::vector<float>& scales, int q, const std::function<void(const std::string&, float)>& body) {
+  const LinearSpec s = w4(static_cast<int>(scales.size()) * 32, 16, 32, true, ActivationFormat::int8_group);
+  Random random(1);
+  Weights w = make_weights(s, random);
+  std::fill(w.data.begin(), w.data.end(), static_cast<uint8_t>(q * 17));
+  for (size_t i = 0; i < w.scales.size(); ++i) w.scales[i] = scales[i % scales.size()];
+  for (int rows : {1, 3, 8, 40}) {
+    Inputs in = make_inputs(s, rows, random);
+    in.x = Buffer(s.x_type, std::vector<float>(in.x_stride * rows, 1.0f));
+    for_each_taker(linear_implementations(device::DeviceKind::cpu), s, one_thread().info, [&](const auto& implementation) {
+      const Buffer y = run_on(one_thread(), nullptr, &implementation, s, w, in);
+      for (int i = 0; i < rows * s.out; ++i) body(implementation.name, static_cast<float>(y.get(i)));
+    });
+  }
+}
+
+// Whole scales: the largest sums of a span must fit 32 bits, whose scale has as many bits as any.
+TEST(Linear, WholeScalesAtTheirLargest) {
+  const float scale = 16383.0f / 16384.0f;
+  for (int q : {0, 15}) {
+    const double wanted = 8 * 32 * scale * (q - 8.0);
+    each_sum(std::vector<float>(8, scale), q, [&](const std::string& name, float sum) { EXPECT_NEAR(sum, wanted, 1e-6 * std::fabs(wanted)) << name; });
+  }
+}
+
+// Scales of one row that lie far apart keep 15 bits of the largest.
+TEST(Linear, WholeScalesFarApart) {
+  const std::vector<float> scales{1.0f, 0.3f, 0.01f, 1e-3f, 1e-4f, 0.77f, 0.0f};
+  double wanted = 0;
+  for (float scale : scales) wanted += 32 * 7.0 * scale;
+  each_sum(scales, 15, [&](const std::string& name, float sum) { EXPECT_NEAR(sum, wanted, 0x1p-15 * 32 * 7 * scales.size()) << name; });
+}
+
+TEST(Linear, ScaleThatIsNoNumberShows) {
+  for (float bad : {NAN, INFINITY}) {
+    each_sum({1.0f, bad, 0.5f, 1.0f, 1.0f}, 15, [](const std::string& name, float sum) { EXPECT_FALSE(std::isfinite(sum)) << name; });
+  }
 }
 
 TEST(Linear, W4Exact) {
