@@ -1,7 +1,8 @@
 // Int8 linears on AMX tiles, for many rows; up to eight (4-bit) or seven (8-bit) go to AVX-512 VNNI, which reads the same layout.
 //
 // C (16 rows x 16 outputs, int32) += A (16 rows x K int8) * B (K/4 x 16 outputs x 4). B is what the layouts hold. A tile
-// product takes 16 cycles but gives its result after 52.
+// product takes 16 cycles but gives its result after 52. So a group's sums are stored after the next group's product is started,
+// and scaled after the one after that: loads of tiles then never wait behind a store that waits for its product.
 #pragma once
 
 #include "kernels/cpu/avx512/int8.h"
@@ -38,16 +39,11 @@ class TileShapes {
   bool set_ = false;
 };
 
-// Two blocks share each tile of rows, which comes from the L2 cache. What is added up before it becomes floats is a step of the walk over a stretch: a
-// group, or a span of four with whole scales. While a step's products run, the sums of the step before are scaled and added to
-// `out`, some rows after each product: as soon as tile instructions are near, one 512-bit operation starts a cycle.
 template <int subgroups, bool symmetric>
 struct W4Amx {
   static constexpr int rows_max = 8, panel_rows_min = 2, streams = 4, group = 32 * subgroups;
   static constexpr bool whole = symmetric && subgroups == 1;  // whole_scales
   static constexpr int depth = subgroups == 1 ? 32 : 64;      // inputs of one tile product
-  static constexpr int step_groups = whole ? span_groups : 1, products = step_groups * group / depth, rows_apiece = 32 / products;
-  static constexpr int step_inputs = step_groups * group, step_sums = 2 * step_groups * panel_tile_rows * block_rows;
   W4Vnni<subgroups, symmetric> few;
   mutable TileShapes shapes;
 
@@ -59,22 +55,13 @@ struct W4Amx {
     few.template together<n>(block, to_next, o, out);
   }
 
-  // A stretch ready for tiles: q - zero in bytes, so that a group's sum needs no correction, and each group's scales, as integers or
-  // floats. Groups that a last span lacks have weight 0.
-  struct Decoded {
-    alignas(64) int8_t weights[scratch_inputs * block_rows];
-    alignas(64) int32_t scales[scratch_inputs / group][block_rows];
-  };
-
-  HEARTH_INLINE void decode(const uint8_t* block, const W4Layout& layout, const Stretch& stretch, Decoded& d) {
+  // Groups [begin, end) to signed bytes, q - zero: with the zero point gone, a group's sum needs no correction.
+  HEARTH_INLINE void decode(const uint8_t* block, const W4Layout& layout, int begin, int end, int8_t* to) {
     const __m512i low = _mm512_set1_epi8(15);
     const __m512i four_times = _mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0x00000000);
-    const uint8_t* quants = block + layout.quants + static_cast<size_t>(stretch.begin) * group * 8;
-    int8_t* to = d.weights;
-    for (int g = stretch.begin; g < stretch.end; ++g) {
+    const uint8_t* quants = block + layout.quants + static_cast<size_t>(begin) * group * 8;
+    for (int g = begin; g < end; ++g) {
       const __m512i zeros = symmetric ? _mm512_set1_epi8(8) : _mm512_shuffle_epi8(group_zeros(block, layout, g), four_times);
-      const __m512i scales = whole ? group_whole_scales(block, layout, g) : _mm512_castps_si512(group_scales(block, layout, g));
-      _mm512_store_si512(d.scales[g - stretch.begin], scales);
 #pragma GCC unroll 16
       for (int chunk = 0; chunk < 4 * subgroups; ++chunk, quants += 64, to += 128) {
         const __m512i w = _mm512_loadu_si512(quants);
@@ -82,147 +69,108 @@ struct W4Amx {
         _mm512_store_si512(to + 64, _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(w, 4), low), zeros));
       }
     }
-    for (int g = stretch.end - stretch.begin; g % step_groups != 0; ++g, to += group * block_rows) {
-      std::memset(to, 0, group * block_rows);
-      _mm512_store_si512(d.scales[g], _mm512_setzero_si512());
-    }
-  }
-
-  // Sums of a step that wait to be scaled: [blocks][groups][16][16]; their scales are at `number` in each block's.
-  struct Waiting {
-    const int32_t* sums;
-    const Decoded* blocks;
-    int number, count;   // count: blocks, 0 before the first step
-    const float* scale;  // of the activations [16]
-    float* out;          // [blocks, apart][16][16]
-    int64_t apart;
-  };
-
-  // Rows [from, from + rows_apiece) of the blocks' sums, one block after the other.
-  HEARTH_INLINE void add(const Waiting& w, int from) {
-#pragma GCC unroll 2
-    for (int at = from; at < from + rows_apiece; at += panel_tile_rows) {
-      if (at / panel_tile_rows < w.count) add_block(w, at / panel_tile_rows, at % panel_tile_rows);
-    }
-  }
-
-  HEARTH_INLINE void add_block(const Waiting& w, int block, int from) {
-    constexpr int rows = rows_apiece < panel_tile_rows ? rows_apiece : panel_tile_rows;
-    const int32_t* sums = w.sums + (block * step_groups * panel_tile_rows + from) * block_rows;
-    float* out = w.out + block * w.apart + from * block_rows;
-    __m512i scales[step_groups];
-#pragma GCC unroll 4
-    for (int g = 0; g < step_groups; ++g) scales[g] = _mm512_load_si512(w.blocks[block].scales[w.number + g]);
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r, sums += block_rows, out += block_rows) {
-      const __m512 scale = _mm512_set1_ps(w.scale[from + r]);
-      if constexpr (whole) {
-        __m512i sum = _mm512_setzero_si512();
-#pragma GCC unroll 4
-        for (int g = 0; g < step_groups; ++g) sum = _mm512_dpwssd_epi32(sum, _mm512_load_si512(sums + g * panel_tile_rows * block_rows), scales[g]);
-        _mm512_store_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, _mm512_load_ps(out)));
-      } else {
-        const __m512 by = _mm512_mul_ps(_mm512_castsi512_ps(scales[0]), scale);
-        _mm512_store_ps(out, _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums)), by, _mm512_load_ps(out)));
-      }
-    }
-  }
-
-  // Product `number` of a step, of one or two blocks. Tiles of sums change from group to group, or from step to step.
-  template <int blocks, int number, int parity>
-  HEARTH_INLINE void product(const Decoded* d, int at, const int8_t* q) {
-    constexpr bool starts = whole || number == 0, odd = (whole || products > 1 ? number : parity) % 2 != 0, odd_sums = (whole ? number : parity) % 2 != 0;
-    at = (at * group + number * depth) * block_rows;
-    q += number * depth / 64 * 1024 + number * depth % 64;
-    if constexpr (odd) _tile_loadd(5, q, 64);
-    else _tile_loadd(4, q, 64);
-    if constexpr (starts && odd_sums) _tile_zero(2);
-    if constexpr (starts && !odd_sums) _tile_zero(0);
-    _tile_loadd(6, d[0].weights + at, 64);
-    if constexpr (odd && odd_sums) _tile_dpbssd(2, 5, 6);
-    if constexpr (odd && !odd_sums) _tile_dpbssd(0, 5, 6);
-    if constexpr (!odd && odd_sums) _tile_dpbssd(2, 4, 6);
-    if constexpr (!odd && !odd_sums) _tile_dpbssd(0, 4, 6);
-    if constexpr (blocks == 1) return;
-    if constexpr (starts && odd_sums) _tile_zero(3);
-    if constexpr (starts && !odd_sums) _tile_zero(1);
-    _tile_loadd(7, d[1].weights + at, 64);
-    if constexpr (odd && odd_sums) _tile_dpbssd(3, 5, 7);
-    if constexpr (odd && !odd_sums) _tile_dpbssd(1, 5, 7);
-    if constexpr (!odd && odd_sums) _tile_dpbssd(3, 4, 7);
-    if constexpr (!odd && !odd_sums) _tile_dpbssd(1, 4, 7);
-  }
-
-  // The sums of a product, after the rows between, by when they are ready.
-  template <int blocks, int number, int parity>
-  HEARTH_INLINE void give(int32_t* sums) {
-    if constexpr (!whole && number + 1 < products) return;
-    constexpr bool odd_sums = (whole ? number : parity) % 2 != 0;
-    constexpr int block_sums = step_groups * panel_tile_rows * block_rows;
-    if constexpr (whole) sums += number * panel_tile_rows * block_rows;
-    if constexpr (odd_sums) _tile_stored(2, sums, 64);
-    else _tile_stored(0, sums, 64);
-    if constexpr (odd_sums && blocks > 1) _tile_stored(3, sums + block_sums, 64);
-    if constexpr (!odd_sums && blocks > 1) _tile_stored(1, sums + block_sums, 64);
-  }
-
-  template <int blocks, int parity, int number = 0>
-  HEARTH_INLINE void step(const Decoded* d, int at, const int8_t* q, int32_t* sums, const Waiting& before) {
-    product<blocks, number, parity>(d, at, q);
-    add(before, number * rows_apiece);
-    give<blocks, number, parity>(sums);
-    if constexpr (number + 1 < products) step<blocks, parity, number + 1>(d, at, q, sums, before);
   }
 
   void panels(const uint8_t* block, int count, const PanelOperands& o, int rows, float* out, int64_t apart) const {
     if (rows <= few.few_rows_max) return few.few_rows_panels(block, count, o, rows, out, apart);
     shapes.set(depth);
-    int i = 0;
-    for (; i + 2 <= count; i += 2) many_rows<2>(block + i * few.layout.bytes, o, rows, out + i * apart, apart);
-    if (i < count) many_rows<1>(block + i * few.layout.bytes, o, rows, out + i * apart, apart);
+    for (int i = 0; i < count; ++i) many_rows(block + i * few.layout.bytes, o, rows, out + i * apart);
   }
 
-  template <int blocks>
-  void many_rows(const uint8_t* block, const PanelOperands& o, int rows, float* out, int64_t apart) const {
-    const int whole_tiles = (rows + panel_tile_rows - 1) / panel_tile_rows * panel_tile_rows;
-    for (int b = 0; b < blocks; ++b) std::memset(out + b * apart, 0, sizeof(float) * block_rows * whole_tiles);
-    Decoded decoded[blocks];
-    for_each_stretch<group>(block, few.layout, blocks * few.layout.bytes, few.in / group, [&](const Stretch& stretch) {
-      for (int b = 0; b < blocks; ++b) decode(block + b * few.layout.bytes, few.layout, stretch, decoded[b]);
+  void many_rows(const uint8_t* block, const PanelOperands& o, int rows, float* out) const {
+    alignas(64) int8_t weights[scratch_inputs * block_rows];
+    for_each_stretch<group>(block, few.layout, few.layout.bytes, few.in / group, [&](const Stretch& stretch) {
+      decode(block, few.layout, stretch.begin, stretch.end, weights);
       memory_is_written();
-      over_stretch<blocks>(decoded, o, rows, stretch, out, apart);
+      for (int row = 0; row < rows; row += panel_tile_rows) {
+        if (rows - row > 8) rows_of_tile<16>(block, weights, o, row, stretch, out + row * block_rows);
+        else rows_of_tile<8>(block, weights, o, row, stretch, out + row * block_rows);
+      }
     });
-    for (int b = 0; b < blocks; ++b) {
-      const __m512 factor = _mm512_loadu_ps(block + b * few.layout.bytes);
-      float* to = out + b * apart;
-      for (int r = 0; r < rows; ++r, to += block_rows) _mm512_store_ps(to, _mm512_mul_ps(_mm512_load_ps(to), factor));
-    }
   }
 
-  // All rows over a decoded stretch, added to out.
-  template <int blocks>
-  __attribute__((noinline)) void over_stretch(const Decoded* d, const PanelOperands& o, int rows, const Stretch& stretch, float* out, int64_t apart) const {
-    alignas(64) int32_t sums[2][step_sums];
-    Waiting before{};
-    int parity = 0;
-    for (int row = 0; row < rows; row += panel_tile_rows) {
-      const int tile = row / panel_tile_rows;
-      for (int g = stretch.begin; g < stretch.end; g += step_groups, parity ^= 1) {
-        if (row == 0) read_ahead<blocks>(stretch, g);
-        const int8_t* q = o.q + tile * o.q_tile + g * group / 64 * 1024 + g * group % 64;
-        if (parity) step<blocks, 1>(d, g - stretch.begin, q, sums[1], before);
-        else step<blocks, 0>(d, g - stretch.begin, q, sums[0], before);
-        before = {sums[parity], d, g - stretch.begin, blocks, o.scale + tile * o.group_tile + g / step_groups * panel_tile_rows, out + row * block_rows, apart};
+  // One group of 16 rows, through tiles C, A and B, which differ from those of the group before.
+  template <int parity>
+  HEARTH_INLINE void product(const int8_t* weights, const int8_t* q_tile, int g) {
+    const int8_t* q = q_tile + g * group / 64 * 1024 + g * group % 64;
+    if constexpr (parity == 0) _tile_zero(0);
+    else _tile_zero(1);
+#pragma GCC unroll 2
+    for (int k = 0; k < group; k += depth) {
+      if constexpr (parity == 0) {
+        _tile_loadd(6, weights + k * block_rows, 64);
+        _tile_loadd(4, q + k / 64 * 1024, 64);
+        _tile_dpbssd(0, 4, 6);
+      } else {
+        _tile_loadd(7, weights + k * block_rows, 64);
+        _tile_loadd(5, q + k / 64 * 1024, 64);
+        _tile_dpbssd(1, 5, 7);
       }
     }
-    for (int from = 0; from < blocks * panel_tile_rows; from += rows_apiece) add(before, from);
   }
 
-  // What the step at group g wants of the next stretch.
-  template <int blocks>
-  __attribute__((always_inline)) inline void read_ahead(const Stretch& stretch, int g) const {
-    for (int b = 0; b < blocks; ++b) {
-      for (int i = 0; i < step_groups && g + i < stretch.end; ++i) prefetch_group<subgroups>(stretch, g + i, b * few.layout.bytes);
+  // What R rows add up: floats, or with whole scales the integers of the present span.
+  template <int R>
+  struct Sums { __m512 total[whole ? 1 : R]; __m512i span[whole ? R : 1]; };
+
+  template <int R>
+  HEARTH_INLINE void add(const uint8_t* block, const W4Layout& layout, int g, int end, const float* scale, const int32_t* sums, float* out, Sums<R>& s) {
+    if constexpr (whole) {
+      const __m512i scales = group_whole_scales(block, layout, g);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) s.span[r] = _mm512_dpwssd_epi32(s.span[r], _mm512_load_si512(sums + r * block_rows), scales);
+      if (!ends_span(g, end)) return;
+      scale += g / span_groups * panel_tile_rows;
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const __m512 before = g < span_groups ? _mm512_setzero_ps() : _mm512_load_ps(out + r * block_rows);
+        _mm512_store_ps(out + r * block_rows, add_span(s.span[r], scale[r], before));
+        s.span[r] = _mm512_setzero_si512();
+      }
+    } else {
+      const __m512 scales = group_scales(block, layout, g);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const __m512 by = _mm512_mul_ps(scales, _mm512_set1_ps(scale[g * panel_tile_rows + r]));
+        s.total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums + r * block_rows)), by, s.total[r]);
+      }
+    }
+  }
+
+  // R rows of the tile at `row` over the decoded stretch, added to out; set at a block's first, scaled at its last.
+  template <int R>
+  __attribute__((noinline)) void rows_of_tile(const uint8_t* block, const int8_t* weights, const PanelOperands& o, int row,
+                                              const Stretch& stretch, float* out) const {
+    alignas(64) int32_t sums[2][16 * block_rows];
+    const int tile = row / panel_tile_rows;
+    const int8_t* q_tile = o.q + tile * o.q_tile;
+    const float* scale = o.scale + tile * o.group_tile;
+    constexpr int group_weights = group * block_rows;
+    Sums<R> s;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      if constexpr (whole) s.span[r] = _mm512_setzero_si512();
+      else s.total[r] = stretch.begin == 0 ? _mm512_setzero_ps() : _mm512_load_ps(out + r * block_rows);
+    }
+    const auto add_sums = [&](int g) { add<R>(block, few.layout, g, stretch.end, scale, sums[(g - stretch.begin) % 2], out, s); };
+    product<0>(weights, q_tile, stretch.begin);
+    for (int g = stretch.begin; g < stretch.end; g += 2, weights += 2 * group_weights) {
+      if (row == 0) prefetch_group<subgroups>(stretch, g);
+      if (g + 1 < stretch.end) product<1>(weights + group_weights, q_tile, g + 1);
+      if (g > stretch.begin) add_sums(g - 1);
+      _tile_stored(0, sums[0], 64);
+      if (g + 1 == stretch.end) break;
+      if (row == 0) prefetch_group<subgroups>(stretch, g + 1);
+      if (g + 2 < stretch.end) product<0>(weights + 2 * group_weights, q_tile, g + 2);
+      add_sums(g);
+      _tile_stored(1, sums[1], 64);
+    }
+    add_sums(stretch.end - 1);
+    const __m512 factor = _mm512_loadu_ps(block);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const __m512 total = whole ? _mm512_load_ps(out + r * block_rows) : s.total[whole ? 0 : r];
+      if (!whole || stretch.last) _mm512_store_ps(out + r * block_rows, stretch.last ? _mm512_mul_ps(total, factor) : total);
     }
   }
 };

@@ -13,6 +13,14 @@ HEARTH_INLINE __m512i broadcast4(const int8_t* p) {
   return _mm512_set1_epi32(four);
 }
 
+// sum + the products of four bytes of each lane, the signed ones at q: broadcast by the instruction itself, which GCC does not
+// find, and which halves what the core must issue.
+HEARTH_INLINE __m512i add_four(__m512i sum, __m512i w, const int8_t* q) {
+  typedef int32_t Four __attribute__((may_alias, aligned(1)));
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*reinterpret_cast<const Four*>(q)));
+  return sum;
+}
+
 HEARTH_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
 HEARTH_INLINE void prefetch_far(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
 
@@ -174,8 +182,8 @@ struct W4Vnni {
         prefetch(quants + prefetch_bytes);
         const __m512i first = _mm512_and_si512(w, low), second = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);
         for (int r = 0; r < R; ++r) {
-          dot[r][0] = _mm512_dpbusd_epi32(dot[r][0], first, broadcast4(q + r * o.q_stride));
-          dot[r][chains - 1] = _mm512_dpbusd_epi32(dot[r][chains - 1], second, broadcast4(q + r * o.q_stride + 4));
+          dot[r][0] = add_four(dot[r][0], first, q + r * o.q_stride);
+          dot[r][chains - 1] = add_four(dot[r][chains - 1], second, q + r * o.q_stride + 4);
         }
       }
       for (int r = 0; r < R; ++r) {
@@ -286,9 +294,9 @@ struct W4Vnni {
           prefetch(quants + near);
           const __m512i first4 = _mm512_and_si512(w, low), second4 = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);
 #pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) dot[r][0] = _mm512_dpbusd_epi32(dot[r][0], first4, broadcast4(q + r * 64 + chunk * 8));
+          for (int r = 0; r < R; ++r) dot[r][0] = add_four(dot[r][0], first4, q + r * 64 + chunk * 8);
 #pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) dot[r][chains - 1] = _mm512_dpbusd_epi32(dot[r][chains - 1], second4, broadcast4(q + r * 64 + chunk * 8 + 4));
+          for (int r = 0; r < R; ++r) dot[r][chains - 1] = add_four(dot[r][chains - 1], second4, q + r * 64 + chunk * 8 + 4);
         }
       }
       const __m512 scales = whole ? __m512{} : group_scales(block, layout, g);
@@ -332,7 +340,7 @@ struct W4Vnni {
         for (int four = 0; four < 8; ++four, weights += 64) {
           const __m512i w = _mm512_load_si512(weights);
 #pragma GCC unroll 8
-          for (int r = 0; r < 8; ++r) dot[r] = _mm512_dpbusd_epi32(dot[r], w, broadcast4(q + r * 64 + four * 4));
+          for (int r = 0; r < 8; ++r) dot[r] = add_four(dot[r], w, q + r * 64 + four * 4);
         }
       }
       const __m512 scales = whole ? __m512{} : group_scales(block, layout, g);
