@@ -71,7 +71,10 @@ def main():
     mine, theirs = {}, {}
     for turn in range(o.pairs + 1):  # the first turn warms both and is not counted
         for prompt, batch, new in RUNS:
-            a, b = ask(ours, prompt, batch, new, 2), ask(peer, prompt, batch, new, 1)[0]
+            answers = {}
+            for who, lines in [(ours, 2), (peer, 1)][:: 1 if turn % 2 else -1]:  # whoever is second may find the cores warm
+                answers[who] = ask(who, prompt, batch, new, lines)
+            a, b = answers[ours], answers[peer][0]
             print("  ", " ".join(f"{line['phase']} {batch}x{prompt}: {line['tokens_per_second']:.1f} / {b[line['phase']]:.1f}" for line in a),
                   f"| of the limit {a[1]['fraction_of_limit']:.2f} of {a[1]['bandwidth_gb_s']:.1f} GB/s", "(warm-up)" if turn == 0 else "", file=sys.stderr, flush=True)
             for line in a if turn else []:

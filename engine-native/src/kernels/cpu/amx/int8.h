@@ -1,8 +1,8 @@
 // Int8 linears on AMX tiles, for many rows; up to eight (4-bit) or seven (8-bit) go to AVX-512 VNNI, which reads the same layout.
 //
 // C (16 rows x 16 outputs, int32) += A (16 rows x K int8) * B (K/4 x 16 outputs x 4). B is what the layouts hold. A tile
-// product takes 16 cycles but gives its result after 52. So a group's sums are stored after the next group's product is started,
-// and scaled after the one after that: loads of tiles then never wait behind a store that waits for its product.
+// product takes 16 cycles but gives its result after 52, so the next group's product is started before the sums of
+// the last are scaled: the tiles work while the vector units do.
 #pragma once
 
 #include "kernels/cpu/avx512/int8.h"
@@ -89,9 +89,9 @@ struct W4Amx {
     });
   }
 
-  // One group of 16 rows, through tiles C, A and B, which differ from those of the group before.
+  // The sums of one group of 16 rows, through tiles C, A and B, which differ from those of the group before.
   template <int parity>
-  HEARTH_INLINE void product(const int8_t* weights, const int8_t* q_tile, int g) {
+  HEARTH_INLINE void product(const int8_t* weights, const int8_t* q_tile, int g, int32_t* sums) {
     const int8_t* q = q_tile + g * group / 64 * 1024 + g * group % 64;
     if constexpr (parity == 0) _tile_zero(0);
     else _tile_zero(1);
@@ -107,6 +107,8 @@ struct W4Amx {
         _tile_dpbssd(1, 5, 7);
       }
     }
+    if constexpr (parity == 0) _tile_stored(0, sums, 64);
+    else _tile_stored(1, sums, 64);
   }
 
   // What R rows add up: floats, or with whole scales the integers of the present span.
@@ -152,20 +154,18 @@ struct W4Amx {
       if constexpr (whole) s.span[r] = _mm512_setzero_si512();
       else s.total[r] = stretch.begin == 0 ? _mm512_setzero_ps() : _mm512_load_ps(out + r * block_rows);
     }
-    const auto add_sums = [&](int g) { add<R>(block, few.layout, g, stretch.end, scale, sums[(g - stretch.begin) % 2], out, s); };
-    product<0>(weights, q_tile, stretch.begin);
-    for (int g = stretch.begin; g < stretch.end; g += 2, weights += 2 * group_weights) {
+    product<0>(weights, q_tile, stretch.begin, sums[0]);
+    for (int g = stretch.begin; g < stretch.end; g += 2) {
       if (row == 0) prefetch_group<subgroups>(stretch, g);
-      if (g + 1 < stretch.end) product<1>(weights + group_weights, q_tile, g + 1);
-      if (g > stretch.begin) add_sums(g - 1);
-      _tile_stored(0, sums[0], 64);
+      weights += group_weights;
+      if (g + 1 < stretch.end) product<1>(weights, q_tile, g + 1, sums[1]);
+      add<R>(block, few.layout, g, stretch.end, scale, sums[0], out, s);
       if (g + 1 == stretch.end) break;
       if (row == 0) prefetch_group<subgroups>(stretch, g + 1);
-      if (g + 2 < stretch.end) product<0>(weights + 2 * group_weights, q_tile, g + 2);
-      add_sums(g);
-      _tile_stored(1, sums[1], 64);
+      weights += group_weights;
+      if (g + 2 < stretch.end) product<0>(weights, q_tile, g + 2, sums[0]);
+      add<R>(block, few.layout, g + 1, stretch.end, scale, sums[1], out, s);
     }
-    add_sums(stretch.end - 1);
     const __m512 factor = _mm512_loadu_ps(block);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {

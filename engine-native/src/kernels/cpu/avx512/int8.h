@@ -215,7 +215,10 @@ struct W4Vnni {
 
   void few_rows_panels(const uint8_t* block, int count, const PanelOperands& o, int rows, float* out, int64_t apart) const {
     int i = 0;
-    for (; i + streams <= count; i += streams) few_rows_of<streams>(block + i * layout.bytes, o, rows, out + i * apart, apart);
+    // With float scales turns of 128 inputs cost more than four streams gain: a block at a time.
+    if constexpr (whole) {
+      for (; i + streams <= count; i += streams) few_rows_of<streams>(block + i * layout.bytes, o, rows, out + i * apart, apart);
+    }
     for (; i < count; ++i) few_rows_of<1>(block + i * layout.bytes, o, rows, out + i * apart, apart);
   }
 
@@ -241,12 +244,11 @@ struct W4Vnni {
     }
   }
 
-  // R rows and n neighbouring blocks, 128 inputs of each in turn: several streams keep DRAM busier than one, and activations that
-  // do not fit the L1 cache are fetched once for n blocks. Nibbles become bytes in registers: weights pass once from memory.
+  // R rows and n neighbouring blocks, with whole scales a span of each in turn: several streams keep DRAM busier than one, and activations that do
+  // not fit the L1 cache are fetched once for n blocks. Nibbles become bytes in registers: weights pass once from memory.
   template <int R, int n>
   __attribute__((noinline)) void few_rows(const uint8_t* block, const PanelOperands& o, float* out, int64_t apart) const {
-    constexpr int turn = span_groups / subgroups;  // groups
-    const int groups = in / group;
+    const int groups = in / group, turn = whole ? span_groups : groups;
     for (int first = 0; first < groups; first += turn) {
       for (int b = 0; b < n; ++b) {
         few_rows_turn<R>(block + b * layout.bytes, n * layout.bytes, o, first, first + turn < groups ? first + turn : groups, out + b * apart);
