@@ -144,8 +144,8 @@ template <int N> __device__ __forceinline__ void chain_row_factors(const W4Chain
 }
 
 // N: rows of the kernel. MT: tiles a warp holds sums for (wgmma: a warpgroup's blocks of four). STEP: 0 for mma.sync, else
-// 16-wide steps of k between two commits of wgmma. BESIDE: see chain_bound.
-template <class T, int N, int MT, int STEP, bool BESIDE>
+// 16-wide steps of k between two commits of wgmma. Weights: how they are decoded. BESIDE: see chain_bound.
+template <class T, int N, int MT, int STEP, class Weights, bool BESIDE>
 __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
   constexpr int workers = w4_chain_workers, tile_step = STEP > 0 ? 4 : 1;
   extern __shared__ __align__(1024) char shared[];
@@ -241,7 +241,7 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
       if (thread == 0) chain_mark(args, i, 0);
       for (int n = thread; n < (p.split_rows ? count : finishes) * 16; n += workers * 32) {
         const int at = (first + (p.split_rows ? n / 16 : 2 * (n / 16) + rank)) * 16 + n % 16;
-        own.factors[n] = __ldg(p.factors + at);
+        own.factors[n] = __ldg(p.factors + at) * Weights::lift;
         own.norms[n] = p.next_norm ? __ldg(p.next_norm + at) * 0.0625f : 0;
       }
       multipliers_sync<workers * 32>();
@@ -282,8 +282,13 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
           for (int u = 0; u < stage_units && unit < mine.units; ++u, ++unit) {
             const uint32_t x = slot + u * N * 256, weights = slot + stage_units * N * 256 + u * Unit<128>::bytes;
             if (turn == part) {
-              if constexpr (STEP > 0) w4_stage_wgmma<T, true, N, MT, STEP>(128, tile_bytes, x, weights, tile0, tile_step, blocks_mine, count - 1, 0, 2, lane, d, [] {});
-              else if (tile0 < count) w4_stage_mma<T, true, N, decltype(tiles)::value, MT, 1>(128, tile_bytes, x, weights, tile0, lane, count - 1, d);
+              if constexpr (STEP > 0) {
+                w4_stage_wgmma<T, true, N, MT, STEP, Weights>(128, tile_bytes, x, weights, tile0, tile_step, blocks_mine, count - 1, 0, 2, lane, d, [] {});
+              } else if constexpr (Weights::lift != 1) {
+                if (tile0 < count) w4_stage_mma_scaled<T, N, decltype(tiles)::value, MT>(tile_bytes, x, weights, tile0, lane, count - 1, d);
+              } else if (tile0 < count) {
+                w4_stage_mma<T, true, N, decltype(tiles)::value, MT, 1>(128, tile_bytes, x, weights, tile0, lane, count - 1, d);
+              }
             }
             if (++turn == parts) turn = 0;
           }

@@ -224,9 +224,86 @@ __device__ __forceinline__ void w4_stage_mma(int group, int unit_bytes, uint32_t
   }
 }
 
+// A group's nibbles as weights, for rows g and g + 8 of a tile. Sums are `lift` too small.
+template <class T> struct W4Exact {
+  static constexpr float lift = 1;
+  uint32_t zero_low, zero_high, scale_low, scale_high;
+  __device__ __forceinline__ void load(uint32_t scales, uint32_t zeros) {
+    scale_constants<T>(scales, scale_low, scale_high);
+    zero_constants<T>(zeros, zero_low, zero_high);
+  }
+  __device__ __forceinline__ void decode(uint32_t w, uint32_t (&a)[4]) const {
+    decode4<T>(w, zero_low, zero_high, a);
+    scale4<T>(a, scale_low, scale_high);
+  }
+};
+// The same of f16 in two instructions a pair: a nibble without an exponent is the subnormal q 2^-24 (the high one q 2^-20),
+// which one product with its scale lifts to q s 2^-9 and the addition in it makes (q - z) s 2^-9. z s is rounded, too.
+template <class T> struct W4Scaled : W4Exact<T> {};
+template <> struct W4Scaled<__half> {
+  static constexpr float lift = 512;
+  uint32_t scale_low, scale_high, offset_low, offset_high;
+  static __device__ __forceinline__ uint32_t times(uint32_t a, uint32_t b) {
+    uint32_t d;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+  }
+  __device__ __forceinline__ void load(uint32_t scales, uint32_t zeros) {
+    uint32_t low, high;
+    scale_constants<__half>(scales, low, high);
+    const uint32_t zero_low = half2_add(0x64006400u + (zeros & 15u) * 0x00010001u, 0xE400E400u), zero_high = half2_add(0x64006400u + (zeros >> 4) * 0x00010001u, 0xE400E400u);
+    offset_low = times(times(zero_low, low), 0x98009800u);  // -2^-9
+    offset_high = times(times(zero_high, high), 0x98009800u);
+    scale_low = times(low, 0x78007800u);                    // 2^15
+    scale_high = times(high, 0x68006800u);                  // 2^11
+  }
+  __device__ __forceinline__ void decode(uint32_t w, uint32_t (&a)[4]) const {
+    const uint32_t w8 = w >> 8;
+    a[0] = half2_fma(w & 0x000f000fu, scale_low, offset_low);
+    a[1] = half2_fma(w & 0x00f000f0u, scale_high, offset_high);
+    a[2] = half2_fma(w8 & 0x000f000fu, scale_low, offset_low);
+    a[3] = half2_fma(w8 & 0x00f000f0u, scale_high, offset_high);
+  }
+};
+
+// One stage by mma.sync with groups of 128 and few rows, MT tiles from `column` on. Sums are W4Scaled's lift too small.
+template <class T, int N, int MT, int MT_MAX>
+__device__ __forceinline__ void w4_stage_mma_scaled(int unit_bytes, uint32_t x, uint32_t weights, int column, uint32_t lane, int last, float (&d)[MT_MAX][N / 2]) {
+  const uint32_t g = lane / 4, row = x + lane % 8 * 128, swizzle = lane / 8 ^ (lane & 7);
+  uint32_t from[MT];
+  W4Scaled<T> scaled[MT];
+#pragma unroll
+  for (int m = 0; m < MT; ++m) {
+    from[m] = weights + min(column + m, last) * unit_bytes;
+    scaled[m].load(shared_load4(from[m] + 1024 + g * 4), shared_load1(from[m] + 1056 + g));
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    uint4 v[N / 8][2], words[MT];
+#pragma unroll
+    for (int m = 0; m < MT; ++m) words[m] = shared_load16(from[m] + half * 512 + lane * 16);
+#pragma unroll
+    for (int n = 0; n < N / 8; ++n)
+#pragma unroll
+      for (int b = 0; b < 2; ++b) v[n][b] = load_matrix(row + half * N * 128 + n * 1024 + (swizzle ^ b * 4) * 16);
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int m = 0; m < MT; ++m) {
+        uint32_t a[4];
+        scaled[m].decode(i == 0 ? words[m].x : i == 1 ? words[m].y : i == 2 ? words[m].z : words[m].w, a);
+#pragma unroll
+        for (int n = 0; n < N / 8; ++n) {
+          const uint4 b = v[n][i / 2];
+          mma<T>(*reinterpret_cast<float(*)[4]>(&d[m][n * 4]), a, i % 2 ? b.z : b.x, i % 2 ? b.w : b.y);
+        }
+      }
+  }
+}
+
 // One stage by wgmma, STEP 16-wide steps of k between two commits: blocks of four tiles from `column` on, every
 // COLUMNS-th; of each the halves [half_begin, half_end) of k. `free_previous` is called when the stage before is done.
-template <class T, bool G128, int N, int MT, int STEP, class Free>
+template <class T, bool G128, int N, int MT, int STEP, class Weights = W4Exact<T>, class Free>
 __device__ __forceinline__ void w4_stage_wgmma(int group, int unit_bytes, uint32_t x, uint32_t weights, int tile, int tile_step, int blocks, int last, int half_begin, int half_end, uint32_t lane,
                                                float (&d)[MT][N / 2], Free&& free_previous) {
   const uint32_t g = lane / 4, x_low = descriptor_low(x);
@@ -235,11 +312,8 @@ __device__ __forceinline__ void w4_stage_wgmma(int group, int unit_bytes, uint32
   for (int m = 0; m < MT; ++m) {
     if (m >= blocks) continue;
     const uint32_t from = weights + min(m * tile_step + tile, last) * unit_bytes;
-    uint32_t zero_low, zero_high, scale_low, scale_high;
-    auto constants = [&](int at, int groups) {
-      scale_constants<T>(shared_load4(from + 1024 + at * 32 + g * 4), scale_low, scale_high);
-      zero_constants<T>(shared_load1(from + 1024 + groups * 32 + at * 8 + g), zero_low, zero_high);
-    };
+    Weights group_weights;
+    auto constants = [&](int at, int groups) { group_weights.load(shared_load4(from + 1024 + at * 32 + g * 4), shared_load1(from + 1024 + groups * 32 + at * 8 + g)); };
     if constexpr (G128) constants(0, 1);
     uint32_t a[2 * STEP][4];  // two turns' worth
 #pragma unroll
@@ -254,9 +328,7 @@ __device__ __forceinline__ void w4_stage_wgmma(int group, int unit_bytes, uint32
           if constexpr (!G128) {
             if (i % 2 == 0) constants((half * 64 + i * 16) / group, 128 / group);
           }
-          const int at = (half * 4 + i) % (2 * STEP);
-          decode4<T>(words[i], zero_low, zero_high, a[at]);
-          scale4<T>(a[at], scale_low, scale_high);
+          group_weights.decode(words[i], a[(half * 4 + i) % (2 * STEP)]);
         }
         wgmma_fence();
 #pragma unroll
