@@ -1,4 +1,4 @@
-// Collects consecutive w4 linears of a captured decode step of 5 to 16 rows into one launch (sm90/linear_w4_chain.cuh).
+// Collects consecutive w4 linears of a captured decode step of 5 to 64 rows into one launch (sm90/linear_w4_chain.cuh).
 #pragma once
 
 #include <functional>
