@@ -23,7 +23,7 @@ using GraphExec = struct GraphExecTag*;
 struct LaunchAttribute {
   int id;
   char pad[4];
-  union { char bytes[64]; int programmatic_serialization; struct { unsigned x, y, z; } cluster; } value;
+  union { char bytes[64]; int cooperative; int programmatic_serialization; struct { unsigned x, y, z; } cluster; } value;
 };
 struct LaunchConfig {
   unsigned grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes;
@@ -33,7 +33,7 @@ struct LaunchConfig {
 };
 struct alignas(64) TensorMap { uint64_t opaque[16]; };
 
-inline constexpr int attribute_cluster = 4, attribute_programmatic_serialization = 6;
+inline constexpr int attribute_cooperative = 2, attribute_cluster = 4, attribute_programmatic_serialization = 6;
 inline constexpr int success = 0, error_out_of_memory = 2, error_no_device = 100, error_not_found = 500,
                      error_ecc = 214, error_illegal_address = 700, error_launch_failed = 719;
 

@@ -102,6 +102,9 @@ void CudaStream::launch_raw(const CudaKernel& kernel, const LaunchShape& shape, 
   if (shape.overlaps && overlap_allowed && hopper()) {
     attributes[count].id = cu::attribute_programmatic_serialization;
     attributes[count++].value.programmatic_serialization = 1;
+  } else if (shape.together) {
+    attributes[count].id = cu::attribute_cooperative;
+    attributes[count++].value.cooperative = 1;
   }
   if (shape.cluster > 1) {
     attributes[count].id = cu::attribute_cluster;

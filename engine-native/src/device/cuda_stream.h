@@ -25,6 +25,8 @@ struct LaunchShape {
   // The kernel calls griddepcontrol.wait before it touches anything its predecessors in the stream wrote or read.
   // Every kernel of ours does, so this is on; devices before sm_90 ignore it.
   bool overlaps = true;
+  // The blocks wait for one another: a launch that cannot have all of them resident fails (where kernels do not overlap).
+  bool together = false;
 };
 
 class CudaStream final : public Stream {

@@ -55,8 +55,9 @@ const DeviceProfile* match_profile(const std::string& device_name, int sm, int m
   return nullptr;
 }
 
-// H200, 2026-11-22: 1 to 4 rows of the 7B, 8B and 1.1B shapes, contexts of 160 to 8,192 (docs/performance-cuda.md).
-int program_rows(const DeviceProfile& profile) { return profile.name == "h200" ? 4 : 0; }
+// H200, 2026-11-22: 1 to 4 rows of the 7B, 8B and 1.1B shapes, contexts of 160 to 8,192; Orin's code path forced on it: 1 and
+// 2 rows (docs/performance-cuda.md). The cards of sm_86 and 89 have too little shared memory for a 7B model's program.
+int program_rows(const DeviceProfile& profile) { return profile.name == "h200" ? 4 : profile.sm == 87 ? 2 : 0; }
 
 int shared_bytes_per_block(int sm) {
   switch (sm) {

@@ -17,8 +17,8 @@ int shared_bytes_per_block(int sm);
 // Registers a thread may have and bytes of registers an SM has are the same from sm_80 on.
 inline constexpr int registers_per_multiprocessor = 65536;
 
-// Rows up to which a captured decode step is one kernel, the decode program: on devices where that was measured to be
-// faster than a kernel an op; 0 on others.
+// Rows up to which a captured decode step is one kernel, the decode program: where that was measured to be faster than a
+// kernel an op; 0 on others.
 int program_rows(const DeviceProfile& profile);
 
 }  // namespace hearth::device

@@ -1,5 +1,6 @@
 // Linears: every format, type, fusion and path (by rows) against float64 sums.
 #include <array>
+#include <limits>
 
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/host/hopper.h"
@@ -105,7 +106,7 @@ const LinearImplementation* pick(const LinearSpec& s, std::string* why) {
   return nullptr;
 }
 
-void check_linear(const LinearSpec& s, int rows, const std::string& label, const char* wanted = nullptr) {
+void check_linear(const LinearSpec& s, int rows, const std::string& label, const char* wanted = nullptr, bool outliers = false) {
   std::string why;
   const LinearImplementation* linear = pick(s, &why);
   ASSERT_NE(linear, nullptr) << label << " " << why;
@@ -122,6 +123,10 @@ void check_linear(const LinearSpec& s, int rows, const std::string& label, const
   const int columns = s.gated ? s.out / 2 : s.out, y_stride = coin() ? columns + 5 : coin() ? (columns + 7) / 4 * 4 : (columns + 15) / 8 * 8, x_stride = s.in + 8;
   Array x(s.x_type, static_cast<size_t>(rows) * x_stride), norm_weight(DType::f32, s.in), bias(DType::f32, s.out), y(s.y_type, static_cast<size_t>(rows) * y_stride);
   x.normal();
+  if (outliers) {  // as models have them: a column a thousand times the others
+    for (int i = 0; i < rows; ++i) x.set(static_cast<int64_t>(i) * x_stride + random_int(0, s.in - 1), coin() ? 1000.f : -1000.f);
+    x.upload();
+  }
   for (int i = 0; i < s.in; ++i) norm_weight.set(i, 1 + 0.2f * random_normal());
   norm_weight.upload();
   bias.normal();
@@ -261,6 +266,47 @@ TEST(Linear, W4Clusters) {
       if (testing::Test::HasFatalFailure()) break;
     }
   kernels::cuda::tuning() = before;
+}
+
+TEST(Linear, W4Outliers) {
+  int i = 0;
+  for (int group : {128, 64, 32})
+    for (DType type : {DType::f16, DType::bf16})
+      for (int rows : {1, 2, 3, 4, 6, 8}) {
+        LinearSpec s = spec(group * random_int(512 / group, 40), 16 * random_int(2, 60), WeightFormat::w4, type, type);
+        s.group = group;
+        decorate(s, i++);
+        check_linear(s, rows, "w4 outliers g" + std::to_string(group) + " " + std::to_string(s.in) + "x" + std::to_string(s.out), nullptr, true);
+        if (testing::Test::HasFatalFailure()) return;
+      }
+}
+
+// What is not finite stays so, in its row and nowhere else.
+TEST(Linear, W4NotFinite) {
+  for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()})
+    for (DType type : {DType::f16, DType::bf16})
+      for (int rows = 1; rows <= 5; ++rows) {
+        LinearSpec s = spec(128 * random_int(1, 36), 16 * random_int(2, 60), WeightFormat::w4, type, type);
+        s.group = rows % 2 ? 128 : 32;
+        std::string why;
+        const LinearImplementation* linear = pick(s, &why);
+        ASSERT_NE(linear, nullptr) << why;
+        const Weights w = make_weights(s);
+        Array weight(DType::u8, linear->packed_bytes(s)), x(type, static_cast<size_t>(rows) * s.in), y(type, static_cast<size_t>(rows) * s.out);
+        linear->pack(s, w.host, 0, s.out, weight.host());
+        weight.upload();
+        x.normal();
+        const int row = random_int(0, rows - 1);
+        x.set(static_cast<int64_t>(row) * s.in + random_int(0, s.in - 1), bad);
+        x.upload();
+        y.poison();
+        Array workspace(DType::u8, linear->workspace_bytes ? linear->workspace_bytes(s, rows, gpu().info()) : 1);
+        LinearParams p;
+        p.rows = rows; p.x = x.device(); p.x_stride = s.in; p.weight = weight.device(); p.y = y.device(); p.y_stride = s.out; p.workspace = workspace.device();
+        linear->run(s, p, gpu().stream());
+        y.download();
+        for (size_t i = 0; i < y.count(); ++i) ASSERT_EQ(std::isfinite(y.get(i)), static_cast<int>(i / s.out) != row) << bad << " in row " << row << " of " << rows << " at " << i;
+      }
 }
 
 TEST(Linear, Dense) {

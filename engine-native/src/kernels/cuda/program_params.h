@@ -28,6 +28,8 @@ constexpr int program_control_bytes = 4096;                      // of shared me
 // Sums of a tile: [row of activations][row of the tile][worker], rows `sum_pitch` floats apart: other banks.
 constexpr int sum_pitch = program_workers + 4;
 HEARTH_HOST_DEVICE constexpr int program_sum_bytes(int rows) { return rows * 16 * sum_pitch * 4; }
+// Rows for which a product has columns, and shared memory room.
+HEARTH_HOST_DEVICE constexpr int program_columns(int rows) { return rows <= 2 ? 2 : program_rows_max; }
 HEARTH_HOST_DEVICE constexpr int program_sum_slots(int rows) { return rows == 1 ? 8 : 4; }
 
 // What the linears of all layers have in common, kept once. group 0: dense, 16 bits.

@@ -33,8 +33,8 @@ static_assert(sizeof(Program) <= 32764);
 
 int linear_units(const LinearArgs& a) { return divide_up(a.in, a.group ? 128 : dense_unit); }
 int linear_columns(const LinearArgs& a) { return a.gated ? a.out / 2 : a.out; }
-// Shared memory for activations (see ActivationPlace): sums by group, and a row.
-int group_sums_bytes(const LinearArgs& a) { return a.group ? round_up(linear_units(a) * program_groups_max * (a.rows == 1 ? 1 : program_rows_max) * 4, 128) : 0; }
+// Shared memory for activations (see ActivationPlace): scales and sums by group, and a row.
+int group_sums_bytes(const LinearArgs& a) { return a.group ? round_up(linear_units(a) * program_groups_max * program_columns(a.rows) * 8, 128) : 0; }
 int row_bytes(const LinearArgs& a) { return linear_units(a) * (a.group ? 256 : dense_unit * 2) + 64; }
 int live_heads(const AttentionArgs& a) { return std::min(program_heads, a.heads / a.kv_heads); }
 int attention_scratch_bytes(const AttentionArgs& a) {
@@ -135,16 +135,19 @@ class Collected final : public CudaStream::Deferred {
       program_->slot_bytes *= 2;
     }
     program_->slots = std::min(slots(scratch_, program_->slot_bytes, program_->phases, stream.shared_limit()), tuning().program_slots);
-    // Of few rows the words that blocks wait for count most; of more rows the products need the weights sooner.
-    const int flight = tuning().program_flight ? tuning().program_flight : program_->rows <= 2 ? 1 : 2;
+    // Of few rows the words that blocks wait for count most; of more rows the products need the weights sooner. cp.async
+    // does not keep the memory busy with one slot.
+    const bool bulk = hopper_linear_takes(stream.info().compute_capability);
+    const int flight = tuning().program_flight ? tuning().program_flight : bulk && program_->rows <= 2 ? 1 : 2;
     program_->flight = std::clamp(flight, 1, program_->slots);
     program_->history_flight = std::clamp(std::max(flight, 2), 1, program_->slots);
     program_->exchange = stream.exchange();
     program_->ended = stream.counters() + CudaStream::counter_count - 1;
-    const bool bulk = hopper_linear_takes(stream.info().compute_capability);
     const char* mode = std::getenv("HEARTH_KERNELS");
     if (mode && std::strcmp(mode, "trace") == 0) std::fprintf(stderr, "kernel decode_step [%d rows]: %d ops as one kernel, %s\n", program_->rows, program_->phases, kernels[bulk][type_ == DType::bf16].name);
-    stream.launch(kernels[bulk][type_ == DType::bf16], {blocks_, 1, 1, program_threads, program_ring_at(program_->phases) + program_->slots * program_->slot_bytes + sums_bytes() + scratch_}, *program_);
+    device::LaunchShape shape{blocks_, 1, 1, program_threads, program_ring_at(program_->phases) + program_->slots * program_->slot_bytes + sums_bytes() + scratch_};
+    shape.together = true;
+    stream.launch(kernels[bulk][type_ == DType::bf16], shape, *program_);
   }
 
   // Linears share one place for their activations.

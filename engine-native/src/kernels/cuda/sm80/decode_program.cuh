@@ -77,6 +77,7 @@ __device__ __forceinline__ void decode_program(const Program& p) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 #endif
+  if (thread < static_cast<int>(sizeof(control.zeros) / sizeof(uint4))) control.zeros[thread] = make_uint4(0, 0, 0, 0);
   if (warp == 1) describe_step(p, control);
   if (warp == 2) copy_words(&control.attention, &p.attention, sizeof(AttentionArgs), lane, 32);
   if (warp > 2) {

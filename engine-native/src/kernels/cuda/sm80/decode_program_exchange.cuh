@@ -25,6 +25,13 @@ __device__ __forceinline__ void exchange_store(uint32_t* p, uint32_t word) {
 }
 __device__ __forceinline__ bool arrived(uint4 v) { return v.x != 0 && v.y != 0 && v.z != 0 && v.w != 0; }
 
+// The same once more, where not all of it was there: what has arrived is not read again, since what all blocks poll for
+// takes from what the memory gives. What is awaited begins as zero, anything else as `unwanted`.
+constexpr uint32_t unwanted = 0xffffffffu;  // inverted: zeros
+__device__ __forceinline__ void exchange_poll(uint4& v, const uint32_t* p) {
+  asm volatile("{\n.reg .pred again;\nsetp.eq.u32 again, %5, 0;\n@again ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];\n}" : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w) : "l"(p), "r"(static_cast<uint32_t>(arrived(v))) : "memory");
+}
+
 // Word of columns `column` (even) and column + 1 in the order in which the tensor cores' fragments want them, so that a
 // lane finds what it multiplies in 32 k as 16 bytes.
 __device__ __forceinline__ int fragment_word(int column) {

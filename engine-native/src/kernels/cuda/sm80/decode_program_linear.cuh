@@ -3,176 +3,17 @@
 // adds up the workers' sums, applies what the linear has fused, and hands the outputs on. Workers never wait for one
 // another: only for their own activations, for weights, and for room for their sums.
 //
-// The tensor cores' 8 columns are the rows of activations; with one row all columns are that row.
-//
-// A nibble of f16 stays where it is after one instruction: as a subnormal it is q * 2^-24 (16 q where it is the higher
-// one), exactly. In bfloat16 it goes under the exponent of 128. Zero points are taken off a group's sum in f32, with the
-// group's sum of activations, which all tiles share.
+// 4-bit weights are multiplied as integers, with activations in fixed point (decode_program_activations.cuh). A byte of the
+// weights is 16 times a nibble of row g + 8 and one of row g: products take it whole and masked, and the difference of their
+// sums is exactly 16 times row g + 8's.
 #pragma once
 
-#include "kernels/cuda/sm80/decode_program_exchange.cuh"
+#include "kernels/cuda/sm80/decode_program_activations.cuh"
 
 namespace hearth::kernels::cuda {
 
-template <class T> struct Nibbles;
-template <> struct Nibbles<__half> {
-  static constexpr float base = 0, unit = 1.f / 16777216.f;                                  // a product's unit
-  static constexpr float factor_low = 16777216.f, factor_high = 1048576.f;                   // of the rows' totals
-  static __device__ __forceinline__ void decode(uint32_t w, uint32_t (&a)[4]) {
-    const uint32_t w8 = w >> 8;
-    a[0] = w & 0x000f000fu;
-    a[1] = w & 0x00f000f0u;
-    a[2] = w8 & 0x000f000fu;
-    a[3] = w8 & 0x00f000f0u;
-  }
-  static __device__ __forceinline__ uint32_t zero_high(uint32_t zeros) { return zeros & 0xf0u; }
-};
-template <> struct Nibbles<__nv_bfloat16> {
-  static constexpr float base = 128, unit = 1, factor_low = 1, factor_high = 1;
-  static __device__ __forceinline__ void decode(uint32_t w, uint32_t (&a)[4]) { RawNibbles<__nv_bfloat16>::decode(w, a); }
-  static __device__ __forceinline__ uint32_t zero_high(uint32_t zeros) { return zeros >> 4; }
-};
-// A small integer plus `base` as a float, without a conversion: those are slow.
-__device__ __forceinline__ float small_float(uint32_t v, float base) { return __uint_as_float(0x4B000000u | v) - (8388608.f - base); }
-
 // Both sides of the tiles' sums go through their slots in the same order.
 struct ProgramPlaces { RingPlace ring, sums; };
-
-// Where linears keep their activations: sums by group, then rows of fragments. The same place for the same k in all of a
-// program's linears, so that what a worker overwrites is always its own.
-template <int GROUP, bool SINGLE> struct ActivationPlace {
-  static constexpr int groups = GROUP ? 128 / GROUP : 0, row_pad = SINGLE ? 1 : program_rows_max, sums_unit = program_groups_max * row_pad;
-  float* sums;   // [units][program_groups_max][rows, padded]
-  char* rows;
-  int stride;
-  __device__ __forceinline__ explicit ActivationPlace(const ProgramControl& control)
-      : sums(reinterpret_cast<float*>(program_shared + control.x)), rows(program_shared + control.x_rows), stride(control.x_stride) {}
-};
-
-// ---- Activations -----------------------------------------------------------------------------------------------------------
-
-// For a fused RMS norm x * weight / 16 is multiplied (16: room in f16 for residuals up to 10^6); the row's 16 / rms is
-// applied at the end, since the product is linear.
-
-// This warp's units of x out of the exchange, two a time by half warps, several reads under way. No other warp reads them,
-// so the block need not meet.
-template <class T, int GROUP, bool SINGLE>
-__device__ __forceinline__ void receive_units(const ProgramControl& control, const LinearShape& l, int from, const ActivationPlace<GROUP, SINGLE>& to) {
-  constexpr int batch = 4, lanes = GROUP / 8, both = 2 * program_workers;  // lanes of a group
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, mine = warp + lane / 16 * program_workers, units = l.units, rows = SINGLE ? 1 : control.rows;
-  const uint32_t* base = control.exchange + from + lane % 16 * 4;
-  int row = 0, first = 0;  // of the batch's next read
-#pragma unroll 1
-  while (row < rows) {
-    uint4 v[batch];
-    int unit[batch], n[batch];
-#pragma unroll
-    for (int i = 0; i < batch; ++i) {
-      v[i] = make_uint4(0, 0, 0, 0);
-      unit[i] = row < rows ? mine + first : units;
-      n[i] = row;
-      first += both;
-      if (first >= units) { first = 0; ++row; }
-    }
-    bool missing;
-    do {
-      missing = false;
-#pragma unroll
-      for (int i = 0; i < batch; ++i) if (unit[i] < units && !arrived(v[i])) v[i] = exchange_load16(base + n[i] * (l.in / 2) + unit[i] * 64);
-#pragma unroll
-      for (int i = 0; i < batch; ++i) missing |= unit[i] < units && !arrived(v[i]);
-    } while (__any_sync(0xffffffffu, missing));
-#pragma unroll
-    for (int i = 0; i < batch; ++i) {
-      if (!__any_sync(0xffffffffu, unit[i] < units)) continue;
-      const uint4 x = make_uint4(~v[i].x, ~v[i].y, ~v[i].z, ~v[i].w);
-      float sum = sum8<T>(x);
-#pragma unroll
-      for (int d = lanes / 2; d > 0; d >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, d);
-      if (unit[i] >= units) continue;
-      *reinterpret_cast<uint4*>(to.rows + n[i] * to.stride + unit[i] * 256 + lane % 16 * 16) = x;
-      if (lane % lanes == 0) to.sums[unit[i] * to.sums_unit + lane % 16 / lanes * to.row_pad + n[i]] = sum * Nibbles<T>::unit;
-    }
-  }
-  __syncwarp();
-}
-
-// The same out of memory, where an earlier kernel left x.
-template <class T, int GROUP, bool SINGLE>
-__device__ __noinline__ void load_units(ProgramControl& control, const LinearShape& l, const LinearPhase& phase, const ActivationPlace<GROUP, SINGLE>& to) {
-  const bool normed = l.norm == norm_rms;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  constexpr int lanes = GROUP / 4;
-#pragma unroll 1
-  for (int n = 0; n < control.rows; ++n) {
-    float square = 0;
-#pragma unroll 2
-    for (int unit = warp; unit < l.units; unit += program_workers) {
-      const int k = unit * 128 + lane * 4;
-      const int64_t at = static_cast<int64_t>(n) * l.x_stride + k;
-      uint2 v = make_uint2(0, 0);
-      if (k < l.in && l.x_type == type_f32) {
-        float4 x = __ldcg(reinterpret_cast<const float4*>(static_cast<const float*>(phase.x) + at));
-        if (normed) {
-          const float4 w = __ldg(reinterpret_cast<const float4*>(phase.norm_weight + k));
-          square += (x.x * x.x + x.y * x.y) + (x.z * x.z + x.w * x.w);
-          x.x *= w.x * 0.0625f; x.y *= w.y * 0.0625f; x.z *= w.z * 0.0625f; x.w *= w.w * 0.0625f;
-        }
-        v = make_uint2(pack2<T>(x.x, x.y), pack2<T>(x.z, x.w));
-      } else if (k < l.in) {
-        v = __ldcg(reinterpret_cast<const uint2*>(static_cast<const T*>(phase.x) + at));
-      }
-      uint32_t* place = reinterpret_cast<uint32_t*>(to.rows + n * to.stride) + unit * 64;
-      place[fragment_word(lane * 4)] = v.x;
-      place[fragment_word(lane * 4 + 2)] = v.y;
-      const float2 a = unpack2<T>(v.x), b = unpack2<T>(v.y);
-      float sum = (a.x + a.y) + (b.x + b.y);
-#pragma unroll
-      for (int d = lanes / 2; d > 0; d >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, d);
-      if (lane % lanes == 0) to.sums[unit * to.sums_unit + lane / lanes * to.row_pad + n] = sum * Nibbles<T>::unit;
-    }
-    square = warp_sum(square);
-    if (normed && lane == 0) control.squares[n][warp] = square;
-  }
-  __syncwarp();
-}
-
-// 16-bit weights: this warp's 32 k of every 512, in the order of memory.
-template <class T>
-__device__ __forceinline__ void receive_dense(ProgramControl& control, const LinearShape& l, const ProgramPhase& phase, const ActivationPlace<0, true>& to) {
-  const bool normed = l.norm == norm_rms;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-#pragma unroll 1
-  for (int n = 0; n < control.rows; ++n) {
-    float square = 0;
-#pragma unroll 1
-    for (int k = warp * 32 + lane / 4 * dense_unit + lane % 4 * 8; k < l.in; k += 8 * dense_unit) {
-      uint4 v;
-      if (phase.from >= 0) {
-        do v = exchange_load16(control.exchange + phase.from + n * (l.in / 2) + k / 2); while (!arrived(v));
-        v = make_uint4(~v.x, ~v.y, ~v.z, ~v.w);
-      } else if (l.x_type == type_f32) {
-        const float4* from = reinterpret_cast<const float4*>(static_cast<const float*>(phase.linear.x) + static_cast<int64_t>(n) * l.x_stride + k);
-        float4 a = __ldcg(from), b = __ldcg(from + 1);
-        if (normed) {
-          const float4* norm = reinterpret_cast<const float4*>(phase.linear.norm_weight + k);
-          const float4 wa = __ldg(norm), wb = __ldg(norm + 1);
-          square += (a.x * a.x + a.y * a.y) + (a.z * a.z + a.w * a.w) + ((b.x * b.x + b.y * b.y) + (b.z * b.z + b.w * b.w));
-          a.x *= 0.0625f * wa.x; a.y *= 0.0625f * wa.y; a.z *= 0.0625f * wa.z; a.w *= 0.0625f * wa.w;
-          b.x *= 0.0625f * wb.x; b.y *= 0.0625f * wb.y; b.z *= 0.0625f * wb.z; b.w *= 0.0625f * wb.w;
-        }
-        v = pack8<T>(a, b);
-      } else {
-        v = __ldcg(reinterpret_cast<const uint4*>(static_cast<const T*>(phase.linear.x) + static_cast<int64_t>(n) * l.x_stride + k));
-      }
-      *reinterpret_cast<uint4*>(to.rows + n * to.stride + k * 2) = v;
-    }
-    __syncwarp();
-    square = warp_sum(square);
-    if (normed && lane == 0) control.squares[n][warp] = square;
-  }
-  __syncwarp();
-}
 
 // ---- Workers ----------------------------------------------------------------------------------------------------------------
 
@@ -197,109 +38,319 @@ struct Workplace {
   }
 };
 
-// This worker's sums of a tile, to the finishers: columns 2 t and 2 t + 1 of rows g and g + 8.
-template <bool SINGLE>
-__device__ __forceinline__ void leave_sums(const Workplace& here, const float (&total)[4], RingPlace& at) {
-  const int g = here.lane / 4, t = here.lane % 4, rows = SINGLE ? 1 : here.rows;
+// Room for this worker's sums of a tile, once the finishers have taken those that lie there.
+__device__ __forceinline__ uint32_t await_room(const Workplace& here, const RingPlace& at) {
   barrier_wait(here.taken() + at.slot * 8, at.parity ^ 1);
-  const uint32_t to = here.sums + at.slot * program_sum_bytes(rows) + ((2 * t * 16 + g) * sum_pitch + here.warp) * 4;
-  constexpr int high = 8 * sum_pitch * 4, row = 16 * sum_pitch * 4;
-  if (2 * t < rows) { shared_store4(to, total[0]); shared_store4(to + high, total[2]); }
-  if (!SINGLE && 2 * t + 1 < rows) { shared_store4(to + row, total[1]); shared_store4(to + row + high, total[3]); }
+  return here.sums + at.slot * program_sum_bytes(here.rows) + here.warp * 4;
+}
+__device__ __forceinline__ uint32_t sum_place(uint32_t room, int n, int r) { return room + (n * 16 + r) * sum_pitch * 4; }  // row n of activations, r of the tile
+__device__ __forceinline__ void sums_left(const Workplace& here, RingPlace& at) {
   here.arrive(here.summed() + at.slot * 8);
-  at.next(program_sum_slots(rows));
+  at.next(program_sum_slots(here.rows));
+}
+
+// total: of rows g and g + 8 of the tile, this lane's row of activations and share of k.
+template <int ROWS>
+__device__ __forceinline__ void leave_sums(const Workplace& here, const float (&total)[2], RingPlace& at) {
+  const int g = here.lane / 4, t = here.lane % 4, row = t % ROWS;
+  if constexpr (ROWS == 4) {
+    const uint32_t room = await_room(here, at);
+    if (row < here.rows) {
+      shared_store4(sum_place(room, row, g), total[0]);
+      shared_store4(sum_place(room, row, g + 8), total[1]);
+    }
+  } else {  // the shares of k are added up; lanes 0 and 1 of a quad then have row g, lanes 2 and 3 row g + 8
+    const bool high = t >= 2;
+    float sum = (high ? total[1] : total[0]) + __shfl_xor_sync(0xffffffffu, high ? total[0] : total[1], 2);
+    if constexpr (ROWS == 1) sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+    const uint32_t room = await_room(here, at);
+    if (ROWS == 2 || t % 2 == 0) shared_store4(sum_place(room, row, g + (high ? 8 : 0)), sum);
+  }
+  sums_left(here, at);
 }
 
 // A unit's share of a lane, out of the ring.
-template <int GROUP> struct UnitWords {
+struct UnitWords {
   uint4 first, second;
-  uint32_t scales[128 / GROUP], zeros[128 / GROUP];
+  __device__ __forceinline__ void load(uint32_t unit, int lane) {
+    first = shared_load16(unit + lane * 16);
+    second = shared_load16(unit + 512 + lane * 16);
+  }
 };
-template <int GROUP>
-__device__ __forceinline__ void load_unit(uint32_t unit, int lane, UnitWords<GROUP>& w) {
-  using U = Unit<GROUP>;
-  w.first = shared_load16(unit + lane * 16);
-  w.second = shared_load16(unit + 512 + lane * 16);
+
+// Of several rows: scales and zero points of what a lane has sums of, rows g and g + 8, its group in each set of sums of a unit.
+template <int GROUP, int ROWS> struct GroupConstants {
+  using C = Columns<GROUP, ROWS>;
+  uint32_t scales[C::sets], zeros[C::sets];
+  __device__ __forceinline__ void load(uint32_t unit, int lane) {
+    using U = Unit<GROUP>;
+    const int g = lane / 4, first = lane % 4 / ROWS % C::groups;
 #pragma unroll
-  for (int group = 0; group < U::groups; ++group) {
-    w.scales[group] = shared_load4(unit + U::scales + group * 32 + lane / 4 * 4);
-    w.zeros[group] = shared_load1(unit + U::zeros + group * 8 + lane / 4);
+    for (int set = 0; set < C::sets; ++set) {
+      scales[set] = shared_load4(unit + U::scales + (first + set * C::shares) * 32 + g * 4);
+      zeros[set] = shared_load1(unit + U::zeros + (first + set * C::shares) * 8 + g);
+    }
   }
+};
+
+// ---- Several rows ----
+
+// Row g masked, row g + 8 with what it has of row g.
+__device__ __forceinline__ void mma_bytes(int (&c)[4], uint32_t w0, uint32_t w1, uint32_t b0, uint32_t b1) {
+  constexpr uint32_t low = 0x0f0f0f0fu;
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(w0 & low), "r"(w0), "r"(w1 & low), "r"(w1), "r"(b0), "r"(b1));
 }
 
-// x: the lane's fragments of the unit; sums: its groups' sums.
-template <class T, int GROUP, bool SINGLE>
-__device__ __forceinline__ void multiply_unit(const UnitWords<GROUP>& w, uint32_t x_at, uint32_t sums, float (&total)[4]) {
-  using N = Nibbles<T>;
-  constexpr int groups = 128 / GROUP, steps = GROUP / 16;
+// What a lane multiplies with: byte g % 2 of row g / 2 % ROWS, in products of its share of k; zeros in others.
+struct ColumnPlace { uint32_t x, zeros; int share; };
+
+// Products of one set of sums of a unit, which is the `position`th of those that meet in a set.
+template <int GROUP, int ROWS>
+__device__ __forceinline__ void multiply_set(const UnitWords& w, const ColumnPlace& column, uint32_t x, int position, int set, int (&sums)[4]) {
+  using C = Columns<GROUP, ROWS>;
   const uint32_t words[8] = {w.first.x, w.first.y, w.first.z, w.first.w, w.second.x, w.second.y, w.second.z, w.second.w};
-  const uint4 x[4] = {shared_load16(x_at), shared_load16(x_at + 64), shared_load16(x_at + 128), shared_load16(x_at + 192)};
 #pragma unroll
-  for (int group = 0; group < groups; ++group) {
-    float even[4] = {0, 0, 0, 0}, odd[4] = {0, 0, 0, 0};  // two chains: a product takes 33 cycles
+  for (int j = 0; j < C::set_groups; ++j) {
+    const int group = set * C::set_groups + j, word = group * (GROUP / 16);
+    const bool mine = C::shares == 1 || position * C::groups + j == column.share;
+    const uint32_t at = mine ? x + fixed_offset(group * GROUP) : column.zeros;
+    if constexpr (GROUP == 32) {
+      const uint2 b = shared_load8(at);
+      mma_bytes(sums, words[word], words[word + 1], b.x, b.y);
+    } else {
 #pragma unroll
-    for (int i = group * steps; i < (group + 1) * steps; i += 2) {
-      uint32_t a[4], b[4];
-      N::decode(words[i], a);
-      N::decode(words[i + 1], b);
-      mma<T>(even, a, x[i / 2].x, x[i / 2].y);
-      mma<T>(odd, b, x[i / 2].z, x[i / 2].w);
-    }
-    const float2 scale = unpack2<__half>(w.scales[group]);
-    const float zero_low = small_float(w.zeros[group] & 15u, N::base), zero_high = small_float(N::zero_high(w.zeros[group]), N::base);
-    const uint32_t at = sums + group * ActivationPlace<GROUP, SINGLE>::row_pad * 4;
-    const float first = __uint_as_float(shared_load4(at));
-    total[0] += scale.x * (even[0] + odd[0] - zero_low * first);
-    total[2] += scale.y * (even[2] + odd[2] - zero_high * first);
-    if constexpr (!SINGLE) {
-      const float second = __uint_as_float(shared_load4(at + 4));
-      total[1] += scale.x * (even[1] + odd[1] - zero_low * second);
-      total[3] += scale.y * (even[3] + odd[3] - zero_high * second);
+      for (int half = 0; half < GROUP / 64; ++half) {
+        const uint4 b = shared_load16(at + half * 128);
+        mma_bytes(sums, words[word + half * 4], words[word + half * 4 + 1], b.x, b.y);
+        mma_bytes(sums, words[word + half * 4 + 2], words[word + half * 4 + 3], b.z, b.w);
+      }
     }
   }
 }
 
-// Not inlined: the loop wants all registers.
-template <class T, int GROUP, bool SINGLE>
-__device__ __noinline__ ProgramPlaces linear_w4_phase(int index, ProgramPlaces at) {
+// Adds a set's sums to the totals; scaled: the group's activations' (see ActivationPlace). Integers until the last step: the
+// sums, below 2^31, and what the zero points take off are exact.
+__device__ __forceinline__ void add_set(int (&sums)[4], uint32_t scales, uint32_t zeros, uint2 scaled, float (&total)[2]) {
+  const int negated = static_cast<int>(scaled.y);
+  const int low = sums[0] * 256 + sums[1] + static_cast<int>(zeros & 15u) * negated;
+  const int both = sums[2] * 256 + sums[3] + static_cast<int>(zeros) * negated;
+  const float2 scale = unpack2<__half>(scales);
+  const float unit = __uint_as_float(scaled.x);
+  total[0] += unit * scale.x * static_cast<float>(low);
+  total[1] += unit * scale.y * static_cast<float>(both - low);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) sums[i] = 0;
+}
+
+// ---- One row ----
+
+// Four words as they lie in the ring are an operand: rows g have the words of even steps of 16 k, rows g + 8 those of odd
+// steps, and rows g + 8 of the tile come with rows g. So a pair of columns has the activations of even or of odd steps, pair
+// p of share p / 2 of k those of parity p % 2, and only the sums of the rows of its parity mean something: no word is moved.
+__device__ __forceinline__ void mma_quad(int (&both)[4], int (&low)[4], const uint4& w, uint32_t b0, uint32_t b1) {
+  constexpr uint32_t mask = 0x0f0f0f0fu;
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(both[0]), "+r"(both[1]), "+r"(both[2]), "+r"(both[3]) : "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w), "r"(b0), "r"(b1));
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(low[0]), "+r"(low[1]), "+r"(low[2]), "+r"(low[3]) : "r"(w.x & mask), "r"(w.y & mask), "r"(w.z & mask), "r"(w.w & mask), "r"(b0), "r"(b1));
+}
+// both: of whole bytes, low: of masked ones.
+struct QuadSums {
+  int both[4] = {0, 0, 0, 0}, low[4] = {0, 0, 0, 0};
+  __device__ __forceinline__ void add(bool odd, uint32_t scales, uint32_t zeros, uint2 scaled, float (&total)[2]) const {
+    const int negated = static_cast<int>(scaled.y);
+    const int l = (odd ? low[2] : low[0]) * 256 + (odd ? low[3] : low[1]) + static_cast<int>(zeros & 15u) * negated;
+    const int b = (odd ? both[2] : both[0]) * 256 + (odd ? both[3] : both[1]) + static_cast<int>(zeros) * negated;
+    const float2 scale = unpack2<__half>(scales);
+    const float unit = __uint_as_float(scaled.x);
+    total[0] += unit * scale.x * static_cast<float>(l);
+    total[1] += unit * scale.y * static_cast<float>(b - l);
+  }
+};
+// Scales and zero points of a lane's share, for each set of sums of a unit.
+template <int GROUP> struct SingleConstants {
+  static constexpr int sets = GROUP == 32 ? 2 : 1, groups = 128 / GROUP;
+  uint32_t scales[sets], zeros[sets];
+  __device__ __forceinline__ void load(uint32_t unit, int lane) {
+    using U = Unit<GROUP>;
+    const int g = lane / 4, group = groups == 1 ? 0 : lane % 4 / 2;
+#pragma unroll
+    for (int set = 0; set < sets; ++set) {
+      scales[set] = shared_load4(unit + U::scales + (group + 2 * set) * 32 + g * 4);
+      zeros[set] = shared_load1(unit + U::zeros + (group + 2 * set) * 8 + g);
+    }
+  }
+};
+// A unit of groups of 64 or 32.
+template <int GROUP>
+__device__ __forceinline__ void multiply_single(const UnitWords& w, uint32_t x, uint32_t zeros, int share, const SingleConstants<GROUP>& c, uint32_t scaled, bool odd, float (&total)[2]) {
+  if constexpr (GROUP == 64) {
+    QuadSums s;
+    const uint2 b0 = shared_load8(share == 0 ? x : zeros), b1 = shared_load8(share == 1 ? x + 8 : zeros);
+    mma_quad(s.both, s.low, w.first, b0.x, b0.y);
+    mma_quad(s.both, s.low, w.second, b1.x, b1.y);
+    s.add(odd, c.scales[0], c.zeros[0], shared_load8(scaled), total);
+  } else {
+    const uint4 b = shared_load16(x);
+    QuadSums s, second;
+    mma_quad(s.both, s.low, w.first, share == 0 ? b.x : 0, share == 1 ? b.y : 0);
+    mma_quad(second.both, second.low, w.second, share == 0 ? b.z : 0, share == 1 ? b.w : 0);
+    s.add(odd, c.scales[0], c.zeros[0], shared_load8(scaled), total);
+    second.add(odd, c.scales[1], c.zeros[1], shared_load8(scaled + 2 * ActivationPlace<1>::group_bytes), total);
+  }
+}
+
+// Of groups of 128 the two units of a slot are the two shares: what is done to sums is done once for both.
+template <class T, int GROUP>
+__device__ __noinline__ ProgramPlaces linear_w4_single(int index, ProgramPlaces at) {
   ProgramControl& control = program_control();
   const ProgramPhase& phase = program_phase(index);
   const LinearShape& l = linear_shape(phase);
-  const ActivationPlace<GROUP, SINGLE> place(control);
+  const ActivationPlace<1> place(control);
   const Workplace here(control);
   if (here.warp == 0) program_trace(index, 0);
-  if (phase.from >= 0) receive_units<T, GROUP, SINGLE>(control, l, phase.from, place);
-  else load_units<T, GROUP, SINGLE>(control, l, phase.linear, place);
+  take_activations<T, GROUP, 1>(control, l, phase, place);
   if (here.warp == 0) program_trace(index, 1);
 
   constexpr int unit_bytes = Unit<GROUP>::bytes, apart = program_workers;  // units of a worker in a slot
-  constexpr int sums_unit = place.sums_unit * 4;
   const int warp = here.warp, lane = here.lane, g = lane / 4, t = lane % 4, units = l.units, slot_units = control.slot_units;
-  const uint32_t x = shared_address(place.rows) + (SINGLE || g >= here.rows ? 0 : g) * place.stride + t * 16;
-  const uint32_t sums = shared_address(place.sums) + (SINGLE ? 0 : t % 2 * 8);
+  const int share = g / 4;  // of this lane's column
+  const bool odd = t % 2;   // of this lane's sums
+  const uint32_t x = shared_address(place.rows) + g % 4 * 64 + t * 16, zeros = shared_address(control.zeros);
+  const uint32_t scaled = shared_address(place.sums) + t % 2 * 8 + (GROUP == 128 ? t / 2 * apart * place.unit_sums : t / 2 * place.group_bytes);
   const uint32_t ring = here.ring + warp * unit_bytes;
   const TileRange tiles = tile_range(l, phase.start);
   TraceWait weights, room;
+  SingleConstants<GROUP> constants{};
 #pragma unroll 1
   for (int tile = tiles.begin; tile < tiles.end; ++tile) {
-    float total[4] = {0, 0, 0, 0};
+    float total[2] = {0, 0};
 #pragma unroll 1
     for (int unit = warp; unit - warp < units; unit += slot_units) {
       const uint32_t from = ring + at.ring.slot * here.slot_bytes, barrier = here.full + at.ring.slot * 8;
       const bool one = unit < units, two = slot_units > apart && unit + apart < units;
-      UnitWords<GROUP> a, b;
+      UnitWords a, b;
+      SingleConstants<GROUP> second;
       weights.begin();
       barrier_wait(barrier, at.ring.parity);
       weights.end();
-      load_unit(from, lane, a);  // whatever lies there, when the warp has no unit in the slot
-      load_unit(two ? from + apart * unit_bytes : from, lane, b);
+      const uint32_t beside = two ? from + apart * unit_bytes : from;  // whatever lies there, when the warp has no unit in the slot
+      a.load(from, lane);
+      b.load(beside, lane);
+      if constexpr (GROUP == 128) {
+        if (one) constants.load(t < 2 ? from : beside, lane);
+      } else {
+        constants.load(from, lane);
+        second.load(beside, lane);
+      }
       here.arrive(barrier + program_slots_max * 8);
       at.ring.next(here.slots);
-      if (one) multiply_unit<T, GROUP, SINGLE>(a, x + unit * 256, sums + unit * sums_unit, total);
-      if (two) multiply_unit<T, GROUP, SINGLE>(b, x + (unit + apart) * 256, sums + (unit + apart) * sums_unit, total);
+      if (!one) continue;
+      const uint32_t of_unit = scaled + unit * place.unit_sums, x_unit = x + unit * 256;
+      if constexpr (GROUP == 128) {
+        QuadSums s;
+        const uint4 b0 = shared_load16(share == 0 ? x_unit : zeros);
+        mma_quad(s.both, s.low, a.first, b0.x, b0.y);
+        mma_quad(s.both, s.low, a.second, b0.z, b0.w);
+        if (two) {
+          const uint4 b1 = shared_load16(share == 1 ? x_unit + apart * 256 : zeros);
+          mma_quad(s.both, s.low, b.first, b1.x, b1.y);
+          mma_quad(s.both, s.low, b.second, b1.z, b1.w);
+        }
+        s.add(odd, constants.scales[0], constants.zeros[0], shared_load8(two || t < 2 ? of_unit : zeros), total);
+      } else {
+        multiply_single<GROUP>(a, x_unit, zeros, share, constants, of_unit, odd, total);
+        if (two) multiply_single<GROUP>(b, x_unit + apart * 256, zeros, share, second, of_unit + apart * place.unit_sums, odd, total);
+      }
     }
     room.begin();
-    leave_sums<SINGLE>(here, total, at.sums);
+    leave_sums<1>(here, total, at.sums);
+    room.end();
+  }
+  if (warp == 0) {
+    program_trace(index, 2);
+    weights.leave(index, 9);
+    room.leave(index, 10);
+  }
+  return at;
+}
+
+// Not inlined: the loop wants all registers.
+template <class T, int GROUP, int ROWS>
+__device__ __noinline__ ProgramPlaces linear_w4_phase(int index, ProgramPlaces at) {
+  using C = Columns<GROUP, ROWS>;
+  ProgramControl& control = program_control();
+  const ProgramPhase& phase = program_phase(index);
+  const LinearShape& l = linear_shape(phase);
+  const ActivationPlace<ROWS> place(control);
+  const Workplace here(control);
+  if (here.warp == 0) program_trace(index, 0);
+  take_activations<T, GROUP, ROWS>(control, l, phase, place);
+  if (here.warp == 0) program_trace(index, 1);
+
+  constexpr int unit_bytes = Unit<GROUP>::bytes, apart = program_workers;  // units of a worker in a slot
+  const int warp = here.warp, lane = here.lane, g = lane / 4, t = lane % 4, units = l.units, slot_units = control.slot_units;
+  const ColumnPlace column{shared_address(place.rows) + min(g / 2 % ROWS, here.rows - 1) * place.stride + g % 2 * 64 + t * 16, shared_address(control.zeros), g / 2 / ROWS};
+  const int position_mine = t / ROWS / C::groups;  // of the unit that this lane has sums of, among those that meet
+  const uint32_t scaled = shared_address(place.sums) + t / ROWS % C::groups * place.group_bytes + t % ROWS * 8, unscaled = shared_address(control.zeros);
+  const uint32_t ring = here.ring + warp * unit_bytes;
+  const TileRange tiles = tile_range(l, phase.start);
+  TraceWait weights, room;
+  int sums[4] = {0, 0, 0, 0};
+  GroupConstants<GROUP, ROWS> constants{};
+#pragma unroll 1
+  for (int tile = tiles.begin; tile < tiles.end; ++tile) {
+    float total[2] = {0, 0};
+    int position = 0;
+#pragma unroll 1
+    for (int unit = warp; unit - warp < units; unit += slot_units) {
+      const uint32_t from = ring + at.ring.slot * here.slot_bytes, barrier = here.full + at.ring.slot * 8;
+      const bool one = unit < units, two = slot_units > apart && unit + apart < units;
+      UnitWords a, b;
+      GroupConstants<GROUP, ROWS> second;
+      weights.begin();
+      barrier_wait(barrier, at.ring.parity);
+      weights.end();
+      a.load(from, lane);  // whatever lies there, when the warp has no unit in the slot
+      b.load(two ? from + apart * unit_bytes : from, lane);
+      if constexpr (C::units == 1) {
+        constants.load(from, lane);
+        second.load(two ? from + apart * unit_bytes : from, lane);
+      } else {
+        if (one && position == position_mine) constants.load(from, lane);
+        if (two && position + 1 == position_mine) constants.load(from + apart * unit_bytes, lane);
+      }
+      here.arrive(barrier + program_slots_max * 8);
+      at.ring.next(here.slots);
+      const uint32_t x = column.x + unit * 256;
+      if constexpr (C::units == 1) {
+#pragma unroll
+        for (int set = 0; set < C::sets; ++set) {
+          const uint32_t of_set = scaled + unit * place.unit_sums + set * C::shares * place.group_bytes;
+          if (one) {
+            multiply_set<GROUP, ROWS>(a, column, x, 0, set, sums);
+            add_set(sums, constants.scales[set], constants.zeros[set], shared_load8(of_set), total);
+          }
+          if (two) {
+            multiply_set<GROUP, ROWS>(b, column, x + apart * 256, 0, set, sums);
+            add_set(sums, second.scales[set], second.zeros[set], shared_load8(of_set + apart * place.unit_sums), total);
+          }
+        }
+      } else {
+        if (one) multiply_set<GROUP, ROWS>(a, column, x, position, 0, sums);
+        if (two) multiply_set<GROUP, ROWS>(b, column, x + apart * 256, position + 1, 0, sums);
+        const int first = unit - position * apart;  // of those that meet
+        position += slot_units / apart;
+        if (position == C::units || unit - warp + slot_units >= units) {
+          const int mine = first + position_mine * apart;
+          add_set(sums, constants.scales[0], constants.zeros[0], shared_load8(mine < units ? scaled + mine * place.unit_sums : unscaled), total);
+          position = 0;
+        }
+      }
+    }
+    room.begin();
+    leave_sums<ROWS>(here, total, at.sums);
     room.end();
   }
   if (warp == 0) {
@@ -317,7 +368,7 @@ __device__ __noinline__ ProgramPlaces linear_dense_phase(int index, ProgramPlace
   const LinearShape& l = linear_shape(phase);
   const Workplace here(control);
   const TileRange tiles = tile_range(l, phase.start);
-  const ActivationPlace<0, true> place(control);
+  const ActivationPlace<1> place(control);
   const int g = here.lane / 4, t = here.lane % 4, in = l.in;
   workers_meet();  // who has which activations is another matter here
   receive_dense<T>(control, l, phase, place);
@@ -342,11 +393,21 @@ __device__ __noinline__ ProgramPlaces linear_dense_phase(int index, ProgramPlace
       mma<T>(even, a0, x.x, x.y);
       mma<T>(odd, a1, x.z, x.w);
     }
-    const float total[4] = {even[0] + odd[0], even[1] + odd[1], even[2] + odd[2], even[3] + odd[3]};
-    leave_sums<false>(here, total, at.sums);
+    const uint32_t room = await_room(here, at.sums);
+#pragma unroll
+    for (int i = 0; i < 4; ++i)  // columns 2 t and 2 t + 1 of rows g and g + 8
+      if (const int n = 2 * t + i % 2; n < here.rows) shared_store4(sum_place(room, n, g + i / 2 * 8), even[i] + odd[i]);
+    sums_left(here, at.sums);
   }
   workers_meet();
   return at;
+}
+
+template <class T, int GROUP>
+__device__ __forceinline__ ProgramPlaces linear_w4_rows(int index, ProgramPlaces at) {
+  const int rows = program_control().rows;
+  if (rows == 1) return linear_w4_single<T, GROUP>(index, at);
+  return rows == 2 ? linear_w4_phase<T, GROUP, 2>(index, at) : linear_w4_phase<T, GROUP, 4>(index, at);
 }
 
 template <class T>
@@ -356,10 +417,8 @@ __device__ __forceinline__ ProgramPlaces linear_phase(int index, ProgramPlaces a
   const TileRange tiles = tile_range(l, phase.start);
   if (tiles.begin == tiles.end) return at;
   if (l.group == 0) return linear_dense_phase<T>(index, at);
-  const bool single = program_control().rows == 1;
-  if (l.group == 128) return single ? linear_w4_phase<T, 128, true>(index, at) : linear_w4_phase<T, 128, false>(index, at);
-  if (l.group == 64) return single ? linear_w4_phase<T, 64, true>(index, at) : linear_w4_phase<T, 64, false>(index, at);
-  return single ? linear_w4_phase<T, 32, true>(index, at) : linear_w4_phase<T, 32, false>(index, at);
+  if (l.group == 128) return linear_w4_rows<T, 128>(index, at);
+  return l.group == 64 ? linear_w4_rows<T, 64>(index, at) : linear_w4_rows<T, 32>(index, at);
 }
 
 // ---- Finishers --------------------------------------------------------------------------------------------------------------
@@ -408,7 +467,7 @@ struct Finisher {
   void* const y;
   const int64_t y_stride;
   uint32_t* const to;   // its part of the exchange; null: nobody here reads it
-  const float unit;     // a product's unit in this lane's row
+  const float unit;     // of the sums of this lane's row of the tile
   float norm[most];     // by row of activations
   bool normed_here;     // norm is known
 
@@ -416,7 +475,7 @@ struct Finisher {
       : control(c), l(shape), lane(threadIdx.x % 32), rows(SINGLE ? 1 : c.rows), width(shape.gated ? shape.out / 2 : shape.out), columns(shape.gated ? 8 : 16), tiles(shape.tiles),
         activation(shape.activation), y_type(shape.y_type), gated(shape.gated), residual(shape.residual), plain(phase.to_plain), keeps(phase.keeps),
         factors(shape.factors_at ? reinterpret_cast<const float*>(static_cast<const char*>(phase.linear.weight) + shape.factors_at) : nullptr), bias(phase.linear.bias), next_norm(phase.linear.next_norm),
-        y(phase.linear.y), y_stride(shape.y_stride), to(phase.to >= 0 ? c.exchange + phase.to : nullptr), unit(shape.group == 0 ? 1.f : threadIdx.x % 16 < 8 ? Nibbles<T>::factor_low : Nibbles<T>::factor_high) {}
+        y(phase.linear.y), y_stride(shape.y_stride), to(phase.to >= 0 ? c.exchange + phase.to : nullptr), unit(shape.group == 0 || threadIdx.x % 16 < 8 ? 1.f : 0.0625f) {}
 
   __device__ __forceinline__ void receive_norms(int from) {
     normed_here = l.norm != norm_rms || from >= 0;

@@ -24,6 +24,11 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity) {
   asm volatile("{\n.reg .pred done;\nwait:\nmbarrier.test_wait.parity.shared.b64 done, [%0], %1;\n@!done bra wait;\n}" ::"r"(barrier), "r"(parity) : "memory");
 #endif
 }
+__device__ __forceinline__ bool barrier_passed(uint32_t barrier, int parity) {
+  uint32_t passed;
+  asm volatile("{\n.reg .pred done;\nmbarrier.test_wait.parity.shared.b64 done, [%1], %2;\nselp.u32 %0, 1, 0, done;\n}" : "=r"(passed) : "r"(barrier), "r"(parity) : "memory");
+  return passed;
+}
 __device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
   asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(barrier) : "memory");
 }
@@ -31,6 +36,11 @@ __device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
 __device__ __forceinline__ void barrier_arrive_warp(uint32_t barrier) {
   __syncwarp();
   if (threadIdx.x % 32 == 0) barrier_arrive(barrier);
+}
+__device__ __forceinline__ uint2 shared_load8(uint32_t address) {
+  uint2 v;
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address) : "memory");
+  return v;
 }
 __device__ __forceinline__ void shared_store4(uint32_t address, float v) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory"); }
 __device__ __forceinline__ void workers_meet() { asm volatile("bar.sync 1, %0;" ::"n"(worker_threads) : "memory"); }
@@ -44,6 +54,7 @@ struct ProgramControl {
   uint64_t full[program_slots_max], empty[program_slots_max];  // of the ring; then, in this order (see Workplace),
   uint64_t summed[8], taken[8];                                // of the tiles' sums
   AttentionArgs attention;
+  uint4 zeros[9];                                              // what is multiplied where a column has no part (see ColumnPlace)
   float squares[program_rows_max][program_workers];
   uint32_t* exchange;
   int rows, slots, slot_bytes, slot_units, sums, x, x_rows, x_stride, attention_bytes, last;  // sums, x, x_rows: where they begin
@@ -148,8 +159,10 @@ struct Loader {
   TraceWait flying = {}, taken = {};
 
   // Waits until the slot is free and fewer than `flight` copies are under way: more than the memory needs to be busy
-  // would only make everybody's words in the exchange wait behind them.
+  // would only make everybody's words in the exchange wait behind them. Two instead of one where the workers have used up
+  // what is here.
   __device__ __forceinline__ void acquire(int flight) {
+    if (flight == 1 && used_up()) flight = 2;
     flying.begin();
     for (; filled - copied >= flight; ++copied) { barrier_wait(full + landed.slot * 8, landed.parity); landed.next(p.slots); }
     flying.end();
@@ -157,6 +170,12 @@ struct Loader {
     if (filled >= p.slots) barrier_wait(empty + at.slot * 8, at.parity ^ 1);
     taken.end();
     ++filled;
+  }
+  // Whether the workers are done with all but the last slot that was filled.
+  __device__ __forceinline__ bool used_up() const {
+    if (filled < 2) return true;
+    const int slot = at.slot - 2;
+    return slot < 0 ? barrier_passed(empty + (slot + p.slots) * 8, at.parity ^ 1) : barrier_passed(empty + slot * 8, at.parity);
   }
   __device__ __forceinline__ void expect(uint32_t barrier, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
