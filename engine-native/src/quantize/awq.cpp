@@ -23,7 +23,7 @@ ScaleResult search_scales(Math& math, const std::string& pair, const Array& inpu
   const double count = static_cast<double>(exact.size());
   const std::vector<float> mean = math.mean_magnitude(input);
   std::vector<Array> rounded(weights.size());
-  ScaleResult best{.pair = pair, .alpha = 0, .loss_rounding = 0, .loss = std::numeric_limits<double>::infinity(), .reference = math.sum_of_squares(exact) / count, .scales = {}, .losses = {}};
+  ScaleResult best{.pair = pair, .alpha = 0, .loss_rounding = 0, .loss = std::numeric_limits<double>::infinity(), .reference = math.sum_of_squares(exact) / count, .scales = std::vector<float>(mean.size(), 1.0f), .losses = {}};
   for (int i = 0; i < alpha_steps; i++) {
     const float alpha = static_cast<float>(i) / alpha_steps;
     const std::vector<float> scales = awq_scales(mean, alpha);
@@ -88,7 +88,8 @@ class BlockSearch {
     AwqResult result;
     if (options_.scale) {
       search_pairs(result);
-      if (stopped_) return result;
+      const bool finite = std::ranges::all_of(result.pairs, [](const ScaleResult& pair) { return std::isfinite(pair.loss); });
+      if (stopped_ || !finite) return result;  // nothing can be rounded that is no number
       apply(result);
     }
     if (options_.compensate) result.clipped = round_all();

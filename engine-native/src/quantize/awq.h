@@ -25,7 +25,7 @@ struct ScaleResult {
   std::string pair;             // "qkv", "o", "gate_up", "down"
   float alpha = 0;
   double loss_rounding = 0;     // mean squared error of round-to-nearest as it is (alpha = 0)
-  double loss = 0;              // of the best scales
+  double loss = 0;              // of the best scales; infinite when no output was a finite number
   double reference = 0;         // mean square of the exact output
   std::vector<float> scales;    // [in] as applied
   std::vector<double> losses;   // of each alpha tried

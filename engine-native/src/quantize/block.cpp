@@ -1,5 +1,9 @@
 #include "quantize/block.h"
 
+#include <algorithm>
+#include <cmath>
+#include <span>
+
 namespace hearth::quantize {
 
 namespace {
@@ -22,6 +26,12 @@ void to_floats(ThreadPool& pool, const ops::HostLinear& dense, std::vector<float
   });
 }
 
+// Whoever rounds or searches with such a value would spoil what it touches without a word.
+Status check_finite(const formats::Checkpoint& checkpoint, const std::string& name, std::span<const float> values) {
+  if (std::ranges::all_of(values, [](float value) { return std::isfinite(value); })) return Status::ok();
+  return corrupt(checkpoint.path() + ": tensor '" + name + "' holds values that are not finite; the file is damaged, or its numbers were too large for its type");
+}
+
 Result<Weight> read_weight(const formats::Checkpoint& checkpoint, const std::string& module, int64_t out, int64_t in, Math& math) {
   HEARTH_ASSIGN(const formats::LinearData linear, checkpoint.linear(module));
   if (linear.host.out != out || linear.host.in != in) {
@@ -30,6 +40,7 @@ Result<Weight> read_weight(const formats::Checkpoint& checkpoint, const std::str
   }
   Array values(out, in);
   to_floats(math.pool(), linear.host, values.host);
+  HEARTH_TRY(check_finite(checkpoint, module + ".weight", values.host));
   Weight weight{module, out, in, math.upload(std::move(values)), linear.bias, {}};
   checkpoint.forget(module);
   return weight;
@@ -37,6 +48,7 @@ Result<Weight> read_weight(const formats::Checkpoint& checkpoint, const std::str
 
 Result<std::vector<float>> read_norm(const formats::Checkpoint& checkpoint, const std::string& name, int64_t size, float offset) {
   HEARTH_ASSIGN(std::vector<float> values, checkpoint.floats(name, {{size}}));
+  HEARTH_TRY(check_finite(checkpoint, name, values));
   for (float& value : values) value += offset;
   return values;
 }

@@ -15,7 +15,7 @@ namespace {
 
 constexpr double damping = 0.01;      // of the mean diagonal, added to it
 constexpr int64_t lanes = 16;         // rows rounded side by side
-using Lanes = float __attribute__((vector_size(lanes * sizeof(float))));
+using Lanes = float __attribute__((vector_size(lanes * sizeof(float)), aligned(16), may_alias));
 using Doubles = double __attribute__((vector_size(64), aligned(8)));
 constexpr int64_t doubles = 8;
 
@@ -69,14 +69,24 @@ std::vector<float> invert_gram(const std::vector<float>& gram, int64_t n) {
   }
 }
 
+// Lanes in a row, aligned as `new` aligns: a std::vector of Lanes would forget that attribute.
+class LaneArray {
+ public:
+  explicit LaneArray(int64_t size) : values_(static_cast<size_t>(size * lanes)) {}
+  Lanes* data() { return reinterpret_cast<Lanes*>(values_.data()); }
+  Lanes& operator[](int64_t i) { return data()[i]; }
+
+ private:
+  std::vector<float> values_;
+};
+
 struct Rows {  // sixteen rows of a window side by side
-  std::vector<Lanes> w, error, codes;          // [size]
-  std::vector<Lanes> scales, zeros;            // [size / group]
-  std::vector<Lanes> tried, tried_error, tried_codes;  // [group]
+  LaneArray w, error, codes;                  // [size]
+  LaneArray scales, zeros;                    // [size / group]
+  LaneArray tried, tried_error, tried_codes;  // [group]
   Lanes loss{}, narrowed{};
   Rows(int64_t size, int64_t group)
-      : w(static_cast<size_t>(size)), error(w.size()), codes(w.size()), scales(static_cast<size_t>(size / group)), zeros(scales.size()),
-        tried(static_cast<size_t>(group)), tried_error(tried.size()), tried_codes(tried.size()) {}
+      : w(size), error(size), codes(size), scales(size / group), zeros(size / group), tried(group), tried_error(group), tried_codes(group) {}
 };
 
 // One group with a given code; the losses of its sixteen rows are added to `loss`.
@@ -134,14 +144,14 @@ void round_group(const Inverse::Window& window, int64_t first, int64_t group, in
     high = w[j] > high ? w[j] : high;
   }
   const float* upper = window.upper.host.data() + first * n + first;
-  Lanes& chosen_scale = rows.scales[static_cast<size_t>(first / group)];
-  Lanes& chosen_zero = rows.zeros[static_cast<size_t>(first / group)];
+  Lanes& chosen_scale = rows.scales[first / group];
+  Lanes& chosen_zero = rows.zeros[first / group];
   Lanes narrowed{};
   best += std::numeric_limits<float>::infinity();
   for (int step = 0; step < steps; step++) {
     Lanes scale{}, zero{}, loss{};
     make_codes(low, high, 1.0f - static_cast<float>(step) / 20.0f, scale, zero);
-    std::copy(w, w + group, rows.tried.begin());
+    std::copy(w, w + group, rows.tried.data());
     try_group(upper, n, group, scale, zero, rows.tried.data(), rows.tried_error.data(), rows.tried_codes.data(), loss);
     const auto better = loss < best;
     best = better ? loss : best;
@@ -149,10 +159,10 @@ void round_group(const Inverse::Window& window, int64_t first, int64_t group, in
     chosen_zero = better ? zero : chosen_zero;
     narrowed = better ? Lanes{} + (step > 0 ? 1.0f : 0.0f) : narrowed;
     for (int64_t j = 0; j < group; j++) {
-      Lanes& error = rows.error[static_cast<size_t>(first + j)];
-      Lanes& code = rows.codes[static_cast<size_t>(first + j)];
-      error = better ? rows.tried_error[static_cast<size_t>(j)] : error;
-      code = better ? rows.tried_codes[static_cast<size_t>(j)] : code;
+      Lanes& error = rows.error[first + j];
+      Lanes& code = rows.codes[first + j];
+      error = better ? rows.tried_error[j] : error;
+      code = better ? rows.tried_codes[j] : code;
     }
   }
   rows.loss += best;
@@ -175,7 +185,7 @@ class Rounder {
       Rows rows(window.size, group_);
       for (int64_t i = 0; i < count; i++) {
         const float* from = weight_.values.host.data() + (begin + i) * weight_.in + window.first;
-        for (int64_t k = 0; k < window.size; k++) rows.w[static_cast<size_t>(k)][i] = from[k];
+        for (int64_t k = 0; k < window.size; k++) rows.w[k][i] = from[k];
       }
       for (int64_t first = 0; first < window.size; first += group_) round_group(window, first, group_, steps_, rows);
       for (int64_t i = 0; i < count; i++) {
@@ -188,10 +198,11 @@ class Rounder {
   }
 
  private:
-  void store(const Inverse::Window& window, const Rows& rows, int64_t row, int64_t lane) {
+  void store(const Inverse::Window& window, Rows& rows, int64_t row, int64_t lane) {
     for (int64_t k = 0; k < window.size; k++) {
-      const size_t g = static_cast<size_t>(k / group_), at = static_cast<size_t>(row * weight_.in + window.first + k);
-      const float code = rows.codes[static_cast<size_t>(k)][lane], zero = rows.zeros[g][lane], scale = rows.scales[g][lane];
+      const int64_t g = k / group_;
+      const size_t at = static_cast<size_t>(row * weight_.in + window.first + k);
+      const float code = rows.codes[k][lane], zero = rows.zeros[g][lane], scale = rows.scales[g][lane];
       weight_.values.host[at] = (code - zero) * scale;
       const auto nibble = static_cast<uint8_t>(code);
       uint8_t& byte = weight_.grid.codes[at / 2];

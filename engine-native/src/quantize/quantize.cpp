@@ -307,6 +307,9 @@ Result<json> Quantizer::search_layer(Block& block, Capture& capture, const Array
   Status told;
   AwqResult result = search_awq(*runner_, block, calibration_.tokens, capture, awq_options(block.index, told));
   HEARTH_TRY(told);
+  if (!std::ranges::all_of(result.pairs, [](const ScaleResult& pair) { return std::isfinite(pair.loss); })) {
+    return corrupt(options_.path + ": layer " + std::to_string(block.index) + " computes values that are not finite from the calibration text; its weights or those before it are damaged");
+  }
   if (held_.sequences > 0) HEARTH_TRY(keep_what_holds(block, result, held_input, nearest, report));
   const bool kept = held_.sequences == 0 || report["held_out"]["kept"].get<bool>();
   if (kept) measure_after(block, capture, result, exact, linears);

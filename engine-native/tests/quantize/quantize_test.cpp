@@ -237,6 +237,43 @@ TEST(Quantize, WidthsThatNoGroupDividesAreReported) {
   EXPECT_EQ((*checkpoint)->linear_header("model.layers.0.mlp.down_proj")->format, ops::WeightFormat::f16);
 }
 
+// A copy of the model with its tensor's first value replaced.
+void plant_value(const std::string& to, const std::string& tensor, float value) {
+  fs::copy(model_path, to, fs::copy_options::recursive);
+  const std::string path = to + "/model.safetensors";
+  uint64_t size = 0;
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  file.read(reinterpret_cast<char*>(&size), sizeof(size));
+  std::string header(size, ' ');
+  file.read(header.data(), static_cast<std::streamsize>(size));
+  const json entry = json::parse(header)[tensor];
+  ASSERT_EQ(entry["dtype"], "F32");
+  file.seekp(static_cast<std::streamoff>(sizeof(size) + size + entry["data_offsets"][0].get<uint64_t>()));
+  file.write(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+TEST(Quantize, ValuesThatAreNotFiniteAreNamed) {
+  TemporaryFolder folder;
+  int cases = 0;
+  const auto refused = [&](const std::string& method, const std::string& tensor, float value, const std::string& message) {
+    const std::string here = folder.path() + "/" + std::to_string(cases++);
+    fs::create_directories(here);
+    QuantizeOptions o = quick(method, here + "/out");
+    o.path = here + "/model";
+    plant_value(o.path, tensor, value);
+    const auto report = quantize(o, nullptr);
+    ASSERT_FALSE(report) << method << " " << tensor;
+    EXPECT_NE(report.status().message().find(message), std::string::npos) << report.status().message();
+    EXPECT_FALSE(fs::exists(o.out));
+  };
+  for (const char* method : {"awq", "smoothquant", "rtn"}) {
+    refused(method, "model.layers.1.mlp.up_proj.weight", std::nanf(""), "'model.layers.1.mlp.up_proj.weight' holds values that are not finite");
+    refused(method, "model.layers.0.input_layernorm.weight", INFINITY, "'model.layers.0.input_layernorm.weight' holds values that are not finite");
+  }
+  // Finite, but its square is not: the layer's outputs are no numbers.
+  refused("awq", "model.layers.0.input_layernorm.weight", 3e38f, "layer 0 computes values that are not finite");
+}
+
 TEST(Quantize, RefusesBadOptions) {
   TemporaryFolder folder;
   const auto refused = [&](auto change, const char* message) {
