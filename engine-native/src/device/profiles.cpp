@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <cstdlib>
+#include <cstring>
 
 namespace hearth::device {
 namespace {
@@ -57,7 +59,11 @@ const DeviceProfile* match_profile(const std::string& device_name, int sm, int m
 
 // H200, 2026-11-22: 1 to 4 rows of the 7B, 8B and 1.1B shapes, contexts of 160 to 8,192; Orin's code path forced on it: 1 and
 // 2 rows (docs/performance-cuda.md). The cards of sm_86 and 89 have too little shared memory for a 7B model's program.
-int program_rows(const DeviceProfile& profile) { return profile.name == "h200" ? 4 : profile.sm == 87 ? 2 : 0; }
+int program_rows(const DeviceProfile& profile) {
+  const char* mode = std::getenv("HEARTH_DECODE_PROGRAM");
+  if (mode && std::strcmp(mode, "off") == 0) return 0;
+  return profile.name == "h200" ? 4 : profile.sm == 87 ? 2 : 0;
+}
 
 int shared_bytes_per_block(int sm) {
   switch (sm) {

@@ -18,7 +18,7 @@ int shared_bytes_per_block(int sm);
 inline constexpr int registers_per_multiprocessor = 65536;
 
 // Rows up to which a captured decode step is one kernel, the decode program: where that was measured to be faster than a
-// kernel an op; 0 on others.
+// kernel an op; 0 on others, and everywhere with HEARTH_DECODE_PROGRAM=off.
 int program_rows(const DeviceProfile& profile);
 
 }  // namespace hearth::device
