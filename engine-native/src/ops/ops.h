@@ -110,7 +110,7 @@ enum class WeightFormat : uint8_t {
 };
 enum class ActivationFormat : uint8_t {
   exact,       // W4A16 on GPUs, W4A32 on CPUs
-  int8_group,  // W4A8: quantised at run time per row and group, symmetric
+  int8_group,  // W4A8: quantised at run time per row and group (symmetric groups of 32: per row and 128 inputs), symmetric
   int8_row,    // W8A8: per row at run time (or static when static_scale > 0)
 };
 
