@@ -13,8 +13,6 @@ namespace {
 using ops::HostLinear;
 using ops::WeightFormat;
 
-bool is_dense(WeightFormat format) { return format == WeightFormat::f32 || format == WeightFormat::f16 || format == WeightFormat::bf16; }
-
 void w4_row(const HostLinear& linear, int64_t row, float* to) {
   const auto* packed = static_cast<const uint8_t*>(linear.data) + row * (linear.in / 2);
   const int64_t groups = linear.in / linear.group;

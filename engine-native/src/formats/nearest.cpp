@@ -116,11 +116,7 @@ HEARTH_CLONES float code_row_int8(const float* w, int64_t count, int8_t* to) {
   return scale;
 }
 
-Status check_dense(const HostLinear& dense) {
-  const WeightFormat format = dense.format;
-  if (format == WeightFormat::f32 || format == WeightFormat::f16 || format == WeightFormat::bf16) return Status::ok();
-  return invalid("only dense weights are rounded to nearest");
-}
+Status check_dense(const HostLinear& dense) { return is_dense(dense.format) ? Status::ok() : invalid("only dense weights are rounded to nearest"); }
 
 }  // namespace
 

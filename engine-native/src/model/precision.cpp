@@ -2,8 +2,11 @@
 
 #include <cstring>
 
+#include "formats/nearest.h"
+
 namespace hearth::model {
 
+using formats::is_dense;
 using formats::LinearData;
 using ops::ActivationFormat;
 using ops::WeightFormat;
@@ -17,8 +20,6 @@ int fitting_group(int in, int wanted) {
   }
   return 0;
 }
-
-bool is_dense(WeightFormat format) { return format != WeightFormat::w4 && format != WeightFormat::w8; }
 
 HeldLinear dense_form(const formats::LinearHeader& header, WeightFormat format) {
   return {format, ActivationFormat::exact, 0, false, 0, header.act_order || header.format != format};

@@ -4,13 +4,15 @@
 #include <cmath>
 #include <span>
 
+#include "formats/nearest.h"
+
 namespace hearth::quantize {
 
 namespace {
 
 // Dense rows are independent: each thread turns its share into f32.
 void to_floats(ThreadPool& pool, const ops::HostLinear& dense, std::vector<float>& values) {
-  if (dense.format != ops::WeightFormat::f32 && dense.format != ops::WeightFormat::f16 && dense.format != ops::WeightFormat::bf16) {
+  if (!formats::is_dense(dense.format)) {
     values = formats::dequantize(dense);
     return;
   }

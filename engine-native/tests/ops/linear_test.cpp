@@ -281,7 +281,7 @@ void each_sum(const std::vector<float>& scales, int q, const std::function<void(
   }
 }
 
-// Whole scales: the largest sums of a span must fit 32 bits, whose scale has as many bits as any.
+// Whole scales at their largest, 16,383: a span of the largest sums stays within 32 bits.
 TEST(Linear, WholeScalesAtTheirLargest) {
   const float scale = 16383.0f / 16384.0f;
   for (int q : {0, 15}) {

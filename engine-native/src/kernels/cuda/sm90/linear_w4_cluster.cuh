@@ -159,6 +159,17 @@ template <class T, bool RAW> struct W4Nibbles {
   }
 };
 
+// Half a stage of mma.sync: 64 k of the tiles whose units lie at `from`, and of N rows of activations (the lane's are at `row`).
+template <int N, int MT>
+__device__ __forceinline__ void load_half_stage(const uint32_t (&from)[MT], uint32_t row, uint32_t swizzle, int half, uint32_t lane, uint4 (&words)[MT], uint4 (&v)[N / 8][2]) {
+#pragma unroll
+  for (int m = 0; m < MT; ++m) words[m] = shared_load16(from[m] + half * 512 + lane * 16);
+#pragma unroll
+  for (int n = 0; n < N / 8; ++n)
+#pragma unroll
+    for (int b = 0; b < 2; ++b) v[n][b] = load_matrix(row + half * N * 128 + n * 1024 + (swizzle ^ b * 4) * 16);
+}
+
 // One stage by mma.sync, of every COLUMNS-th tile from `column` on: d[tile] += weights * x. Straight through without
 // branches, so that MT tiles' chains of loads, decoding and products overlap; tiles beyond the last are computed again and
 // not stored.
@@ -182,12 +193,7 @@ __device__ __forceinline__ void w4_stage_mma(int group, int unit_bytes, uint32_t
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     uint4 v[N / 8][2], words[MT];
-#pragma unroll
-    for (int m = 0; m < MT; ++m) words[m] = shared_load16(from[m] + half * 512 + lane * 16);
-#pragma unroll
-    for (int n = 0; n < N / 8; ++n)
-#pragma unroll
-      for (int b = 0; b < 2; ++b) v[n][b] = load_matrix(row + half * N * 128 + n * 1024 + (swizzle ^ b * 4) * 16);
+    load_half_stage<N>(from, row, swizzle, half, lane, words, v);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const bool begins = G128 ? half == 0 && i == 0 : i % 2 == 0, ends = G128 ? half == 1 && i == 3 : i % 2 == 1;  // a scale's steps
@@ -280,12 +286,7 @@ __device__ __forceinline__ void w4_stage_mma_scaled(int unit_bytes, uint32_t x, 
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     uint4 v[N / 8][2], words[MT];
-#pragma unroll
-    for (int m = 0; m < MT; ++m) words[m] = shared_load16(from[m] + half * 512 + lane * 16);
-#pragma unroll
-    for (int n = 0; n < N / 8; ++n)
-#pragma unroll
-      for (int b = 0; b < 2; ++b) v[n][b] = load_matrix(row + half * N * 128 + n * 1024 + (swizzle ^ b * 4) * 16);
+    load_half_stage<N>(from, row, swizzle, half, lane, words, v);
 #pragma unroll
     for (int i = 0; i < 4; ++i)
 #pragma unroll
