@@ -9,6 +9,7 @@ import { HubError } from '../models/hub-error.ts';
 import { isModel, resolveModel } from '../models/local.ts';
 import { runDoctor } from './doctor.ts';
 import { wrapped } from './terminal.ts';
+import { unreadableOptions } from './usage.ts';
 
 type Command = { help: string; run: (argv: string[]) => Promise<number> };
 
@@ -99,11 +100,6 @@ async function main(argv: string[]): Promise<number> {
   return command.run(rest);
 }
 
-/** parseArgs of node:util names the option itself. */
-function isParseArgsError(error: unknown): boolean {
-  return String((error as { code?: string }).code).startsWith('ERR_PARSE_ARGS');
-}
-
 /** A device that is lost is no fault of the program's: what happened in one line, and no stack. */
 const lostDevice = (error: unknown) =>
   error instanceof EngineError && error.code === 'device'
@@ -113,8 +109,9 @@ const lostDevice = (error: unknown) =>
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
-  const known = error instanceof UsageError || error instanceof HubError || isParseArgsError(error);
-  const message = known ? (error as Error).message : lostDevice(error);
+  const misread = unreadableOptions(error, process.argv[2]);
+  const known = error instanceof UsageError || error instanceof HubError || misread !== null;
+  const message = misread ?? (known ? (error as Error).message : lostDevice(error));
   process.stderr.write(`hearth: ${message ?? (error instanceof Error ? error.stack : error)}\n`);
   process.exitCode = known ? 2 : 1;
 }

@@ -28,7 +28,8 @@ namespace {
 
 std::unique_ptr<Device> gpu;
 
-[[noreturn]] void die(const std::string& m) { std::fprintf(stderr, "hearth-gpu-bench: %s\n", m.c_str()); std::exit(1); }
+// Not exit: the device would be closed while main's buffers are still there.
+[[noreturn]] void die(const std::string& m) { std::fflush(stdout); std::fprintf(stderr, "hearth-gpu-bench: %s\n", m.c_str()); std::_Exit(1); }
 void need(const Status& s) { if (!s) die(s.message()); }
 void* take(size_t bytes, MemoryKind kind = MemoryKind::workspace) {
   auto p = gpu->allocate(bytes, kind, "bench");
