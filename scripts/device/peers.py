@@ -1,6 +1,6 @@
 """Hearth's CPU engine beside llama.cpp on a machine without Node: both loaded once on the same pinned cores, then taking turns.
 
-    python3 scripts/device/peers.py FOLDER [--isa best|avx2] [--pairs 5] [--threads 2] [--group 32|128] [--seconds 0] [--json-only]
+    python3 scripts/device/peers.py FOLDER [--isa best|avx2] [--pairs 5] [--threads 2] [--group 32|128] [--seconds 0]
 
 A JSON line a comparison, with the keys of `npm run bench:peers -- --json`. FOLDER holds hearth-bench, llama-cpp
 (scripts/peers/llama-cpp.cpp), the peer's libraries, gguf-body.py with header.bin and plan.txt (gguf.mjs's writePlan), and a
