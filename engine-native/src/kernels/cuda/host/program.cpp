@@ -74,7 +74,7 @@ struct Output {
   int tiles = 0;           // 0: not a linear's
   bool gated = false;
   const float* norm = nullptr;
-  bool plain = false;      // in the order of memory: a dense linear reads it
+  bool plain = false;      // in the order of memory: an attention or a dense linear reads it
 };
 
 class Collected final : public CudaStream::Deferred {
@@ -91,7 +91,7 @@ class Collected final : public CudaStream::Deferred {
   bool takes_attention(const AttentionArgs& a, DType type, int limit) const {
     const Rows in = attention_input(a);
     return fits(type, a.sequences, attention_scratch_bytes(a), attention_block_bytes(a), limit) && shape_of(attention_shape(a)) < program_shapes_max && (!has_attention_ || common(a) == common(program_->attention)) &&
-           readable(in, nullptr, false, in.columns % 128 == 0) && writable(attention_output(a), in, nullptr);
+           readable(in, nullptr, true, in.columns % 128 == 0) && writable(attention_output(a), in, nullptr);
   }
 
   void add_linear(const LinearArgs& a, std::function<void()> alone) {
@@ -110,7 +110,7 @@ class Collected final : public CudaStream::Deferred {
     ProgramPhase& phase = add(phase_attention, attention_scratch_bytes(a), attention_block_bytes(a), std::move(alone));
     phase.shape = static_cast<int8_t>(use_shape(attention_shape(a)));
     phase.attention = {a.k, a.v, a.k_scale, a.v_scale, a.q_norm, a.k_norm};
-    phase.from = read(attention_input(a), nullptr, false);
+    phase.from = read(attention_input(a), nullptr, true);
     if (!has_attention_) { program_->attention = a; program_->attention_bytes = attention_block_bytes(a); has_attention_ = true; }
     writes(attention_output(a), 0, false);
   }
@@ -342,7 +342,7 @@ bool program_attention(CudaStream& stream, const AttentionArgs& given, DType nar
   AttentionArgs a = given;
   if (!collects(stream, a.sequences) || a.max_rows != 1 || a.rows != a.sequences || a.head_dim > 128 || a.head_dim % 8 != 0 || a.rope_dims > 2 * 64) return false;
   if (a.kv_type == type_i8 && a.head_dim % 16 != 0) return false;
-  if (a.qkv_stride % 2 != 0 || a.out_stride % 2 != 0 || !aligned4(a.qkv) || !aligned4(a.out)) return false;
+  if (a.qkv_stride % 8 != 0 || a.out_stride % 2 != 0 || !aligned16(a.qkv) || !aligned4(a.out)) return false;
   const int whole = a.sequences * a.kv_heads * divide_up(a.heads / a.kv_heads, program_heads);
   a.splits = std::clamp(stream.multiprocessors() / whole, 1, std::max(1, a.splits));
   Collected* program = program_for(stream, narrow, a.sequences, [&](const Collected& c) { return c.takes_attention(a, narrow, stream.shared_limit()); });

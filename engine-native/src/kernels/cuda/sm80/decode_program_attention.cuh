@@ -25,87 +25,137 @@ template <class T> __device__ __forceinline__ void round_head(const AttentionArg
   for (int i = lane; i < a.head_dim; i += 32) x[i] = fminf(fmaxf(rintf(x[i] * inverse), -127.f), 127.f) * scale;
 }
 
-// Eight values of a KV row in the ring as T.
-template <class T, bool INT8> __device__ __forceinline__ uint4 ring_load8(const char* tile, int element, bool valid) {
-  if (!valid) return make_uint4(0, 0, 0, 0);
-  if constexpr (INT8) return widen8<T>(*reinterpret_cast<const uint2*>(tile + element));
-  else return *reinterpret_cast<const uint4*>(tile + element * 2);
+// Eight or four values of a KV row in the ring as T. Never branches: what is not wanted is masked.
+template <class T, bool INT8> __device__ __forceinline__ uint4 ring_load8(const char* tile, int element, uint32_t mask) {
+  uint4 v;
+  if constexpr (INT8) v = widen8<T>(*reinterpret_cast<const uint2*>(tile + element));
+  else v = *reinterpret_cast<const uint4*>(tile + element * 2);
+  return make_uint4(v.x & mask, v.y & mask, v.z & mask, v.w & mask);
 }
-
-// ---- Queries, keys and values of the step ---------------------------------------------------------------------------------------
-
-// Where a row's q, k and v come from: the exchange, or memory when an earlier kernel wrote them.
-struct HeadSource {
-  const uint32_t *exchange, *memory;  // the row's words
-  // Columns `column` (even) and the next; by a whole warp, `wanted` lanes of it.
-  __device__ __forceinline__ uint32_t words(int column, bool wanted) const {
-    uint32_t v = 0;
-    if (!exchange) return wanted ? __ldcg(memory + column / 2) : 0;
-    const uint32_t* from = exchange + fragment_word(column);
-    do if (wanted && v == 0) v = exchange_load(from); while (__any_sync(0xffffffffu, wanted && v == 0));
-    return ~v;
+template <class T, bool INT8> __device__ __forceinline__ uint2 ring_load4(const char* tile, int element, uint32_t mask) {
+  uint2 v;
+  if constexpr (INT8) {
+    const uint4 wide = widen8<T>(make_uint2(*reinterpret_cast<const uint32_t*>(tile + element), 0));
+    v = make_uint2(wide.x, wide.y);
+  } else {
+    v = *reinterpret_cast<const uint2*>(tile + element * 2);
   }
-  // The same of two columns, both reads under way at once.
-  __device__ __forceinline__ uint2 two_words(int first, int second, bool wanted) const {
-    uint2 v = make_uint2(0, 0);
-    if (!exchange) return wanted ? make_uint2(__ldcg(memory + first / 2), __ldcg(memory + second / 2)) : v;
-    const uint32_t *from = exchange + fragment_word(first), *from_second = exchange + fragment_word(second);
-    do {
-      if (wanted && v.x == 0) v.x = exchange_load(from);
-      if (wanted && v.y == 0) v.y = exchange_load(from_second);
-    } while (__any_sync(0xffffffffu, wanted && (v.x == 0 || v.y == 0)));
-    return make_uint2(~v.x, ~v.y);
+  return make_uint2(v.x & mask, v.y & mask);
+}
+__device__ __forceinline__ uint32_t mask_of(bool wanted) { return wanted ? 0xffffffffu : 0; }
+
+// The thread's place, read where it is used: what is derived from it once and for all spills.
+struct Place {
+  int warp, lane, g, t;  // g, t: row and column of operands
+  __device__ __forceinline__ Place() {
+    int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    warp = thread / 32;
+    lane = thread % 32;
+    g = lane / 4;
+    t = lane % 4;
   }
 };
 
-// One head by one warp, in registers: norm, rope (halves), rounding; for heads of 64 and 128. Lane i has dimensions 2 i,
-// 2 i + 1 and their partners in the other half. which < 0: a query, to shared memory; 0 and 1: the key and the value, to
-// the pool and, rounded, to `own`.
-template <class T, int DP>
-__device__ __forceinline__ void quick_head(const AttentionArgs& a, const AttentionItem& item, const HeadSource& source, int which, int head, int slot, const float2* turns, T* q, float* own) {
-  constexpr int half = DP / 2;
-  const int d = threadIdx.x % 32 * 2;
-  const bool live = d < half;
-  const uint2 words = source.two_words(head * DP + d, head * DP + half + d, live);
-  float2 x = unpack2<T>(words.x), y = unpack2<T>(words.y);
-  if (which < 1) {
-    const float* norm = which < 0 ? a.q_norm : a.k_norm;
-    if (a.qk_norm) {
-      const float factor = rsqrtf(warp_sum(live ? (x.x * x.x + x.y * x.y) + (y.x * y.x + y.y * y.y) : 0.f) / DP + a.qk_norm_epsilon);
-      if (live) {
-        x.x *= factor * norm[d]; x.y *= factor * norm[d + 1];
-        y.x *= factor * norm[half + d]; y.y *= factor * norm[half + d + 1];
-      }
-    }
-    if (live) {
-      const float2 first = turns[d], second = turns[d + 1];
-      const float2 u = x, v = y;
-      x = make_float2(u.x * first.x - v.x * first.y, u.y * second.x - v.y * second.y);
-      y = make_float2(v.x * first.x + u.x * first.y, v.y * second.x + u.y * second.y);
-    }
-  }
-  if (!live) return;
-  const uint32_t low = pack2<T>(x.x, x.y), high = pack2<T>(y.x, y.y);
-  if (which < 0) {
-    *reinterpret_cast<uint32_t*>(q + d) = low;
-    *reinterpret_cast<uint32_t*>(q + half + d) = high;
-    return;
-  }
-  *reinterpret_cast<float2*>(own + which * DP + d) = unpack2<T>(low);
-  *reinterpret_cast<float2*>(own + which * DP + half + d) = unpack2<T>(high);
-  if (slot < 0) return;
-  T* pool = static_cast<T*>(which == 0 ? a.k : a.v) + ((static_cast<int64_t>(slot / kv_tokens) * a.kv_heads + item.kv_head) * kv_tokens + slot % kv_tokens) * DP;
-  *reinterpret_cast<uint32_t*>(pool + d) = low;
-  *reinterpret_cast<uint32_t*>(pool + half + d) = high;
-}
+// ---- Queries, keys and values of the step ---------------------------------------------------------------------------------------
 
-// The same for any head size, rope and KV format, through shared memory `x`.
+// Where a row's q, k and v come from, in the order of memory: the exchange, or what an earlier kernel wrote.
+struct HeadSource {
+  const uint32_t* words;  // the row's
+  bool awaited;           // they are the exchange's
+  // 16 bytes a lane at `first`, and COUNT - 1 times as many `apart` on; zeros where none are wanted. By a whole warp.
+  template <int COUNT> __device__ __forceinline__ void take(uint4 (&v)[COUNT], int first, int apart, bool wanted) const {
+    const uint32_t initial = awaited && !wanted ? unwanted : 0;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) v[i] = make_uint4(initial, initial, initial, initial);
+    if (!awaited) {
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i) if (wanted) v[i] = __ldcg(reinterpret_cast<const uint4*>(words + first + i * apart));
+      return;
+    }
+    bool missing;
+    do {
+      missing = false;
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i) exchange_poll(v[i], words + first + i * apart);
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i) missing |= !arrived(v[i]);
+    } while (__any_sync(0xffffffffu, missing));
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) v[i] = make_uint4(~v[i].x, ~v[i].y, ~v[i].z, ~v[i].w);
+  }
+  // Columns `column` (even) and the next; by a whole warp, `wanted` lanes of it.
+  __device__ __forceinline__ uint32_t pair(int column, bool wanted) const {
+    uint32_t v = 0;
+    if (!awaited) return wanted ? __ldcg(words + column / 2) : 0;
+    do if (wanted && v == 0) v = exchange_load(words + column / 2); while (__any_sync(0xffffffffu, wanted && v == 0));
+    return ~v;
+  }
+};
+
+// A head in the registers of a quad: lane t has dimensions 32 b + 8 t + {0..7} as pairs w[b], what a product of 32
+// dimensions wants of queries.
+template <class T, int DP> struct HeadWords {
+  static constexpr int count = DP / 32, half = count / 2;
+  uint32_t w[count][4];
+
+  __device__ __forceinline__ void set(int b, const uint4& v) { w[b][0] = v.x; w[b][1] = v.y; w[b][2] = v.z; w[b][3] = v.w; }
+  __device__ __forceinline__ uint4 get(int b) const { return make_uint4(w[b][0], w[b][1], w[b][2], w[b][3]); }
+  __device__ __forceinline__ void take(const HeadSource& source, int head, bool wanted) {
+    uint4 v[count];
+    source.take(v, head * (DP / 2) + Place().t * 4, 16, wanted);
+#pragma unroll
+    for (int b = 0; b < count; ++b) set(b, v[b]);
+  }
+  __device__ __forceinline__ void load(const char* head) {
+#pragma unroll
+    for (int b = 0; b < count; ++b) set(b, *reinterpret_cast<const uint4*>(head + b * 64 + Place().t * 16));
+  }
+  // Norm over the head, then rope by halves.
+  template <bool NORMED> __device__ __forceinline__ void turn(const float* norm, float epsilon, const float2* turns) {
+    const int t = Place().t;
+    float factor = 1;
+    if constexpr (NORMED) {
+      float sum = 0;
+#pragma unroll
+      for (int i = 0; i < count * 4; ++i) { const float2 x = unpack2<T>(w[i / 4][i % 4]); sum += x.x * x.x + x.y * x.y; }
+      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+      factor = rsqrtf(sum / DP + epsilon);
+    }
+#pragma unroll
+    for (int i = 0; i < half * 4; ++i) {
+      const int b = i / 4, j = i % 4, d = 32 * b + 8 * t + 2 * j;
+      float2 x = unpack2<T>(w[b][j]), y = unpack2<T>(w[b + half][j]);
+      if constexpr (NORMED) {
+        x.x *= factor * __ldg(norm + d); x.y *= factor * __ldg(norm + d + 1);
+        y.x *= factor * __ldg(norm + DP / 2 + d); y.y *= factor * __ldg(norm + DP / 2 + d + 1);
+      }
+      const float4 turn = *reinterpret_cast<const float4*>(turns + d);  // cosine and sine of d, of d + 1
+      w[b][j] = pack2<T>(x.x * turn.x - y.x * turn.y, x.y * turn.z - y.y * turn.w);
+      w[b + half][j] = pack2<T>(y.x * turn.x + x.x * turn.y, y.y * turn.z + x.y * turn.w);
+    }
+  }
+  // This lane's part of the product with another head.
+  __device__ __forceinline__ float dot(const HeadWords& other) const {
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < count * 4; ++i) {
+      const float2 x = unpack2<T>(w[i / 4][i % 4]), y = unpack2<T>(other.w[i / 4][i % 4]);
+      sum += x.x * y.x + x.y * y.y;
+    }
+    return sum;
+  }
+};
+
+// A head of any size, rope and KV format, by one warp through shared memory `x`. which < 0: a query, to `q`; 0 and 1: the
+// key and the value, to the pool and, rounded as there, to `own`.
 template <class T, int DP>
 __device__ __noinline__ void any_head(const AttentionArgs& a, const AttentionItem& item, const HeadSource& source, int which, int head, int slot, const float2* turns, T* q, float* own, float* x) {
   const int lane = threadIdx.x % 32, dim = a.head_dim;
 #pragma unroll 1
   for (int d = lane * 2; d < DP; d += 64) {
-    const float2 v = unpack2<T>(source.words(head * dim + d, d < dim));
+    const float2 v = unpack2<T>(source.pair(head * dim + d, d < dim));
     if (d < dim) *reinterpret_cast<float2*>(x + d) = v;
   }
   __syncwarp();
@@ -121,127 +171,207 @@ __device__ __noinline__ void any_head(const AttentionArgs& a, const AttentionIte
   __syncwarp();
 }
 
-// The lane, read where it is used: what is derived from it once and for all spills.
-__device__ __forceinline__ int lane_anew() {
-  int lane;
-  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
-  return lane;
-}
-
 // ---- Items --------------------------------------------------------------------------------------------------------------------
 
-// What a worker has gathered of its KV blocks. Lane (g, t) holds dimensions 64 b + 8 g + 2 c + {0, 1} of heads 2 t, 2 t + 1.
+// What a worker has gathered of its KV blocks. Lane (g, t) holds dimensions 64 b + 8 g + 2 c + {0, 1} of heads 2 t and 2 t + 1.
 template <int DP> struct AttentionSums {
-  float best[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, o[DP / 64][4][4] = {};
+  float best[2], sum[2], o[DP / 64][4][4];
+};
+
+// A worker's way through an item's history in the ring.
+struct HistoryPlace {
+  RingPlace at;
+  int mine, done = 0;  // its next KV block, in the slot; blocks in slots before
 };
 
 // A block's work on its items. DP: the head's dimensions, padded.
-template <class T, int DP, bool INT8>
+// QUICK: heads of DP dimensions, in 16 bits, turned by halves: prepared in registers.
+template <class T, int DP, bool INT8, bool QUICK>
 struct Attention {
-  static constexpr int q_pitch = DP * 2 + 16, KB = DP / 32, VB = DP / 64, own_part = program_workers;
+  static constexpr int q_pitch = DP * 2 + 16, VB = DP / 64, own_part = program_workers;
   ProgramControl& control;
   const ProgramPhase& phase;
   const AttentionArgs& a;
   const AttentionItem& item;
-  char* const q_shared = program_shared + control.x;                                           // [8][q_pitch]
-  float* const stats = reinterpret_cast<float*>(q_shared + program_heads * q_pitch);           // [workers + 1][8][2]: best, sum
-  float* const own = stats + (program_workers + 1) * program_heads * 2;                        // [2][DP]: the row's k and v
-  float* const merge = own + 2 * DP;                                                           // [workers][live][DP]
-  const int dim = a.head_dim, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const float scale = a.scale * 1.4426950408889634f;  // exponents are of two
-  const bool owner = item.active < 0 || item.split == item.active - 1;  // of the row's own key and value
+  // The scratch, by functions: what is kept in registers from the start on spills.
+  static constexpr int stats_at = program_heads * q_pitch, own_at = stats_at + (program_workers + 1) * program_heads * 8, merge_at = own_at + 2 * DP * 4;
+  __device__ __forceinline__ char* q_shared() const { return program_shared + control.x; }                                     // [8][q_pitch]
+  __device__ __forceinline__ float* stat(int part, int head) const { return reinterpret_cast<float*>(q_shared() + stats_at) + (part * program_heads + head) * 2; }  // [workers + 1][8]: best, sum
+  __device__ __forceinline__ float* own() const { return reinterpret_cast<float*>(q_shared() + own_at); }                      // [2][DP]: the row's k and v
+  __device__ __forceinline__ float* merge() const { return reinterpret_cast<float*>(q_shared() + merge_at); }                  // [workers][live][DP]
+  __device__ __forceinline__ int dim() const { return QUICK ? DP : a.head_dim; }
+  __device__ __forceinline__ float scale() const { return a.scale * 1.4426950408889634f; }  // exponents are of two
+  __device__ __forceinline__ bool owner() const { return item.active < 0 || item.split == item.active - 1; }  // of the row's own key and value
 
-  __device__ __forceinline__ float* stat(int part, int head) const { return stats + (part * program_heads + head) * 2; }
+  __device__ __forceinline__ HeadSource source() const {
+    const bool awaited = phase.from >= 0;
+    return {awaited ? control.exchange + phase.from + item.row * ((a.heads + 2 * a.kv_heads) * dim() / 2) : static_cast<const uint32_t*>(a.qkv) + static_cast<int64_t>(item.row) * (a.qkv_stride / 2), awaited};
+  }
+  __device__ __forceinline__ int own_slot() const { return owner() && item.active > 0 ? control.kv_slot[item.sequence] : -1; }
+
+  // ---- Heads of any kind ----
 
   // Everything that the exchange has for this item is read, also for an empty slot: only then may it be put back.
   __device__ __forceinline__ void prepare_heads() const {
-    const bool quick = !INT8 && dim == DP && a.rope_dims == DP && !a.rope_interleaved;
-    const int slot = owner && item.active > 0 ? control.kv_slot[item.sequence] : -1;
+    const Place my;
+    const int warp = my.warp;
+    const int slot = own_slot();
     const float2* turns = control.turns[item.sequence];
-    const HeadSource source{phase.from >= 0 ? control.exchange + phase.from + item.row * ((a.heads + 2 * a.kv_heads) * dim / 2) : nullptr,
-                            static_cast<const uint32_t*>(a.qkv) + static_cast<int64_t>(item.row) * (a.qkv_stride / 2)};
 #pragma unroll 1
-    for (int i = warp; i < item.live + (owner ? 2 : 0); i += program_workers) {
+    for (int i = warp; i < item.live + (owner() ? 2 : 0); i += program_workers) {
       const int which = i - item.live, head = which < 0 ? item.head0 + i : a.heads + which * a.kv_heads + item.kv_head;
-      T* q = reinterpret_cast<T*>(q_shared + i * q_pitch);
-      if (quick) quick_head<T, DP>(a, item, source, which, head, slot, turns, q, own);
-      else any_head<T, DP>(a, item, source, which, head, slot, turns, q, own, merge + warp * DP);
+      any_head<T, DP>(a, item, source(), which, head, slot, turns, reinterpret_cast<T*>(q_shared() + i * q_pitch), own(), merge() + warp * DP);
     }
   }
-
   // The row's own token, head by head; the last workers, whose blocks come last.
   __device__ __forceinline__ void attend_own() const {
+    const Place my;
+    const int warp = my.warp, lane = my.lane;
     const int h = program_workers - 1 - warp;
-    if (!owner || h >= item.live) return;
-    const uint32_t* q = reinterpret_cast<const uint32_t*>(q_shared + h * q_pitch);
+    if (!owner() || h >= item.live) return;
+    const uint32_t* q = reinterpret_cast<const uint32_t*>(q_shared() + h * q_pitch);
     float s = 0;
 #pragma unroll 1
-    for (int d = lane; d < dim / 2; d += 32) {
-      const float2 x = unpack2<T>(q[d]), k = *reinterpret_cast<const float2*>(own + 2 * d);
+    for (int d = lane; d < dim() / 2; d += 32) {
+      const float2 x = unpack2<T>(q[d]), k = *reinterpret_cast<const float2*>(own() + 2 * d);
       s += x.x * k.x + x.y * k.y;
     }
     s = warp_sum(s);
-    if (lane == 0) *reinterpret_cast<float2*>(stat(own_part, h)) = make_float2(s * scale, 1.f);
+    if (lane == 0) *reinterpret_cast<float2*>(stat(own_part, h)) = make_float2(s * scale(), 1.f);
   }
 
-  // S^T = K Q^T of 16 tokens: rows g and g + 8, heads 2 t and 2 t + 1.
-  __device__ __forceinline__ void scores(const char* k_tile, int g, int t, float (&s)[4]) const {
+  // ---- Quick heads ----
+
+  __device__ __forceinline__ void turn(HeadWords<T, DP>& head, const float* norm) const {
+    const float2* turns = control.turns[item.sequence];
+    if (a.qk_norm) head.template turn<true>(norm, a.qk_norm_epsilon, turns);
+    else head.template turn<false>(norm, 0, turns);
+  }
+  // In this lane's quad query head g.
+  __device__ __forceinline__ void take_queries(HeadWords<T, DP>& q) const {
+    const Place my;
+    const int g = my.g;
+    q.take(source(), item.head0 + g, g < item.live);
+    turn(q, a.q_norm);
+  }
+  __device__ __forceinline__ T* pool_row(void* pool, int slot) const {
+    return static_cast<T*>(pool) + ((static_cast<int64_t>(slot / kv_tokens) * a.kv_heads + item.kv_head) * kv_tokens + slot % kv_tokens) * DP;
+  }
+  // The row's own token: its key and what the queries make of it.
+  __device__ __forceinline__ void attend_own_key(const HeadWords<T, DP>& q) const {
+    const Place my;
+    const int g = my.g, t = my.t;
+    HeadWords<T, DP> k;
+    k.take(source(), a.heads + item.kv_head, true);
+    turn(k, a.k_norm);
+    float s = q.dot(k);
+    s += __shfl_xor_sync(0xffffffffu, s, 1);
+    s += __shfl_xor_sync(0xffffffffu, s, 2);
+    if (t == 0 && g < item.live) *reinterpret_cast<float2*>(stat(own_part, g)) = make_float2(s * scale(), 1.f);
+    const int slot = own_slot();
+    if (g > 0 || slot < 0) return;
+#pragma unroll
+    for (int b = 0; b < k.count; ++b) *reinterpret_cast<uint4*>(pool_row(a.k, slot) + 32 * b + 8 * t) = k.get(b);
+  }
+  __device__ __forceinline__ void take_own_value() const {
+    const Place my;
+    const int lane = my.lane;
+    uint4 v[1];
+    const bool wanted = lane < DP / 8;
+    source().take(v, (a.heads + a.kv_heads + item.kv_head) * (DP / 2) + lane * 4, 0, wanted);
+    if (!wanted) return;
+    const float2 x = unpack2<T>(v[0].x), y = unpack2<T>(v[0].y), z = unpack2<T>(v[0].z), w = unpack2<T>(v[0].w);
+    float4* to = reinterpret_cast<float4*>(own() + DP + lane * 8);
+    to[0] = make_float4(x.x, x.y, y.x, y.y);
+    to[1] = make_float4(z.x, z.y, w.x, w.y);
+    const int slot = own_slot();
+    if (slot >= 0) *reinterpret_cast<uint4*>(pool_row(a.v, slot) + lane * 8) = v[0];
+  }
+
+  // ---- History ----
+
+  __device__ __forceinline__ int blocks_per_slot() const { return control.slot_bytes / control.attention_bytes; }
+  // Waits for the slot of this worker's next KV block and lets go of those before; false: there is no block left.
+  __device__ __forceinline__ bool find_block(HistoryPlace& place) const {
+    const int per_slot = blocks_per_slot();
+    while (place.done < item.blocks) {
+      barrier_wait(shared_address(control.full + place.at.slot), place.at.parity);
+      if (place.mine < min(per_slot, item.blocks - place.done)) return true;
+      barrier_arrive_warp(shared_address(control.empty + place.at.slot));
+      place.at.next(control.slots);
+      place.done += per_slot;
+      place.mine -= per_slot;
+    }
+    return false;
+  }
+  __device__ __forceinline__ const char* block_tile(const HistoryPlace& place) const {
+    return program_shared + control.sums - (control.slots - place.at.slot) * control.slot_bytes + place.mine * control.attention_bytes;
+  }
+  // S^T = K Q^T of 16 tokens: tokens g and g + 8, heads 2 t and 2 t + 1.
+  __device__ __forceinline__ void scores(const char* tile, const HeadWords<T, DP>& q, float (&s)[4]) const {
+    const Place my;
+    const int g = my.g, t = my.t;
     float odd[4] = {0, 0, 0, 0};
 #pragma unroll
-    for (int b = 0; b < KB; b += 2) {
-      // Odd rows take the two halves in the other order, so that a quarter of the warp reads from all banks.
+    for (int b = 0; b < DP / 32; b += 2) {
+      // Odd tokens take the two halves in the other order, so that a quarter of the warp reads from all banks.
       uint4 k[2][2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int element = 32 * (b + (i ^ (g & 1))) + 8 * t;
-        const bool inside = element < dim;
-        k[i][0] = ring_load8<T, INT8>(k_tile, g * dim + element, inside);
-        k[i][1] = ring_load8<T, INT8>(k_tile, (g + 8) * dim + element, inside);
+        k[i][0] = ring_load8<T, INT8>(tile, g * dim() + element, mask_of(element < dim()));
+        k[i][1] = ring_load8<T, INT8>(tile, (g + 8) * dim() + element, mask_of(element < dim()));
       }
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const uint4 k0 = g & 1 ? k[i ^ 1][0] : k[i][0], k1 = g & 1 ? k[i ^ 1][1] : k[i][1];
-        const uint4 q = *reinterpret_cast<const uint4*>(q_shared + g * q_pitch + (b + i) * 64 + t * 16);
-        const uint32_t a0[4] = {k0.x, k1.x, k0.y, k1.y}, a1[4] = {k0.z, k1.z, k0.w, k1.w};
-        mma<T>(s, a0, q.x, q.y);
-        mma<T>(odd, a1, q.z, q.w);
+        const uint4 low = g & 1 ? k[i ^ 1][0] : k[i][0], high = g & 1 ? k[i ^ 1][1] : k[i][1];
+        const uint32_t a0[4] = {low.x, high.x, low.y, high.y}, a1[4] = {low.z, high.z, low.w, high.w};
+        mma<T>(s, a0, q.w[b + i][0], q.w[b + i][1]);
+        mma<T>(odd, a1, q.w[b + i][2], q.w[b + i][3]);
       }
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) s[j] += odd[j];
   }
 
-  // One KV block, whose first token is `base`.
-  __device__ __forceinline__ void attend(const char* k_tile, int base, AttentionSums<DP>& w) const {
-    const int lane = lane_anew(), g = lane / 4, t = lane % 4;
-    const char* v_tile = k_tile + kv_tokens * dim * (INT8 ? 1 : 2);
-    auto visible = [&](int token) { return base + token >= item.first && base + token < item.position; };
+  // This worker's KV block at hand. FIRST: nothing is gathered yet.
+  template <bool FIRST> __device__ __forceinline__ void attend(const HistoryPlace& place, const HeadWords<T, DP>& q, AttentionSums<DP>& w) const {
+    const char* tile = block_tile(place);
+    const int base = (item.begin + place.done + place.mine) * kv_tokens;  // its first token
     float s[4] = {0, 0, 0, 0};
-    scores(k_tile, g, t, s);
+    scores(tile, q, s);
+    const Place my;
+    const int g = my.g, t = my.t;
+    const char* v_tile = tile + kv_tokens * dim() * (INT8 ? 1 : 2);
+    auto visible = [&](int token) { return base + token >= item.first && base + token < item.position; };
     float k_scale[2] = {1, 1}, v_scale[2] = {1, 1};
     if constexpr (INT8) {
-      const float* scales = reinterpret_cast<const float*>(v_tile + kv_tokens * dim);
+      const float* scales = reinterpret_cast<const float*>(v_tile + kv_tokens * dim());
       k_scale[0] = scales[g]; k_scale[1] = scales[g + 8];
       v_scale[0] = scales[kv_tokens + g]; v_scale[1] = scales[kv_tokens + g + 8];
     }
     const bool low = visible(g), high = visible(g + 8);
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      s[j] = low ? s[j] * scale * k_scale[0] : -INFINITY;
-      s[j + 2] = high ? s[j + 2] * scale * k_scale[1] : -INFINITY;
+      s[j] = low ? s[j] * scale() * k_scale[0] : -INFINITY;
+      s[j + 2] = high ? s[j + 2] * scale() * k_scale[1] : -INFINITY;
       float top = fmaxf(s[j], s[j + 2]);
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 4));
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 8));
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 16));
-      const float next = fmaxf(w.best[j], top), reference = next == -INFINITY ? 0.f : next, shrink = exp2f(w.best[j] - reference);
-      w.best[j] = next;
+      const float next = FIRST ? top : fmaxf(w.best[j], top), reference = next == -INFINITY ? 0.f : next;
       s[j] = exp2f(s[j] - reference);
       s[j + 2] = exp2f(s[j + 2] - reference);
-      w.sum[j] = w.sum[j] * shrink + s[j] + s[j + 2];
+      const float shrink = FIRST ? 0.f : exp2f(w.best[j] - reference);
+      w.sum[j] = (FIRST ? 0.f : w.sum[j] * shrink) + s[j] + s[j + 2];
+      w.best[j] = next;
 #pragma unroll
       for (int b = 0; b < VB; ++b)
 #pragma unroll
-        for (int c = 0; c < 4; ++c) { w.o[b][c][j] *= shrink; w.o[b][c][j + 2] *= shrink; }
+        for (int c = 0; c < 4; ++c) {
+          w.o[b][c][j] = FIRST ? 0.f : w.o[b][c][j] * shrink;
+          w.o[b][c][j + 2] = FIRST ? 0.f : w.o[b][c][j + 2] * shrink;
+        }
     }
     // An unwritten scale of a token past the context may be anything: its weight is zero either way.
     const float low_scale = low ? v_scale[0] : 0.f, high_scale = high ? v_scale[1] : 0.f;
@@ -249,13 +379,15 @@ struct Attention {
     const uint32_t p1 = transpose8x8(pack2<T>(s[2] * high_scale, s[3] * high_scale));
 #pragma unroll
     for (int b = 0; b < VB; ++b) {
-      const bool inside = 64 * b + 8 * g < dim;
+      const int element = 64 * b + 8 * g;
       uint32_t v[4][4];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
+      for (int j = 0; j < 4; ++j) {  // odd lanes take the halves in the other order: fewer meet at a bank
         const int token = 2 * t + (j & 1) + (j & 2) * 4;
-        const uint4 loaded = ring_load8<T, INT8>(v_tile, token * dim + 64 * b + 8 * g, inside && visible(token));
-        v[j][0] = loaded.x; v[j][1] = loaded.y; v[j][2] = loaded.z; v[j][3] = loaded.w;
+        const uint32_t wanted = mask_of(element < dim() && visible(token));
+        const uint2 first = ring_load4<T, INT8>(v_tile, token * dim() + element + t % 2 * 4, wanted), second = ring_load4<T, INT8>(v_tile, token * dim() + element + 4 - t % 2 * 4, wanted);
+        const uint2 lower = t % 2 ? second : first, upper = t % 2 ? first : second;
+        v[j][0] = lower.x; v[j][1] = lower.y; v[j][2] = upper.x; v[j][3] = upper.y;
       }
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
@@ -266,26 +398,10 @@ struct Attention {
     }
   }
 
-  // The item's history, block by block, out of the ring.
-  __device__ __forceinline__ void attend_history(RingPlace& at, AttentionSums<DP>& w) const {
-    const char* ring = program_shared + control.sums - control.slots * control.slot_bytes;
-    const int block_bytes = control.attention_bytes, per_slot = control.slot_bytes / block_bytes;
-    int mine = warp;  // in the slot, if it is that large
-#pragma unroll 1
-    for (int done = 0; done < item.blocks; done += per_slot) {
-      barrier_wait(shared_address(control.full + at.slot), at.parity);
-      const int count = min(per_slot, item.blocks - done);
-#pragma unroll 1
-      for (; mine < count; mine += program_workers) attend(ring + at.slot * control.slot_bytes + mine * block_bytes, (item.begin + done + mine) * kv_tokens, w);
-      mine -= per_slot;
-      if (mine < 0) mine += program_workers;
-      barrier_arrive_warp(shared_address(control.empty + at.slot));
-      at.next(control.slots);
-    }
-  }
-
   // This worker's part of the result.
   __device__ __forceinline__ void leave_part(AttentionSums<DP>& w) const {
+    const Place my;
+    const int warp = my.warp, g = my.g, t = my.t;
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       w.sum[j] += __shfl_xor_sync(0xffffffffu, w.sum[j], 4);
@@ -294,57 +410,94 @@ struct Attention {
       const int h = 2 * t + j;
       if (h >= item.live) continue;
       if (g == 0) *reinterpret_cast<float2*>(stat(warp, h)) = make_float2(w.best[j], w.sum[j]);
-      float* to = merge + (warp * item.live + h) * DP;
+      float* to = merge() + (warp * item.live + h) * DP + 8 * g;
 #pragma unroll
       for (int b = 0; b < VB; ++b)
 #pragma unroll
-        for (int c = 0; c < 4; ++c) *reinterpret_cast<float2*>(to + 64 * b + 8 * g + 2 * c) = make_float2(w.o[b][c][j], w.o[b][c][j + 2]);
+        for (int c = 0; c < 4; c += 2) *reinterpret_cast<float4*>(to + 64 * b + 2 * c) = make_float4(w.o[b][c][j], w.o[b][c][j + 2], w.o[b][c + 1][j], w.o[b][c + 1][j + 2]);
     }
   }
 
-  // A split's partial result in memory: sums [dim], best, total.
+  // The item's history.
+  __device__ __forceinline__ void attend_history(int index, HistoryPlace& place) const {
+    HeadWords<T, DP> q;
+    const bool some = find_block(place);
+    if constexpr (!QUICK) {
+      q.load(q_shared() + Place().g * q_pitch);
+      attend_own();
+    } else {
+      const int warp = Place().warp;
+      const bool own_key = owner() && warp == program_workers - 1;
+      if (some || own_key) take_queries(q);
+      if (warp == 0) program_trace(index, 1);
+      if (own_key) attend_own_key(q);
+      if (owner() && warp == program_workers - 2) take_own_value();
+    }
+    if (!some) return;
+    AttentionSums<DP> w;
+    attend<true>(place, q, w);
+    place.mine += program_workers;
+#pragma unroll 1
+    while (find_block(place)) {
+      attend<false>(place, q, w);
+      place.mine += program_workers;
+    }
+    leave_part(w);
+  }
+
+  // A split's partial result in memory: sums [dim()], best, total.
   __device__ __forceinline__ float* partial(int head, int split) const {
-    return a.partial + ((static_cast<int64_t>(item.sequence) * a.heads + item.head0 + head) * a.splits + split) * (dim + 2);
+    return a.partial + ((static_cast<int64_t>(item.sequence) * a.heads + item.head0 + head) * a.splits + split) * (dim() + 2);
   }
   // A pair of outputs, to the exchange and, where somebody else may want it, to memory.
   __device__ __forceinline__ void store_pair(int h, int d, float2 v) const {
-    const int column = (item.head0 + h) * dim + d;
+    const int column = (item.head0 + h) * dim() + d;
     const uint32_t word = pack2<T>(v.x, v.y);
-    if (phase.to >= 0) exchange_store(control.exchange + phase.to + item.row * (a.heads * dim / 2) + (phase.to_plain ? column / 2 : fragment_word(column)), word);
+    if (phase.to >= 0) exchange_store(control.exchange + phase.to + item.row * (a.heads * dim() / 2) + (phase.to_plain ? column / 2 : fragment_word(column)), word);
     if (phase.keeps) *reinterpret_cast<uint32_t*>(static_cast<T*>(a.out) + static_cast<int64_t>(item.row) * a.out_stride + column) = word;
   }
   // f(head, dimension) for every pair of the item's outputs.
   template <class F> __device__ __forceinline__ void each_pair(const F& f) const {
+    const Place my;
+    const int warp = my.warp, lane = my.lane;
 #pragma unroll 1
     for (int h = warp / 2; h < item.live; h += program_workers / 2)
-      if (const int d = (warp % 2 * 32 + lane) * 2; d < dim) f(h, d);
+      if (const int d = (warp % 2 * 32 + lane) * 2; d < dim()) f(h, d);
   }
-  // Two workers a head: the weight of every part (lane i has part i's, the lane after them the own token's), and their sum.
+  // All workers, as many a head: lanes share the head's parts and its dimensions. Lane i weighs part i for all, the lane after
+  // them the own token's.
   __device__ __forceinline__ void store_merged(int parts) const {
-#pragma unroll 1
-    for (int h = warp / 2; h < item.live; h += program_workers / 2) {
-      const bool has = lane < parts || (lane == parts && owner);
-      const float2 part = has ? *reinterpret_cast<const float2*>(stat(lane < parts ? lane : own_part, h)) : make_float2(-INFINITY, 0);
-      const float top = warp_max(part.x);
-      float weight = part.x == -INFINITY ? 0.f : exp2f(part.x - top);
-      const float total = warp_sum(weight * part.y);
-      const int d = (warp % 2 * 32 + lane) * 2;
-      const bool inside = d < dim;
-      if (item.active == 1) weight = __fdividef(weight, total);
-      else if (lane == 0 && warp % 2 == 0) *reinterpret_cast<float2*>(partial(h, item.split) + dim) = make_float2(top, total);
-      float2 value = make_float2(0, 0);
-      const float own_weight = __shfl_sync(0xffffffffu, weight, parts);
-      if (owner && inside) value = make_float2(own_weight * own[DP + d], own_weight * own[DP + d + 1]);
-#pragma unroll 4
-      for (int w = 0; w < parts; ++w) {
-        const float of_part = __shfl_sync(0xffffffffu, weight, w);
-        const float2 v = inside ? *reinterpret_cast<const float2*>(merge + (w * item.live + h) * DP + d) : make_float2(0, 0);
-        value.x += of_part * v.x; value.y += of_part * v.y;
-      }
-      if (!inside) continue;
-      if (item.active == 1) store_pair(h, d, value);
-      else *reinterpret_cast<float2*>(partial(h, item.split) + d) = value;
+    const Place my;
+    const int warp = my.warp, lane = my.lane;
+    const int warps_log = 4 - (32 - __clz(item.live - 1)), h = warp >> warps_log;  // 16 workers by 1, 2, 4 or 8 heads
+    if (h >= item.live) return;
+    const int pairs_log = (DP == 128 ? 6 : 5) - warps_log, pair = lane & ((1 << pairs_log) - 1), share = lane >> pairs_log, shares = 32 >> pairs_log;
+    const int d = (((warp & ((1 << warps_log) - 1)) << pairs_log) + pair) * 2;
+    const bool has = lane < parts || (lane == parts && owner());
+    const float2 part = has ? *reinterpret_cast<const float2*>(stat(lane < parts ? lane : own_part, h)) : make_float2(-INFINITY, 0);
+    const float top = warp_max(part.x);
+    float weight = part.x == -INFINITY ? 0.f : exp2f(part.x - top);
+    const float total = warp_sum(weight * part.y);
+    if (item.active == 1) weight = __fdividef(weight, total);
+    else if (d == 0) *reinterpret_cast<float2*>(partial(h, item.split) + dim()) = make_float2(top, total);
+    const float own_weight = __shfl_sync(0xffffffffu, weight, parts);
+    float2 value = make_float2(0, 0);
+    if (owner() && share == 0) value = make_float2(own_weight * own()[DP + d], own_weight * own()[DP + d + 1]);
+#pragma unroll 2
+    for (int first = 0; first < parts; first += shares) {
+      const int w = first + share;
+      const float of_part = __shfl_sync(0xffffffffu, weight, w % 32);
+      const float2 v = w < parts ? *reinterpret_cast<const float2*>(merge() + (w * item.live + h) * DP + d) : make_float2(0, 0);
+      value.x += w < parts ? of_part * v.x : 0.f; value.y += w < parts ? of_part * v.y : 0.f;
     }
+#pragma unroll 1
+    for (int apart = 1 << pairs_log; apart < 32; apart <<= 1) {
+      value.x += __shfl_xor_sync(0xffffffffu, value.x, apart);
+      value.y += __shfl_xor_sync(0xffffffffu, value.y, apart);
+    }
+    if (share > 0 || d >= dim()) return;
+    if (item.active == 1) store_pair(h, d, value);
+    else *reinterpret_cast<float2*>(partial(h, item.split) + d) = value;
   }
   // By the last of the blocks that share the context.
   __device__ __forceinline__ void merge_splits() const {
@@ -364,8 +517,8 @@ struct Attention {
       float2 value = make_float2(0, 0);
 #pragma unroll 2
       for (int s = 0; s < item.active; ++s) {
-        const float* part = from + s * (dim + 2);
-        const float2 v = __ldcg(reinterpret_cast<const float2*>(part + d)), stat = __ldcg(reinterpret_cast<const float2*>(part + dim));
+        const float* part = from + s * (dim() + 2);
+        const float2 v = __ldcg(reinterpret_cast<const float2*>(part + d)), stat = __ldcg(reinterpret_cast<const float2*>(part + dim()));
         const float next = fmaxf(best, stat.x), shrink = exp2f(best - next), weight = exp2f(stat.x - next);
         best = next;
         total = total * shrink + weight * stat.y;
@@ -376,53 +529,52 @@ struct Attention {
   }
 };
 
-// The three parts of an item, functions of their own: in one, registers spill, and what spills is read back through the
-// memory system, behind the weights.
-template <class T, int DP, bool INT8> __device__ __forceinline__ Attention<T, DP, INT8> attention_of(int index) {
+// The parts of an item, functions of their own: in one, registers spill, and what spills is read back through the memory
+// system, behind the weights.
+template <class T, int DP, bool INT8, bool QUICK> __device__ __forceinline__ Attention<T, DP, INT8, QUICK> attention_of(int index) {
   ProgramControl& control = program_control();
   return {control, program_phase(index), control.attention, control.item};
 }
-template <class T, int DP, bool INT8> __device__ __noinline__ void prepare_item(int index) { attention_of<T, DP, INT8>(index).prepare_heads(); }
-template <class T, int DP, bool INT8> __device__ __noinline__ RingPlace attend_item(int index, RingPlace at) {
-  const auto attention = attention_of<T, DP, INT8>(index);
-  attention.attend_own();
-  AttentionSums<DP> sums;
-  attention.attend_history(at, sums);
-  if (attention.warp < min(program_workers, attention.item.blocks)) attention.leave_part(sums);
-  return at;
+template <class T, int DP, bool INT8> __device__ __noinline__ void prepare_item(int index) { attention_of<T, DP, INT8, false>(index).prepare_heads(); }
+template <class T, int DP, bool INT8, bool QUICK> __device__ __noinline__ RingPlace attend_item(int index, RingPlace at) {
+  HistoryPlace place{at, Place().warp};
+  attention_of<T, DP, INT8, QUICK>(index).attend_history(index, place);
+  return place.at;
 }
-template <class T, int DP, bool INT8> __device__ __noinline__ void store_item(int index) {
-  const auto attention = attention_of<T, DP, INT8>(index);
+template <class T, int DP, bool INT8, bool QUICK> __device__ __noinline__ void store_item(int index) {
+  const auto attention = attention_of<T, DP, INT8, QUICK>(index);
   if (attention.item.active < 0) return attention.each_pair([&](int h, int d) { attention.store_pair(h, d, make_float2(0, 0)); });
   attention.store_merged(min(program_workers, attention.item.blocks));
   if (attention.item.active > 1) attention.merge_splits();
 }
 
-template <class T, int DP, bool INT8>
-__device__ __noinline__ RingPlace attention_items(int index, RingPlace at) {
+template <class T, int DP, bool INT8, bool QUICK>
+__device__ __forceinline__ RingPlace attention_items(int index, RingPlace at) {
   ProgramControl& control = program_control();
+  const AttentionArgs& a = control.attention;
 #pragma unroll 1
   for (int i = blockIdx.x; i < control.items; i += gridDim.x) {
     if (i != static_cast<int>(blockIdx.x)) workers_meet();  // the scratch has been read
-    if (control.item_index != i || control.item_window != control.attention.window) {
+    if (control.item_index != i || control.item_window != a.window) {
       workers_meet();
       if (threadIdx.x == 0) {
-        attention_item(control, control.attention, control.attention.window, i, control.item);
+        attention_item(control, a, a.window, i, control.item);
         control.item_index = i;
-        control.item_window = control.attention.window;
+        control.item_window = a.window;
       }
       workers_meet();
     }
     if (control.item.active == 0) continue;
-    prepare_item<T, DP, INT8>(index);
-    if (threadIdx.x < 32) program_trace(index, 1);
-    workers_meet();
+    if (!QUICK || control.item.active < 0) {
+      prepare_item<T, DP, INT8>(index);
+      workers_meet();
+    }
     if (control.item.active > 0) {
-      at = attend_item<T, DP, INT8>(index, at);
+      at = attend_item<T, DP, INT8, QUICK>(index, at);
       if (threadIdx.x < 32) program_trace(index, 2);
       workers_meet();
     }
-    store_item<T, DP, INT8>(index);
+    store_item<T, DP, INT8, QUICK>(index);
   }
   workers_meet();
   if (threadIdx.x < 32) program_trace(index, 5);
@@ -452,9 +604,11 @@ __device__ __forceinline__ RingPlace attention_phase(int index, RingPlace at) {
     workers_meet();
     if (threadIdx.x == 0) control.turns_of = shape.inverse_frequency;
   }
-  const bool int8 = a.kv_type == kv_int8;
-  if (a.head_dim <= 64) return int8 ? attention_items<T, 64, true>(index, at) : attention_items<T, 64, false>(index, at);
-  return int8 ? attention_items<T, 128, true>(index, at) : attention_items<T, 128, false>(index, at);
+  const bool halves = a.rope_dims == a.head_dim && !a.rope_interleaved, wide = a.head_dim > 64;
+  if (a.kv_type == kv_int8) return wide ? attention_items<T, 128, true, false>(index, at) : attention_items<T, 64, true, false>(index, at);
+  if (halves && a.head_dim == 128) return attention_items<T, 128, false, true>(index, at);
+  if (halves && a.head_dim == 64) return attention_items<T, 64, false, true>(index, at);
+  return wide ? attention_items<T, 128, false, false>(index, at) : attention_items<T, 64, false, false>(index, at);
 }
 
 }  // namespace hearth::kernels::cuda

@@ -63,7 +63,7 @@ struct ProgramControl {
   int item_index, item_window;
   int row[program_rows_max], context[program_rows_max], kv_slot[program_rows_max];
   const float* turns_of;                                       // the frequencies that `turns` was made from
-  float2 turns[program_rows_max][64];
+  alignas(16) float2 turns[program_rows_max][64];
 };
 static_assert(sizeof(ProgramControl) <= program_control_bytes);
 
