@@ -93,17 +93,17 @@ __device__ __forceinline__ void decode_program(const Program& p) {
     return;
   }
   wait_predecessors();
-  ProgramPlaces at;
+  const uint32_t end = p.phases * next_phase;
+  uint32_t at = 0;  // packed PhasePlace
   if (warp < program_workers) {
 #pragma unroll 1
-    for (int i = 0; i < p.phases; ++i) {
-      if (program_phase(i).kind == phase_linear) at = linear_phase<T>(i, at);
-      else at.ring = attention_phase<T>(i, at.ring);
-    }
+    while (at < end) at = program_phase(at / next_phase).kind == phase_linear ? linear_phase<T>(at) : attention_phase<T>(at);
   } else {
 #pragma unroll 1
-    for (int i = 0; i < p.phases; ++i)
-      if (program_phase(i).kind == phase_linear) at.sums = p.rows == 1 ? finish_phase<T, true>(i, warp - program_workers, at.sums) : finish_phase<T, false>(i, warp - program_workers, at.sums);
+    while (at < end) {
+      if (program_phase(at / next_phase).kind != phase_linear) at += next_phase;
+      else at = p.rows == 1 ? finish_phase<T, true>(at) : finish_phase<T, false>(at);
+    }
   }
   end_program(p, control);
 }

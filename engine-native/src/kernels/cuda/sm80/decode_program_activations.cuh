@@ -199,7 +199,11 @@ __device__ __forceinline__ uint32_t load_pair(const LinearShape& l, const Linear
 
 // This warp's units where an earlier kernel left x.
 template <class T, int GROUP, int ROWS>
-__device__ __noinline__ void load_units(ProgramControl& control, const LinearShape& l, const LinearPhase& phase, const ActivationPlace<ROWS>& to) {
+__device__ __noinline__ void load_units(int index) {
+  ProgramControl& control = program_control();
+  const LinearPhase& phase = program_phase(index).linear;
+  const LinearShape& l = linear_shape(program_phase(index));
+  const ActivationPlace<ROWS> to(control);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, half = lane / 16 * program_workers;
 #pragma unroll 1
   for (int n = 0; n < control.rows; ++n) {
@@ -216,11 +220,19 @@ __device__ __noinline__ void load_units(ProgramControl& control, const LinearSha
   __syncwarp();
 }
 
-// Activations of a phase, from wherever they are.
+template <class T, int GROUP>
+__device__ __forceinline__ void load_phase(int index) {
+  const int rows = program_control().rows;
+  if (rows == 1) load_units<T, GROUP, 1>(index);
+  else if (rows == 2) load_units<T, GROUP, 2>(index);
+  else load_units<T, GROUP, 4>(index);
+}
+
+// Activations of a phase out of the exchange; what an earlier kernel left was loaded before.
 template <class T, int GROUP, int ROWS>
-__device__ __forceinline__ void take_activations(ProgramControl& control, const LinearShape& l, const ProgramPhase& phase, const ActivationPlace<ROWS>& to) {
-  if (phase.from < 0) load_units<T, GROUP, ROWS>(control, l, phase.linear, to);
-  else if constexpr (ROWS > 1) receive_units<T, GROUP, ROWS>(control, l, phase.from, to);
+__device__ __forceinline__ void receive(const ProgramControl& control, const LinearShape& l, const ProgramPhase& phase, const ActivationPlace<ROWS>& to) {
+  if (phase.from < 0) return;
+  if constexpr (ROWS > 1) receive_units<T, GROUP, ROWS>(control, l, phase.from, to);
   else if (l.units <= 2 * program_workers) receive_row<T, GROUP, 1>(control, l.units, phase.from, to);
   else receive_row<T, GROUP, 3>(control, l.units, phase.from, to);
 }

@@ -63,27 +63,6 @@ struct Place {
 struct HeadSource {
   const uint32_t* words;  // the row's
   bool awaited;           // they are the exchange's
-  // 16 bytes a lane at `first`, and COUNT - 1 times as many `apart` on; zeros where none are wanted. By a whole warp.
-  template <int COUNT> __device__ __forceinline__ void take(uint4 (&v)[COUNT], int first, int apart, bool wanted) const {
-    const uint32_t initial = awaited && !wanted ? unwanted : 0;
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i) v[i] = make_uint4(initial, initial, initial, initial);
-    if (!awaited) {
-#pragma unroll
-      for (int i = 0; i < COUNT; ++i) if (wanted) v[i] = __ldcg(reinterpret_cast<const uint4*>(words + first + i * apart));
-      return;
-    }
-    bool missing;
-    do {
-      missing = false;
-#pragma unroll
-      for (int i = 0; i < COUNT; ++i) exchange_poll(v[i], words + first + i * apart);
-#pragma unroll
-      for (int i = 0; i < COUNT; ++i) missing |= !arrived(v[i]);
-    } while (__any_sync(0xffffffffu, missing));
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i) v[i] = make_uint4(~v[i].x, ~v[i].y, ~v[i].z, ~v[i].w);
-  }
   // Columns `column` (even) and the next; by a whole warp, `wanted` lanes of it.
   __device__ __forceinline__ uint32_t pair(int column, bool wanted) const {
     uint32_t v = 0;
@@ -91,62 +70,56 @@ struct HeadSource {
     do if (wanted && v == 0) v = exchange_load(words + column / 2); while (__any_sync(0xffffffffu, wanted && v == 0));
     return ~v;
   }
+  // The same of two columns, both reads under way at once.
+  __device__ __forceinline__ uint2 two_pairs(int first, int second, bool wanted) const {
+    uint2 v = make_uint2(0, 0);
+    if (!awaited) return wanted ? make_uint2(__ldcg(words + first / 2), __ldcg(words + second / 2)) : v;
+    do {
+      if (wanted && v.x == 0) v.x = exchange_load(words + first / 2);
+      if (wanted && v.y == 0) v.y = exchange_load(words + second / 2);
+    } while (__any_sync(0xffffffffu, wanted && (v.x == 0 || v.y == 0)));
+    return make_uint2(~v.x, ~v.y);
+  }
 };
 
-// A head in the registers of a quad: lane t has dimensions 32 b + 8 t + {0..7} as pairs w[b], what a product of 32
-// dimensions wants of queries.
-template <class T, int DP> struct HeadWords {
-  static constexpr int count = DP / 32, half = count / 2;
-  uint32_t w[count][4];
-
-  __device__ __forceinline__ void set(int b, const uint4& v) { w[b][0] = v.x; w[b][1] = v.y; w[b][2] = v.z; w[b][3] = v.w; }
-  __device__ __forceinline__ uint4 get(int b) const { return make_uint4(w[b][0], w[b][1], w[b][2], w[b][3]); }
-  __device__ __forceinline__ void take(const HeadSource& source, int head, bool wanted) {
-    uint4 v[count];
-    source.take(v, head * (DP / 2) + Place().t * 4, 16, wanted);
-#pragma unroll
-    for (int b = 0; b < count; ++b) set(b, v[b]);
-  }
-  __device__ __forceinline__ void load(const char* head) {
-#pragma unroll
-    for (int b = 0; b < count; ++b) set(b, *reinterpret_cast<const uint4*>(head + b * 64 + Place().t * 16));
-  }
-  // Norm over the head, then rope by halves.
-  template <bool NORMED> __device__ __forceinline__ void turn(const float* norm, float epsilon, const float2* turns) {
-    const int t = Place().t;
-    float factor = 1;
-    if constexpr (NORMED) {
-      float sum = 0;
-#pragma unroll
-      for (int i = 0; i < count * 4; ++i) { const float2 x = unpack2<T>(w[i / 4][i % 4]); sum += x.x * x.x + x.y * x.y; }
-      sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-      sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-      factor = rsqrtf(sum / DP + epsilon);
-    }
-#pragma unroll
-    for (int i = 0; i < half * 4; ++i) {
-      const int b = i / 4, j = i % 4, d = 32 * b + 8 * t + 2 * j;
-      float2 x = unpack2<T>(w[b][j]), y = unpack2<T>(w[b + half][j]);
-      if constexpr (NORMED) {
-        x.x *= factor * __ldg(norm + d); x.y *= factor * __ldg(norm + d + 1);
-        y.x *= factor * __ldg(norm + DP / 2 + d); y.y *= factor * __ldg(norm + DP / 2 + d + 1);
+// One head by one warp, in registers: norm, rope (halves), rounding; for heads of 64 and 128. Lane i has dimensions 2 i,
+// 2 i + 1 and their partners in the other half. which < 0: a query, to `q`; 0 and 1: the key and the value, to the pool and,
+// rounded as there, to `own`.
+template <class T, int DP>
+__device__ __forceinline__ void quick_head(const AttentionArgs& a, const AttentionItem& item, const HeadSource& source, int which, int head, int slot, const float2* turns, T* q, float* own) {
+  constexpr int half = DP / 2;
+  const int d = Place().lane * 2;
+  const bool live = d < half;
+  const uint2 words = source.two_pairs(head * DP + d, head * DP + half + d, live);
+  float2 x = unpack2<T>(words.x), y = unpack2<T>(words.y);
+  if (which < 1) {
+    if (a.qk_norm) {
+      const float* norm = which < 0 ? a.q_norm : a.k_norm;
+      const float factor = rsqrtf(warp_sum(live ? (x.x * x.x + x.y * x.y) + (y.x * y.x + y.y * y.y) : 0.f) / DP + a.qk_norm_epsilon);
+      if (live) {
+        x.x *= factor * norm[d]; x.y *= factor * norm[d + 1];
+        y.x *= factor * norm[half + d]; y.y *= factor * norm[half + d + 1];
       }
-      const float4 turn = *reinterpret_cast<const float4*>(turns + d);  // cosine and sine of d, of d + 1
-      w[b][j] = pack2<T>(x.x * turn.x - y.x * turn.y, x.y * turn.z - y.y * turn.w);
-      w[b + half][j] = pack2<T>(y.x * turn.x + x.x * turn.y, y.y * turn.z + x.y * turn.w);
     }
+    const float4 turn = *reinterpret_cast<const float4*>(turns + (live ? d : 0));  // cosine and sine of d, of d + 1
+    const float2 u = x, v = y;
+    x = make_float2(u.x * turn.x - v.x * turn.y, u.y * turn.z - v.y * turn.w);
+    y = make_float2(v.x * turn.x + u.x * turn.y, v.y * turn.z + u.y * turn.w);
   }
-  // This lane's part of the product with another head.
-  __device__ __forceinline__ float dot(const HeadWords& other) const {
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < count * 4; ++i) {
-      const float2 x = unpack2<T>(w[i / 4][i % 4]), y = unpack2<T>(other.w[i / 4][i % 4]);
-      sum += x.x * y.x + x.y * y.y;
-    }
-    return sum;
+  if (!live) return;
+  const uint32_t low = pack2<T>(x.x, x.y), high = pack2<T>(y.x, y.y);
+  if (which < 0) {
+    *reinterpret_cast<uint32_t*>(q + d) = low;
+    *reinterpret_cast<uint32_t*>(q + half + d) = high;
+    return;
   }
-};
+  *reinterpret_cast<float2*>(own + which * DP + d) = unpack2<T>(low);
+  *reinterpret_cast<float2*>(own + which * DP + half + d) = unpack2<T>(high);
+  if (slot < 0) return;
+  T* pool = static_cast<T*>(which == 0 ? a.k : a.v) + ((static_cast<int64_t>(slot / kv_tokens) * a.kv_heads + item.kv_head) * kv_tokens + slot % kv_tokens) * DP;
+  *reinterpret_cast<uint32_t*>(pool + d) = low;
+  *reinterpret_cast<uint32_t*>(pool + half + d) = high;
+}
 
 // A head of any size, rope and KV format, by one warp through shared memory `x`. which < 0: a query, to `q`; 0 and 1: the
 // key and the value, to the pool and, rounded as there, to `own`.
@@ -175,7 +148,7 @@ __device__ __noinline__ void any_head(const AttentionArgs& a, const AttentionIte
 
 // What a worker has gathered of its KV blocks. Lane (g, t) holds dimensions 64 b + 8 g + 2 c + {0, 1} of heads 2 t and 2 t + 1.
 template <int DP> struct AttentionSums {
-  float best[2], sum[2], o[DP / 64][4][4];
+  float best[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, o[DP / 64][4][4] = {};
 };
 
 // A worker's way through an item's history in the ring.
@@ -185,7 +158,7 @@ struct HistoryPlace {
 };
 
 // A block's work on its items. DP: the head's dimensions, padded.
-// QUICK: heads of DP dimensions, in 16 bits, turned by halves: prepared in registers.
+// QUICK: heads of DP dimensions, in 16 bits, turned by halves.
 template <class T, int DP, bool INT8, bool QUICK>
 struct Attention {
   static constexpr int q_pitch = DP * 2 + 16, VB = DP / 64, own_part = program_workers;
@@ -209,8 +182,6 @@ struct Attention {
   }
   __device__ __forceinline__ int own_slot() const { return owner() && item.active > 0 ? control.kv_slot[item.sequence] : -1; }
 
-  // ---- Heads of any kind ----
-
   // Everything that the exchange has for this item is read, also for an empty slot: only then may it be put back.
   __device__ __forceinline__ void prepare_heads() const {
     const Place my;
@@ -220,7 +191,9 @@ struct Attention {
 #pragma unroll 1
     for (int i = warp; i < item.live + (owner() ? 2 : 0); i += program_workers) {
       const int which = i - item.live, head = which < 0 ? item.head0 + i : a.heads + which * a.kv_heads + item.kv_head;
-      any_head<T, DP>(a, item, source(), which, head, slot, turns, reinterpret_cast<T*>(q_shared() + i * q_pitch), own(), merge() + warp * DP);
+      T* q = reinterpret_cast<T*>(q_shared() + i * q_pitch);
+      if constexpr (QUICK) quick_head<T, DP>(a, item, source(), which, head, slot, turns, q, own());
+      else any_head<T, DP>(a, item, source(), which, head, slot, turns, q, own(), merge() + warp * DP);
     }
   }
   // The row's own token, head by head; the last workers, whose blocks come last.
@@ -240,56 +213,6 @@ struct Attention {
     if (lane == 0) *reinterpret_cast<float2*>(stat(own_part, h)) = make_float2(s * scale(), 1.f);
   }
 
-  // ---- Quick heads ----
-
-  __device__ __forceinline__ void turn(HeadWords<T, DP>& head, const float* norm) const {
-    const float2* turns = control.turns[item.sequence];
-    if (a.qk_norm) head.template turn<true>(norm, a.qk_norm_epsilon, turns);
-    else head.template turn<false>(norm, 0, turns);
-  }
-  // In this lane's quad query head g.
-  __device__ __forceinline__ void take_queries(HeadWords<T, DP>& q) const {
-    const Place my;
-    const int g = my.g;
-    q.take(source(), item.head0 + g, g < item.live);
-    turn(q, a.q_norm);
-  }
-  __device__ __forceinline__ T* pool_row(void* pool, int slot) const {
-    return static_cast<T*>(pool) + ((static_cast<int64_t>(slot / kv_tokens) * a.kv_heads + item.kv_head) * kv_tokens + slot % kv_tokens) * DP;
-  }
-  // The row's own token: its key and what the queries make of it.
-  __device__ __forceinline__ void attend_own_key(const HeadWords<T, DP>& q) const {
-    const Place my;
-    const int g = my.g, t = my.t;
-    HeadWords<T, DP> k;
-    k.take(source(), a.heads + item.kv_head, true);
-    turn(k, a.k_norm);
-    float s = q.dot(k);
-    s += __shfl_xor_sync(0xffffffffu, s, 1);
-    s += __shfl_xor_sync(0xffffffffu, s, 2);
-    if (t == 0 && g < item.live) *reinterpret_cast<float2*>(stat(own_part, g)) = make_float2(s * scale(), 1.f);
-    const int slot = own_slot();
-    if (g > 0 || slot < 0) return;
-#pragma unroll
-    for (int b = 0; b < k.count; ++b) *reinterpret_cast<uint4*>(pool_row(a.k, slot) + 32 * b + 8 * t) = k.get(b);
-  }
-  __device__ __forceinline__ void take_own_value() const {
-    const Place my;
-    const int lane = my.lane;
-    uint4 v[1];
-    const bool wanted = lane < DP / 8;
-    source().take(v, (a.heads + a.kv_heads + item.kv_head) * (DP / 2) + lane * 4, 0, wanted);
-    if (!wanted) return;
-    const float2 x = unpack2<T>(v[0].x), y = unpack2<T>(v[0].y), z = unpack2<T>(v[0].z), w = unpack2<T>(v[0].w);
-    float4* to = reinterpret_cast<float4*>(own() + DP + lane * 8);
-    to[0] = make_float4(x.x, x.y, y.x, y.y);
-    to[1] = make_float4(z.x, z.y, w.x, w.y);
-    const int slot = own_slot();
-    if (slot >= 0) *reinterpret_cast<uint4*>(pool_row(a.v, slot) + lane * 8) = v[0];
-  }
-
-  // ---- History ----
-
   __device__ __forceinline__ int blocks_per_slot() const { return control.slot_bytes / control.attention_bytes; }
   // Waits for the slot of this worker's next KV block and lets go of those before; false: there is no block left.
   __device__ __forceinline__ bool find_block(HistoryPlace& place) const {
@@ -308,7 +231,7 @@ struct Attention {
     return program_shared + control.sums - (control.slots - place.at.slot) * control.slot_bytes + place.mine * control.attention_bytes;
   }
   // S^T = K Q^T of 16 tokens: tokens g and g + 8, heads 2 t and 2 t + 1.
-  __device__ __forceinline__ void scores(const char* tile, const HeadWords<T, DP>& q, float (&s)[4]) const {
+  __device__ __forceinline__ void scores(const char* tile, float (&s)[4]) const {
     const Place my;
     const int g = my.g, t = my.t;
     float odd[4] = {0, 0, 0, 0};
@@ -324,22 +247,23 @@ struct Attention {
       }
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
+        const uint4 q = *reinterpret_cast<const uint4*>(q_shared() + g * q_pitch + (b + i) * 64 + t * 16);
         const uint4 low = g & 1 ? k[i ^ 1][0] : k[i][0], high = g & 1 ? k[i ^ 1][1] : k[i][1];
         const uint32_t a0[4] = {low.x, high.x, low.y, high.y}, a1[4] = {low.z, high.z, low.w, high.w};
-        mma<T>(s, a0, q.w[b + i][0], q.w[b + i][1]);
-        mma<T>(odd, a1, q.w[b + i][2], q.w[b + i][3]);
+        mma<T>(s, a0, q.x, q.y);
+        mma<T>(odd, a1, q.z, q.w);
       }
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) s[j] += odd[j];
   }
 
-  // This worker's KV block at hand. FIRST: nothing is gathered yet.
-  template <bool FIRST> __device__ __forceinline__ void attend(const HistoryPlace& place, const HeadWords<T, DP>& q, AttentionSums<DP>& w) const {
+  // This worker's KV block at hand.
+  __device__ __forceinline__ void attend(const HistoryPlace& place, AttentionSums<DP>& w) const {
     const char* tile = block_tile(place);
     const int base = (item.begin + place.done + place.mine) * kv_tokens;  // its first token
     float s[4] = {0, 0, 0, 0};
-    scores(tile, q, s);
+    scores(tile, s);
     const Place my;
     const int g = my.g, t = my.t;
     const char* v_tile = tile + kv_tokens * dim() * (INT8 ? 1 : 2);
@@ -359,19 +283,15 @@ struct Attention {
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 4));
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 8));
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 16));
-      const float next = FIRST ? top : fmaxf(w.best[j], top), reference = next == -INFINITY ? 0.f : next;
+      const float next = fmaxf(w.best[j], top), reference = next == -INFINITY ? 0.f : next, shrink = exp2f(w.best[j] - reference);
+      w.best[j] = next;
       s[j] = exp2f(s[j] - reference);
       s[j + 2] = exp2f(s[j + 2] - reference);
-      const float shrink = FIRST ? 0.f : exp2f(w.best[j] - reference);
-      w.sum[j] = (FIRST ? 0.f : w.sum[j] * shrink) + s[j] + s[j + 2];
-      w.best[j] = next;
+      w.sum[j] = w.sum[j] * shrink + s[j] + s[j + 2];
 #pragma unroll
       for (int b = 0; b < VB; ++b)
 #pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          w.o[b][c][j] = FIRST ? 0.f : w.o[b][c][j] * shrink;
-          w.o[b][c][j + 2] = FIRST ? 0.f : w.o[b][c][j + 2] * shrink;
-        }
+        for (int c = 0; c < 4; ++c) { w.o[b][c][j] *= shrink; w.o[b][c][j + 2] *= shrink; }
     }
     // An unwritten scale of a token past the context may be anything: its weight is zero either way.
     const float low_scale = low ? v_scale[0] : 0.f, high_scale = high ? v_scale[1] : 0.f;
@@ -418,31 +338,15 @@ struct Attention {
     }
   }
 
-  // The item's history.
-  __device__ __forceinline__ void attend_history(int index, HistoryPlace& place) const {
-    HeadWords<T, DP> q;
-    const bool some = find_block(place);
-    if constexpr (!QUICK) {
-      q.load(q_shared() + Place().g * q_pitch);
-      attend_own();
-    } else {
-      const int warp = Place().warp;
-      const bool own_key = owner() && warp == program_workers - 1;
-      if (some || own_key) take_queries(q);
-      if (warp == 0) program_trace(index, 1);
-      if (own_key) attend_own_key(q);
-      if (owner() && warp == program_workers - 2) take_own_value();
-    }
-    if (!some) return;
+  // The queries are there.
+  __device__ __forceinline__ RingPlace attend_history(const RingPlace& at) const {
+    attend_own();
+    HistoryPlace place{at, Place().warp};
     AttentionSums<DP> w;
-    attend<true>(place, q, w);
-    place.mine += program_workers;
 #pragma unroll 1
-    while (find_block(place)) {
-      attend<false>(place, q, w);
-      place.mine += program_workers;
-    }
-    leave_part(w);
+    for (; find_block(place); place.mine += program_workers) attend(place, w);
+    if (Place().warp < item.blocks) leave_part(w);
+    return place.at;
   }
 
   // A split's partial result in memory: sums [dim()], best, total.
@@ -455,6 +359,9 @@ struct Attention {
     const uint32_t word = pack2<T>(v.x, v.y);
     if (phase.to >= 0) exchange_store(control.exchange + phase.to + item.row * (a.heads * dim() / 2) + (phase.to_plain ? column / 2 : fragment_word(column)), word);
     if (phase.keeps) *reinterpret_cast<uint32_t*>(static_cast<T*>(a.out) + static_cast<int64_t>(item.row) * a.out_stride + column) = word;
+  }
+  __device__ __forceinline__ void store_zeros() const {
+    each_pair([&](int h, int d) { store_pair(h, d, make_float2(0, 0)); });
   }
   // f(head, dimension) for every pair of the item's outputs.
   template <class F> __device__ __forceinline__ void each_pair(const F& f) const {
@@ -529,29 +436,12 @@ struct Attention {
   }
 };
 
-// The parts of an item, functions of their own: in one, registers spill, and what spills is read back through the memory
-// system, behind the weights.
-template <class T, int DP, bool INT8, bool QUICK> __device__ __forceinline__ Attention<T, DP, INT8, QUICK> attention_of(int index) {
-  ProgramControl& control = program_control();
-  return {control, program_phase(index), control.attention, control.item};
-}
-template <class T, int DP, bool INT8> __device__ __noinline__ void prepare_item(int index) { attention_of<T, DP, INT8, false>(index).prepare_heads(); }
-template <class T, int DP, bool INT8, bool QUICK> __device__ __noinline__ RingPlace attend_item(int index, RingPlace at) {
-  HistoryPlace place{at, Place().warp};
-  attention_of<T, DP, INT8, QUICK>(index).attend_history(index, place);
-  return place.at;
-}
-template <class T, int DP, bool INT8, bool QUICK> __device__ __noinline__ void store_item(int index) {
-  const auto attention = attention_of<T, DP, INT8, QUICK>(index);
-  if (attention.item.active < 0) return attention.each_pair([&](int h, int d) { attention.store_pair(h, d, make_float2(0, 0)); });
-  attention.store_merged(min(program_workers, attention.item.blocks));
-  if (attention.item.active > 1) attention.merge_splits();
-}
-
 template <class T, int DP, bool INT8, bool QUICK>
-__device__ __forceinline__ RingPlace attention_items(int index, RingPlace at) {
+__device__ __noinline__ uint32_t attention_items(uint32_t packed) {
+  PhasePlace at(packed);
   ProgramControl& control = program_control();
   const AttentionArgs& a = control.attention;
+  const Attention<T, DP, INT8, QUICK> attention{control, program_phase(at.phase), a, control.item};
 #pragma unroll 1
   for (int i = blockIdx.x; i < control.items; i += gridDim.x) {
     if (i != static_cast<int>(blockIdx.x)) workers_meet();  // the scratch has been read
@@ -565,50 +455,58 @@ __device__ __forceinline__ RingPlace attention_items(int index, RingPlace at) {
       workers_meet();
     }
     if (control.item.active == 0) continue;
-    if (!QUICK || control.item.active < 0) {
-      prepare_item<T, DP, INT8>(index);
-      workers_meet();
-    }
+    attention.prepare_heads();
+    if (threadIdx.x < 32) program_trace(at.phase, 1);
+    workers_meet();
     if (control.item.active > 0) {
-      at = attend_item<T, DP, INT8, QUICK>(index, at);
-      if (threadIdx.x < 32) program_trace(index, 2);
+      at.ring = attention.attend_history(at.ring);
+      if (threadIdx.x < 32) program_trace(at.phase, 2);
       workers_meet();
+      attention.store_merged(min(program_workers, control.item.blocks));
+      if (control.item.active > 1) attention.merge_splits();
+    } else {
+      attention.store_zeros();
     }
-    store_item<T, DP, INT8, QUICK>(index);
   }
   workers_meet();
-  if (threadIdx.x < 32) program_trace(index, 5);
-  return at;
+  if (threadIdx.x < 32) program_trace(at.phase, 5);
+  return at.packed() + next_phase;
 }
 
-template <class T>
-__device__ __forceinline__ RingPlace attention_phase(int index, RingPlace at) {
+// What all items of a phase need, where the workers find it.
+__device__ __forceinline__ void begin_attention(const ProgramPhase& phase) {
   ProgramControl& control = program_control();
-  if (static_cast<int>(blockIdx.x) >= control.items) return at;
-  const ProgramPhase& phase = program_phase(index);
   const AttentionPhase& from = phase.attention;
   const AttentionShape& shape = program_shape(phase.shape).attention;
   AttentionArgs& a = control.attention;
   if (threadIdx.x == 0) {
-    program_trace(index, 0);
     a.k = from.k; a.v = from.v; a.k_scale = from.k_scale; a.v_scale = from.v_scale;
     a.q_norm = from.q_norm; a.k_norm = from.k_norm;
     a.inverse_frequency = shape.inverse_frequency; a.qkv = shape.qkv; a.out = shape.out;
     a.scale = shape.scale; a.rope_amplitude = shape.rope_amplitude; a.window = shape.window;
   }
   workers_meet();
-  if (control.turns_of != shape.inverse_frequency) {  // mostly only in the first attention of a step
-    const int pairs = a.rope_dims / 2;
+  if (control.turns_of == shape.inverse_frequency) return;
+  const int pairs = a.rope_dims / 2;  // mostly only in the first attention of a step
 #pragma unroll 1
-    for (int i = threadIdx.x; i < control.rows * pairs; i += worker_threads) control.turns[i / pairs][i % pairs] = rope_turn(a, control.row[i / pairs], i % pairs);
-    workers_meet();
-    if (threadIdx.x == 0) control.turns_of = shape.inverse_frequency;
-  }
+  for (int i = threadIdx.x; i < control.rows * pairs; i += worker_threads) control.turns[i / pairs][i % pairs] = rope_turn(a, control.row[i / pairs], i % pairs);
+  workers_meet();
+  if (threadIdx.x == 0) control.turns_of = shape.inverse_frequency;
+}
+
+template <class T>
+__device__ __forceinline__ uint32_t attention_phase(uint32_t at) {
+  const int index = at / next_phase;
+  const ProgramControl& control = program_control();
+  if (static_cast<int>(blockIdx.x) >= control.items) return at + next_phase;
+  if (threadIdx.x == 0) program_trace(index, 0);
+  begin_attention(program_phase(index));
+  const AttentionArgs& a = control.attention;
   const bool halves = a.rope_dims == a.head_dim && !a.rope_interleaved, wide = a.head_dim > 64;
-  if (a.kv_type == kv_int8) return wide ? attention_items<T, 128, true, false>(index, at) : attention_items<T, 64, true, false>(index, at);
-  if (halves && a.head_dim == 128) return attention_items<T, 128, false, true>(index, at);
-  if (halves && a.head_dim == 64) return attention_items<T, 64, false, true>(index, at);
-  return wide ? attention_items<T, 128, false, false>(index, at) : attention_items<T, 64, false, false>(index, at);
+  if (a.kv_type == kv_int8) return wide ? attention_items<T, 128, true, false>(at) : attention_items<T, 64, true, false>(at);
+  if (halves && a.head_dim == 128) return attention_items<T, 128, false, true>(at);
+  if (halves && a.head_dim == 64) return attention_items<T, 64, false, true>(at);
+  return wide ? attention_items<T, 128, false, false>(at) : attention_items<T, 64, false, false>(at);
 }
 
 }  // namespace hearth::kernels::cuda

@@ -12,9 +12,6 @@
 
 namespace hearth::kernels::cuda {
 
-// Both sides of the tiles' sums go through their slots in the same order.
-struct ProgramPlaces { RingPlace ring, sums; };
-
 // ---- Workers ----------------------------------------------------------------------------------------------------------------
 
 // What a worker needs of the shared memory, in registers: 32-bit addresses, so that none is computed anew in the loops.
@@ -201,173 +198,219 @@ __device__ __forceinline__ void multiply_single(const UnitWords& w, uint32_t x, 
   }
 }
 
-// Of groups of 128 the two units of a slot are the two shares: what is done to sums is done once for both.
+// What a worker has of a slot, in registers: one unit, or two `program_workers` apart.
+template <int GROUP> struct SingleSlot {
+  static constexpr int apart = program_workers;
+  UnitWords a, b;
+  SingleConstants<GROUP> constants, second;  // of groups of 128 only the first: the two units are the two shares
+  bool one, two;                             // there is a first, a second unit
+
+  // The loader has the slot's room again. What lies where the worker has no unit is read and left.
+  __device__ __forceinline__ void take(const Workplace& here, RingPlace& at, int unit, int units, int slot_units, TraceWait& waiting) {
+    constexpr int unit_bytes = Unit<GROUP>::bytes;
+    const uint32_t barrier = here.full + at.slot * 8, from = here.ring + at.slot * here.slot_bytes + here.warp * unit_bytes;
+    one = unit < units;
+    two = slot_units > apart && unit + apart < units;
+    const uint32_t beside = two ? from + apart * unit_bytes : from;
+    waiting.begin();
+    barrier_wait(barrier, at.parity);
+    waiting.end();
+    a.load(from, here.lane);
+    b.load(beside, here.lane);
+    if constexpr (GROUP == 128) {
+      constants.load(here.lane % 4 < 2 ? from : beside, here.lane);
+    } else {
+      constants.load(from, here.lane);
+      second.load(beside, here.lane);
+    }
+    here.arrive(barrier + program_slots_max * 8);
+    at.next(here.slots);
+  }
+};
+
+// The first slot is taken before the activations are there: the ring has room for another while everybody waits.
 template <class T, int GROUP>
-__device__ __noinline__ ProgramPlaces linear_w4_single(int index, ProgramPlaces at) {
+__device__ __noinline__ uint32_t linear_w4_single(uint32_t packed) {
+  PhasePlace at(packed);
   ProgramControl& control = program_control();
+  const int index = at.phase;
   const ProgramPhase& phase = program_phase(index);
   const LinearShape& l = linear_shape(phase);
   const ActivationPlace<1> place(control);
   const Workplace here(control);
-  if (here.warp == 0) program_trace(index, 0);
-  take_activations<T, GROUP, 1>(control, l, phase, place);
-  if (here.warp == 0) program_trace(index, 1);
+  constexpr int apart = program_workers;
+  const int warp = here.warp, g = here.lane / 4, t = here.lane % 4, units = l.units, slot_units = control.slot_units;
+  const TileRange tiles = tile_range(l, phase.start);
+  if (tiles.begin == tiles.end) return at.packed() + next_phase;
+  TraceWait weights, room;
+  SingleSlot<GROUP> slot{};
+  slot.take(here, at.ring, warp, units, slot_units, weights);
+  if (warp == 0) program_trace(index, 0);
+  receive<T, GROUP, 1>(control, l, phase, place);
+  if (warp == 0) program_trace(index, 1);
 
-  constexpr int unit_bytes = Unit<GROUP>::bytes, apart = program_workers;  // units of a worker in a slot
-  const int warp = here.warp, lane = here.lane, g = lane / 4, t = lane % 4, units = l.units, slot_units = control.slot_units;
   const int share = g / 4;  // of this lane's column
   const bool odd = t % 2;   // of this lane's sums
   const uint32_t x = shared_address(place.rows) + g % 4 * 64 + t * 16, zeros = shared_address(control.zeros);
   const uint32_t scaled = shared_address(place.sums) + t % 2 * 8 + (GROUP == 128 ? t / 2 * apart * place.unit_sums : t / 2 * place.group_bytes);
-  const uint32_t ring = here.ring + warp * unit_bytes;
-  const TileRange tiles = tile_range(l, phase.start);
-  TraceWait weights, room;
-  SingleConstants<GROUP> constants{};
+  int left = tiles.end - tiles.begin, unit = warp;
+  float total[2] = {0, 0};
 #pragma unroll 1
-  for (int tile = tiles.begin; tile < tiles.end; ++tile) {
-    float total[2] = {0, 0};
-#pragma unroll 1
-    for (int unit = warp; unit - warp < units; unit += slot_units) {
-      const uint32_t from = ring + at.ring.slot * here.slot_bytes, barrier = here.full + at.ring.slot * 8;
-      const bool one = unit < units, two = slot_units > apart && unit + apart < units;
-      UnitWords a, b;
-      SingleConstants<GROUP> second;
-      weights.begin();
-      barrier_wait(barrier, at.ring.parity);
-      weights.end();
-      const uint32_t beside = two ? from + apart * unit_bytes : from;  // whatever lies there, when the warp has no unit in the slot
-      a.load(from, lane);
-      b.load(beside, lane);
-      if constexpr (GROUP == 128) {
-        if (one) constants.load(t < 2 ? from : beside, lane);
-      } else {
-        constants.load(from, lane);
-        second.load(beside, lane);
-      }
-      here.arrive(barrier + program_slots_max * 8);
-      at.ring.next(here.slots);
-      if (!one) continue;
+  while (true) {
+    if (slot.one) {
       const uint32_t of_unit = scaled + unit * place.unit_sums, x_unit = x + unit * 256;
       if constexpr (GROUP == 128) {
         QuadSums s;
         const uint4 b0 = shared_load16(share == 0 ? x_unit : zeros);
-        mma_quad(s.both, s.low, a.first, b0.x, b0.y);
-        mma_quad(s.both, s.low, a.second, b0.z, b0.w);
-        if (two) {
+        mma_quad(s.both, s.low, slot.a.first, b0.x, b0.y);
+        mma_quad(s.both, s.low, slot.a.second, b0.z, b0.w);
+        if (slot.two) {
           const uint4 b1 = shared_load16(share == 1 ? x_unit + apart * 256 : zeros);
-          mma_quad(s.both, s.low, b.first, b1.x, b1.y);
-          mma_quad(s.both, s.low, b.second, b1.z, b1.w);
+          mma_quad(s.both, s.low, slot.b.first, b1.x, b1.y);
+          mma_quad(s.both, s.low, slot.b.second, b1.z, b1.w);
         }
-        s.add(odd, constants.scales[0], constants.zeros[0], shared_load8(two || t < 2 ? of_unit : zeros), total);
+        s.add(odd, slot.constants.scales[0], slot.constants.zeros[0], shared_load8(slot.two || t < 2 ? of_unit : zeros), total);
       } else {
-        multiply_single<GROUP>(a, x_unit, zeros, share, constants, of_unit, odd, total);
-        if (two) multiply_single<GROUP>(b, x_unit + apart * 256, zeros, share, second, of_unit + apart * place.unit_sums, odd, total);
+        multiply_single<GROUP>(slot.a, x_unit, zeros, share, slot.constants, of_unit, odd, total);
+        if (slot.two) multiply_single<GROUP>(slot.b, x_unit + apart * 256, zeros, share, slot.second, of_unit + apart * place.unit_sums, odd, total);
       }
     }
-    room.begin();
-    leave_sums<1>(here, total, at.sums);
-    room.end();
+    unit += slot_units;
+    if (unit - warp >= units) {
+      room.begin();
+      leave_sums<1>(here, total, at.sums);
+      room.end();
+      if (--left == 0) break;
+      total[0] = total[1] = 0;
+      unit = warp;
+    }
+    slot.take(here, at.ring, unit, units, slot_units, weights);
   }
   if (warp == 0) {
     program_trace(index, 2);
     weights.leave(index, 9);
     room.leave(index, 10);
   }
-  return at;
+  return at.packed() + next_phase;
 }
 
-// Not inlined: the loop wants all registers.
+// The same of several rows.
+template <int GROUP, int ROWS> struct RowsSlot {
+  using C = Columns<GROUP, ROWS>;
+  static constexpr int apart = program_workers;
+  UnitWords a, b;
+  GroupConstants<GROUP, ROWS> constants, second;  // where units meet in a set of sums only the first, of the unit that is this lane's
+  bool one, two;
+
+  // ahead: how far the unit whose sums are this lane's is from the slot's first one.
+  __device__ __forceinline__ void take(const Workplace& here, RingPlace& at, int unit, int units, int slot_units, int ahead, TraceWait& waiting) {
+    constexpr int unit_bytes = Unit<GROUP>::bytes;
+    const uint32_t barrier = here.full + at.slot * 8, from = here.ring + at.slot * here.slot_bytes + here.warp * unit_bytes;
+    one = unit < units;
+    two = slot_units > apart && unit + apart < units;
+    const uint32_t beside = two ? from + apart * unit_bytes : from;
+    waiting.begin();
+    barrier_wait(barrier, at.parity);
+    waiting.end();
+    a.load(from, here.lane);
+    b.load(beside, here.lane);
+    if constexpr (C::units == 1) {
+      constants.load(from, here.lane);
+      second.load(beside, here.lane);
+    } else {
+      if (one && ahead == 0) constants.load(from, here.lane);
+      if (two && ahead == 1) constants.load(beside, here.lane);
+    }
+    here.arrive(barrier + program_slots_max * 8);
+    at.next(here.slots);
+  }
+};
+
+// Not inlined: the loops want all registers.
 template <class T, int GROUP, int ROWS>
-__device__ __noinline__ ProgramPlaces linear_w4_phase(int index, ProgramPlaces at) {
+__device__ __noinline__ uint32_t linear_w4_phase(uint32_t packed) {
+  PhasePlace at(packed);
   using C = Columns<GROUP, ROWS>;
   ProgramControl& control = program_control();
+  const int index = at.phase;
   const ProgramPhase& phase = program_phase(index);
   const LinearShape& l = linear_shape(phase);
   const ActivationPlace<ROWS> place(control);
   const Workplace here(control);
-  if (here.warp == 0) program_trace(index, 0);
-  take_activations<T, GROUP, ROWS>(control, l, phase, place);
-  if (here.warp == 0) program_trace(index, 1);
-
-  constexpr int unit_bytes = Unit<GROUP>::bytes, apart = program_workers;  // units of a worker in a slot
+  constexpr int apart = program_workers;
   const int warp = here.warp, lane = here.lane, g = lane / 4, t = lane % 4, units = l.units, slot_units = control.slot_units;
-  const ColumnPlace column{shared_address(place.rows) + min(g / 2 % ROWS, here.rows - 1) * place.stride + g % 2 * 64 + t * 16, shared_address(control.zeros), g / 2 / ROWS};
   const int position_mine = t / ROWS / C::groups;  // of the unit that this lane has sums of, among those that meet
-  const uint32_t scaled = shared_address(place.sums) + t / ROWS % C::groups * place.group_bytes + t % ROWS * 8, unscaled = shared_address(control.zeros);
-  const uint32_t ring = here.ring + warp * unit_bytes;
   const TileRange tiles = tile_range(l, phase.start);
+  if (tiles.begin == tiles.end) return at.packed() + next_phase;
   TraceWait weights, room;
+  RowsSlot<GROUP, ROWS> slot{};
+  int unit = warp, position = 0;
+  slot.take(here, at.ring, unit, units, slot_units, position_mine - position, weights);
+  if (warp == 0) program_trace(index, 0);
+  receive<T, GROUP, ROWS>(control, l, phase, place);
+  if (warp == 0) program_trace(index, 1);
+
+  const ColumnPlace column{shared_address(place.rows) + min(g / 2 % ROWS, here.rows - 1) * place.stride + g % 2 * 64 + t * 16, shared_address(control.zeros), g / 2 / ROWS};
+  const uint32_t scaled = shared_address(place.sums) + t / ROWS % C::groups * place.group_bytes + t % ROWS * 8, unscaled = shared_address(control.zeros);
+  int left = tiles.end - tiles.begin;
   int sums[4] = {0, 0, 0, 0};
-  GroupConstants<GROUP, ROWS> constants{};
+  float total[2] = {0, 0};
 #pragma unroll 1
-  for (int tile = tiles.begin; tile < tiles.end; ++tile) {
-    float total[2] = {0, 0};
-    int position = 0;
-#pragma unroll 1
-    for (int unit = warp; unit - warp < units; unit += slot_units) {
-      const uint32_t from = ring + at.ring.slot * here.slot_bytes, barrier = here.full + at.ring.slot * 8;
-      const bool one = unit < units, two = slot_units > apart && unit + apart < units;
-      UnitWords a, b;
-      GroupConstants<GROUP, ROWS> second;
-      weights.begin();
-      barrier_wait(barrier, at.ring.parity);
-      weights.end();
-      a.load(from, lane);  // whatever lies there, when the warp has no unit in the slot
-      b.load(two ? from + apart * unit_bytes : from, lane);
-      if constexpr (C::units == 1) {
-        constants.load(from, lane);
-        second.load(two ? from + apart * unit_bytes : from, lane);
-      } else {
-        if (one && position == position_mine) constants.load(from, lane);
-        if (two && position + 1 == position_mine) constants.load(from + apart * unit_bytes, lane);
-      }
-      here.arrive(barrier + program_slots_max * 8);
-      at.ring.next(here.slots);
-      const uint32_t x = column.x + unit * 256;
-      if constexpr (C::units == 1) {
+  while (true) {
+    const uint32_t x = column.x + unit * 256;
+    if constexpr (C::units == 1) {
 #pragma unroll
-        for (int set = 0; set < C::sets; ++set) {
-          const uint32_t of_set = scaled + unit * place.unit_sums + set * C::shares * place.group_bytes;
-          if (one) {
-            multiply_set<GROUP, ROWS>(a, column, x, 0, set, sums);
-            add_set(sums, constants.scales[set], constants.zeros[set], shared_load8(of_set), total);
-          }
-          if (two) {
-            multiply_set<GROUP, ROWS>(b, column, x + apart * 256, 0, set, sums);
-            add_set(sums, second.scales[set], second.zeros[set], shared_load8(of_set + apart * place.unit_sums), total);
-          }
+      for (int set = 0; set < C::sets; ++set) {
+        const uint32_t of_set = scaled + unit * place.unit_sums + set * C::shares * place.group_bytes;
+        if (slot.one) {
+          multiply_set<GROUP, ROWS>(slot.a, column, x, 0, set, sums);
+          add_set(sums, slot.constants.scales[set], slot.constants.zeros[set], shared_load8(of_set), total);
         }
-      } else {
-        if (one) multiply_set<GROUP, ROWS>(a, column, x, position, 0, sums);
-        if (two) multiply_set<GROUP, ROWS>(b, column, x + apart * 256, position + 1, 0, sums);
-        const int first = unit - position * apart;  // of those that meet
-        position += slot_units / apart;
-        if (position == C::units || unit - warp + slot_units >= units) {
-          const int mine = first + position_mine * apart;
-          add_set(sums, constants.scales[0], constants.zeros[0], shared_load8(mine < units ? scaled + mine * place.unit_sums : unscaled), total);
-          position = 0;
+        if (slot.two) {
+          multiply_set<GROUP, ROWS>(slot.b, column, x + apart * 256, 0, set, sums);
+          add_set(sums, slot.second.scales[set], slot.second.zeros[set], shared_load8(of_set + apart * place.unit_sums), total);
         }
+      }
+    } else {
+      if (slot.one) multiply_set<GROUP, ROWS>(slot.a, column, x, position, 0, sums);
+      if (slot.two) multiply_set<GROUP, ROWS>(slot.b, column, x + apart * 256, position + 1, 0, sums);
+      const int first = unit - position * apart;  // of those that meet
+      position += slot_units / apart;
+      if (position == C::units || unit - warp + slot_units >= units) {
+        const int mine = first + position_mine * apart;
+        add_set(sums, slot.constants.scales[0], slot.constants.zeros[0], shared_load8(mine < units ? scaled + mine * place.unit_sums : unscaled), total);
+        position = 0;
       }
     }
-    room.begin();
-    leave_sums<ROWS>(here, total, at.sums);
-    room.end();
+    unit += slot_units;
+    if (unit - warp >= units) {
+      room.begin();
+      leave_sums<ROWS>(here, total, at.sums);
+      room.end();
+      if (--left == 0) break;
+      total[0] = total[1] = 0;
+      unit = warp;
+    }
+    slot.take(here, at.ring, unit, units, slot_units, position_mine - position, weights);
   }
   if (warp == 0) {
     program_trace(index, 2);
     weights.leave(index, 9);
     room.leave(index, 10);
   }
-  return at;
+  return at.packed() + next_phase;
 }
 
 template <class T>
-__device__ __noinline__ ProgramPlaces linear_dense_phase(int index, ProgramPlaces at) {
+__device__ __noinline__ uint32_t linear_dense_phase(uint32_t packed) {
+  PhasePlace at(packed);
   ProgramControl& control = program_control();
+  const int index = at.phase;
   const ProgramPhase& phase = program_phase(index);
   const LinearShape& l = linear_shape(phase);
   const Workplace here(control);
   const TileRange tiles = tile_range(l, phase.start);
+  if (tiles.begin == tiles.end) return at.packed() + next_phase;
   const ActivationPlace<1> place(control);
   const int g = here.lane / 4, t = here.lane % 4, in = l.in;
   workers_meet();  // who has which activations is another matter here
@@ -400,25 +443,23 @@ __device__ __noinline__ ProgramPlaces linear_dense_phase(int index, ProgramPlace
     sums_left(here, at.sums);
   }
   workers_meet();
-  return at;
+  return at.packed() + next_phase;
 }
 
 template <class T, int GROUP>
-__device__ __forceinline__ ProgramPlaces linear_w4_rows(int index, ProgramPlaces at) {
-  const int rows = program_control().rows;
-  if (rows == 1) return linear_w4_single<T, GROUP>(index, at);
-  return rows == 2 ? linear_w4_phase<T, GROUP, 2>(index, at) : linear_w4_phase<T, GROUP, 4>(index, at);
+__device__ __forceinline__ uint32_t linear_w4_rows(uint32_t at) {
+  const int index = at / next_phase, rows = program_control().rows;
+  if (program_phase(index).from < 0) load_phase<T, GROUP>(index);
+  if (rows == 1) return linear_w4_single<T, GROUP>(at);
+  return rows == 2 ? linear_w4_phase<T, GROUP, 2>(at) : linear_w4_phase<T, GROUP, 4>(at);
 }
 
 template <class T>
-__device__ __forceinline__ ProgramPlaces linear_phase(int index, ProgramPlaces at) {
-  const ProgramPhase& phase = program_phase(index);
-  const LinearShape& l = linear_shape(phase);
-  const TileRange tiles = tile_range(l, phase.start);
-  if (tiles.begin == tiles.end) return at;
-  if (l.group == 0) return linear_dense_phase<T>(index, at);
-  if (l.group == 128) return linear_w4_rows<T, 128>(index, at);
-  return l.group == 64 ? linear_w4_rows<T, 64>(index, at) : linear_w4_rows<T, 32>(index, at);
+__device__ __forceinline__ uint32_t linear_phase(uint32_t at) {
+  const int group = linear_shape(program_phase(at / next_phase)).group;
+  if (group == 128) return linear_w4_rows<T, 128>(at);
+  if (group == 64) return linear_w4_rows<T, 64>(at);
+  return group == 32 ? linear_w4_rows<T, 32>(at) : linear_dense_phase<T>(at);
 }
 
 // ---- Finishers --------------------------------------------------------------------------------------------------------------
@@ -553,7 +594,9 @@ struct Finisher {
 // Finisher `which` does every program_finishers-th tile of the block. The same lane has the same column of the residual in
 // all linears that add to it (the host sees to that), so it reads what it wrote itself.
 template <class T, bool SINGLE>
-__device__ __noinline__ RingPlace finish_phase(int index, int which, RingPlace at) {
+__device__ __noinline__ uint32_t finish_phase(uint32_t place) {
+  const int index = place / next_phase, which = threadIdx.x / 32 - program_workers;
+  RingPlace at = PhasePlace(place).sums;
   const ProgramControl& control = program_control();
   const ProgramPhase& phase = program_phase(index);
   const LinearShape& l = linear_shape(phase);
@@ -589,7 +632,9 @@ __device__ __noinline__ RingPlace finish_phase(int index, int which, RingPlace a
     const int quads = (phase.reset_end - phase.reset_begin) / 4, share = (quads + l.tiles - 1) / l.tiles;
     exchange_reset(control.exchange, phase.reset_begin + min(quads, share * tiles.begin) * 4, phase.reset_begin + min(quads, share * tiles.end) * 4, lane, 32);
   }
-  return at;
+  PhasePlace next(place);
+  next.sums = at;
+  return next.packed() + next_phase;
 }
 
 }  // namespace hearth::kernels::cuda

@@ -109,6 +109,20 @@ struct RingPlace {
   __device__ __forceinline__ void next(int slots) { if (++slot == slots) { slot = 0; parity ^= 1; } }
 };
 
+// Where a warp is. Functions take it and return it in one register: more goes through memory, and so does what their caller
+// keeps across a call.
+struct PhasePlace {
+  int phase = 0;
+  RingPlace ring, sums;  // both sides of the tiles' sums go through their slots in the same order
+  __device__ __forceinline__ PhasePlace() {}
+  __device__ __forceinline__ explicit PhasePlace(uint32_t packed) : phase(packed >> 16) {
+    ring = {static_cast<int>(packed >> 8 & 0x7f), static_cast<int>(packed >> 15 & 1)};
+    sums = {static_cast<int>(packed & 0x7f), static_cast<int>(packed >> 7 & 1)};
+  }
+  __device__ __forceinline__ uint32_t packed() const { return phase << 16 | ring.parity << 15 | ring.slot << 8 | sums.parity << 7 | sums.slot; }
+};
+constexpr uint32_t next_phase = 1 << 16;  // added to a packed place
+
 // ---- What a block does in a phase ----------------------------------------------------------------------------------------------
 
 // Blocks from `start` on have one tile more, as many as there are extra; the host moves `start` along, so that over a
