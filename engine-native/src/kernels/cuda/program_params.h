@@ -21,7 +21,6 @@ constexpr int program_threads = (program_workers + program_finishers + program_l
 constexpr int program_rows_max = 4;
 constexpr int program_heads = 8;                                 // query heads of one attention item
 constexpr int program_slots_max = 24, program_phases_max = 320, program_shapes_max = 24;
-constexpr int program_groups_max = 4;                            // of 128 k
 constexpr int dense_unit = 512;                                  // k of one ring slot of 16-bit weights
 constexpr int program_control_bytes = 4096;                      // of shared memory, followed by the shapes, the phases, the ring
 
@@ -67,8 +66,8 @@ struct Program {
   int32_t phases, rows, slots, slot_bytes, flight, attention_bytes;  // attention_bytes: one KV block of one head in the ring
   int32_t reset_begin, reset_end;     // by the last block
   int32_t slot_units;                 // of a w4 linear in a slot of the ring: one or two a worker
-  int32_t group_sums_bytes, x_stride; // of activations in shared memory: their sums, then rows
-  int32_t history_flight, unused;     // flight: slots of weights being loaded at a time; of KV history: this many
+  int32_t unit_sums, group_sums_bytes, x_stride;  // of activations in shared memory: sums of 128 k, of all, then rows
+  int32_t history_flight;             // flight: slots of weights being loaded at a time; of KV history: this many
   ProgramShape shape[program_shapes_max];
   ProgramPhase phase[program_phases_max];
 };

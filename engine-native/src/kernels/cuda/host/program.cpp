@@ -33,9 +33,14 @@ static_assert(sizeof(Program) <= 32764);
 
 int linear_units(const LinearArgs& a) { return divide_up(a.in, a.group ? 128 : dense_unit); }
 int linear_columns(const LinearArgs& a) { return a.gated ? a.out / 2 : a.out; }
-// Shared memory for activations (see ActivationPlace): scales and sums by group, and a row.
-int group_sums_bytes(const LinearArgs& a) { return a.group ? round_up(linear_units(a) * program_groups_max * program_columns(a.rows) * 8, 128) : 0; }
+// Shared memory for activations (see ActivationPlace): a row, and scales and sums by group.
 int row_bytes(const LinearArgs& a) { return linear_units(a) * (a.group ? 256 : dense_unit * 2) + 64; }
+struct GroupSums {
+  int units = 0, groups = 0;  // the most of any linear, and of 128 k of any
+  GroupSums with(const LinearArgs& a) const { return a.group ? GroupSums{std::max(units, linear_units(a)), std::max(groups, 128 / a.group)} : *this; }
+  int unit_bytes(int rows) const { return groups * program_columns(rows) * 8; }
+  int bytes(int rows) const { return round_up(units * unit_bytes(rows), 128); }
+};
 int live_heads(const AttentionArgs& a) { return std::min(program_heads, a.heads / a.kv_heads); }
 int attention_scratch_bytes(const AttentionArgs& a) {
   const int d = a.head_dim <= 64 ? 64 : 128;
@@ -96,7 +101,9 @@ class Collected final : public CudaStream::Deferred {
 
   void add_linear(const LinearArgs& a, std::function<void()> alone) {
     ProgramPhase& phase = add(phase_linear, scratch_with(a), slot_bytes(a), std::move(alone));
-    program_->group_sums_bytes = std::max(program_->group_sums_bytes, group_sums_bytes(a));
+    sums_ = sums_.with(a);
+    program_->unit_sums = sums_.unit_bytes(a.rows);
+    program_->group_sums_bytes = sums_.bytes(a.rows);
     program_->x_stride = std::max(program_->x_stride, row_bytes(a));
     const LinearShape shape = linear_shape(a);
     phase.shape = static_cast<int8_t>(use_shape(shape));
@@ -151,7 +158,7 @@ class Collected final : public CudaStream::Deferred {
   }
 
   // Linears share one place for their activations.
-  int scratch_with(const LinearArgs& a) const { return std::max(program_->group_sums_bytes, group_sums_bytes(a)) + a.rows * std::max(program_->x_stride, row_bytes(a)); }
+  int scratch_with(const LinearArgs& a) const { return sums_.with(a).bytes(a.rows) + a.rows * std::max(program_->x_stride, row_bytes(a)); }
   static int slot_bytes(const LinearArgs& a) { return round_up(a.group ? program_workers * a.unit_bytes : 16 * (dense_unit * 2 + 64), 128); }
 
  private:
@@ -295,6 +302,7 @@ class Collected final : public CudaStream::Deferred {
   std::unique_ptr<Program> program_ = std::make_unique<Program>();
   std::vector<std::function<void()>> alone_;
   std::vector<Output> outputs_;
+  GroupSums sums_;
   std::vector<std::pair<Rows, int>> read_from_memory_;  // and by which phase
   DType type_;
   int blocks_, exchange_limit_, exchange_used_ = 0, scratch_ = 0, next_extra_ = 0, shapes_ = 0;

@@ -29,7 +29,7 @@ __device__ __forceinline__ void describe_step(const Program& p, ProgramControl& 
   control.sums = program_ring_at(p.phases) + p.slots * p.slot_bytes;
   control.x = control.sums + program_sum_slots(p.rows) * program_sum_bytes(p.rows);
   control.x_rows = control.x + p.group_sums_bytes;
-  control.x_stride = p.x_stride;
+  control.x_stride = p.x_stride; control.unit_sums = p.unit_sums;
   control.turns_of = nullptr;
   control.items = 0;
   if (!a.row_begin) return;

@@ -25,10 +25,10 @@ template <int GROUP, int ROWS> struct Columns {
 // scale with a sum of zero); then rows, 256 bytes a unit. The same place for the same k in all of a program's linears, so that
 // what a worker overwrites is always its own.
 template <int ROWS> struct ActivationPlace {
-  static constexpr int group_bytes = (ROWS == 1 ? 2 : ROWS) * 8, unit_sums = program_groups_max * group_bytes;
+  static constexpr int group_bytes = (ROWS == 1 ? 2 : ROWS) * 8;
   char *sums, *rows;
-  int stride;
-  __device__ __forceinline__ explicit ActivationPlace(const ProgramControl& control) : sums(program_shared + control.x), rows(program_shared + control.x_rows), stride(control.x_stride) {}
+  int stride, unit_sums;
+  __device__ __forceinline__ explicit ActivationPlace(const ProgramControl& control) : sums(program_shared + control.x), rows(program_shared + control.x_rows), stride(control.x_stride), unit_sums(control.unit_sums) {}
 };
 // Of several rows, in a unit, the high bytes from k on (a multiple of 32): 64 k by 128 bytes, of these the high ones, by lane
 // t its four words (k 16 i + {2 t, 2 t + 8, 2 t + 1, 2 t + 9}, as the weights have it), then the low ones. Of one row: even

@@ -189,14 +189,14 @@ struct Attention {
     const int slot = own_slot();
     const float2* turns = control.turns[item.sequence];
 #pragma unroll 1
-    for (int i = warp; i < item.live + (owner() ? 2 : 0); i += program_workers) {
+    for (int i = program_workers - 1 - warp; i < item.live + (owner() ? 2 : 0); i += program_workers) {  // the last workers, whose blocks come last
       const int which = i - item.live, head = which < 0 ? item.head0 + i : a.heads + which * a.kv_heads + item.kv_head;
       T* q = reinterpret_cast<T*>(q_shared() + i * q_pitch);
       if constexpr (QUICK) quick_head<T, DP>(a, item, source(), which, head, slot, turns, q, own());
       else any_head<T, DP>(a, item, source(), which, head, slot, turns, q, own(), merge() + warp * DP);
     }
   }
-  // The row's own token, head by head; the last workers, whose blocks come last.
+  // The row's own token, head by head.
   __device__ __forceinline__ void attend_own() const {
     const Place my;
     const int warp = my.warp, lane = my.lane;
@@ -230,73 +230,79 @@ struct Attention {
   __device__ __forceinline__ const char* block_tile(const HistoryPlace& place) const {
     return program_shared + control.sums - (control.slots - place.at.slot) * control.slot_bytes + place.mine * control.attention_bytes;
   }
+  __device__ __forceinline__ const char* value_tile(const HistoryPlace& place) const { return block_tile(place) + kv_tokens * dim() * (INT8 ? 1 : 2); }
+  __device__ __forceinline__ int first_token(const HistoryPlace& place) const { return (item.begin + place.done + place.mine) * kv_tokens; }
+
   // S^T = K Q^T of 16 tokens: tokens g and g + 8, heads 2 t and 2 t + 1.
-  __device__ __forceinline__ void scores(const char* tile, float (&s)[4]) const {
+  __device__ __forceinline__ void scores(const HistoryPlace& place, float (&s)[4]) const {
     const Place my;
     const int g = my.g, t = my.t;
+    const char *tile = block_tile(place), *q = q_shared() + min(g, item.live - 1) * q_pitch + t * 16;  // what there is of further heads is ignored
     float odd[4] = {0, 0, 0, 0};
 #pragma unroll
     for (int b = 0; b < DP / 32; b += 2) {
-      // Odd tokens take the two halves in the other order, so that a quarter of the warp reads from all banks.
+      // Odd tokens take the two words in the other order, so that a quarter of the warp reads from all banks.
       uint4 k[2][2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int element = 32 * (b + (i ^ (g & 1))) + 8 * t;
-        k[i][0] = ring_load8<T, INT8>(tile, g * dim() + element, mask_of(element < dim()));
-        k[i][1] = ring_load8<T, INT8>(tile, (g + 8) * dim() + element, mask_of(element < dim()));
+        const uint32_t inside = mask_of(element < dim());
+        k[i][0] = ring_load8<T, INT8>(tile, g * dim() + element, inside);
+        k[i][1] = ring_load8<T, INT8>(tile, (g + 8) * dim() + element, inside);
       }
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const uint4 q = *reinterpret_cast<const uint4*>(q_shared() + g * q_pitch + (b + i) * 64 + t * 16);
+        const uint4 x = *reinterpret_cast<const uint4*>(q + (b + i) * 64);
         const uint4 low = g & 1 ? k[i ^ 1][0] : k[i][0], high = g & 1 ? k[i ^ 1][1] : k[i][1];
         const uint32_t a0[4] = {low.x, high.x, low.y, high.y}, a1[4] = {low.z, high.z, low.w, high.w};
-        mma<T>(s, a0, q.x, q.y);
-        mma<T>(odd, a1, q.z, q.w);
+        mma<T>(s, a0, x.x, x.y);
+        mma<T>(odd, a1, x.z, x.w);
       }
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) s[j] += odd[j];
   }
-
-  // This worker's KV block at hand.
-  __device__ __forceinline__ void attend(const HistoryPlace& place, AttentionSums<DP>& w) const {
-    const char* tile = block_tile(place);
-    const int base = (item.begin + place.done + place.mine) * kv_tokens;  // its first token
-    float s[4] = {0, 0, 0, 0};
-    scores(tile, s);
-    const Place my;
-    const int g = my.g, t = my.t;
-    const char* v_tile = tile + kv_tokens * dim() * (INT8 ? 1 : 2);
-    auto visible = [&](int token) { return base + token >= item.first && base + token < item.position; };
+  // Scores to weights of the KV block at hand, as operands.
+  __device__ __forceinline__ uint2 weights(const HistoryPlace& place, float (&s)[4], AttentionSums<DP>& w) const {
+    const int g = Place().g, base = first_token(place);
     float k_scale[2] = {1, 1}, v_scale[2] = {1, 1};
     if constexpr (INT8) {
-      const float* scales = reinterpret_cast<const float*>(v_tile + kv_tokens * dim());
+      const float* scales = reinterpret_cast<const float*>(value_tile(place) + kv_tokens * dim());
       k_scale[0] = scales[g]; k_scale[1] = scales[g + 8];
       v_scale[0] = scales[kv_tokens + g]; v_scale[1] = scales[kv_tokens + g + 8];
     }
+    auto visible = [&](int token) { return base + token >= item.first && base + token < item.position; };
     const bool low = visible(g), high = visible(g + 8);
+    const float factor = scale();
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      s[j] = low ? s[j] * scale() * k_scale[0] : -INFINITY;
-      s[j + 2] = high ? s[j + 2] * scale() * k_scale[1] : -INFINITY;
+      s[j] = low ? s[j] * factor * k_scale[0] : -INFINITY;
+      s[j + 2] = high ? s[j + 2] * factor * k_scale[1] : -INFINITY;
       float top = fmaxf(s[j], s[j + 2]);
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 4));
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 8));
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 16));
-      const float next = fmaxf(w.best[j], top), reference = next == -INFINITY ? 0.f : next, shrink = exp2f(w.best[j] - reference);
-      w.best[j] = next;
-      s[j] = exp2f(s[j] - reference);
-      s[j + 2] = exp2f(s[j + 2] - reference);
+      const float next = fmaxf(w.best[j], top), reference = next == -INFINITY ? 0.f : next;
+      s[j] = exp2_fast(s[j] - reference);
+      s[j + 2] = exp2_fast(s[j + 2] - reference);
+      const float shrink = exp2_fast(w.best[j] - reference);
       w.sum[j] = w.sum[j] * shrink + s[j] + s[j + 2];
+      w.best[j] = next;
 #pragma unroll
-      for (int b = 0; b < VB; ++b)
-#pragma unroll
-        for (int c = 0; c < 4; ++c) { w.o[b][c][j] *= shrink; w.o[b][c][j + 2] *= shrink; }
+      for (int i = 0; i < VB * 4; ++i) {
+        w.o[i / 4][i % 4][j] *= shrink;
+        w.o[i / 4][i % 4][j + 2] *= shrink;
+      }
     }
     // An unwritten scale of a token past the context may be anything: its weight is zero either way.
     const float low_scale = low ? v_scale[0] : 0.f, high_scale = high ? v_scale[1] : 0.f;
-    const uint32_t p0 = transpose8x8(pack2<T>(s[0] * low_scale, s[1] * low_scale));
-    const uint32_t p1 = transpose8x8(pack2<T>(s[2] * high_scale, s[3] * high_scale));
+    return make_uint2(transpose8x8(pack2<T>(s[0] * low_scale, s[1] * low_scale)), transpose8x8(pack2<T>(s[2] * high_scale, s[3] * high_scale)));
+  }
+  // O^T += V^T P^T.
+  __device__ __forceinline__ void add_values(const HistoryPlace& place, uint2 p, AttentionSums<DP>& w) const {
+    const Place my;
+    const int g = my.g, t = my.t, base = first_token(place);
+    const char* tile = value_tile(place);
 #pragma unroll
     for (int b = 0; b < VB; ++b) {
       const int element = 64 * b + 8 * g;
@@ -304,16 +310,15 @@ struct Attention {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {  // odd lanes take the halves in the other order: fewer meet at a bank
         const int token = 2 * t + (j & 1) + (j & 2) * 4;
-        const uint32_t wanted = mask_of(element < dim() && visible(token));
-        const uint2 first = ring_load4<T, INT8>(v_tile, token * dim() + element + t % 2 * 4, wanted), second = ring_load4<T, INT8>(v_tile, token * dim() + element + 4 - t % 2 * 4, wanted);
-        const uint2 lower = t % 2 ? second : first, upper = t % 2 ? first : second;
+        const uint32_t wanted = mask_of(element < dim() && base + token >= item.first && base + token < item.position);
+        const uint2 one = ring_load4<T, INT8>(tile, token * dim() + element + t % 2 * 4, wanted), other = ring_load4<T, INT8>(tile, token * dim() + element + 4 - t % 2 * 4, wanted);
+        const uint2 lower = t % 2 ? other : one, upper = t % 2 ? one : other;
         v[j][0] = lower.x; v[j][1] = lower.y; v[j][2] = upper.x; v[j][3] = upper.y;
       }
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
-        const uint32_t f[4] = {__byte_perm(v[0][c], v[1][c], 0x5410), __byte_perm(v[0][c], v[1][c], 0x7632),
-                               __byte_perm(v[2][c], v[3][c], 0x5410), __byte_perm(v[2][c], v[3][c], 0x7632)};
-        mma<T>(w.o[b][c], f, p0, p1);
+        const uint32_t f[4] = {__byte_perm(v[0][c], v[1][c], 0x5410), __byte_perm(v[0][c], v[1][c], 0x7632), __byte_perm(v[2][c], v[3][c], 0x5410), __byte_perm(v[2][c], v[3][c], 0x7632)};
+        mma<T>(w.o[b][c], f, p.x, p.y);
       }
     }
   }
@@ -340,11 +345,14 @@ struct Attention {
 
   // The queries are there.
   __device__ __forceinline__ RingPlace attend_history(const RingPlace& at) const {
-    attend_own();
     HistoryPlace place{at, Place().warp};
     AttentionSums<DP> w;
 #pragma unroll 1
-    for (; find_block(place); place.mine += program_workers) attend(place, w);
+    for (; find_block(place); place.mine += program_workers) {
+      float s[4] = {0, 0, 0, 0};
+      scores(place, s);
+      add_values(place, weights(place, s, w), w);
+    }
     if (Place().warp < item.blocks) leave_part(w);
     return place.at;
   }
@@ -383,7 +391,7 @@ struct Attention {
     const bool has = lane < parts || (lane == parts && owner());
     const float2 part = has ? *reinterpret_cast<const float2*>(stat(lane < parts ? lane : own_part, h)) : make_float2(-INFINITY, 0);
     const float top = warp_max(part.x);
-    float weight = part.x == -INFINITY ? 0.f : exp2f(part.x - top);
+    float weight = part.x == -INFINITY ? 0.f : exp2_fast(part.x - top);
     const float total = warp_sum(weight * part.y);
     if (item.active == 1) weight = __fdividef(weight, total);
     else if (d == 0) *reinterpret_cast<float2*>(partial(h, item.split) + dim()) = make_float2(top, total);
@@ -456,9 +464,10 @@ __device__ __noinline__ uint32_t attention_items(uint32_t packed) {
     }
     if (control.item.active == 0) continue;
     attention.prepare_heads();
-    if (threadIdx.x < 32) program_trace(at.phase, 1);
+    if (threadIdx.x / 32 == program_workers - 1) program_trace(at.phase, 1);
     workers_meet();
     if (control.item.active > 0) {
+      attention.attend_own();
       at.ring = attention.attend_history(at.ring);
       if (threadIdx.x < 32) program_trace(at.phase, 2);
       workers_meet();

@@ -57,7 +57,7 @@ struct ProgramControl {
   uint4 zeros[9];                                              // what is multiplied where a column has no part (see ColumnPlace)
   float squares[program_rows_max][program_workers];
   uint32_t* exchange;
-  int rows, slots, slot_bytes, slot_units, sums, x, x_rows, x_stride, attention_bytes, last;  // sums, x, x_rows: where they begin
+  int rows, slots, slot_bytes, slot_units, sums, x, x_rows, x_stride, unit_sums, attention_bytes, last;  // sums, x, x_rows: where they begin
   int items, whole, splits, per_kv, head_tiles;                // of an attention
   AttentionItem item;                                          // the one at hand, at first the block's first
   int item_index, item_window;
