@@ -41,7 +41,7 @@ struct TestLinear {
   }
 };
 
-struct Shape { int width, heads, kv_heads, dim, ffn, group, window; DType type; KvFormat kv; };
+struct Shape { int width, heads, kv_heads, dim, ffn, group, window; DType type; KvFormat kv; bool qk_norm = false, interleaved = false; };
 
 // Two layers and a head of a small model, on contexts of its own.
 struct Step {
@@ -50,7 +50,7 @@ struct Step {
   TestLinear qkv[2], o[2], up[2], down[2], head;
   AttentionSpec attention;
   const Implementation<AttentionSpec, AttentionParams>* attend = nullptr;
-  std::unique_ptr<Array> k[2], v[2], k_scale[2], v_scale[2], x, a, b, c, logits, workspace, frequency, row_begin, context, table, positions, slots, row_sequence;
+  std::unique_ptr<Array> k[2], v[2], k_scale[2], v_scale[2], x, a, b, c, logits, workspace, frequency, q_norm, k_norm, row_begin, context, table, positions, slots, row_sequence;
   std::vector<int> contexts;
 
   Step(const Shape& shape, const std::vector<int>& lengths) : s(shape), rows(static_cast<int>(lengths.size())), contexts(lengths) {
@@ -64,6 +64,7 @@ struct Step {
     head.make(s.width, 777, s.group, s.type, true, false, false);
     attention.heads = s.heads; attention.kv_heads = s.kv_heads; attention.head_dim = s.dim; attention.scale = 1 / std::sqrt(static_cast<float>(s.dim));
     attention.kv = s.kv; attention.type = s.type; attention.rope_dims = s.dim; attention.window = s.window;
+    attention.qk_norm = s.qk_norm; attention.rope_interleaved = s.interleaved;
     for (const auto* candidate : kernels::cuda::attention_implementations())
       if (!candidate->declines(attention, gpu().info())) { attend = candidate; break; }
     std::vector<int32_t> first(rows + 1), sequences(rows), at(rows), places(rows);
@@ -100,6 +101,11 @@ struct Step {
     frequency = std::make_unique<Array>(DType::f32, s.dim / 2);
     for (int i = 0; i < s.dim / 2; ++i) frequency->set(i, std::pow(10000.f, -2.f * i / s.dim));
     frequency->upload();
+    for (auto* to : {&q_norm, &k_norm}) {
+      *to = std::make_unique<Array>(DType::f32, s.dim);
+      for (int i = 0; i < s.dim; ++i) (*to)->set(i, 1 + 0.1f * random_normal());
+      (*to)->upload();
+    }
     size_t scratch = attend->workspace_bytes(attention, rows, gpu().info());
     for (const TestLinear* l : {&qkv[0], &o[0], &up[0], &down[0], &head}) scratch = std::max(scratch, l->implementation->workspace_bytes(l->spec, rows, gpu().info()));
     workspace = std::make_unique<Array>(DType::u8, scratch);
@@ -115,7 +121,7 @@ struct Step {
     for (int i = 0; i < 2; ++i) {
       qkv[i].run(rows, *x, *a, *workspace);
       AttentionParams p;
-      p.batch = bt; p.qkv = a->device(); p.qkv_stride = (s.heads + 2 * s.kv_heads) * s.dim; p.inverse_frequency = frequency->as<float>();
+      p.batch = bt; p.qkv = a->device(); p.qkv_stride = (s.heads + 2 * s.kv_heads) * s.dim; p.inverse_frequency = frequency->as<float>(); p.q_norm = q_norm->as<float>(); p.k_norm = k_norm->as<float>();
       p.kv = {k[i]->device(), v[i]->device(), k_scale[i]->as<float>(), v_scale[i]->as<float>()};
       p.out = b->device(); p.out_stride = s.heads * s.dim; p.workspace = workspace->device();
       attend->run(attention, p, gpu().stream());
@@ -190,6 +196,9 @@ TEST(Program, StepMatchesItsOps) {
   check_step({1024, 8, 8, 128, 1408, 128, 0, DType::f16, KvFormat::int8}, {33, 700});
   check_step({1024, 16, 4, 64, 1408, 128, 0, DType::bf16, KvFormat::int8}, {2000, 0, 5});
   check_step({1024, 8, 4, 80, 1408, 128, 0, DType::f16, KvFormat::f16}, {77, 300, 1, 2500});
+  check_step({1024, 8, 2, 128, 1408, 128, 0, DType::bf16, KvFormat::bf16, true}, {90, 400});
+  check_step({1024, 8, 4, 64, 1408, 64, 0, DType::f16, KvFormat::f16, true}, {31});
+  check_step({1024, 8, 4, 128, 1408, 128, 0, DType::f16, KvFormat::f16, false, true}, {200});
   check_step({4096, 32, 32, 128, 11008, 128, 0, DType::f16, KvFormat::f16}, {300});
   check_step({4096, 32, 8, 128, 14336, 128, 0, DType::bf16, KvFormat::bf16}, {1200, 64, 0, 333});
 }

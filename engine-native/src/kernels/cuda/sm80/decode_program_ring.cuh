@@ -60,6 +60,7 @@ struct ProgramControl {
   int rows, slots, slot_bytes, slot_units, sums, x, x_rows, x_stride, unit_sums, attention_bytes, last;  // sums, x, x_rows: where they begin
   int items, whole, splits, per_kv, head_tiles;                // of an attention
   AttentionItem item;                                          // the one at hand, at first the block's first
+  AttentionItem loaded[program_loaders];                       // the one that a loading warp is at
   int item_index, item_window;
   int row[program_rows_max], context[program_rows_max], kv_slot[program_rows_max];
   const float* turns_of;                                       // the frequencies that `turns` was made from
@@ -170,6 +171,8 @@ struct Loader {
   int lane, filled = 0, copied = 0;
   RingPlace at, landed;
   uint64_t policy;
+  int item_index = -1, item_window = 0, ids_from = 0;  // of control.loaded; the first KV block that `ids` is of
+  int32_t ids = 0;                                     // of KV blocks in the pool, one a lane
   TraceWait flying = {}, taken = {};
 
   // Waits until the slot is free and fewer than `flight` copies are under way: more than the memory needs to be busy
@@ -273,24 +276,41 @@ struct Loader {
       }
   }
 
+  // Item `index`, and its first KV blocks' ids; in most steps the same in all layers.
+  __device__ __forceinline__ const AttentionItem& item_at(int index, int window) {
+    ProgramControl& control = program_control();
+    AttentionItem& item = control.loaded[lane / 32];
+    if (index == item_index && window == item_window) return item;
+    __syncwarp();
+    if (lane % 32 == 0) attention_item(control, p.attention, window, index, item);
+    __syncwarp();
+    item_index = index;
+    item_window = window;
+    ids_from = -1;
+    return item;
+  }
+  __device__ __forceinline__ int block_id(const AttentionItem& item, int block) {
+    if (const int from = block / 32 * 32; from != ids_from) {
+      const int32_t* table = p.attention.block_table + static_cast<int64_t>(item.sequence) * p.attention.block_table_stride + item.begin;
+      ids = from + lane % 32 < item.blocks ? __ldcg(table + from + lane % 32) : 0;
+      ids_from = from;
+    }
+    return __shfl_sync(0xffffffffu, ids, block % 32);
+  }
+
   __device__ __forceinline__ void attention(const ProgramPhase& phase) {
     const ProgramControl& control = program_control();
     const AttentionArgs& args = p.attention;  // what is common to all
     const AttentionPhase& a = phase.attention;
     const bool int8 = args.kv_type == kv_int8;
     const int bytes = kv_tokens * args.head_dim * (int8 ? 1 : 2), per_slot = p.slot_bytes / p.attention_bytes;
-    AttentionItem item;
     for (int index = blockIdx.x; index < control.items; index += gridDim.x) {
-      attention_item(control, args, program_shape(phase.shape).attention.window, index, item);
-      const int32_t* table = args.block_table + static_cast<int64_t>(item.sequence) * args.block_table_stride + item.begin;
-      int32_t ids = 0;
+      const AttentionItem& item = item_at(index, program_shape(phase.shape).attention.window);
       for (int done = 0; done < item.blocks; done += per_slot) {
         const int count = min(per_slot, item.blocks - done);
         acquire(p.history_flight);
         for (int i = 0; i < count; ++i) {
-          const int index_in = done + i;
-          if (index_in % 32 == 0) ids = index_in + lane % 32 < item.blocks ? __ldcg(table + index_in + lane % 32) : 0;
-          const int64_t tile = static_cast<int64_t>(__shfl_sync(0xffffffffu, ids, index_in % 32)) * args.kv_heads + item.kv_head;
+          const int64_t tile = static_cast<int64_t>(block_id(item, done + i)) * args.kv_heads + item.kv_head;
           const uint32_t to = ring + at.slot * p.slot_bytes + i * p.attention_bytes;
           const int scales = 2 * bytes;
           const char *k_from = static_cast<const char*>(a.k) + tile * bytes, *v_from = static_cast<const char*>(a.v) + tile * bytes;
