@@ -4,29 +4,13 @@
 #pragma once
 
 #include "kernels/cpu/simd/linear.h"
+#include "kernels/cpu/simd/transpose.h"
 
 namespace hearth::kernels::cpu::HEARTH_ISA {
 
 // 768 inputs of six rows stay in L1; the sums of a panel, 1 KiB a row, in L2 beside the turned weights.
 constexpr int dense_many_min = 24, dense_many_tile = 6, dense_many_panel = 16 * dense_many_tile, dense_many_inputs = 768;
 constexpr int dense_many_sums = dense_many_tile * block_rows;  // of a tile
-
-// Eight rows of eight values, turned.
-HEARTH_INLINE void turn(const F (&in)[8], float* to, int stride) {
-  __m256 a[8], b[8];
-  for (int i = 0; i < 8; i += 2) {
-    const auto u = reinterpret_cast<__m256>(in[i]), v = reinterpret_cast<__m256>(in[i + 1]);
-    a[i] = _mm256_unpacklo_ps(u, v), a[i + 1] = _mm256_unpackhi_ps(u, v);
-  }
-  for (int i = 0; i < 8; i += 4) {
-    b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44), b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xee);
-    b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44), b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
-  }
-  for (int i = 0; i < 4; ++i) {
-    _mm256_store_ps(to + i * stride, _mm256_permute2f128_ps(b[i], b[i + 4], 0x20));
-    _mm256_store_ps(to + (i + 4) * stride, _mm256_permute2f128_ps(b[i], b[i + 4], 0x31));
-  }
-}
 
 // Where turned inputs go, 16 outputs each: in their order, or those of a lane together.
 struct InOrder {
@@ -45,12 +29,13 @@ template <class T, class Order>
 HEARTH_INLINE void turn_weights(const T* w, int in, int outs, int k, int inputs, const Order& order, float* to) {
   for (int half = 0; half < 2; ++half) {
     for (int i = 0; i < inputs; i += 8) {
-      F rows[8];
+      __m256 rows[8];
       for (int o = 0; o < 8; ++o) {
         const int out = half * 8 + o;
-        rows[o] = out >= outs ? F{} : inputs - i >= 8 ? load(w + static_cast<int64_t>(out) * in + k + i) : load_some(w + static_cast<int64_t>(out) * in + k + i, inputs - i);
+        const T* from = w + static_cast<int64_t>(out) * in + k + i;
+        rows[o] = reinterpret_cast<__m256>(out >= outs ? F{} : inputs - i >= 8 ? load(from) : load_some(from, inputs - i));
       }
-      turn(rows, to + order.at(i) + half * 8, order.apart);
+      transpose_square(rows, to + order.at(i) + half * 8, order.apart);
     }
   }
 }

@@ -3,26 +3,12 @@
 #pragma once
 
 #include "kernels/cpu/simd/seen.h"
+#include "kernels/cpu/simd/transpose.h"
 
 namespace hearth::kernels::cpu::HEARTH_ISA {
 
 constexpr int seen_tile = 12, seen_rows = 32 * seen_tile;  // rows of a tile and of a panel
 using SeenScratch = SeenScratchOf<seen_rows>;
-
-// Eight rows of eight values, turned.
-HEARTH_INLINE void turn_eight(const float* from, int64_t stride, int rows, float* to) {
-  __m256 in[8], a[8], b[8];
-  for (int i = 0; i < 8; ++i) in[i] = i < rows ? _mm256_loadu_ps(from + i * stride) : _mm256_setzero_ps();
-  for (int i = 0; i < 8; i += 2) a[i] = _mm256_unpacklo_ps(in[i], in[i + 1]), a[i + 1] = _mm256_unpackhi_ps(in[i], in[i + 1]);
-  for (int i = 0; i < 8; i += 4) {
-    b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44), b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xee);
-    b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44), b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
-  }
-  for (int i = 0; i < 4; ++i) {
-    _mm256_storeu_ps(to + i * lanes, _mm256_permute2f128_ps(b[i], b[i + 4], 0x20));
-    _mm256_storeu_ps(to + (i + 4) * lanes, _mm256_permute2f128_ps(b[i], b[i + 4], 0x31));
-  }
-}
 
 // sums[12][16] (+)= twelve rows times `inputs` of weights [inputs][16]. Twelve names, not an array: GCC keeps an array on
 // the stack.
@@ -47,10 +33,12 @@ struct SeenPanel : SeenFrame<SeenPanel, SeenHead, float, seen_tile, seen_rows> {
   using SeenFrame::SeenFrame;
 
   void load_chunk(int first, int keys) {
-    for (int at = 0; at < keys; at += 8) {
-      const float* from = head.k + static_cast<int64_t>(first + at) * head.dim;
+    for (int at = 0; at < keys; at += square) {
+      static const float none[head_dim_max] = {};
+      const float* rows[square];
+      for (int i = 0; i < square; ++i) rows[i] = at + i < keys ? head.k + static_cast<int64_t>(first + at + i) * head.dim : none;
       float* to = k + static_cast<int64_t>(at / lanes * lanes) * head.dim + at % lanes;
-      for (int d = 0; d < head.dim; d += 8) turn_eight(from + d, head.dim, keys - at, to + d * lanes);
+      for (int d = 0; d < head.dim; d += square) transpose_square(rows, d, to + d * lanes, lanes);
     }
     for (int block = 0; block < dims; ++block) {
       const int d = block * lanes, here = head.dim - d;

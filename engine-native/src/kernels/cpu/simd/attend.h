@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cpu/simd/rows.h"
+#include "kernels/cpu/simd/transpose.h"
 
 namespace hearth::kernels::cpu::HEARTH_ISA {
 
@@ -169,23 +170,30 @@ struct LaneTile {
   int64_t stride;
   int seen_from, seen_to;  // tokens that every query sees, lanes without one aside
   I first[V], last[V];     // tokens each query sees; an empty lane sees none
-  F best[V], total[V];
+  F best[V], total[V], shrink[V];
   alignas(64) float q[head_dim_max][V * lanes], out[head_dim_max][V * lanes];
   alignas(64) float weight[chunk_tokens][V * lanes];
-  alignas(64) float wide[run_tokens * wide_pitch];  // keys or values of a run
+  alignas(64) float wide[chunk_tokens * wide_pitch];  // keys of a run, or values of a chunk
+
+  float* row(int m) { return q[0] + m * head_dim; }  // of the result (settle), where the queries were
 };
 
 template <int V>
 HEARTH_INLINE void start(LaneTile<V>& t, const Query* queries) {
+  static const float none[head_dim_max] = {};
   t.seen_from = 0, t.seen_to = INT32_MAX;
   for (int m = 0; m < V * lanes; ++m) {
     const bool used = m < t.queries;
     t.first[m / lanes][m % lanes] = used ? queries[m].first : 0;
     t.last[m / lanes][m % lanes] = used ? queries[m].last : -1;
-    for (int d = 0; d < t.head_dim; ++d) t.q[d][m] = used ? queries[m].q[d] : 0.0f;
     if (!used) continue;
     t.seen_from = queries[m].first > t.seen_from ? queries[m].first : t.seen_from;
     t.seen_to = queries[m].last < t.seen_to ? queries[m].last : t.seen_to;
+  }
+  for (int m = 0; m < V * lanes; m += square) {
+    const float* rows[square];
+    for (int i = 0; i < square; ++i) rows[i] = m + i < t.queries ? queries[m + i].q : none;
+    for (int d = 0; d < t.head_dim; d += square) transpose_square(rows, d, t.q[d] + m, V * lanes);
   }
   for (int v = 0; v < V; ++v) t.best[v] = splat(-INFINITY), t.total[v] = F{};
   for (int d = 0; d < t.head_dim; ++d) {
@@ -194,11 +202,10 @@ HEARTH_INLINE void start(LaneTile<V>& t, const Query* queries) {
 }
 
 template <int V, class T>
-HEARTH_INLINE void widen_run(LaneTile<V>& t, const T* from, const float* scale, int count) {
+HEARTH_INLINE void widen_run(LaneTile<V>& t, const T* from, const float* scale, int count, float* to) {
   const int dim = t.head_dim;
   const int64_t stride = t.stride;
-  for (int i = 0; i < count; ++i, from += stride) {
-    float* to = t.wide + i * wide_pitch;
+  for (int i = 0; i < count; ++i, from += stride, to += wide_pitch) {
     for (int d = 0; d < dim; d += lanes) {
       F x = load(from + d);
       if constexpr (sizeof(T) == 1) x *= scale[i];
@@ -229,14 +236,14 @@ HEARTH_INLINE void score_lanes(LaneTile<V>& t, const float* key, int at) {
   }
 }
 
-// out[d .. d + N) += weight . v of `count` widened tokens.
+// out[d .. d + N) = out * shrink + weight . v of the chunk's `count` widened tokens.
 template <int N, int V>
-HEARTH_INLINE void gather_lanes(LaneTile<V>& t, int d, int at, int count) {
+HEARTH_INLINE void gather_lanes(LaneTile<V>& t, int d, int count) {
   F sum[V][N];
   for (int i = 0; i < N; ++i) {
-    for (int v = 0; v < V; ++v) sum[v][i] = load(t.out[d + i] + v * lanes);
+    for (int v = 0; v < V; ++v) sum[v][i] = load(t.out[d + i] + v * lanes) * t.shrink[v];
   }
-  const float *value = t.wide + d, *weights = t.weight[at];
+  const float *value = t.wide + d, *weights = t.weight[0];
   for (int token = 0; token < count; ++token, value += wide_pitch, weights += V * lanes) {
     F weight[V];
 #pragma GCC unroll 2
@@ -263,7 +270,7 @@ HEARTH_INLINE void mask_lanes(LaneTile<V>& t, int v, int begin, int count) {
   }
 }
 
-// Masks, exponentials and sums of tokens [begin, begin + count); what the sums so far shrink by is taken out of them.
+// Masks, exponentials and sums of tokens [begin, begin + count), and the factor the sums so far shrink by.
 template <int V>
 HEARTH_INLINE void soften(LaneTile<V>& t, int begin, int count) {
   const bool all_seen = t.queries == V * lanes && begin >= t.seen_from && begin + count - 1 <= t.seen_to;
@@ -272,8 +279,8 @@ HEARTH_INLINE void soften(LaneTile<V>& t, int begin, int count) {
     F high = t.best[v];
     for (int i = 0; i < count; ++i) high = maximum(high, load(t.weight[i] + v * lanes));
     const F base = select(high == -INFINITY, F{}, high);  // nothing seen yet: all weights 0
-    const F shrink = exponential(t.best[v] - base);
-    F total = t.total[v] * shrink;
+    t.shrink[v] = exponential(t.best[v] - base);
+    F total = t.total[v] * t.shrink[v];
     for (int i = 0; i < count; ++i) {
       const F weight = exponential(load(t.weight[i] + v * lanes) - base);
       store(t.weight[i] + v * lanes, weight);
@@ -281,35 +288,44 @@ HEARTH_INLINE void soften(LaneTile<V>& t, int begin, int count) {
     }
     t.best[v] = high;
     t.total[v] = total;
-    for (int d = 0; d < t.head_dim; ++d) store(t.out[d] + v * lanes, load(t.out[d] + v * lanes) * shrink);
   }
 }
 
+// One chunk: all of its runs but the last are whole.
 template <class T, int V>
 __attribute__((noinline)) void attend_chunk(LaneTile<V>& t, int begin, const Run<T>* runs, int count) {
   constexpr int step = (HEARTH_LANES == 16 ? 16 : 8) / V;  // sums that fit the registers
   int tokens = 0;
   for (int r = 0; r < count; ++r) {
-    widen_run(t, runs[r].k, runs[r].k_scale, runs[r].count);
+    widen_run(t, runs[r].k, runs[r].k_scale, runs[r].count, t.wide);
     // Tokens after an incomplete run's last are masked, whatever they give.
     for (int i = 0; i < runs[r].count; i += step) score_lanes<step>(t, t.wide + i * wide_pitch, r * run_tokens + i);
     tokens += runs[r].count;
   }
   soften(t, begin, tokens);
-  for (int r = 0; r < count; ++r) {
-    widen_run(t, runs[r].v, runs[r].v_scale, runs[r].count);
-    int d = 0;
-    for (; d + step <= t.head_dim; d += step) gather_lanes<step>(t, d, r * run_tokens, runs[r].count);
-    for (; d < t.head_dim; d += 4) gather_lanes<4>(t, d, r * run_tokens, runs[r].count);
+  for (int r = 0; r < count; ++r) widen_run(t, runs[r].v, runs[r].v_scale, runs[r].count, t.wide + r * run_tokens * wide_pitch);
+  int d = 0;
+  for (; d + step <= t.head_dim; d += step) gather_lanes<step>(t, d, tokens);
+  for (; d < t.head_dim; d += 4) gather_lanes<4>(t, d, tokens);
+}
+
+// The sums over the weights' totals, as rows.
+template <int V>
+HEARTH_INLINE void settle(LaneTile<V>& t) {
+  for (int v = 0; v < V; ++v) {
+    const F factor = select(t.total[v] > F{}, 1.0f / t.total[v], F{});
+    for (int d = 0; d < t.head_dim; ++d) store(t.out[d] + v * lanes, load(t.out[d] + v * lanes) * factor);
+  }
+  for (int d = 0; d < t.head_dim; d += square) {
+    const float* columns[square];
+    for (int i = 0; i < square; ++i) columns[i] = t.out[d + i];
+    for (int m = 0; m < t.queries; m += square) transpose_square(columns, m, t.row(m) + d, t.head_dim);
   }
 }
 
 template <int V, class O>
-HEARTH_INLINE void finish(const LaneTile<V>& t, int m, O* out) {
-  const float total = t.total[m / lanes][m % lanes], factor = total > 0 ? 1.0f / total : 0.0f;
-  alignas(64) float row[head_dim_max];
-  for (int d = 0; d < t.head_dim; ++d) row[d] = t.out[d][m] * factor;
-  for (int d = 0; d < t.head_dim; d += lanes) store(out + d, load(row + d));
+HEARTH_INLINE void finish(LaneTile<V>& t, int m, O* out) {
+  for (int d = 0; d < t.head_dim; d += lanes) store(out + d, load(t.row(m) + d));
 }
 
 // ---- Int8 products: exact sums in int32, two inputs (or two tokens) a lane ----

@@ -250,6 +250,7 @@ void attend(const AttentionSpec& s, const AttentionParams& p, const Item& item, 
   const int kv_head = item.head / (s.heads / s.kv_heads);
   for_each_chunk<T>(s, p, item.sequence, kv_head, span.first, span.last,
                     [&](int begin, const Run<T>* runs, int count) { attend_chunk(t, begin, runs, count); });
+  settle(t);
 }
 
 template <class AnyTile>

@@ -279,8 +279,12 @@ HEARTH_INLINE F exponential(F x) {
   p = fused(p, r, 1.0f / 6);
   p = fused(p, r, 0.5f);
   p = fused(p, r * r, r) + 1.0f;
-  const F scaled = p * reinterpret_cast<F>((n + 127) << 23);
-  return select(x < -87.0f, F{}, scaled);
+#if HEARTH_LANES == 16
+  const __mmask16 seen = _mm512_cmp_ps_mask(reinterpret_cast<__m512>(x), _mm512_set1_ps(-87.0f), _CMP_NLT_UQ);
+  return reinterpret_cast<F>(_mm512_maskz_scalef_ps(seen, reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(nf)));
+#else
+  return select(x < -87.0f, F{}, p * reinterpret_cast<F>((n + 127) << 23));
+#endif
 }
 
 // Abramowitz and Stegun 7.1.26: |error| <= 1.5e-7.
