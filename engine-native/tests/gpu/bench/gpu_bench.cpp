@@ -1,6 +1,6 @@
 // hearth-gpu-bench: what each CUDA op takes in place, and whole layer chains of the Llama shapes in captured graphs,
 // beside the limits measured in the same process. Predicts what hearth-bench measures through the runtime.
-//   hearth-gpu-bench [--profile NAME] [--shape 7b|8b|1b] [--batches 2,64] [--what decode,batch,prefill,ops,pass,tune,context,fp16,sample]
+//   hearth-gpu-bench [--profile NAME] [--shape 7b|8b|1b] [--batches 2,64] [--what decode,batch,prefill,ops,parts,pass,tune,context,fp16,sample]
 //                    (attention: decode attention alone) [--rows 4,16] [--contexts 160,2048 (of decode)] [--set 'ranks=2,prefetch=64;ranks=4' (each in turn)]
 #include <chrono>
 #include <cmath>
@@ -417,18 +417,6 @@ int main(int argc, char** argv) {
     device::cuda(gpu->stream()).overlap_allowed = true;
     tuning = {};
   }
-  if (wants(what, "chain")) {
-    const Batch bt = model.batch(1, 1, 160);
-    for (int parts : {31, 29, 1, 2, 4, 8, 16, 3, 6, 12, 24, 17}) {
-      const double us = median_us([&] { model.chain(bt, parts); }, 40) / model.s.layers;
-      std::printf("chain of %s%s%s%s%s: %.2f us a layer\n", parts & 1 ? "qkv " : "", parts & 2 ? "attention " : "", parts & 4 ? "o " : "", parts & 8 ? "up " : "", parts & 16 ? "down" : "", us);
-    }
-    need(gpu->stream().synchronize());
-    const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < 20; ++i) model.chain(bt, 31);
-    need(gpu->stream().synchronize());
-    std::printf("chain without a graph: %.2f us a layer\n", std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() / 20 / model.s.layers);
-  }
   if (wants(what, "tune")) {
     for (int stages : {3, 5}) {
       tuning.rows_stages = stages;
@@ -450,6 +438,18 @@ int main(int argc, char** argv) {
       tuning = {};
       need(kernels::cuda::set_tuning(set));
       std::printf("-- %s\n", set.c_str());
+    }
+    if (wants(what, "parts")) {
+      const Batch bt = model.batch(1, 1, 160);
+      for (int parts : {31, 29, 1, 2, 4, 8, 16, 3, 6, 12, 24, 17}) {
+        const double us = median_us([&] { model.chain(bt, parts); }, 40) / model.s.layers;
+        std::printf("chain of %s%s%s%s%s: %.2f us a layer\n", parts & 1 ? "qkv " : "", parts & 2 ? "attention " : "", parts & 4 ? "o " : "", parts & 8 ? "up " : "", parts & 16 ? "down" : "", us);
+      }
+      need(gpu->stream().synchronize());
+      const auto start = std::chrono::steady_clock::now();
+      for (int i = 0; i < 20; ++i) model.chain(bt, 31);
+      need(gpu->stream().synchronize());
+      std::printf("chain without a graph: %.2f us a layer\n", std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() / 20 / model.s.layers);
     }
     if (wants(what, "attention"))
       for (const auto& [sequences, tokens] : {std::pair{1, 160}, {1, 8192}, {1, 32768}, {1, 131072}, {4, 192}, {16, 192}, {64, 192}}) {
