@@ -58,11 +58,12 @@ const DeviceProfile* match_profile(const std::string& device_name, int sm, int m
 }
 
 // H200, 2026-11-22: 1 to 4 rows of the 7B, 8B and 1.1B shapes, contexts of 160 to 8,192; Orin's code path forced on it: 1 and
-// 2 rows (docs/performance-cuda.md). The cards of sm_86 and 89 have too little shared memory for a 7B model's program.
+// 2 rows; that of sm_86 and 89, whose shared memory holds a ring of two or three slots: 1 row (docs/performance-cuda.md).
 int program_rows(const DeviceProfile& profile) {
   const char* mode = std::getenv("HEARTH_DECODE_PROGRAM");
   if (mode && std::strcmp(mode, "off") == 0) return 0;
-  return profile.name == "h200" ? 4 : profile.sm == 87 ? 2 : 0;
+  if (profile.name == "h200") return 4;
+  return profile.sm == 87 ? 2 : profile.sm == 86 || profile.sm == 89 ? 1 : 0;
 }
 
 int shared_bytes_per_block(int sm) {

@@ -19,10 +19,11 @@ TEST(Profiles, StepsThatAreOneKernelCanBeSwitchedOff) {
   ::unsetenv("HEARTH_DECODE_PROGRAM");
   EXPECT_EQ(program_rows(profile("h200")), 4);
   EXPECT_EQ(program_rows(profile("orin-agx")), 2);
-  EXPECT_EQ(program_rows(profile("rtx-4090")), 0);
+  EXPECT_EQ(program_rows(profile("rtx-4090")), 1);
   ::setenv("HEARTH_DECODE_PROGRAM", "off", 1);
   EXPECT_EQ(program_rows(profile("h200")), 0);
   EXPECT_EQ(program_rows(profile("orin-agx")), 0);
+  EXPECT_EQ(program_rows(profile("rtx-4090")), 0);
   ::unsetenv("HEARTH_DECODE_PROGRAM");
 }
 

@@ -20,7 +20,7 @@ constexpr int program_loaders = 2;                               // warps that l
 constexpr int program_threads = (program_workers + program_finishers + program_loaders) * 32;
 constexpr int program_rows_max = 4;
 constexpr int program_heads = 8;                                 // query heads of one attention item
-constexpr int program_slots_max = 24, program_phases_max = 320, program_shapes_max = 24;
+constexpr int program_slots_max = 24, program_phases_max = 320, program_shapes_max = 12;
 constexpr int dense_unit = 512;                                  // k of one ring slot of 16-bit weights
 constexpr int program_control_bytes = 4096;                      // of shared memory, followed by the shapes, the phases, the ring
 
@@ -29,7 +29,7 @@ constexpr int sum_pitch = program_workers + 4;
 HEARTH_HOST_DEVICE constexpr int program_sum_bytes(int rows) { return rows * 16 * sum_pitch * 4; }
 // Rows for which a product has columns, and shared memory room.
 HEARTH_HOST_DEVICE constexpr int program_columns(int rows) { return rows <= 2 ? 2 : program_rows_max; }
-HEARTH_HOST_DEVICE constexpr int program_sum_slots(int rows) { return rows == 1 ? 8 : 4; }
+constexpr int program_sum_slots_max = 8;
 
 // What the linears of all layers have in common, kept once. group 0: dense, 16 bits.
 struct LinearShape {
@@ -52,10 +52,11 @@ struct ProgramShape {
 struct LinearPhase { const void *weight, *x; void* y; const float *norm_weight, *bias, *next_norm; };
 struct AttentionPhase { void *k, *v; float *k_scale, *v_scale; const float *q_norm, *k_norm; };
 // from, to: where in the exchange the phase's input and output are, in words (see decode_program_exchange.cuh); -1: not
-// there. An output's squares by tile follow its rows. reset: words that nobody reads any more.
+// there. An output's squares by tile follow its rows. reset: words that nobody reads any more. spares: blocks that attend
+// next have fewer of its tiles.
 struct alignas(8) ProgramPhase {
   int8_t kind, shape, to_plain, keeps;  // to_plain: the exchange in the order of memory; keeps: the output is stored, too
-  int16_t start, unused;
+  int16_t start, spares;
   int32_t from, to, reset_begin, reset_end;
   union { LinearPhase linear; AttentionPhase attention; };
 };
@@ -65,6 +66,7 @@ struct Program {
   int32_t* ended;                     // zero; set back by the last block
   int32_t phases, rows, slots, slot_bytes, flight, attention_bytes;  // attention_bytes: one KV block of one head in the ring
   int32_t reset_begin, reset_end;     // by the last block
+  int32_t sum_slots;                  // tiles whose sums may wait for the finishers
   int32_t slot_units;                 // of a w4 linear in a slot of the ring: one or two a worker
   int32_t unit_sums, group_sums_bytes, x_stride;  // of activations in shared memory: sums of 128 k, of all, then rows
   int32_t history_flight;             // flight: slots of weights being loaded at a time; of KV history: this many

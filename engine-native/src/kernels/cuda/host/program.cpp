@@ -28,7 +28,7 @@ namespace {
 
 const CudaKernel kernels[2][2] = {{{&module_decode_program_f16, "decode_program_f16"}, {&module_decode_program_bf16, "decode_program_bf16"}},
                                   {{&module_decode_program_bulk_f16, "decode_program_bulk_f16"}, {&module_decode_program_bulk_bf16, "decode_program_bulk_bf16"}}};  // [bulk][type]
-constexpr int slots_min = 3;
+constexpr int slots_min = 2;
 static_assert(sizeof(Program) <= 32764);
 
 int linear_units(const LinearArgs& a) { return divide_up(a.in, a.group ? 128 : dense_unit); }
@@ -118,6 +118,7 @@ class Collected final : public CudaStream::Deferred {
     phase.shape = static_cast<int8_t>(use_shape(attention_shape(a)));
     phase.attention = {a.k, a.v, a.k_scale, a.v_scale, a.q_norm, a.k_norm};
     phase.from = read(attention_input(a), nullptr, true);
+    if (const Output* input = last_writer(attention_input(a))) spare_attending(program_->phase[input->phase]);
     if (!has_attention_) { program_->attention = a; program_->attention_bytes = attention_block_bytes(a); has_attention_ = true; }
     writes(attention_output(a), 0, false);
   }
@@ -137,11 +138,16 @@ class Collected final : public CudaStream::Deferred {
     }
     // Two units a worker in a slot take fewer turns, where that leaves enough slots.
     program_->slot_units = program_workers;
-    if (slots(scratch_, 2 * program_->slot_bytes, program_->phases, stream.shared_limit()) >= tuning().program_wide_slots) {
+    auto ring_slots = [&](int sum_slots) { return slots(scratch_, program_->slot_bytes, program_->phases, stream.shared_limit(), sum_slots); };
+    if (slots(scratch_, 2 * program_->slot_bytes, program_->phases, stream.shared_limit(), sum_slots_most()) >= tuning().program_wide_slots) {
       program_->slot_units *= 2;
       program_->slot_bytes *= 2;
     }
-    program_->slots = std::min(slots(scratch_, program_->slot_bytes, program_->phases, stream.shared_limit()), tuning().program_slots);
+    // Room for fewer sums where that makes a slot more of one row's ring, or a ring at all.
+    program_->sum_slots = sum_slots_most();
+    const int wanted = program_->rows == 1 ? ring_slots(sum_slots_least()) : slots_min;
+    while (program_->sum_slots > sum_slots_least() && ring_slots(program_->sum_slots) < wanted) --program_->sum_slots;
+    program_->slots = std::min(ring_slots(program_->sum_slots), tuning().program_slots);
     // Of few rows the words that blocks wait for count most; of more rows the products need the weights sooner. cp.async
     // does not keep the memory busy with one slot.
     const bool bulk = hopper_linear_takes(stream.info().compute_capability);
@@ -152,7 +158,7 @@ class Collected final : public CudaStream::Deferred {
     program_->ended = stream.counters() + CudaStream::counter_count - 1;
     const char* mode = std::getenv("HEARTH_KERNELS");
     if (mode && std::strcmp(mode, "trace") == 0) std::fprintf(stderr, "kernel decode_step [%d rows]: %d ops as one kernel, %s\n", program_->rows, program_->phases, kernels[bulk][type_ == DType::bf16].name);
-    device::LaunchShape shape{blocks_, 1, 1, program_threads, program_ring_at(program_->phases) + program_->slots * program_->slot_bytes + sums_bytes() + scratch_};
+    device::LaunchShape shape{blocks_, 1, 1, program_threads, program_ring_at(program_->phases) + program_->slots * program_->slot_bytes + sums_bytes(program_->sum_slots) + scratch_};
     shape.together = true;
     stream.launch(kernels[bulk][type_ == DType::bf16], shape, *program_);
   }
@@ -164,11 +170,13 @@ class Collected final : public CudaStream::Deferred {
  private:
   bool fits(DType type, int rows, int scratch, int slot_bytes, int limit) const {
     if (program_->phases == program_phases_max || (program_->phases > 0 && (type != type_ || rows != program_->rows))) return false;
-    return slots(std::max(scratch, scratch_), std::max(slot_bytes, program_->slot_bytes), program_->phases + 1, limit) >= slots_min;
+    return slots(std::max(scratch, scratch_), std::max(slot_bytes, program_->slot_bytes), program_->phases + 1, limit, sum_slots_least()) >= slots_min;
   }
-  int sums_bytes() const { return program_sum_slots(program_->rows) * program_sum_bytes(program_->rows); }
-  int slots(int scratch, int slot_bytes, int phases, int limit) const {
-    return std::min(program_slots_max, (limit - program_ring_at(phases) - sums_bytes() - round_up(scratch, 128)) / std::max(slot_bytes, 1));
+  int sum_slots_most() const { return program_->rows == 1 ? program_sum_slots_max : 4; }
+  int sum_slots_least() const { return program_->rows == 1 ? 4 : 2; }
+  int sums_bytes(int sum_slots) const { return sum_slots * program_sum_bytes(program_->rows); }
+  int slots(int scratch, int slot_bytes, int phases, int limit, int sum_slots) const {
+    return std::min(program_slots_max, (limit - program_ring_at(phases) - sums_bytes(sum_slots) - round_up(scratch, 128)) / std::max(slot_bytes, 1));
   }
 
   ProgramPhase& add(int kind, int scratch, int slot_bytes, std::function<void()> alone) {
@@ -205,6 +213,8 @@ class Collected final : public CudaStream::Deferred {
   }
   int use_shape(const LinearShape& l) { const int i = shape_of(l); return i < shapes_ ? i : (program_->shape[i].linear = l, kinds_[i] = phase_linear, shapes_++); }
   int use_shape(const AttentionShape& a) { const int i = shape_of(a); return i < shapes_ ? i : (program_->shape[i].attention = a, kinds_[i] = phase_attention, shapes_++); }
+  // Residuals stay with the blocks that have them.
+  void spare_attending(ProgramPhase& phase) const { phase.spares = phase.kind == phase_linear && !program_->shape[phase.shape].linear.residual; }
   // The first block with one tile more: after those that had one more in the phase before.
   int16_t next_extra(const LinearShape& l) {
     const int start = next_extra_;
@@ -237,7 +247,7 @@ class Collected final : public CudaStream::Deferred {
       if (rows.overlaps(to, program_->rows) && !depends(input, phase)) return false;
     const Output* o = last_writer(to);
     if (!o) return true;
-    if (linear && linear->residual) return o->rows == to && o->tiles == linear->tiles && o->gated == (linear->gated != 0);
+    if (linear && linear->residual) return o->rows == to && o->tiles == linear->tiles && o->gated == (linear->gated != 0) && !program_->phase[o->phase].spares;
     return o->rows == to || o->reader >= 0;
   }
   // Whether whoever reads all of `input` starts after the given phase has ended.

@@ -12,6 +12,44 @@
 
 namespace hearth::kernels::cuda {
 
+// Where things are in shared memory, and the block's part of attention. By one thread.
+__device__ __forceinline__ void describe_places(const Program& p, ProgramControl& control) {
+  const AttentionArgs& a = p.attention;
+  control.exchange = p.exchange; control.rows = p.rows;
+  control.slots = p.slots; control.slot_bytes = p.slot_bytes; control.slot_units = p.slot_units; control.sum_slots = p.sum_slots; control.attention_bytes = p.attention_bytes;
+  control.sums = program_ring_at(p.phases) + p.slots * p.slot_bytes;
+  control.x = control.sums + p.sum_slots * program_sum_bytes(p.rows);
+  control.x_rows = control.x + p.group_sums_bytes;
+  control.x_stride = p.x_stride; control.unit_sums = p.unit_sums;
+  control.turns_of = nullptr;
+  control.items = control.attending = 0;
+  if (!a.row_begin) return;
+  control.per_kv = a.heads / a.kv_heads;
+  control.head_tiles = (control.per_kv + program_heads - 1) / program_heads;
+  control.whole = p.rows * a.kv_heads * control.head_tiles;
+  control.splits = max(1, min(a.splits, static_cast<int>(gridDim.x) / control.whole));
+  control.items = control.whole * control.splits;
+  control.item_index = blockIdx.x;
+  control.item_window = a.window;
+  if (static_cast<int>(blockIdx.x) < control.items) attention_item(control, a, a.window, blockIdx.x, control.item);
+}
+
+// How many blocks attend this step, and how many tiles of linears that spare them they have: so many that over attention and
+// linear all read the same. Contexts differ by rows, so by the longest; where most blocks attend none is spared. By one warp.
+__device__ __forceinline__ void spare_attending(const Program& p, ProgramControl& control) {
+  const int lane = threadIdx.x % 32, grid = gridDim.x;
+  int blocks = 0;
+  if (lane < p.rows && control.context[lane] > 1) blocks = (control.context[lane] - 2) / kv_tokens + 1;
+  blocks = __reduce_max_sync(0xffffffffu, blocks);
+  const int per_item = max(program_workers, (blocks + control.splits - 1) / control.splits), attending = control.whole * max(1, (blocks + per_item - 1) / per_item);
+  if (lane == 0) control.attending = 2 * attending <= grid ? attending : 0;
+  if (lane >= program_shapes_max || 2 * attending > grid) return;
+  const LinearShape& l = p.shape[lane].linear;  // of shapes of attentions nobody asks
+  const float history = static_cast<float>(min(blocks, per_item)) * p.attention_bytes / max(1.f, static_cast<float>(l.units) * l.unit_bytes);  // in tiles
+  const int share = max(0, __float2int_rn((l.tiles + attending * history) / grid - history)), rest = l.tiles - attending * share;
+  control.spared[lane] = {static_cast<int16_t>(share), static_cast<int16_t>(rest / (grid - attending)), static_cast<int16_t>(rest % (grid - attending))};
+}
+
 // What the step looks like was uploaded before its first kernel. By one warp.
 __device__ __forceinline__ void describe_step(const Program& p, ProgramControl& control) {
   const int lane = threadIdx.x % 32;
@@ -23,24 +61,9 @@ __device__ __forceinline__ void describe_step(const Program& p, ProgramControl& 
     control.kv_slot[lane] = __ldcg(a.kv_slot + row);
   }
   __syncwarp();
-  if (lane > 0) return;
-  control.exchange = p.exchange; control.rows = p.rows;
-  control.slots = p.slots; control.slot_bytes = p.slot_bytes; control.slot_units = p.slot_units; control.attention_bytes = p.attention_bytes;
-  control.sums = program_ring_at(p.phases) + p.slots * p.slot_bytes;
-  control.x = control.sums + program_sum_slots(p.rows) * program_sum_bytes(p.rows);
-  control.x_rows = control.x + p.group_sums_bytes;
-  control.x_stride = p.x_stride; control.unit_sums = p.unit_sums;
-  control.turns_of = nullptr;
-  control.items = 0;
-  if (!a.row_begin) return;
-  control.per_kv = a.heads / a.kv_heads;
-  control.head_tiles = (control.per_kv + program_heads - 1) / program_heads;
-  control.whole = p.rows * a.kv_heads * control.head_tiles;
-  control.splits = max(1, min(a.splits, static_cast<int>(gridDim.x) / control.whole));
-  control.items = control.whole * control.splits;
-  control.item_index = blockIdx.x;
-  control.item_window = a.window;
-  if (static_cast<int>(blockIdx.x) < control.items) attention_item(control, a, a.window, blockIdx.x, control.item);
+  if (lane == 0) describe_places(p, control);
+  __syncwarp();
+  if (a.row_begin) spare_attending(p, control);
 }
 
 // Words of the kernel's parameter to shared memory.
@@ -70,7 +93,7 @@ __device__ __forceinline__ void decode_program(const Program& p) {
     barrier_init(shared_address(control.full + thread), BULK ? 1 : program_loaders * 32);
     barrier_init(shared_address(control.empty + thread), program_workers);
   }
-  if (thread < 8) {
+  if (thread < p.sum_slots) {
     barrier_init(shared_address(control.summed + thread), program_workers);
     barrier_init(shared_address(control.taken + thread), 1);
   }

@@ -46,6 +46,13 @@ __device__ __forceinline__ float reciprocal(float v) {
   return d;
 }
 
+// Reduces over each half of a warp; reduce: over all of it, where zero changes nothing.
+template <class V, class F> __device__ __forceinline__ V by_halves(V v, const F& reduce) {
+  const bool second = threadIdx.x % 32 >= 16;
+  const V of_first = reduce(second ? V{} : v), of_second = reduce(second ? v : V{});
+  return second ? of_second : of_first;
+}
+
 // Eight activations of each lane: its words of two products. Half a warp has one scale.
 struct FixedPoint {
   uint2 high, low;
@@ -55,9 +62,7 @@ struct FixedPoint {
     float most = 0;
 #pragma unroll
     for (int i = 0; i < 4; ++i) most = max_or_nan(most, max_or_nan(x[i].x, x[i].y));
-    const bool second = threadIdx.x % 32 >= 16;
-    const uint32_t own = __float_as_uint(most), of_first = __reduce_max_sync(0xffffffffu, second ? 0 : own), of_second = __reduce_max_sync(0xffffffffu, second ? own : 0);
-    most = __uint_as_float(second ? of_second : of_first);
+    most = __uint_as_float(by_halves(__float_as_uint(most), [](uint32_t v) { return __reduce_max_sync(0xffffffffu, v); }));
     constexpr float largest = 32639;  // of which 127 * 256 + 127 is made
     scale = most * (1 / largest);
     const float inverse = reciprocal(scale);
@@ -100,8 +105,12 @@ __device__ __forceinline__ void keep_unit(const ActivationPlace<ROWS>& to, int n
     }
   }
   int sum = x.sum();
+  if constexpr (lanes == 16) {
+    sum = by_halves(sum, [](int v) { return __reduce_add_sync(0xffffffffu, v); });
+  } else {
 #pragma unroll
-  for (int d = lanes / 2; d > 0; d >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, d);
+    for (int d = lanes / 2; d > 0; d >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, d);
+  }
   if (live && lane % lanes == 0) {
     char* at = to.sums + unit * to.unit_sums + lane / lanes * to.group_bytes + n * 8;
     const uint2 scaled = make_uint2(__float_as_uint(x.scale), static_cast<uint32_t>(-sum));

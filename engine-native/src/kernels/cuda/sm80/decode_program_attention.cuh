@@ -361,15 +361,19 @@ struct Attention {
   __device__ __forceinline__ float* partial(int head, int split) const {
     return a.partial + ((static_cast<int64_t>(item.sequence) * a.heads + item.head0 + head) * a.splits + split) * (dim() + 2);
   }
-  // A pair of outputs, to the exchange and, where somebody else may want it, to memory.
-  __device__ __forceinline__ void store_pair(int h, int d, float2 v) const {
+  // Where the exchange has dimensions d and d + 1 of the item's head h; null: nobody here reads them.
+  __device__ __forceinline__ uint32_t* output_word(int h, int d) const {
     const int column = (item.head0 + h) * dim() + d;
-    const uint32_t word = pack2<T>(v.x, v.y);
-    if (phase.to >= 0) exchange_store(control.exchange + phase.to + item.row * (a.heads * dim() / 2) + (phase.to_plain ? column / 2 : fragment_word(column)), word);
-    if (phase.keeps) *reinterpret_cast<uint32_t*>(static_cast<T*>(a.out) + static_cast<int64_t>(item.row) * a.out_stride + column) = word;
+    return phase.to >= 0 ? control.exchange + phase.to + item.row * (a.heads * dim() / 2) + (phase.to_plain ? column / 2 : fragment_word(column)) : nullptr;
+  }
+  // A pair of outputs, to the exchange and, where somebody else may want it, to memory.
+  __device__ __forceinline__ void store_pair(uint32_t* word, int h, int d, float2 v) const {
+    const uint32_t pair = pack2<T>(v.x, v.y);
+    if (word) exchange_store(word, pair);
+    if (phase.keeps) *reinterpret_cast<uint32_t*>(static_cast<T*>(a.out) + static_cast<int64_t>(item.row) * a.out_stride + (item.head0 + h) * dim() + d) = pair;
   }
   __device__ __forceinline__ void store_zeros() const {
-    each_pair([&](int h, int d) { store_pair(h, d, make_float2(0, 0)); });
+    each_pair([&](int h, int d) { store_pair(output_word(h, d), h, d, make_float2(0, 0)); });
   }
   // f(head, dimension) for every pair of the item's outputs.
   template <class F> __device__ __forceinline__ void each_pair(const F& f) const {
@@ -379,40 +383,47 @@ struct Attention {
     for (int h = warp / 2; h < item.live; h += program_workers / 2)
       if (const int d = (warp % 2 * 32 + lane) * 2; d < dim()) f(h, d);
   }
-  // All workers, as many a head: lanes share the head's parts and its dimensions. Lane i weighs part i for all, the lane after
-  // them the own token's.
-  __device__ __forceinline__ void store_merged(int parts) const {
+  // All workers merge, as many a head: lanes share its parts and its dimensions. Found out while the parts are still made.
+  struct MergePlace {
+    int h, d, share, shares;
+    uint32_t* word;
+  };
+  __device__ __forceinline__ MergePlace merge_place() const {
     const Place my;
-    const int warp = my.warp, lane = my.lane;
-    const int warps_log = 4 - (32 - __clz(item.live - 1)), h = warp >> warps_log;  // 16 workers by 1, 2, 4 or 8 heads
-    if (h >= item.live) return;
-    const int pairs_log = (DP == 128 ? 6 : 5) - warps_log, pair = lane & ((1 << pairs_log) - 1), share = lane >> pairs_log, shares = 32 >> pairs_log;
-    const int d = (((warp & ((1 << warps_log) - 1)) << pairs_log) + pair) * 2;
+    const int warps_log = 4 - (32 - __clz(item.live - 1)), pairs_log = (DP == 128 ? 6 : 5) - warps_log;  // 16 workers by 1, 2, 4 or 8 heads
+    const int h = my.warp >> warps_log, pair = my.lane & ((1 << pairs_log) - 1), d = (((my.warp & ((1 << warps_log) - 1)) << pairs_log) + pair) * 2;
+    return {h, d, my.lane >> pairs_log, 32 >> pairs_log, output_word(h, d)};
+  }
+  // Lane i weighs part i for all, the lane after them the own token's.
+  __device__ __forceinline__ void store_merged(const MergePlace& at, int parts) const {
+    if (at.h >= item.live) return;
+    const int lane = Place().lane, shares = at.shares;
     const bool has = lane < parts || (lane == parts && owner());
-    const float2 part = has ? *reinterpret_cast<const float2*>(stat(lane < parts ? lane : own_part, h)) : make_float2(-INFINITY, 0);
-    const float top = warp_max(part.x);
-    float weight = part.x == -INFINITY ? 0.f : exp2_fast(part.x - top);
-    const float total = warp_sum(weight * part.y);
-    if (item.active == 1) weight = __fdividef(weight, total);
-    else if (d == 0) *reinterpret_cast<float2*>(partial(h, item.split) + dim()) = make_float2(top, total);
-    const float own_weight = __shfl_sync(0xffffffffu, weight, parts);
+    const float2 part = has ? *reinterpret_cast<const float2*>(stat(lane < parts ? lane : own_part, at.h)) : make_float2(-INFINITY, 0);
+    const float top = warp_max(part.x), weight = part.x == -INFINITY ? 0.f : exp2_fast(part.x - top);
     float2 value = make_float2(0, 0);
-    if (owner() && share == 0) value = make_float2(own_weight * own()[DP + d], own_weight * own()[DP + d + 1]);
+    const float own_weight = __shfl_sync(0xffffffffu, weight, parts);
+    if (owner() && at.share == 0) value = make_float2(own_weight * own()[DP + at.d], own_weight * own()[DP + at.d + 1]);
+    const float* from = merge() + (at.share * item.live + at.h) * DP + at.d;
 #pragma unroll 2
-    for (int first = 0; first < parts; first += shares) {
-      const int w = first + share;
+    for (int w = at.share; w - at.share < parts; w += shares) {
       const float of_part = __shfl_sync(0xffffffffu, weight, w % 32);
-      const float2 v = w < parts ? *reinterpret_cast<const float2*>(merge() + (w * item.live + h) * DP + d) : make_float2(0, 0);
-      value.x += w < parts ? of_part * v.x : 0.f; value.y += w < parts ? of_part * v.y : 0.f;
+      if (w < parts) {
+        const float2 v = *reinterpret_cast<const float2*>(from);
+        value.x += of_part * v.x; value.y += of_part * v.y;
+      }
+      from += shares * item.live * DP;
     }
+    const float total = warp_sum(weight * part.y);
 #pragma unroll 1
-    for (int apart = 1 << pairs_log; apart < 32; apart <<= 1) {
+    for (int apart = 32 / shares; apart < 32; apart <<= 1) {
       value.x += __shfl_xor_sync(0xffffffffu, value.x, apart);
       value.y += __shfl_xor_sync(0xffffffffu, value.y, apart);
     }
-    if (share > 0 || d >= dim()) return;
-    if (item.active == 1) store_pair(h, d, value);
-    else *reinterpret_cast<float2*>(partial(h, item.split) + d) = value;
+    if (at.share > 0 || at.d >= dim()) return;
+    if (item.active == 1) return store_pair(at.word, at.h, at.d, make_float2(__fdividef(value.x, total), __fdividef(value.y, total)));
+    if (at.d == 0) *reinterpret_cast<float2*>(partial(at.h, item.split) + dim()) = make_float2(top, total);
+    *reinterpret_cast<float2*>(partial(at.h, item.split) + at.d) = value;
   }
   // By the last of the blocks that share the context.
   __device__ __forceinline__ void merge_splits() const {
@@ -439,7 +450,7 @@ struct Attention {
         total = total * shrink + weight * stat.y;
         value = make_float2(value.x * shrink + weight * v.x, value.y * shrink + weight * v.y);
       }
-      store_pair(h, d, make_float2(__fdividef(value.x, total), __fdividef(value.y, total)));
+      store_pair(output_word(h, d), h, d, make_float2(__fdividef(value.x, total), __fdividef(value.y, total)));
     });
   }
 };
@@ -470,8 +481,9 @@ __device__ __noinline__ uint32_t attention_items(uint32_t packed) {
       attention.attend_own();
       at.ring = attention.attend_history(at.ring);
       if (threadIdx.x < 32) program_trace(at.phase, 2);
+      const auto merged = attention.merge_place();
       workers_meet();
-      attention.store_merged(min(program_workers, control.item.blocks));
+      attention.store_merged(merged, min(program_workers, control.item.blocks));
       if (control.item.active > 1) attention.merge_splits();
     } else {
       attention.store_zeros();

@@ -17,10 +17,10 @@ namespace hearth::kernels::cuda {
 // What a worker needs of the shared memory, in registers: 32-bit addresses, so that none is computed anew in the loops.
 struct Workplace {
   uint32_t full, ring, sums;
-  int slots, slot_bytes, rows, warp, lane;
+  int slots, slot_bytes, sum_slots, rows, warp, lane;
   __device__ __forceinline__ explicit Workplace(const ProgramControl& control)
       : full(shared_address(control.full)), ring(shared_address(program_shared) + control.sums - control.slots * control.slot_bytes), sums(shared_address(program_shared) + control.sums),
-        slots(control.slots), slot_bytes(control.slot_bytes), rows(control.rows) {
+        slots(control.slots), slot_bytes(control.slot_bytes), sum_slots(control.sum_slots), rows(control.rows) {
     int thread;
     asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));  // not to be read again and again
     warp = thread / 32;
@@ -28,7 +28,7 @@ struct Workplace {
   }
   __device__ __forceinline__ uint32_t empty() const { return full + program_slots_max * 8; }
   __device__ __forceinline__ uint32_t summed() const { return empty() + program_slots_max * 8; }
-  __device__ __forceinline__ uint32_t taken() const { return summed() + 8 * 8; }
+  __device__ __forceinline__ uint32_t taken() const { return summed() + program_sum_slots_max * 8; }
   __device__ __forceinline__ void arrive(uint32_t barrier) const {
     __syncwarp();
     if (lane == 0) barrier_arrive(barrier);
@@ -43,7 +43,7 @@ __device__ __forceinline__ uint32_t await_room(const Workplace& here, const Ring
 __device__ __forceinline__ uint32_t sum_place(uint32_t room, int n, int r) { return room + (n * 16 + r) * sum_pitch * 4; }  // row n of activations, r of the tile
 __device__ __forceinline__ void sums_left(const Workplace& here, RingPlace& at) {
   here.arrive(here.summed() + at.slot * 8);
-  at.next(program_sum_slots(here.rows));
+  at.next(here.sum_slots);
 }
 
 // total: of rows g and g + 8 of the tile, this lane's row of activations and share of k.
@@ -240,7 +240,7 @@ __device__ __noinline__ uint32_t linear_w4_single(uint32_t packed) {
   const Workplace here(control);
   constexpr int apart = program_workers;
   const int warp = here.warp, g = here.lane / 4, t = here.lane % 4, units = l.units, slot_units = control.slot_units;
-  const TileRange tiles = tile_range(l, phase.start);
+  const TileRange tiles = tile_range(l, phase);
   if (tiles.begin == tiles.end) return at.packed() + next_phase;
   TraceWait weights, room;
   SingleSlot<GROUP> slot{};
@@ -340,7 +340,7 @@ __device__ __noinline__ uint32_t linear_w4_phase(uint32_t packed) {
   constexpr int apart = program_workers;
   const int warp = here.warp, lane = here.lane, g = lane / 4, t = lane % 4, units = l.units, slot_units = control.slot_units;
   const int position_mine = t / ROWS / C::groups;  // of the unit that this lane has sums of, among those that meet
-  const TileRange tiles = tile_range(l, phase.start);
+  const TileRange tiles = tile_range(l, phase);
   if (tiles.begin == tiles.end) return at.packed() + next_phase;
   TraceWait weights, room;
   RowsSlot<GROUP, ROWS> slot{};
@@ -409,7 +409,7 @@ __device__ __noinline__ uint32_t linear_dense_phase(uint32_t packed) {
   const ProgramPhase& phase = program_phase(index);
   const LinearShape& l = linear_shape(phase);
   const Workplace here(control);
-  const TileRange tiles = tile_range(l, phase.start);
+  const TileRange tiles = tile_range(l, phase);
   if (tiles.begin == tiles.end) return at.packed() + next_phase;
   const ActivationPlace<1> place(control);
   const int g = here.lane / 4, t = here.lane % 4, in = l.in;
@@ -600,8 +600,8 @@ __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
   const ProgramControl& control = program_control();
   const ProgramPhase& phase = program_phase(index);
   const LinearShape& l = linear_shape(phase);
-  const TileRange tiles = tile_range(l, phase.start);
-  const int slots = program_sum_slots(SINGLE ? 1 : control.rows), sum_bytes = program_sum_bytes(SINGLE ? 1 : control.rows), lane = threadIdx.x % 32;
+  const TileRange tiles = tile_range(l, phase);
+  const int slots = control.sum_slots, sum_bytes = program_sum_bytes(SINGLE ? 1 : control.rows), lane = threadIdx.x % 32;
   Finisher<T, SINGLE> finisher(control, phase, l);
   const uint32_t sums = shared_address(program_shared) + control.sums + lane % 16 * sum_pitch * 4 + lane / 16 * (program_workers / 2) * 4;
   const uint32_t summed = shared_address(control.summed), taken = shared_address(control.taken);

@@ -50,15 +50,20 @@ __device__ __forceinline__ void all_but_loader_meet() { asm volatile("bar.sync 2
 
 struct AttentionItem { int sequence, row, kv_head, head0, live, split, active, position, first, begin, blocks; };  // begin, blocks: history of this part
 
+// Tiles of a linear that spares the blocks that attend: of each of these, and of the others (see LinearShape).
+struct SparedTiles { int16_t attending, per, extra; };
+
 struct ProgramControl {
   uint64_t full[program_slots_max], empty[program_slots_max];  // of the ring; then, in this order (see Workplace),
-  uint64_t summed[8], taken[8];                                // of the tiles' sums
+  uint64_t summed[program_sum_slots_max], taken[program_sum_slots_max];                                // of the tiles' sums
   AttentionArgs attention;
   uint4 zeros[9];                                              // what is multiplied where a column has no part (see ColumnPlace)
   float squares[program_rows_max][program_workers];
   uint32_t* exchange;
-  int rows, slots, slot_bytes, slot_units, sums, x, x_rows, x_stride, unit_sums, attention_bytes, last;  // sums, x, x_rows: where they begin
+  int rows, slots, slot_bytes, slot_units, sum_slots, sums, x, x_rows, x_stride, unit_sums, attention_bytes, last;  // sums, x, x_rows: where they begin
   int items, whole, splits, per_kv, head_tiles;                // of an attention
+  int attending;                                               // blocks from the first on, where linears spare them; 0: nowhere
+  SparedTiles spared[program_shapes_max];
   AttentionItem item;                                          // the one at hand, at first the block's first
   AttentionItem loaded[program_loaders];                       // the one that a loading warp is at
   int item_index, item_window;
@@ -127,13 +132,25 @@ constexpr uint32_t next_phase = 1 << 16;  // added to a packed place
 // ---- What a block does in a phase ----------------------------------------------------------------------------------------------
 
 // Blocks from `start` on have one tile more, as many as there are extra; the host moves `start` along, so that over a
-// step all have the same.
+// step all have the same. Where blocks that attend are spared, the others share what is left alike.
 struct TileRange { int begin, end; };
-__device__ __forceinline__ TileRange tile_range(const LinearShape& l, int start) {
-  int block = static_cast<int>(blockIdx.x) - start;
-  if (block < 0) block += static_cast<int>(gridDim.x);
-  const int begin = block * l.per + min(block, static_cast<int>(l.extra));
-  return {begin, begin + l.per + (block < l.extra ? 1 : 0)};
+__device__ __forceinline__ TileRange tile_range(const LinearShape& l, const ProgramPhase& phase) {
+  const ProgramControl& control = program_control();
+  int block = blockIdx.x, blocks = gridDim.x, start = phase.start, first = 0, per = l.per, extra = l.extra;
+  if (phase.spares && control.attending > 0) {
+    const SparedTiles& spared = control.spared[phase.shape];
+    if (block < control.attending) return {block * spared.attending, (block + 1) * spared.attending};
+    first = control.attending * spared.attending;
+    block -= control.attending;
+    blocks -= control.attending;
+    if (start >= blocks) start -= blocks;
+    per = spared.per;
+    extra = spared.extra;
+  }
+  block -= start;
+  if (block < 0) block += blocks;
+  const int begin = first + block * per + min(block, extra);
+  return {begin, begin + per + (block < extra ? 1 : 0)};
 }
 
 // Item `index` < control.items. active 0: nothing to do; -1: zeros to write.
@@ -262,7 +279,7 @@ struct Loader {
   // A slot is 16 or 32 units of one tile, or its last ones.
   __device__ __forceinline__ void linear(const ProgramPhase& phase) {
     const LinearShape& l = linear_shape(phase);
-    const TileRange tiles = tile_range(l, phase.start);
+    const TileRange tiles = tile_range(l, phase);
     const char* from = static_cast<const char*>(phase.linear.weight);
     if (l.group == 0) return dense(l, from, tiles);
     const int unit_bytes = l.unit_bytes, units = l.units;
