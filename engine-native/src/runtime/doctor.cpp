@@ -94,7 +94,7 @@ void bind_usual_ops(const device::DeviceInfo& info) {
 Json describe_choices(const device::DeviceInfo& info) {
   Json out = Json::array();
   if (const int rows = device::program_rows(info.profile); rows > 0)
-    out.push_back({{"op", "decode_step"}, {"spec", "w4, 1 to " + std::to_string(rows) + " rows"}, {"chosen", "one kernel a step (decode program)"}, {"refused", Json::array()}});
+    out.push_back({{"op", "decode_step"}, {"spec", rows == 1 ? "w4, 1 row" : "w4, 1 to " + std::to_string(rows) + " rows"}, {"chosen", "one kernel a step (decode program)"}, {"refused", Json::array()}});
   for (const ops::Choice& choice : ops::choices()) {
     Json refused = Json::array();
     for (const auto& [implementation, reason] : choice.refused)

@@ -173,7 +173,7 @@ class Collected final : public CudaStream::Deferred {
     return slots(std::max(scratch, scratch_), std::max(slot_bytes, program_->slot_bytes), program_->phases + 1, limit, sum_slots_least()) >= slots_min;
   }
   int sum_slots_most() const { return program_->rows == 1 ? program_sum_slots_max : 4; }
-  int sum_slots_least() const { return program_->rows == 1 ? 4 : 2; }
+  int sum_slots_least() const { return program_->rows == 1 ? 6 : 4; }
   int sums_bytes(int sum_slots) const { return sum_slots * program_sum_bytes(program_->rows); }
   int slots(int scratch, int slot_bytes, int phases, int limit, int sum_slots) const {
     return std::min(program_slots_max, (limit - program_ring_at(phases) - sums_bytes(sum_slots) - round_up(scratch, 128)) / std::max(slot_bytes, 1));

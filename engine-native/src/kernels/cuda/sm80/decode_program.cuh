@@ -35,15 +35,15 @@ __device__ __forceinline__ void describe_places(const Program& p, ProgramControl
 }
 
 // How many blocks attend this step, and how many tiles of linears that spare them they have: so many that over attention and
-// linear all read the same. Contexts differ by rows, so by the longest; where most blocks attend none is spared. By one warp.
+// linear all read the same. Contexts differ by rows, so by the longest; where more than a quarter attends none is spared. By one warp.
 __device__ __forceinline__ void spare_attending(const Program& p, ProgramControl& control) {
   const int lane = threadIdx.x % 32, grid = gridDim.x;
   int blocks = 0;
   if (lane < p.rows && control.context[lane] > 1) blocks = (control.context[lane] - 2) / kv_tokens + 1;
   blocks = __reduce_max_sync(0xffffffffu, blocks);
   const int per_item = max(program_workers, (blocks + control.splits - 1) / control.splits), attending = control.whole * max(1, (blocks + per_item - 1) / per_item);
-  if (lane == 0) control.attending = 2 * attending <= grid ? attending : 0;
-  if (lane >= program_shapes_max || 2 * attending > grid) return;
+  if (lane == 0) control.attending = 4 * attending <= grid ? attending : 0;
+  if (lane >= program_shapes_max || 4 * attending > grid) return;
   const LinearShape& l = p.shape[lane].linear;  // of shapes of attentions nobody asks
   const float history = static_cast<float>(min(blocks, per_item)) * p.attention_bytes / max(1.f, static_cast<float>(l.units) * l.unit_bytes);  // in tiles
   const int share = max(0, __float2int_rn((l.tiles + attending * history) / grid - history)), rest = l.tiles - attending * share;
