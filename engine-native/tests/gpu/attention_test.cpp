@@ -127,6 +127,12 @@ void check_attention(AttentionSpec s, const std::vector<Sequence>& sequences, in
   p.kv = {k.device(), v.device(), k_scale.as<float>(), v_scale.as<float>()};
   attention->run(s, p, gpu().stream());
   out.download(); k.download(); v.download(); k_scale.download();
+  if (max_rows == 1) {  // the same bits in every replay
+    const std::vector<uint8_t> before(static_cast<const uint8_t*>(out.host()), static_cast<const uint8_t*>(out.host()) + out.count() * size_of(s.type));
+    for (int i = 0; i < 3; ++i) attention->run(s, p, gpu().stream());
+    out.download();
+    EXPECT_EQ(std::memcmp(before.data(), out.host(), before.size()), 0);
+  }
 
   const double unit = epsilon_of(s.type);
   Errors e, written;
@@ -188,12 +194,28 @@ template <class Body> void each_shape(Body body) {
     }
 }
 
+void check_decode(const AttentionSpec& s, int i, int longest, int most_sequences, const std::string& label) {
+  std::vector<Sequence> sequences;
+  for (int n = random_int(1, most_sequences); n > 0; --n) sequences.push_back({random_int(0, longest - 1), 1});
+  check_attention(s, sequences, i % 3, "cuda/sm80/mma", label);
+}
 TEST(Attention, Decode) {
-  each_shape([](const AttentionSpec& s, int i) {
-    std::vector<Sequence> sequences;
-    for (int n = random_int(1, 6); n > 0; --n) sequences.push_back({random_int(0, 400), 1});
-    check_attention(s, sequences, i % 3, "cuda/sm80/mma", "decode");
-  });
+  const kernels::cuda::Tuning before = kernels::cuda::tuning();
+  kernels::cuda::tuning().short_context = 0;
+  each_shape([](const AttentionSpec& s, int i) { check_decode(s, i, 400, 6, "decode"); });
+  kernels::cuda::tuning() = before;
+}
+// Few sequences with short contexts: every number of blocks a pair.
+TEST(Attention, DecodeShort) {
+  const kernels::cuda::Tuning before = kernels::cuda::tuning();
+  for (int ranks : {1, 2, 4, 8}) {
+    kernels::cuda::tuning().short_ranks = ranks;
+    const std::string label = "short, ranks " + std::to_string(ranks);
+    for (int longest : {100, 1024}) each_shape([&](const AttentionSpec& s, int i) { check_decode(s, i, longest, 4, label); });
+    check_attention(shape(32, 32, 128, DType::f16, KvFormat::f16), {{160, 1}}, 0, "cuda/sm80/mma", label);
+    check_attention(shape(32, 8, 128, DType::bf16, KvFormat::int8), {{0, 1}, {15, 1}}, 1, "cuda/sm80/mma", label);
+  }
+  kernels::cuda::tuning() = before;
 }
 TEST(Attention, DecodeLongContext) {
   for (KvFormat kv : {KvFormat::f16, KvFormat::int8}) {
@@ -201,25 +223,33 @@ TEST(Attention, DecodeLongContext) {
     check_attention(shape(4, 4, 64, DType::f16, kv), {{0, 1}, {3999, 1}, {15, 1}, {16, 1}}, 2, "cuda/sm80/mma", "long ragged");
   }
 }
-// More sequences than a warp has lanes, contexts that cross the borders of blocks and warps, and equal ones that do not.
+// More sequences than a warp has lanes, contexts that cross the borders of blocks and warps, and equal ones that do not; by
+// attention_decode, and by attention_short with several blocks a multiprocessor.
 TEST(Attention, DecodeManySequences) {
-  for (KvFormat kv : {KvFormat::f16, KvFormat::int8})
-    for (const Grouping& g : {Grouping{4, 4}, {8, 2}, {6, 1}, {12, 1}}) {
-      AttentionSpec s = shape(g.heads, g.kv_heads, g.heads == 8 ? 64 : 128, DType::f16, kv);
-      std::vector<Sequence> ragged;
-      for (int n = random_int(33, 90); n > 0; --n) ragged.push_back({random_int(0, random_int(0, 3) ? 100 : 600), 1});
-      check_attention(s, ragged, 3, "cuda/sm80/mma", "ragged");
-      check_attention(s, std::vector<Sequence>(random_int(1, 40), Sequence{random_int(0, 400), 1}), 0, "cuda/sm80/mma", "equal");
-      s.window = random_int(1, 150);
-      check_attention(s, ragged, 1, "cuda/sm80/mma", "windows");
-    }
+  const kernels::cuda::Tuning before = kernels::cuda::tuning();
+  for (int pairs : {0, 100})
+    for (KvFormat kv : {KvFormat::f16, KvFormat::int8})
+      for (const Grouping& g : {Grouping{4, 4}, {8, 2}, {6, 1}, {12, 1}}) {
+        kernels::cuda::tuning().short_pairs = pairs;
+        AttentionSpec s = shape(g.heads, g.kv_heads, g.heads == 8 ? 64 : 128, DType::f16, kv);
+        std::vector<Sequence> ragged;
+        for (int n = random_int(33, 90); n > 0; --n) ragged.push_back({random_int(0, random_int(0, 3) ? 100 : 600), 1});
+        check_attention(s, ragged, 3, "cuda/sm80/mma", "ragged");
+        check_attention(s, std::vector<Sequence>(random_int(1, 40), Sequence{random_int(0, 400), 1}), 0, "cuda/sm80/mma", "equal");
+        s.window = random_int(1, 150);
+        check_attention(s, ragged, 1, "cuda/sm80/mma", "windows");
+      }
+  // More pairs than are resident at once.
+  for (KvFormat kv : {KvFormat::f16, KvFormat::int8}) check_attention(shape(32, 32, 128, DType::f16, kv), std::vector<Sequence>(20, Sequence{random_int(0, 100), 1}), 1, "cuda/sm80/mma", "crowd");
+  kernels::cuda::tuning() = before;
 }
 // Every depth of the ring and number of warps.
 TEST(Attention, DecodeRings) {
   const kernels::cuda::Tuning before = kernels::cuda::tuning();
-  for (int warps : {1, 3, 4, 8, 12})
+  kernels::cuda::tuning().short_context = 0;
+  for (int warps : {1, 3, 4, 8, 12, 16})
     for (int stages : {2, 3, 4, 6}) {
-      kernels::cuda::tuning().decode_warps = warps;
+      kernels::cuda::tuning().decode_warps = kernels::cuda::tuning().decode_int8_warps = warps;
       kernels::cuda::tuning().decode_stages = stages;
       for (KvFormat kv : {KvFormat::f16, KvFormat::int8})
         check_attention(shape(4, coin() ? 4 : 2, coin() ? 128 : 64, DType::f16, kv), {{random_int(0, 2000), 1}, {random_int(0, 60), 1}, {random_int(0, 60), 1}}, 1, "cuda/sm80/mma",

@@ -452,7 +452,7 @@ int main(int argc, char** argv) {
       std::printf("chain without a graph: %.2f us a layer\n", std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() / 20 / model.s.layers);
     }
     if (wants(what, "attention"))
-      for (const auto& [sequences, tokens] : {std::pair{1, 160}, {1, 8192}, {1, 32768}, {1, 131072}, {4, 192}, {16, 192}, {64, 192}}) {
+      for (const auto& [sequences, tokens] : {std::pair{1, 160}, {1, 1024}, {1, 8192}, {1, 32768}, {1, 131072}, {2, 192}, {4, 192}, {8, 192}, {16, 192}, {16, 1000}, {64, 192}}) {
         if (static_cast<int64_t>(sequences) * tokens > model.tokens) continue;
         const Batch bt = model.batch(sequences, 1, tokens);
         const double us = median_us([&] { for (int i = 0; i < model.s.layers; ++i) model.attention_run(bt, i); }, 30) / model.s.layers, limit = model.kv_bytes(bt) / model.s.layers / gb * 1e6;

@@ -36,13 +36,14 @@ __device__ __forceinline__ void head_load(const AttentionArgs& p, int row, int h
   __syncwarp();
 }
 
-// Cosine and sine of rotary pair i at the row's position, with the amplitude.
-__device__ __forceinline__ float2 rope_turn(const AttentionArgs& p, int row, int i) {
-  const float position = static_cast<float>(__ldcg(p.positions + static_cast<int64_t>(rope_axis(p, i)) * p.rows + row));
+__device__ __forceinline__ int rope_position(const AttentionArgs& p, int row, int pair) { return __ldcg(p.positions + static_cast<int64_t>(rope_axis(p, pair)) * p.rows + row); }
+// Cosine and sine of a rotary pair, with the amplitude.
+__device__ __forceinline__ float2 rope_turn_at(const AttentionArgs& p, int position, float inverse_frequency) {
   float s, c;
-  sincosf(position * p.inverse_frequency[i], &s, &c);
+  sincosf(static_cast<float>(position) * inverse_frequency, &s, &c);
   return make_float2(c * p.rope_amplitude, s * p.rope_amplitude);
 }
+__device__ __forceinline__ float2 rope_turn(const AttentionArgs& p, int row, int i) { return rope_turn_at(p, rope_position(p, row, i), p.inverse_frequency[i]); }
 
 // Norm, rope and rotation of the q or k head in x. `turns`: rope_turn of every pair, or nullptr.
 __device__ __forceinline__ void head_prepare(const AttentionArgs& p, int row, const float* norm_weight, float* x, const float2* turns) {

@@ -21,6 +21,7 @@ struct Tuning {
   int attention_early_sequences = 5;
   int attention_early_pairs = 32;         // and how many of its blocks must have work: sequences times KV heads
   int decode_warps = 8;                   // of the decode attention's blocks, at most; each streams its own part of the KV cache
+  int decode_int8_warps = 16;             // the same of int8 pools, whose KV blocks are half as long and take as many instructions
   int decode_stages = 2;                  // of a warp's ring: 2, 3, 4 or 6
   int decode_shared_kb = 226;             // shared memory it may take
   int decode_few = 9;                     // fewer sequences than this take less, so that one block of the linears before and
@@ -29,6 +30,9 @@ struct Tuning {
   // fits beside 16 warps of 64 (7B, batch 1: 4 warps 1,910 us a step, 6 and 8 2,540 to 2,570). More sequences
   // need the warps themselves (7B, batch 64 through the engine: 8 warps 12,223 tok/s, 4 warps 11,484).
   int decode_few_warps = 4;
+  int short_context = 1024;               // steps for contexts up to this take sm80/attention_short
+  int short_pairs = 16;                   // where there are at most so many pairs (sequence, head tile) a multiprocessor
+  int short_ranks = 8;                    // blocks of a cluster that share a pair there: 1, 2, 4 or 8 at most
   int program_rows = -1;                  // rows up to which a captured step is one program (host/program.cpp; at most 4); -1: as the device's profile says
   int program_dense = 0;                  // 1: 16-bit linears too
   int program_phases_min = 3;             // ops that are worth one

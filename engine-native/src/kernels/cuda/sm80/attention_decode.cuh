@@ -1,4 +1,5 @@
-// Attention of sequences that bring one row, on the paged pool, in one launch of one block a multiprocessor.
+// Attention of sequences that bring one row, on the paged pool, in one launch of one block a multiprocessor: for long
+// contexts, and for single rows beside prompts (attention_short.cuh has the others).
 //
 // Work is the list of all (sequence, tile of up to 8 query heads of a KV head, KV block of 16 tokens) in that order. Every
 // block of threads takes an equal stretch of it, every warp an equal stretch of its block's: the kernel plans this itself
@@ -24,7 +25,6 @@ namespace hearth::kernels::cuda {
 
 // One warp and its stretch of the list.
 template <class T, bool INT8, int DP> struct DecodeWarp {
-  using L = DecodeLayout<INT8, DP>;
   const AttentionArgs& p;
   const DecodeSequence* list;
   const DecodeHeads& heads;
@@ -32,43 +32,36 @@ template <class T, bool INT8, int DP> struct DecodeWarp {
   DecodeQueries<T, INT8, DP> queries;
   DecodeProducts<T, INT8, DP> products;
 
-  // The stage in the ring's present slot: `count` blocks, the first token of which is token0.
-  __device__ __forceinline__ void attend(int count, int token0, int first, int position) {
-    const uint32_t tiles = ring.tiles_of(ring.slot), scales = ring.scales_of(ring.slot);
-    ring.wait();
-#pragma unroll
-    for (int b = 0; b < L::blocks; ++b) {
-      const int at = token0 + b * kv_tokens;
-      if (b < count && (at < first || at + kv_tokens > position)) queries.mend(tiles + b * 2 * L::tile_bytes, scales + b * 128, at, first, position);
+  // `count` blocks of the head tile that the cursor is at.
+  __device__ __forceinline__ void attend(const DecodeCursor& c, int count) {
+    const DecodeSequence s = list[c.sequence];
+    const int position = s.context - 1, first = p.window > 0 ? max(0, s.context - p.window) : 0;
+    queries.prepare(s.row, c.head, c.block + count == c.blocks, [&] { ring.fill(); });
+    products.begin(queries.scratch.q(), heads.live(c.head), p.scale);
+    int token0 = (s.first_block + c.block) * kv_tokens;
+#pragma unroll 1
+    for (const int until = token0 + count * kv_tokens; token0 < until; token0 += kv_tokens) {
+      ring.wait();
+      attend_block(queries, products, ring.tile_of(ring.slot), ring.scales_of(ring.slot), token0, first, position);
+      ring.next();
     }
-    products.stage(tiles, scales, count, token0, first, position);
-    ring.next();
   }
-
-  // `place` on, `length` blocks; the block of threads begins at `block_begin`. Whole pairs are written out; the others are
+  // From `c` on, which is at `place`; the block of threads begins at `block_begin`. Whole pairs are written out; the others are
   // left in scratch and named in `head` (begun before the block) or `tail` by the block's first warp that has a part.
-  __device__ __forceinline__ void walk(int sequences, int place, int length, int block_begin, DecodePair& head, DecodePair& tail) {
-    DecodeCursor c;
-    c.seek(list, sequences, heads.tiles, place, length);
+  __device__ __forceinline__ void walk(DecodeCursor c, int place, int block_begin, DecodePair& head, DecodePair& tail) {
     while (c.left > 0) {
+      const int count = min(c.left, c.blocks - c.block);
+      attend(c, count);
       const DecodeSequence s = list[c.sequence];
-      const int position = s.context - 1, first = p.window > 0 ? max(0, s.context - p.window) : 0;
-      const int pair_begin = s.begin * heads.tiles + c.head * c.blocks, count = min(c.left, c.blocks - c.block);
+      const int pair_begin = s.begin * heads.tiles + c.head * c.blocks;
       const DecodePair pair{c.sequence, c.head, pair_begin, pair_begin + c.blocks};
       const bool whole = count == c.blocks, ends = count == c.left;
-      queries.prepare(s.row, c.head, c.block + count == c.blocks);
-      products.begin(queries.scratch.q, heads.live(c.head), p.scale);
-      for (int done = 0; done < count;) {
-        const int now = min(L::blocks, count - done);
-        attend(now, (s.first_block + c.block) * kv_tokens, first, position);
-        done += now;
-        c.advance(list, heads.tiles, now);
-      }
+      c.advance(list, heads.tiles, count);
       if (whole) {
         write_tile(products, p, heads, s.row, pair.head);
         continue;
       }
-      keep_partial(products, heads.live(pair.head), ends ? queries.scratch.last : queries.scratch.first);
+      keep_partial(products, heads.live(pair.head), ends ? queries.scratch.last : queries.scratch.first());
       if (threadIdx.x % 32) continue;
       if (!ends) { if (place == block_begin) head = pair; }
       else if (pair_begin >= place || place == block_begin) tail = pair;
@@ -79,23 +72,15 @@ template <class T, bool INT8, int DP> struct DecodeWarp {
 template <class T, bool INT8, int DP>
 __device__ __forceinline__ void attention_decode(const AttentionArgs& p) {
   using L = DecodeLayout<INT8, DP>;
+  using Scratch = DecodeScratch<INT8, DP>;
   extern __shared__ __align__(1024) char memory[];
   __shared__ DecodeShared shared;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
   const DecodeHeads heads(p);
-  const int ring_bytes = p.stages * L::stage_bytes, scratch_bytes = heads.most() * (L::q_pitch + (DP + decode_partial_pad) * 4) + L::fresh_bytes + DP * 8;
+  const int ring_bytes = p.stages * L::stage_bytes, scratch_bytes = Scratch::bytes_without_parts(heads.most()) + heads.most() * (DP + decode_partial_pad) * 4;
   char* own = memory + warps * (ring_bytes + p.stages * L::scale_bytes);
   DecodeSequence* list = reinterpret_cast<DecodeSequence*>(own + warps * scratch_bytes);
-  auto scratch_of = [&](int w) {
-    DecodeScratch s;
-    s.q = own + w * scratch_bytes;
-    s.fresh = s.q + heads.most() * L::q_pitch;
-    s.x = reinterpret_cast<float*>(s.fresh + L::fresh_bytes);
-    s.turns = reinterpret_cast<float2*>(s.x + DP);
-    s.first = s.x + 2 * DP;
-    s.last = reinterpret_cast<float*>(memory + w * ring_bytes);  // the ring is drained then
-    return s;
-  };
+  auto scratch_of = [&](int w) { return Scratch{own + w * scratch_bytes, reinterpret_cast<float*>(memory + w * ring_bytes), heads.most()}; };
   if (warp == 0) {
     const int per_block = decode_plan(p, heads.tiles, list);
     if (lane == 0) { shared.per_block = per_block; shared.crossing[0] = shared.crossing[1] = -1; }
@@ -108,7 +93,16 @@ __device__ __forceinline__ void attention_decode(const AttentionArgs& p) {
   const DecodeStretch mine = decode_part(block, warp, warps);
   const uint32_t ring = shared_address(memory) + warp * ring_bytes, scales = shared_address(memory) + warps * ring_bytes + warp * p.stages * L::scale_bytes;
   DecodeWarp<T, INT8, DP> worker{p, list, heads, {p, list, heads, ring, scales, p.stages}, {p, heads, scratch_of(warp), p.head_dim == DP && (p.rope_dims == 0 || p.rope_dims == DP)}};
-  if (mine.begin < mine.end) worker.ring.fill(p.sequences, mine.begin, mine.end - mine.begin);
+  DecodeCursor cursor{};
+  if (mine.begin < mine.end) {
+    cursor.seek(list, p.sequences, heads.tiles, mine.begin, mine.end - mine.begin);
+    worker.queries.ask_row(list[cursor.sequence].row);
+    worker.ring.seek(cursor, mine.begin);
+    if (p.sequences < decode_many) {
+      worker.ring.fill();
+      worker.queries.make_row();
+    }
+  }
   // Before the wait: the next kernel's blocks take their places while every block of this one still holds its own, one a
   // multiprocessor. After it those without work would be gone, and the next kernel would double up where they were.
   if (p.releases_early) launch_dependents();
@@ -116,7 +110,7 @@ __device__ __forceinline__ void attention_decode(const AttentionArgs& p) {
   for (int i = blockIdx.x; i < p.sequences; i += gridDim.x)  // empty slots of a bucket
     if (list[i].context == 0)
       for (int k = threadIdx.x; k < p.heads * p.head_dim; k += blockDim.x) static_cast<T*>(p.out)[list[i].row * p.out_stride + k] = from_float<T>(0.f);
-  if (mine.begin < mine.end) worker.walk(p.sequences, mine.begin, mine.end - mine.begin, block.begin, shared.pairs[0], shared.pairs[warp + 1]);
+  if (mine.begin < mine.end) worker.walk(cursor, mine.begin, block.begin, shared.pairs[0], shared.pairs[warp + 1]);
   if (block.begin == block.end) return;
   __syncthreads();
   DecodeMeeting<T, DP, decltype(scratch_of)>{p, list, heads, block, scratch_of, shared}.run();

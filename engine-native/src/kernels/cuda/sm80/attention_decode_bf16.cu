@@ -1,6 +1,6 @@
 #include "kernels/cuda/sm80/attention_decode.cuh"
 using namespace hearth::kernels::cuda;
-#define DECODE(D, WARPS) \
-  extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attention_decode_d##D##_bf16(const __grid_constant__ AttentionArgs p) { attention_decode<__nv_bfloat16, false, D>(p); } \
-  extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attention_decode_d##D##_i8_bf16(const __grid_constant__ AttentionArgs p) { attention_decode<__nv_bfloat16, true, D>(p); }
-DECODE(64, decode_warps_max) DECODE(128, decode_warps_max) DECODE(256, 8)
+#define DECODE(D) \
+  extern "C" __global__ void __launch_bounds__(decode_warps(false, D) * 32, 1) attention_decode_d##D##_bf16(const __grid_constant__ AttentionArgs p) { attention_decode<__nv_bfloat16, false, D>(p); } \
+  extern "C" __global__ void __launch_bounds__(decode_warps(true, D) * 32, 1) attention_decode_d##D##_i8_bf16(const __grid_constant__ AttentionArgs p) { attention_decode<__nv_bfloat16, true, D>(p); }
+DECODE(64) DECODE(128) DECODE(256)

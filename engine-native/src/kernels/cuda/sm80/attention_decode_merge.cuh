@@ -94,12 +94,14 @@ template <class T, int DP, class Scratch> struct DecodeMeeting {
   DecodeShared& shared;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
 
-  // A warp's part of head h of a pair; nullptr: none.
+  // The warp that has a place of the block's stretch (decode_part).
+  __device__ __forceinline__ int warp_of(int place) const { return ((place - block.begin + 1) * warps - 1) / (block.end - block.begin); }
+  // What warp w, one of those from the pair's first to its last, left of head h; nullptr: its stretch is empty.
   __device__ __forceinline__ const float* part_of_warp(const DecodePair& pair, int w, int h) const {
     const DecodeStretch s = decode_part(block, w, warps);
-    if (max(s.begin, pair.begin) >= min(s.end, pair.end)) return nullptr;
-    const DecodeScratch scratch = scratch_of(w);
-    return (s.end <= pair.end ? scratch.last : scratch.first) + h * pitch;
+    if (s.begin == s.end) return nullptr;
+    const auto scratch = scratch_of(w);
+    return (s.end <= pair.end ? scratch.last : scratch.first()) + h * pitch;
   }
   // The part of head h that block b left; `after`: of a pair that ends behind it.
   __device__ __forceinline__ float* part_of_block(int b, int after, int h) const {
@@ -112,17 +114,19 @@ template <class T, int DP, class Scratch> struct DecodeMeeting {
       const DecodePair pair = shared.pairs[job / heads.most()];
       const int h = job % heads.most();
       if (pair.sequence < 0 || h >= heads.live(pair.head)) continue;
+      const int from = warp_of(max(pair.begin, block.begin)), until = warp_of(min(pair.end, block.end) - 1) + 1;
       float top = -INFINITY;
-      for (int w = 0; w < warps; ++w)
+      for (int w = from; w < until; ++w)
         if (const float* part = part_of_warp(pair, w, h)) top = fmaxf(top, part[DP]);
       Merge merge;
-      for (int w = 0; w < warps; ++w)
-        if (const float* part = part_of_warp(pair, w, h)) {
-          float4 v[Merge::parts];
+      for (int w = from; w < until; ++w) {
+        const float* part = part_of_warp(pair, w, h);
+        if (!part) continue;
+        float4 v[Merge::parts];
 #pragma unroll
-          for (int i = 0; i < Merge::parts; ++i) v[i] = *reinterpret_cast<const float4*>(part + Merge::dim(i) % DP);
-          merge.add(v, exp2_fast(part[DP] - top), part[DP + 1]);
-        }
+        for (int i = 0; i < Merge::parts; ++i) v[i] = *reinterpret_cast<const float4*>(part + Merge::dim(i) % DP);
+        merge.add(v, exp2_fast(part[DP] - top), part[DP + 1]);
+      }
       if (pair.begin >= block.begin && pair.end <= block.end) {
         merge.template write_out<T>(p, list[pair.sequence].row, heads.first(pair.head) + h);
         continue;
@@ -166,11 +170,18 @@ template <class T, int DP, class Scratch> struct DecodeMeeting {
     }
   }
 
+  // Whether other blocks have parts of this one's pairs too.
+  __device__ __forceinline__ bool crosses() const {
+    bool any = false;
+    for (int i = 0; i <= warps; ++i) any |= shared.pairs[i].sequence >= 0 && (shared.pairs[i].begin < block.begin || shared.pairs[i].end > block.end);
+    return any;
+  }
+
   __device__ __forceinline__ void run() const {
     merge_warps();
+    if (!crosses()) return;
     __threadfence();
     __syncthreads();
-    if (shared.crossing[0] < 0 && shared.crossing[1] < 0) return;
     if (threadIdx.x < 2) count(threadIdx.x);
     __syncthreads();
     __threadfence();

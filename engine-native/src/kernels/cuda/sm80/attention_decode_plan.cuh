@@ -7,7 +7,12 @@
 namespace hearth::kernels::cuda {
 
 constexpr int decode_heads = 8;         // query heads of a tile
-constexpr int decode_warps_max = 12;
+constexpr int decode_warps_max = 16;
+// From so many sequences on this kernel's blocks do not stand beside the one's before: nothing is gained by filling the rings
+// before the queries are asked for, which would wait behind them.
+constexpr int decode_many = 9;
+// Warps that a block may have, at most (mirrored in host/attention.cpp).
+__host__ __device__ constexpr int decode_warps(bool int8, int head_size) { return head_size > 128 ? 8 : int8 ? decode_warps_max : 12; }
 constexpr int decode_aligned_blocks = 24;  // contexts up to this many KV blocks are not dealt to several blocks of threads, if all are equal
 
 // Query heads by tiles of up to decode_heads, all of one KV head.
@@ -36,10 +41,12 @@ struct DecodeCursor {
     }
     sequence = low;
     blocks = list[low + 1].begin - list[low].begin;
-    const int rest = place - list[low].begin * heads;
+    place_at(place - list[low].begin * heads);
+    left = length;
+  }
+  __device__ __forceinline__ void place_at(int rest) {  // places after the sequence's first
     head = rest / max(blocks, 1);
     block = rest - head * blocks;
-    left = length;
   }
   __device__ __forceinline__ void advance(const DecodeSequence* list, int heads, int count) {
     block += count;
@@ -63,19 +70,19 @@ __device__ __forceinline__ DecodeStretch decode_part(const DecodeStretch& block,
 __device__ __forceinline__ int decode_plan(const AttentionArgs& p, int heads, DecodeSequence* list) {
   const int lane = threadIdx.x % 32;
   int total = 0, least = 1 << 30, most = 0;
+  struct Next { int row, end, context; } next{};
+  auto ask = [&](int i) { if (i < p.sequences) next = {__ldcg(p.row_begin + i), __ldcg(p.row_begin + i + 1), __ldcg(p.context + i)}; };
+  ask(lane);
   for (int base = 0; base < p.sequences; base += 32) {
     const int i = base + lane;
     int blocks = 0;
-    DecodeSequence s{0, 0, 0, -1};
-    if (i < p.sequences) {
-      s.row = __ldcg(p.row_begin + i);
-      const int rows = __ldcg(p.row_begin + i + 1) - s.row, context = __ldcg(p.context + i);
-      if (rows == 1) {
-        s.context = max(context, 0);
-        if (p.window > 0) s.first_block = max(0, context - p.window) / kv_tokens;
-        if (context > 0) blocks = (context - 1) / kv_tokens - s.first_block + 1;
-      }
+    DecodeSequence s{0, 0, next.row, -1};
+    if (i < p.sequences && next.end - next.row == 1) {
+      s.context = max(next.context, 0);
+      if (p.window > 0) s.first_block = max(0, s.context - p.window) / kv_tokens;
+      if (s.context > 0) blocks = (s.context - 1) / kv_tokens - s.first_block + 1;
     }
+    ask(i + 32);  // under way while these are added up
     int until = blocks;
 #pragma unroll
     for (int d = 1; d < 32; d *= 2) {

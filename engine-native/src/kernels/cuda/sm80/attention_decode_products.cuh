@@ -37,18 +37,21 @@ template <class T, bool INT8, int DP> struct DecodeProducts {
   using L = DecodeLayout<INT8, DP>;
   using M = std::conditional_t<INT8, __half, T>;  // the tensor cores' type
   static constexpr int steps = DP / 16;
-  uint32_t q[steps][2];
+  uint32_t q[INT8 ? 1 : steps][2], q_at;  // int8: q is read where it is wanted, from q_at
   float q_factor[2], best[2], sum[2], v_best, o[steps][4];
 
   // queries: as DecodeQueries left them, `live` heads.
   __device__ __forceinline__ void begin(const char* queries, int live, float scale) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const char* mine = queries + min(g, live - 1) * L::q_pitch;
+    if constexpr (INT8) {
+      q_at = shared_address(mine) + t * 16;
+    } else {
 #pragma unroll
-    for (int j = 0; j < steps; ++j) {  // the order of k of the key fragments
-      const char* at = mine + (INT8 ? j % 2 * DP + j / 2 * 32 : j * 32) + t * 4;  // int8: of 32 dims the upper bytes, then the lower
-      q[j][0] = *reinterpret_cast<const uint32_t*>(at);
-      q[j][1] = *reinterpret_cast<const uint32_t*>(at + 16);
+      for (int j = 0; j < steps; ++j) {  // the order of k of the key fragments
+        q[j][0] = *reinterpret_cast<const uint32_t*>(mine + j * 32 + t * 4);
+        q[j][1] = *reinterpret_cast<const uint32_t*>(mine + j * 32 + t * 4 + 16);
+      }
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -75,8 +78,9 @@ template <class T, bool INT8, int DP> struct DecodeProducts {
       for (int j = 0; j < steps / 2; ++j) {
         const uint4 v = load_matrix(matrix(at, j));
         const uint32_t a[4] = {v.x, v.y, v.z, v.w};
-        mma<int8_t>(even, a, q[2 * j][0], q[2 * j][1]);
-        mma<int8_t>(odd, a, q[2 * j + 1][0], q[2 * j + 1][1]);
+        const uint4 q_bytes = shared_load16(q_at + j * 64);
+        mma<int8_t>(even, a, q_bytes.x, q_bytes.y);
+        mma<int8_t>(odd, a, q_bytes.z, q_bytes.w);
       }
 #pragma unroll
       for (int i = 0; i < 4; ++i) s[i] = static_cast<float>(__float_as_int(even[i]) * 256 + __float_as_int(odd[i]));
@@ -119,33 +123,23 @@ template <class T, bool INT8, int DP> struct DecodeProducts {
     v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 8));
     return fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 16));
   }
-  // `count` blocks from token0 on.
-  __device__ __forceinline__ void stage(uint32_t tiles, uint32_t stage_scales, int count, int token0, int first, int position) {
-    const int g = threadIdx.x % 32 / 4;
-    float s[L::blocks][4], v_scale[L::blocks][2], top[2] = {-INFINITY, -INFINITY}, v_top = 0;
+  // A KV block: keys and values in `tile`, tokens from token0 on.
+  __device__ __forceinline__ void block(uint32_t tile, uint32_t scales, int token0, int first, int position) {
+    const int g = threadIdx.x % 32 / 4, token = token0 + g;
+    const bool visible[2] = {token >= first && token <= position, token + 8 >= first && token + 8 <= position};
+    float s[4], v_scale[2] = {1, 1}, top[2] = {-INFINITY, -INFINITY};
+    scores(tile, s);
 #pragma unroll
-    for (int b = 0; b < L::blocks; ++b) {
-      if (b >= count) {
-        s[b][0] = s[b][1] = s[b][2] = s[b][3] = -INFINITY;
-        v_scale[b][0] = v_scale[b][1] = 0;
-        continue;
+    for (int h = 0; h < 2; ++h) {
+      float k_scale = 1;
+      if constexpr (INT8) {
+        k_scale = __uint_as_float(shared_load4(scales + (g + h * 8) * 4));
+        v_scale[h] = visible[h] ? __uint_as_float(shared_load4(scales + 64 + (g + h * 8) * 4)) : 0.f;
       }
-      scores(tiles + b * 2 * L::tile_bytes, s[b]);
-      const int token = token0 + b * kv_tokens + g;
-      const bool visible[2] = {token >= first && token <= position, token + 8 >= first && token + 8 <= position};
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        float k_scale = 1;
-        if constexpr (INT8) {
-          k_scale = __uint_as_float(shared_load4(stage_scales + b * 128 + (g + h * 8) * 4));
-          v_scale[b][h] = visible[h] ? __uint_as_float(shared_load4(stage_scales + b * 128 + 64 + (g + h * 8) * 4)) : 0.f;
-          v_top = fmaxf(v_top, v_scale[b][h]);
-        }
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          s[b][2 * h + i] = visible[h] ? s[b][2 * h + i] * q_factor[i] * k_scale : -INFINITY;
-          top[i] = fmaxf(top[i], s[b][2 * h + i]);
-        }
+      for (int i = 0; i < 2; ++i) {
+        s[2 * h + i] = visible[h] ? s[2 * h + i] * q_factor[i] * k_scale : -INFINITY;
+        top[i] = fmaxf(top[i], s[2 * h + i]);
       }
     }
     float shrink[2];
@@ -154,32 +148,24 @@ template <class T, bool INT8, int DP> struct DecodeProducts {
       const float next = fmaxf(best[i], reduce_max(top[i]));
       shrink[i] = exp2_fast(best[i] - next);
       best[i] = next;
-      sum[i] *= shrink[i];
-#pragma unroll
-      for (int b = 0; b < L::blocks; ++b) {
-        s[b][i] = exp2_fast(s[b][i] - next);
-        s[b][i + 2] = exp2_fast(s[b][i + 2] - next);
-        sum[i] += s[b][i] + s[b][i + 2];
-      }
+      s[i] = exp2_fast(s[i] - next);
+      s[i + 2] = exp2_fast(s[i + 2] - next);
+      sum[i] = sum[i] * shrink[i] + (s[i] + s[i + 2]);
     }
-    float v_inverse = 0;
-    if constexpr (INT8) {
-      const float next = fmaxf(v_best, reduce_max(v_top));
-      v_inverse = next > 0 ? __fdividef(1.f, next) : 0.f;
-      if (next != v_best) { shrink[0] *= v_best * v_inverse; shrink[1] *= v_best * v_inverse; }
+    if constexpr (INT8) {  // scales are not negative: their bits are in order
+      const float next = fmaxf(v_best, __uint_as_float(__reduce_max_sync(0xffffffffu, __float_as_uint(fmaxf(v_scale[0], v_scale[1])))));
+      const float inverse = next > 0 ? __fdividef(1.f, next) : 0.f;
+      if (next != v_best) { shrink[0] *= v_best * inverse; shrink[1] *= v_best * inverse; }
       v_best = next;
+      v_scale[0] *= inverse;
+      v_scale[1] *= inverse;
     }
     if (__any_sync(0xffffffffu, shrink[0] != 1.f || shrink[1] != 1.f)) {
 #pragma unroll
       for (int m = 0; m < steps; ++m) { o[m][0] *= shrink[0]; o[m][1] *= shrink[1]; o[m][2] *= shrink[0]; o[m][3] *= shrink[1]; }
     }
-#pragma unroll
-    for (int b = 0; b < L::blocks; ++b) {
-      if (b >= count) continue;
-      const float low = INT8 ? v_scale[b][0] * v_inverse : 1.f, high = INT8 ? v_scale[b][1] * v_inverse : 1.f;
-      const uint32_t p0 = transpose8x8(pack2<M>(s[b][0] * low, s[b][1] * low)), p1 = transpose8x8(pack2<M>(s[b][2] * high, s[b][3] * high));
-      values(tiles + b * 2 * L::tile_bytes + L::tile_bytes, p0, p1);
-    }
+    const uint32_t p0 = transpose8x8(pack2<M>(s[0] * v_scale[0], s[1] * v_scale[0])), p1 = transpose8x8(pack2<M>(s[2] * v_scale[1], s[3] * v_scale[1]));
+    values(tile + L::tile_bytes, p0, p1);
   }
 
   // Where sum m, i (and i + 2) of a lane lies in the head.
@@ -196,5 +182,12 @@ template <class T, bool INT8, int DP> struct DecodeProducts {
     }
   }
 };
+
+// A KV block that has landed, the first token of which is token0.
+template <class T, bool INT8, int DP>
+__device__ __forceinline__ void attend_block(DecodeQueries<T, INT8, DP>& queries, DecodeProducts<T, INT8, DP>& products, uint32_t tile, uint32_t scales, int token0, int first, int position) {
+  if (token0 < first || token0 + kv_tokens > position) queries.mend(tile, scales, token0, first, position);
+  products.block(tile, scales, token0, first, position);
+}
 
 }  // namespace hearth::kernels::cuda

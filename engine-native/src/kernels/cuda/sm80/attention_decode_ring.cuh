@@ -16,17 +16,64 @@ __device__ __forceinline__ void copy_wait_for(int pending) {
   }
 }
 
-// A stage of the ring: one KV block, of int8 two. Rows of 16-byte chunks, swizzled so that eight rows of a chunk lie in
+// A stage of the ring: one KV block. Rows of 16-byte chunks, swizzled so that eight rows of a chunk lie in
 // different banks. host/attention.cpp mirrors the sizes.
 template <bool INT8, int DP> struct DecodeLayout {
-  static constexpr int blocks = INT8 ? 2 : 1;
-  static constexpr int row_bytes = DP * (INT8 ? 1 : 2), tile_bytes = kv_tokens * row_bytes, stage_bytes = blocks * 2 * tile_bytes;
-  static constexpr int scale_bytes = INT8 ? blocks * 128 : 0;  // [block][k, v][16] floats of a stage
+  static constexpr int row_bytes = DP * (INT8 ? 1 : 2), tile_bytes = kv_tokens * row_bytes, stage_bytes = 2 * tile_bytes;
+  static constexpr int scale_bytes = INT8 ? 128 : 0;           // [k, v][16] floats of a stage
   static constexpr int chunks = row_bytes / 16, lines = row_bytes >= 128 ? 1 : 128 / row_bytes, mask = (chunks < 8 ? chunks : 8) - 1;
   static constexpr int q_pitch = DP * 2 + 16;                  // int8: the upper bytes, the lower ones, the head's factor
   static constexpr int fresh_bytes = 2 * row_bytes + 16;       // the row's own k and v, their scales
   static __device__ __forceinline__ int at(int row, int chunk) { return row * row_bytes + (chunk ^ (row / lines & mask)) * 16; }
 };
+
+// The lane, read where it is used: what is derived from it once and for all spills.
+__device__ __forceinline__ int lane_anew() {
+  int lane;
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
+}
+
+// The keys or the values of a KV block, by a warp. They leave the L2 first: what is left there is code, tables and activations,
+// which every layer wants again (without it a block's first 8 us went into fetching its code from memory).
+template <bool INT8, int DP>
+__device__ __forceinline__ void copy_tile(const AttentionArgs& p, uint32_t to, const void* pool, int64_t row0) {
+  using L = DecodeLayout<INT8, DP>;
+  const int lane = lane_anew();
+  constexpr int rows = L::chunks < 32 ? 32 / L::chunks : 1;  // of one instruction
+  const uint64_t policy = evict_first_policy();
+  if (p.head_dim == DP) {  // constants only: one instruction a copy
+    const char* from = static_cast<const char*>(pool) + row0 * L::row_bytes + lane * 16;
+#pragma unroll
+    for (int i = 0; i < kv_tokens / rows; ++i) copy16_once(to + L::at(lane / L::chunks + i * rows, lane % L::chunks), from + i * 512, policy);
+    return;
+  }
+  const int bytes = p.head_dim * (INT8 ? 1 : 2);
+  const char* from = static_cast<const char*>(pool) + row0 * bytes;
+  if constexpr (INT8)
+    if (bytes % 16) {
+      for (int i = lane; i < kv_tokens * L::chunks * 2; i += 32) {
+        const int row = i / (L::chunks * 2), half = i % (L::chunks * 2);
+        if (half * 8 < bytes) copy8(to + L::at(row, half / 2) + half % 2 * 8, from + row * bytes + half * 8);
+      }
+      return;
+    }
+  const int row = lane / L::chunks, chunk = lane % L::chunks;
+  const bool inside = chunk * 16 < bytes;
+  from += row * bytes + (inside ? chunk * 16 : 0);
+#pragma unroll
+  for (int i = 0; i < kv_tokens / rows; ++i) copy16_once(to + L::at(row + i * rows, chunk), from + i * rows * bytes, policy, inside);
+}
+
+// A KV block of one KV head: keys, values and, of int8, their scales. row0: its first row in the pool.
+template <bool INT8, int DP>
+__device__ __forceinline__ void copy_block(const AttentionArgs& p, uint32_t tile, uint32_t scales, int64_t row0) {
+  using L = DecodeLayout<INT8, DP>;
+  const int lane = threadIdx.x % 32;
+  copy_tile<INT8, DP>(p, tile, p.k, row0);
+  copy_tile<INT8, DP>(p, tile + L::tile_bytes, p.v, row0);
+  if (INT8 && lane < 8) copy16(scales + lane * 16, (lane < 4 ? p.k_scale : p.v_scale) + row0 + lane % 4 * 4);
+}
 
 template <bool INT8, int DP> struct DecodeRing {
   using L = DecodeLayout<INT8, DP>;
@@ -36,73 +83,49 @@ template <bool INT8, int DP> struct DecodeRing {
   const uint32_t ring, scales;          // where they begin
   const int stages;
   int slot = 0;
-  DecodeCursor loading{};
-  int loading_place = 0, tiles_begin = 0, tiles = 0, tiles_next = 0;  // a lane's tiles of the places tiles_begin + lane, and 32 on
+  bool filled = false;
+  int window = 0, next_place = 0, left = 0;  // the window of places whose tiles are known, the next one to load in it, how many are left
+  int tiles = 0, tiles_next = 0;             // a lane's tiles of the places window + lane, and 32 on
 
-  __device__ __forceinline__ uint32_t tiles_of(int at) const { return ring + at * L::stage_bytes; }
+  __device__ __forceinline__ uint32_t tile_of(int at) const { return ring + at * L::stage_bytes; }
   __device__ __forceinline__ uint32_t scales_of(int at) const { return scales + at * L::scale_bytes; }
 
-  // Where the tile of a place of the list lies in the pool: KV block and head.
-  __device__ __forceinline__ int tile_at(int sequences, int place) const {
-    if (place >= list[sequences].begin * heads.tiles) return 0;
-    DecodeCursor c;
-    c.seek(list, sequences, heads.tiles, place, 0);
+  // Where the tile of a place of the list lies in the pool: KV block and head. c: a cursor of the same sequence perhaps.
+  __device__ __forceinline__ int tile_at(int place, DecodeCursor c) const {
+    if (place >= list[p.sequences].begin * heads.tiles) return 0;
+    const int rest = place - list[c.sequence].begin * heads.tiles;
+    if (rest < c.blocks * heads.tiles) c.place_at(rest);
+    else c.seek(list, p.sequences, heads.tiles, place, 0);
     return __ldcg(p.block_table + static_cast<int64_t>(c.sequence) * p.block_table_stride + list[c.sequence].first_block + c.block) * p.kv_heads + heads.kv(c.head);
-  }
-  __device__ __forceinline__ void copy_tile(uint32_t to, const void* pool, int64_t row0) {
-    const int lane = threadIdx.x % 32;
-    constexpr int rows = L::chunks < 32 ? 32 / L::chunks : 1;  // of one instruction
-    if (p.head_dim == DP) {  // constants only: one instruction a copy
-      const char* from = static_cast<const char*>(pool) + row0 * L::row_bytes + lane * 16;
-#pragma unroll
-      for (int i = 0; i < kv_tokens / rows; ++i) copy16(to + L::at(lane / L::chunks + i * rows, lane % L::chunks), from + i * 512);
-      return;
-    }
-    const int bytes = p.head_dim * (INT8 ? 1 : 2);
-    const char* from = static_cast<const char*>(pool) + row0 * bytes;
-    if (!INT8 || bytes % 16 == 0) {
-      const int row = lane / L::chunks, chunk = lane % L::chunks;
-      const bool inside = chunk * 16 < bytes;
-      from += row * bytes + (inside ? chunk * 16 : 0);
-#pragma unroll
-      for (int i = 0; i < kv_tokens / rows; ++i) copy16(to + L::at(row + i * rows, chunk), from + i * rows * bytes, inside);
-      return;
-    }
-    for (int i = lane; i < kv_tokens * L::chunks * 2; i += 32) {
-      const int row = i / (L::chunks * 2), half = i % (L::chunks * 2);
-      if (half * 8 < bytes) copy8(to + L::at(row, half / 2) + half % 2 * 8, from + row * bytes + half * 8);
-    }
   }
   // The next stage of the stretch to the ring's slot `at`; an empty group when there is none.
   __device__ __forceinline__ void load_stage(int at) {
-    if (loading.left > 0) {
-      const int count = min(L::blocks, min(loading.left, loading.blocks - loading.block)), lane = threadIdx.x % 32;
-#pragma unroll
-      for (int b = 0; b < L::blocks; ++b)
-        if (b < count) {
-          const int at_place = loading_place + b - tiles_begin;
-          const int64_t row0 = static_cast<int64_t>(__shfl_sync(0xffffffffu, at_place < 32 ? tiles : tiles_next, at_place % 32)) * kv_tokens;
-          const uint32_t to = tiles_of(at) + b * 2 * L::tile_bytes;
-          copy_tile(to, p.k, row0);
-          copy_tile(to + L::tile_bytes, p.v, row0);
-          if (INT8 && lane < 8) copy16(scales_of(at) + b * 128 + lane * 16, (lane < 4 ? p.k_scale : p.v_scale) + row0 + lane % 4 * 4);
-        }
-      loading.advance(list, heads.tiles, count);
-      loading_place += count;
-      if (loading_place - tiles_begin >= 32) {
+    if (left > 0) {
+      const int64_t row0 = static_cast<int64_t>(__shfl_sync(0xffffffffu, tiles, next_place)) * kv_tokens;
+      copy_block<INT8, DP>(p, tile_of(at), scales_of(at), row0);
+      --left;
+      if (++next_place == 32) {
+        next_place = 0;
+        window += 32;
         tiles = tiles_next;
-        tiles_begin += 32;
-        tiles_next = tile_at(p.sequences, tiles_begin + 32 + lane);
+        tiles_next = tile_at(window + 32 + lane_anew(), DecodeCursor{});
       }
     }
     copy_commit();
   }
-  __device__ __forceinline__ void fill(int sequences, int place, int length) {
+  // A stretch begins: at `place`, which `begin` is at.
+  __device__ __forceinline__ void seek(const DecodeCursor& begin, int place) {
     const int lane = threadIdx.x % 32;
-    loading_place = tiles_begin = place;
-    tiles = tile_at(sequences, place + lane);
-    tiles_next = tile_at(sequences, place + 32 + lane);
-    loading.seek(list, sequences, heads.tiles, place, length);
+    window = place;
+    left = begin.left;
+    tiles = tile_at(place + lane, begin);
+    tiles_next = tile_at(place + 32 + lane, begin);
+  }
+  // Its first stages, unless they are under way.
+  __device__ __forceinline__ void fill() {
+    if (filled) return;
+    filled = true;
+#pragma unroll 1
     for (int i = 0; i < stages; ++i) load_stage(i);
   }
   // The stage under way; done with it, it is loaded with the one `stages` on.
