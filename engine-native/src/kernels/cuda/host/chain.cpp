@@ -43,8 +43,8 @@ Deal deal(int tiles, int units, const ChainSize& size) {
     if (all % columns != 0) continue;
     const int mine = divide_up(work, columns), parts = all / columns;
     if (mine > most || parts > 6) continue;
-    // A tile's products, and what every warp does once a stage: its loads of the activations.
-    const double cost = divide_up(std::max(1, units / ranks), parts) * (mine + 0.35);
+    // A tile's products, and what every warp does once a stage: its loads of the activations (wgmma has none).
+    const double cost = divide_up(std::max(1, units / ranks), parts) * (mine + (size.blocks ? 0.1 : 0.35));
     if (!best.columns || cost < least) { best = {columns, parts, mine}; least = cost; }
   }
   return best;

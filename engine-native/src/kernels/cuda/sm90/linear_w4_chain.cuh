@@ -17,11 +17,13 @@ namespace hearth::kernels::cuda {
 
 constexpr int chain_slots_max = 16;  // of the ring
 constexpr int chain_finish_tiles = 48;  // that a block finishes in a phase, or whose rows it shares with the other
-constexpr int chain_threads = (w4_chain_workers + 4) * 32, chain_load_registers = 56;
-// Registers of a multiplying thread: all there are, or few enough that a block of the decode attention (four warps of 168)
-// stands beside this one. `chain_bound`: the threads a kernel is compiled for, so that it starts with its share.
-__host__ __device__ constexpr int chain_multiply_registers(bool beside) { return beside ? 88 : 152; }
-constexpr int chain_bound(bool beside) { return beside ? 768 : chain_threads; }
+constexpr int chain_threads = (w4_chain_workers + 4) * 32;
+// Registers of a thread that multiplies and of one that does not: all there are, or few enough that a block of the decode
+// attention (four warps of 168) stands beside this one. `chain_bound`: the threads a kernel is compiled for, so that it
+// starts with its share.
+__host__ __device__ constexpr int chain_multiply_registers(bool beside) { return beside ? 88 : 160; }
+__host__ __device__ constexpr int chain_load_registers(bool beside) { return beside ? 56 : 32; }
+__host__ __device__ constexpr int chain_bound(bool beside) { return beside ? 768 : chain_threads; }
 
 // 16 bytes to a block of the cluster, counted by the barrier there: nobody needs a fence.
 __device__ __forceinline__ void chain_send16(uint32_t address, uint32_t barrier, float a, float b, float c, float d) {
@@ -68,6 +70,18 @@ struct ChainPart {
   }
 };
 
+// What a warp finishes of a phase: every `warps`-th of the pairs (tile f, eight rows j < width). Divisions are done here, long
+// before the pairs are wanted.
+struct ChainJobs {
+  int f, j, width, f_step, j_step;
+  __device__ __forceinline__ ChainJobs(int warp, int warps, int width_) : f(warp / width_), j(warp % width_), width(width_), f_step(warps / width_), j_step(warps % width_) {}
+  __device__ __forceinline__ void advance() {
+    f += f_step;
+    j += j_step;
+    if (j >= width) { j -= width; ++f; }
+  }
+};
+
 // Where a block is when, for measurements.
 __device__ __forceinline__ void chain_mark(const W4ChainArgs& a, int phase, int point) {
   if (a.trace) a.trace[(blockIdx.x * (w4_chain_phases_max + 1) + phase) * 8 + point] = clock64();
@@ -76,34 +90,45 @@ __device__ __forceinline__ void chain_mark(const W4ChainArgs& a, int phase, int 
 // What a block keeps of a phase while it finishes tiles.
 struct ChainShared {
   float factors[chain_finish_tiles * 16], norms[chain_finish_tiles * 16], row_factors[64];
-  uint64_t full[chain_slots_max], empty[chain_slots_max], sums_full[2], row_factors_full;
+  uint64_t full[chain_slots_max], empty[chain_slots_max], sums_full[2], row_factors_full, counted;  // counted: rows that are to be normed may be read
+};
+
+// How a phase's sums leave, in registers: a constant that is read where it is used is a wait of its own for each.
+struct ChainOutput {
+  void* y; const float* bias; void* next_x; float* next_squares;
+  uint32_t y_stride, out, gated, residual, activation, normed;
+  __device__ __forceinline__ explicit ChainOutput(const W4ChainPhase& p)
+      : y(p.y), bias(p.bias), next_x(p.next_x), next_squares(p.next_squares), y_stride(p.y_stride), out(p.out), gated(p.gated), residual(p.residual), activation(p.activation), normed(p.squares != nullptr) {
+    asm volatile("" : "+l"(y), "+l"(bias), "+l"(next_x), "+l"(next_squares));
+    keep(y_stride); keep(out); keep(gated); keep(residual); keep(activation); keep(normed);
+  }
 };
 
 // Stores eight rows of a tile: lane (g, t) has its rows g and g + 8 at activation rows row0 + 2 t and + 1, as v = {g at 2 t,
 // g at 2 t + 1, g + 8 at 2 t, g + 8 at 2 t + 1}; `old` the residual there. A transposed pair leaves in four bytes.
 template <class T, int N, bool RESIDUAL>  // RESIDUAL: p.residual may be set
-__device__ __forceinline__ void chain_store(const W4ChainPhase& p, int rows, int row0, int tile, const float (&v)[4], const float (&old)[4], float next_low, float next_high) {
+__device__ __forceinline__ void chain_store(const ChainOutput& p, int rows, int row0, int tile, const float (&v)[4], const float (&old)[4], float next_low, float next_high) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, row = row0 + g;  // of what is transposed
   if (p.gated) {
     const uint32_t pair = transpose8x8(pack2<T>(activate(v[0], p.activation) * v[2], activate(v[1], p.activation) * v[3]));
-    if (row < rows) *reinterpret_cast<uint32_t*>(static_cast<T*>(p.y) + row * p.y_stride + tile * 8 + 2 * t) = pair;
+    if (row < rows) *reinterpret_cast<uint32_t*>(static_cast<T*>(p.y) + row * static_cast<int64_t>(p.y_stride) + tile * 8 + 2 * t) = pair;
     return;
   }
   if (!RESIDUAL || !p.residual) {
     const uint32_t low = transpose8x8(pack2<T>(activate(v[0], p.activation), activate(v[1], p.activation)));
     const uint32_t high = transpose8x8(pack2<T>(activate(v[2], p.activation), activate(v[3], p.activation)));
     if (row >= rows) return;
-    uint32_t* y = reinterpret_cast<uint32_t*>(static_cast<T*>(p.y) + row * p.y_stride + tile * 16 + 2 * t);
+    uint32_t* y = reinterpret_cast<uint32_t*>(static_cast<T*>(p.y) + row * static_cast<int64_t>(p.y_stride) + tile * 16 + 2 * t);
     y[0] = low;
     y[4] = high;
     return;
   }
   const int r = row0 + 2 * t;
-  float* y = static_cast<float*>(p.y) + r * p.y_stride + tile * 16 + g;
+  float* y = static_cast<float*>(p.y) + r * static_cast<int64_t>(p.y_stride) + tile * 16 + g;
   const float n[4] = {old[0] + activate(v[0], p.activation), old[1] + activate(v[1], p.activation), old[2] + activate(v[2], p.activation), old[3] + activate(v[3], p.activation)};
   if (r < rows) { y[0] = n[0]; y[8] = n[2]; }
   if (r + 1 < rows) { y[p.y_stride] = n[1]; y[p.y_stride + 8] = n[3]; }
-  if (!p.next_norm) return;
+  if (!p.next_x) return;
   const uint32_t low = transpose8x8(pack2<T>(n[0] * next_low, n[1] * next_low)), high = transpose8x8(pack2<T>(n[2] * next_high, n[3] * next_high));
   float a = n[0] * n[0] + n[2] * n[2], b = n[1] * n[1] + n[3] * n[3];
 #pragma unroll
@@ -121,7 +146,7 @@ __device__ __forceinline__ void chain_store(const W4ChainPhase& p, int rows, int
 // The factors of half of a normed phase's rows: a lane has four rows of every slices-th tile; many loads at a time, as each
 // takes a trip to the L2.
 template <int N> __device__ __forceinline__ void chain_row_factors(const W4ChainPhase& p, float* to, int half) {
-  constexpr int lanes = N / 8, slices = 32 / lanes, abreast = 8;
+  constexpr int lanes = N / 8, slices = 32 / lanes, abreast = 4;  // registers
   const int lane = threadIdx.x % 32, row = half * (N / 2) + lane % lanes * 4;
   float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 1
@@ -153,7 +178,7 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
   uint32_t ring = (shared_address(shared) + 1023) & ~1023u, lane = threadIdx.x % 32;
   uint32_t full0 = shared_address(own.full), empty0 = shared_address(own.empty);
   const uint32_t sums_full0 = shared_address(own.sums_full),
-                 row_factors_full = shared_address(&own.row_factors_full);
+                 row_factors_full = shared_address(&own.row_factors_full), counted = shared_address(&own.counted);
   keep(ring); keep(lane); keep(full0); keep(empty0);
   const int thread = threadIdx.x, warp = thread / 32, rank = cluster_rank(), cluster = blockIdx.x / 2, blocks = gridDim.x;
   if (thread == 0) {
@@ -161,6 +186,7 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
     for (int i = 0; i < args.slots; ++i) { barrier_init(full0 + i * 8, 1); barrier_init(empty0 + i * 8, workers); }
     for (int i = 0; i < 2; ++i) barrier_init(sums_full0 + i * 8, 1);
     barrier_init(row_factors_full, 2);
+    barrier_init(counted, 1);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   __syncthreads();
@@ -168,7 +194,7 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
   cluster_arrive();  // the other block's barriers are there before anyone touches them
 
   if (warp >= workers) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(chain_load_registers));
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(chain_load_registers(BESIDE)));
     if (warp == workers) {  // weights
       if (lane < args.phases) prefetch_map(cluster < args.phase[lane].more ? &args.phase[lane].weight_more : &args.phase[lane].weight_few);
       if (lane == 0) {
@@ -203,7 +229,8 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
           const ChainPart part(p, rank);
           if (i > 0) {
             chain_wait_counted(args.counters + i - 1, blocks);
-            asm volatile("fence.proxy.async;" ::: "memory");
+            if (p.squares) barrier_arrive(counted);
+            asm volatile("fence.proxy.async.global;" ::: "memory");
             chain_mark(args, i, 6);
           }
           for (int stage = 0; stage < part.stages; ++stage, at.advance(args.slots)) {
@@ -216,10 +243,10 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
     } else if (warp >= workers + 2) {  // norms
       cluster_wait();
       wait_predecessors();
-      for (int i = 1; i < args.phases; ++i) {
+      for (int i = 1, parity = 0; i < args.phases; ++i) {
         if (!args.phase[i].squares) continue;
-        if (lane == 0) chain_wait_counted(args.counters + i - 1, blocks);
-        __syncwarp();
+        barrier_wait(counted, parity);
+        parity ^= 1;
         chain_row_factors<N>(args.phase[i], own.row_factors, warp - workers - 2);
         __syncwarp();
         if (lane == 0) barrier_arrive(row_factors_full);
@@ -256,11 +283,11 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
       };
       constexpr int early = N > 16 ? 2 : 1;
       float old_early[early][4];  // for a warp's first jobs when it finishes tiles, on its way while it multiplies
+      const ChainJobs jobs(warp, workers, min(chunk, live));
+      ChainJobs ahead = jobs;
 #pragma unroll
-      for (int n = 0; n < early; ++n) {
-        const int width = min(chunk, live), job = warp + n * workers, f = job / width;
-        if (job < finishes * width) fetch_residual(f, job - f * width, old_early[n]);
-      }
+      for (int n = 0; n < early; ++n, ahead.advance())
+        if (ahead.f < finishes) fetch_residual(ahead.f, ahead.j, old_early[n]);
       float d[MT][N / 2];
 #pragma unroll
       for (int m = 0; m < MT; ++m)
@@ -274,31 +301,51 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
         barrier_wait(full0 + at.slot * 8, at.parity);
         if (thread == 0) chain_mark(args, i, 1);
       }
+      // Every `parts`-th unit of k is this warp's.
       auto walk = [&](auto tiles) {
-        int turn = 0;
-        for (int unit = 0; unit < mine.units; at.advance(args.slots)) {
+        int next = part;  // its next, from the stage's first on
+        for (int left = mine.units; left > 0; left -= stage_units, next -= stage_units, at.advance(args.slots)) {
           const uint32_t slot = ring + at.slot * args.slot_bytes;
+          const int here = min(left, stage_units);
           barrier_wait(full0 + at.slot * 8, at.parity);
-          for (int u = 0; u < stage_units && unit < mine.units; ++u, ++unit) {
-            const uint32_t x = slot + u * N * 256, weights = slot + stage_units * N * 256 + u * Unit<128>::bytes;
-            if (turn == part) {
+          if (next < here) {
+            do {
+              const uint32_t x = slot + next * N * 256, weights = slot + stage_units * N * 256 + next * Unit<128>::bytes;
               if constexpr (STEP > 0) {
-                w4_stage_wgmma<T, true, N, MT, STEP, Weights>(128, tile_bytes, x, weights, tile0, tile_step, blocks_mine, count - 1, 0, 2, lane, d, [] {});
+                w4_stage_wgmma<T, true, N, MT, STEP, true, Weights>(128, tile_bytes, x, weights, tile0, tile_step, blocks_mine, count - 1, 0, 2, lane, d, [] {});
               } else if constexpr (Weights::lift != 1) {
                 if (tile0 < count) w4_stage_mma_scaled<T, N, decltype(tiles)::value, MT>(tile_bytes, x, weights, tile0, lane, count - 1, d);
               } else if (tile0 < count) {
                 w4_stage_mma<T, true, N, decltype(tiles)::value, MT, 1>(128, tile_bytes, x, weights, tile0, lane, count - 1, d);
               }
-            }
-            if (++turn == parts) turn = 0;
+              next += parts;
+            } while (next < here);
+            if constexpr (STEP > 0) wgmma_wait<0>();
+            __syncwarp();
           }
-          if constexpr (STEP > 0) wgmma_wait<0>();
-          __syncwarp();
           if (lane == 0) barrier_arrive(empty0 + at.slot * 8);
         }
       };
+      // A warpgroup that multiplies in every stage gives it back under the products of the next: the tensor cores never drain.
+      auto walk_all = [&](auto step) {
+        uint32_t previous = 0;
+        for (int unit = 0, u = 0; unit < mine.units; ++unit) {
+          const uint32_t slot = ring + at.slot * args.slot_bytes;
+          if (u == 0) barrier_wait(full0 + at.slot * 8, at.parity);
+          w4_stage_wgmma<T, true, N, MT, decltype(step)::value, true, Weights>(128, tile_bytes, slot + u * N * 256, slot + stage_units * N * 256 + u * Unit<128>::bytes, tile0, tile_step, blocks_mine, count - 1, 0, 2,
+                                                                         lane, d, [&] { if (previous && lane == 0) barrier_arrive(previous); });
+          previous = 0;
+          if (++u < stage_units && unit + 1 < mine.units) continue;
+          previous = empty0 + at.slot * 8;
+          at.advance(args.slots);
+          u = 0;
+        }
+        wgmma_wait<0>();
+        if (previous && lane == 0) barrier_arrive(previous);
+      };
       if constexpr (STEP > 0) {
-        walk(W4Tiles<MT>{});
+        if (parts == 1 && blocks_mine > 0) walk_all(W4Tiles<STEP>{});
+        else walk(W4Tiles<MT>{});
 #pragma unroll
         for (int m = 0; m < MT; ++m)
 #pragma unroll
@@ -308,12 +355,13 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
       else walk(W4Tiles<MT>{});
 
       if (thread == 0) chain_mark(args, i, 2);
+      const ChainOutput output(p);
       // Factors and bias of what a lane has of a tile; `low`, `high`: its rows' factors.
       auto scaled = [&](const float4& sum, int tile, float low, float high, int row, float (&v)[4]) {
-        const float even = p.squares ? own.row_factors[row] : 1.f, odd = p.squares ? own.row_factors[row + 1] : 1.f;
+        const float even = output.normed ? own.row_factors[row] : 1.f, odd = output.normed ? own.row_factors[row + 1] : 1.f;
         v[0] = sum.x * low * even; v[1] = sum.y * low * odd; v[2] = sum.z * high * even; v[3] = sum.w * high * odd;
-        if (p.bias) {
-          const float bias_low = __ldg(p.bias + (p.gated ? tile * 8 + g : tile * 16 + g)), bias_high = __ldg(p.bias + (p.gated ? p.out / 2 + tile * 8 + g : tile * 16 + g + 8));
+        if (output.bias) {
+          const float bias_low = __ldg(output.bias + (output.gated ? tile * 8 + g : tile * 16 + g)), bias_high = __ldg(output.bias + (output.gated ? output.out / 2 + tile * 8 + g : tile * 16 + g + 8));
           v[0] += bias_low; v[1] += bias_low; v[2] += bias_high; v[3] += bias_high;
         }
       };
@@ -354,7 +402,7 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
           for (int j = mine0; j < mine1; ++j) {
             float v[4];
             scaled(chain_load_sums(sums + (tile * half + j - mine0) * 512 + lane * 16), first + tile, low, high, j * 8 + 2 * t, v);
-            chain_store<T, N, false>(p, args.rows, j * 8, first + tile, v, v, 0, 0);
+            chain_store<T, N, false>(output, args.rows, j * 8, first + tile, v, v, 0, 0);
           }
         }
         ++exchanged;
@@ -387,20 +435,22 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
           multipliers_sync<workers * 32>();
           const int theirs = (count - (rank ^ 1) + 1) / 2;
 #pragma unroll 1
-          for (int job = warp; job < theirs * width; job += workers) {
-            const int f = job / width, j = job - f * width;
-            const float4 sum = added(2 * f + (rank ^ 1), j);
-            chain_send16(to + (f * live + j0 + j) * 512, to_met, sum.x, sum.y, sum.z, sum.w);
+          for (ChainJobs job = jobs; job.f < theirs; job.advance()) {
+            if (job.j >= width) continue;
+            const float4 sum = added(2 * job.f + (rank ^ 1), job.j);
+            chain_send16(to + (job.f * live + j0 + job.j) * 512, to_met, sum.x, sum.y, sum.z, sum.w);
           }
           if (p.squares && c == 0) barrier_wait(row_factors_full, normed & 1);
           bool met_yet = false;
+          int number = 0;
 #pragma unroll 1
-          for (int job = warp; job < finishes * width; job += workers) {
-            const int f = job / width, j = job - f * width, tile = first + 2 * f + rank, row = (j0 + j) * 8 + 2 * t;
+          for (ChainJobs job = jobs; job.f < finishes; job.advance(), ++number) {
+            const int f = job.f, j = job.j, tile = first + 2 * f + rank, row = (j0 + j) * 8 + 2 * t;
+            if (j >= width) continue;
             float old[4];
-            if (c == 0 && job < early * workers) {
+            if (c == 0 && number < early) {
 #pragma unroll
-              for (int k = 0; k < 4; ++k) old[k] = job < workers ? old_early[0][k] : old_early[early - 1][k];
+              for (int k = 0; k < 4; ++k) old[k] = number == 0 ? old_early[0][k] : old_early[early - 1][k];
             } else {
               fetch_residual(f, j0 + j, old);
             }
@@ -410,7 +460,7 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
             met_yet = true;
             float v[4];
             scaled(chain_add(mine, chain_load_sums(inbox + (f * live + j0 + j) * 512 + lane * 16)), tile, own.factors[f * 16 + g], own.factors[f * 16 + g + 8], row, v);
-            chain_store<T, N, true>(p, args.rows, (j0 + j) * 8, tile, v, old, own.norms[f * 16 + g], own.norms[f * 16 + g + 8]);
+            chain_store<T, N, true>(output, args.rows, (j0 + j) * 8, tile, v, old, own.norms[f * 16 + g], own.norms[f * 16 + g + 8]);
           }
           if (!met_yet) barrier_wait(met, exchanged / 2 & 1);  // it is used again
         }

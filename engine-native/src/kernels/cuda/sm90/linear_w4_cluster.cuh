@@ -303,8 +303,9 @@ __device__ __forceinline__ void w4_stage_mma_scaled(int unit_bytes, uint32_t x, 
 }
 
 // One stage by wgmma, STEP 16-wide steps of k between two commits: blocks of four tiles from `column` on, every
-// COLUMNS-th; of each the halves [half_begin, half_end) of k. `free_previous` is called when the stage before is done.
-template <class T, bool G128, int N, int MT, int STEP, class Weights = W4Exact<T>, class Free>
+// COLUMNS-th; of each the halves [half_begin, half_end) of k. BOTH: the words of both halves are read at once, for whom there
+// are registers. `free_previous` is called when the stage before is done.
+template <class T, bool G128, int N, int MT, int STEP, bool BOTH = false, class Weights = W4Exact<T>, class Free>
 __device__ __forceinline__ void w4_stage_wgmma(int group, int unit_bytes, uint32_t x, uint32_t weights, int tile, int tile_step, int blocks, int last, int half_begin, int half_end, uint32_t lane,
                                                float (&d)[MT][N / 2], Free&& free_previous) {
   const uint32_t g = lane / 4, x_low = descriptor_low(x);
@@ -315,12 +316,14 @@ __device__ __forceinline__ void w4_stage_wgmma(int group, int unit_bytes, uint32
     const uint32_t from = weights + min(m * tile_step + tile, last) * unit_bytes;
     Weights group_weights;
     auto constants = [&](int at, int groups) { group_weights.load(shared_load4(from + 1024 + at * 32 + g * 4), shared_load1(from + 1024 + groups * 32 + at * 8 + g)); };
+    uint4 halves[2];
+    if constexpr (BOTH) { halves[0] = shared_load16(from + lane * 16); halves[1] = shared_load16(from + 512 + lane * 16); }
     if constexpr (G128) constants(0, 1);
     uint32_t a[2 * STEP][4];  // two turns' worth
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if (half < half_begin || half >= half_end) continue;
-      const uint4 v = shared_load16(from + half * 512 + lane * 16);
+      const uint4 v = BOTH ? halves[half] : shared_load16(from + half * 512 + lane * 16);
       const uint32_t words[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
       for (int s = 0; s < 4; s += STEP) {
