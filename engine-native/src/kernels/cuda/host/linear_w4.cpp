@@ -70,12 +70,13 @@ RowsPlan plan_rows(const LinearSpec& s, const Layout& layout, int rows, int mult
   constexpr int warps = 16;
   if (rows > t.rows_max || rows * (layout.k_padded * 2 + 64) > t.rows_x_bytes) return {0, 0, 0, 0};
   const int per_block = divide_up(layout.tiles, multiprocessors), pairs = divide_up(rows, 2);
-  const int pass = std::min(per_block, std::max(1, 16 / pairs));
-  const int fixed = pass * warps * 8 * pairs * 16 + layout.k_padded / s.group * 32 + rows * (layout.k_padded * 2 + 64);
-  auto bytes = [&](int stages) { return warps * stages * layout.unit_bytes + fixed; };
-  const int half = limit / 2 - 1536;  // what the system keeps a block, and the barriers
-  const int stages = t.rows_stages == 5 && bytes(5) <= limit && (bytes(5) <= half || bytes(3) > half) ? 5 : 3;
-  return {bytes(stages) <= limit ? bytes(stages) : 0, stages, std::min(layout.tiles, multiprocessors), pass};
+  const int tile_sums = warps * 8 * pairs * 16, x_bytes = layout.k_padded / s.group * 32 + rows * (layout.k_padded * 2 + 64);
+  int pass = std::min(per_block, std::max(1, 16 / pairs));
+  auto bytes = [&](int stages) { return warps * stages * layout.unit_bytes + pass * tile_sums + x_bytes; };
+  const int room = limit - 640, half = limit / 2 - 1536;  // less barriers and squares, and of half what the system keeps a block
+  while (pass > 1 && bytes(3) > room) --pass;
+  const int stages = t.rows_stages == 5 && bytes(5) <= room && (bytes(5) <= half || bytes(3) > half) ? 5 : 3;
+  return {bytes(stages) <= room ? bytes(stages) : 0, stages, std::min(layout.tiles, multiprocessors), pass};
 }
 
 const char* declines(const LinearSpec& s, const DeviceInfo& info) {
