@@ -95,7 +95,7 @@ __device__ __forceinline__ void decode_program(const Program& p) {
   }
   if (thread < p.sum_slots) {
     barrier_init(shared_address(control.summed + thread), program_workers);
-    barrier_init(shared_address(control.taken + thread), 1);
+    barrier_init(shared_address(control.taken + thread), program_finishers);
   }
 #if __CUDA_ARCH__ >= 900
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");

@@ -591,7 +591,8 @@ struct Finisher {
   }
 };
 
-// Finisher `which` does every program_finishers-th tile of the block. The same lane has the same column of the residual in
+// Finisher `which` does every program_finishers-th tile of the block, and waits for the others' sums, too: one that skipped them
+// could be a lap ahead, or behind, and parities do not tell laps apart. The same lane has the same column of the residual in
 // all linears that add to it (the host sees to that), so it reads what it wrote itself.
 template <class T, bool SINGLE>
 __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
@@ -611,7 +612,10 @@ __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
     if (!SINGLE) finisher.receive_norms(phase.from);
 #pragma unroll 1
     for (int tile = tiles.begin; tile < tiles.end; ++tile) {
-      if ((tile - tiles.begin) % program_finishers == which) {
+      const bool own = (tile - tiles.begin) % program_finishers == which;
+      if (!own) {
+        barrier_wait(summed + at.slot * 8, at.parity);
+      } else {
         const typename Finisher<T, SINGLE>::Output o = next;
         if (tile + program_finishers < tiles.end) next = finisher.prepare(tile + program_finishers);
         barrier_wait(summed + at.slot * 8, at.parity);
@@ -619,13 +623,17 @@ __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
         if (SINGLE && tile == tiles.begin + which) finisher.receive_norms(phase.from);
         finisher.load_norms();
         finisher.finish(tile, o, sums + at.slot * sum_bytes);
-        barrier_arrive_warp(taken + at.slot * 8);
         program_trace(index, 3 + which);
       }
+      barrier_arrive_warp(taken + at.slot * 8);
       at.next(slots);
     }
   } else {
-    for (int tile = tiles.begin; tile < tiles.end; ++tile) at.next(slots);
+    for (int tile = tiles.begin; tile < tiles.end; ++tile) {
+      barrier_wait(summed + at.slot * 8, at.parity);
+      barrier_arrive_warp(taken + at.slot * 8);
+      at.next(slots);
+    }
   }
   if (phase.reset_end > phase.reset_begin && which == 0 && tiles.begin < tiles.end) {
     // Shares by tiles, in steps of four words.
