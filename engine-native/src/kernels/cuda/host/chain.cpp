@@ -43,8 +43,10 @@ Deal deal(int tiles, int units, const ChainSize& size) {
     if (all % columns != 0) continue;
     const int mine = divide_up(work, columns), parts = all / columns;
     if (mine > most || parts > 6) continue;
-    // A tile's products, and what every warp does once a stage: its loads of the activations (wgmma has none).
-    const double cost = divide_up(std::max(1, units / ranks), parts) * (mine + (size.blocks ? 0.1 : 0.35));
+    // A tile's products; what a warp does once a unit of k, its loads of the activations (wgmma has none); what it does for a
+    // unit that is another's.
+    const double own = divide_up(std::max(1, units / ranks), parts), others = size.blocks ? 0 : units / ranks - own;
+    const double cost = own * (mine + (size.blocks ? 0.1 : 0.35)) + others * 0.4;
     if (!best.columns || cost < least) { best = {columns, parts, mine}; least = cost; }
   }
   return best;
