@@ -43,7 +43,8 @@ cu::Function CudaStream::function(const CudaKernel& kernel, int shared_bytes) {
     // The same split of L1 and shared memory for every kernel: an SM that must change it cannot overlap two kernels.
     api_->cuFuncSetAttribute(entry.function, cu::function_shared_carveout, 100);
   }
-  if (shared_bytes > 48 * 1024 && shared_bytes > entry.shared_bytes) {
+  // More than 48 KB must be asked for, the kernel's static shared memory and its alignment counted: so ask well before that.
+  if (shared_bytes > 32 * 1024 && shared_bytes > entry.shared_bytes) {
     if (cu::Result code = api_->cuFuncSetAttribute(entry.function, cu::function_max_dynamic_shared, shared_bytes)) { fail(cu::error(code, kernel.name)); return nullptr; }
     entry.shared_bytes = shared_bytes;
   }

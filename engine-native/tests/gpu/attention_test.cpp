@@ -214,6 +214,8 @@ TEST(Attention, DecodeShort) {
     for (int longest : {100, 1024}) each_shape([&](const AttentionSpec& s, int i) { check_decode(s, i, longest, 4, label); });
     check_attention(shape(32, 32, 128, DType::f16, KvFormat::f16), {{160, 1}}, 0, "cuda/sm80/mma", label);
     check_attention(shape(32, 8, 128, DType::bf16, KvFormat::int8), {{0, 1}, {15, 1}}, 1, "cuda/sm80/mma", label);
+    // Seven heads of 64 by eight blocks a pair take exactly 48 KB, beside what is static.
+    check_attention(shape(14, 2, 64, DType::f16, KvFormat::f16), {{160, 1}, {31, 1}}, 0, "cuda/sm80/mma", label);
   }
   kernels::cuda::tuning() = before;
 }
