@@ -107,7 +107,7 @@ int head_tiles(const AttentionSpec& s) { return divide_up(s.heads / s.kv_heads, 
 // Short contexts (sm80/attention_short.cuh): blocks that share a pair (sequence, head tile), 0: not for this step.
 // releases_early: the next linear may come in beside them, which pays where they or pairs of them stand on all
 // multiprocessors; larger clusters leave some empty, where the linear's blocks double up (7B, one row: 2,341 us a step against 1,786).
-constexpr int short_resident = 16;  // warps of it that a multiprocessor's registers hold
+constexpr int short_resident_warps = 16;  // warps of it that a multiprocessor's registers hold
 struct ShortPlan { int ranks, warps, stages, shared_bytes; bool releases_early; };
 // Mirrors attention_short: every warp has its ring, its scratch and its place in the inboxes of all ranks.
 int short_shared_bytes(int size, bool int8, int heads_of_tile, int ranks, int warps, int stages) {
@@ -124,10 +124,10 @@ ShortPlan plan_short(const AttentionSpec& s, const Batch& b, const CudaStream& s
   const int pairs = b.sequences * s.kv_heads * head_tiles(s), places = stream.multiprocessors(), crowd = divide_up(pairs, places);
   if (b.max_rows > 1 || b.rows != b.sequences || b.max_context > tuning().short_context || s.head_dim > 128 || crowd > tuning().short_pairs) return {};
   // Every warp prepares the queries: more pairs than are resident get fewer warps. One alone would be slow with the longest context.
-  const int warps = crowd <= short_resident / 4 ? 4 : 2;
+  const int warps = crowd <= short_resident_warps / 4 ? 4 : 2;
   int ranks = 1;
   while (stream.hopper() && ranks < tuning().short_ranks && pairs * ranks * 2 <= places) ranks *= 2;
-  const int limit = stream.shared_limit() / std::min(crowd, short_resident / warps);
+  const int limit = stream.shared_limit() / std::min(crowd, short_resident_warps / warps);
   return fit_short(s.head_dim <= 64 ? 0 : 1, s.kv == KvFormat::int8, std::min(decode_heads, s.heads / s.kv_heads), ranks, warps, limit, crowd > 1);
 }
 
