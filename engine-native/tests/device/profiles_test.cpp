@@ -20,6 +20,9 @@ TEST(Profiles, StepsThatAreOneKernelCanBeSwitchedOff) {
   EXPECT_EQ(program_rows(profile("h200")), 4);
   EXPECT_EQ(program_rows(profile("orin-agx")), 2);
   EXPECT_EQ(program_rows(profile("rtx-4090")), 1);
+  DeviceProfile other = profile("h200");  // an H100
+  other.name = "computed";
+  EXPECT_EQ(program_rows(other), 4);
   ::setenv("HEARTH_DECODE_PROGRAM", "off", 1);
   EXPECT_EQ(program_rows(profile("h200")), 0);
   EXPECT_EQ(program_rows(profile("orin-agx")), 0);
