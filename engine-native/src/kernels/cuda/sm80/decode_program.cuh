@@ -2,13 +2,13 @@
 // memory never waits for a kernel to end and the next to begin. Four kinds of warps, each walking the phases on its own:
 //   one or two load weights and KV history into the ring, far ahead of all      decode_program_ring.cuh
 //   sixteen multiply, or attend                                                 decode_program_linear.cuh, _attention.cuh
-//   two add up the multipliers' sums and store the outputs of linears           decode_program_linear.cuh
+//   two add up the multipliers' sums and store the outputs of linears           decode_program_finish.cuh
 // Blocks hand activations to one another word by word (decode_program_exchange.cuh); nowhere do all of them meet.
 // Used on Hopper with bulk copies (BULK) and from sm_80 on with cp.async.
 #pragma once
 
 #include "kernels/cuda/sm80/decode_program_attention.cuh"
-#include "kernels/cuda/sm80/decode_program_linear.cuh"
+#include "kernels/cuda/sm80/decode_program_finish.cuh"
 
 namespace hearth::kernels::cuda {
 
@@ -97,9 +97,7 @@ __device__ __forceinline__ void decode_program(const Program& p) {
     barrier_init(shared_address(control.summed + thread), program_workers);
     barrier_init(shared_address(control.taken + thread), program_finishers);
   }
-#if __CUDA_ARCH__ >= 900
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-#endif
+  barriers_initialised();
   if (thread < static_cast<int>(sizeof(control.zeros) / sizeof(uint4))) control.zeros[thread] = make_uint4(0, 0, 0, 0);
   if (warp == 1) describe_step(p, control);
   if (warp == 2) copy_words(&control.attention, &p.attention, sizeof(AttentionArgs), lane, 32);

@@ -17,6 +17,18 @@ constexpr int finishing_threads = worker_threads + program_finishers * 32;  // w
 __device__ __forceinline__ void barrier_init(uint32_t barrier, int count) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }
+// After them: others, and the copy engine, may use the barriers.
+__device__ __forceinline__ void barriers_initialised() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
+// Arrives, and has the barrier wait for so many bytes more.
+__device__ __forceinline__ void barrier_expect(uint32_t barrier, int bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+#endif
+}
 __device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("{\n.reg .pred done;\nwait:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra wait;\n}" ::"r"(barrier), "r"(parity) : "memory");
@@ -211,9 +223,6 @@ struct Loader {
     const int slot = at.slot - 2;
     return slot < 0 ? barrier_passed(empty + (slot + p.slots) * 8, at.parity ^ 1) : barrier_passed(empty + slot * 8, at.parity);
   }
-  __device__ __forceinline__ void expect(uint32_t barrier, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-  }
   __device__ __forceinline__ void copy_bulk(uint32_t to, const char* from, int bytes, uint32_t barrier) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from), "r"(bytes), "r"(barrier), "l"(policy) : "memory");
   }
@@ -227,7 +236,7 @@ struct Loader {
 #if __CUDA_ARCH__ >= 900
       const uint32_t barrier = full + at.slot * 8;
       if (lane == 0) {
-        expect(barrier, bytes);
+        barrier_expect(barrier, bytes);
         copy_bulk(to, from, bytes, barrier);
       }
       __syncwarp();
@@ -260,7 +269,7 @@ struct Loader {
         if constexpr (BULK) {
 #if __CUDA_ARCH__ >= 900
           const uint32_t barrier = full + at.slot * 8;
-          if (lane == 0) expect(barrier, 16 * bytes);
+          if (lane == 0) barrier_expect(barrier, 16 * bytes);
           __syncwarp();
           if (lane < 16) copy_bulk(to + lane * (bytes + 64), from + (static_cast<int64_t>(lane) * l.in + k) * 2, bytes, barrier);
           __syncwarp();
@@ -335,7 +344,7 @@ struct Loader {
           if constexpr (BULK) {  // copies are issued one after the other, some 100 cycles each: two (of int8 four) a KV block
             const uint32_t barrier = full + at.slot * 8;
             if (lane == 0) {
-              if (i == 0) expect(barrier, count * (2 * bytes + (int8 ? 2 * kv_tokens * 4 : 0)));
+              if (i == 0) barrier_expect(barrier, count * (2 * bytes + (int8 ? 2 * kv_tokens * 4 : 0)));
               copy_kept(to, k_from, bytes, barrier);
               copy_kept(to + bytes, v_from, bytes, barrier);
               if (int8) {
