@@ -9,6 +9,7 @@
 // The pieces (queries, products, copies) are that kernel's.
 #pragma once
 
+#include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/sm80/attention_decode_merge.cuh"
 #include "kernels/cuda/sm80/decode_program_ring.cuh"
 
@@ -18,34 +19,17 @@ constexpr int short_warps = 4, short_resident = 4;  // of a block at most, and b
 
 // ---- Blocks of a cluster (sm_90; elsewhere a pair has one block) ------------------------------------------------------------
 
-__device__ __forceinline__ void cluster_begin() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("fence.mbarrier_init.release.cluster;\nbarrier.cluster.arrive.release.aligned;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void cluster_begun() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void barrier_expect_bytes(uint32_t barrier, int bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-#endif
-}
 // 16 or 8 bytes to `address` of a block, counted by the barrier there.
 __device__ __forceinline__ void cluster_send(uint32_t address, uint32_t barrier, int rank, float4 v) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("{\n.reg .u32 a, b;\nmapa.shared::cluster.u32 a, %0, %2;\nmapa.shared::cluster.u32 b, %1, %2;\n"
-      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [a], {%3, %4, %5, %6}, [b];\n}"
-      ::"r"(address), "r"(barrier), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%2, %3, %4, %5}, [%1];"
+      ::"r"(address_in(address, rank)), "r"(address_in(barrier, rank)), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
 #endif
 }
 __device__ __forceinline__ void cluster_send(uint32_t address, uint32_t barrier, int rank, float2 v) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("{\n.reg .u32 a, b;\nmapa.shared::cluster.u32 a, %0, %2;\nmapa.shared::cluster.u32 b, %1, %2;\n"
-      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [a], {%3, %4}, [b];\n}"
-      ::"r"(address), "r"(barrier), "r"(rank), "f"(v.x), "f"(v.y) : "memory");
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%2, %3}, [%1];"
+      ::"r"(address_in(address, rank)), "r"(address_in(barrier, rank)), "f"(v.x), "f"(v.y) : "memory");
 #endif
 }
 
@@ -168,13 +152,14 @@ __device__ __forceinline__ void attention_short(const AttentionArgs& p) {
   if (ranks > 1) {
     if (threadIdx.x == 0) {
       barrier_init(shared_address(&arrived), 1);
-      barrier_expect_bytes(shared_address(&arrived), inbox.bytes());
+      barrier_expect(shared_address(&arrived), inbox.bytes());
     }
-    cluster_begin();
+    barriers_initialised();
+    cluster_arrive();
   }
   for (int i = 0; i < p.stages; ++i) history.load(i);
   queries.make_row();
-  if (ranks > 1) cluster_begun();
+  if (ranks > 1) cluster_wait();
   wait_predecessors();
   if (context == 0) {  // an empty slot of a bucket
     for (int i = threadIdx.x; rank == 0 && i < heads.live(tile) * p.head_dim; i += blockDim.x) static_cast<T*>(p.out)[row * p.out_stride + heads.first(tile) * p.head_dim + i] = from_float<T>(0.f);

@@ -3,6 +3,7 @@
 // ring fills with the next tile while this one's results are stored.
 #pragma once
 
+#include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/epilogue.cuh"
 #include "kernels/cuda/sm90/dense_tile.cuh"
 #include "kernels/cuda/sm90/tile_store.cuh"
@@ -134,13 +135,6 @@ template <int BN> __device__ __forceinline__ void add_parts(const HopperArgs& ar
 
 // ---- Two blocks that share K ----
 
-__device__ __forceinline__ void cluster_sync() { asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory"); }
-// The same place in another block's shared memory.
-__device__ __forceinline__ uint32_t peer_address(uint32_t address, uint32_t rank) {
-  uint32_t peer;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(peer) : "r"(address), "r"(rank));
-  return peer;
-}
 // 16 bytes to a block of the cluster, counted by the barrier there: nobody needs a fence.
 __device__ __forceinline__ void send16(uint32_t address, uint32_t barrier, const float* v) {
   asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%2, %3, %4, %5}, [%1];"
@@ -153,7 +147,7 @@ template <int BN> constexpr int stream_half_bytes = dense_bm * BN / 2 * 4;
 // two is the same in either order.
 template <int BN> __device__ __forceinline__ void exchange_halves(uint32_t from, uint32_t arrived, const float (&d)[BN / 2], float (&half)[BN / 4]) {
   const int rank = blockIdx.x % 2;
-  const uint32_t mine = (threadIdx.x - 128) * 16, to = peer_address(from + mine, rank ^ 1), barrier = peer_address(arrived, rank ^ 1);
+  const uint32_t mine = (threadIdx.x - 128) * 16, to = address_in(from + mine, rank ^ 1), barrier = address_in(arrived, rank ^ 1);
 #pragma unroll
   for (int i = 0; i < BN / 16; ++i) {
     float give[4];

@@ -6,6 +6,7 @@
 // order of K.
 #pragma once
 
+#include "kernels/cuda/cluster.cuh"
 #include "kernels/cuda/hopper_params.h"
 #include "kernels/cuda/sm80/linear_rows_w4.cuh"
 #include "kernels/cuda/sm90/wgmma.cuh"
@@ -18,13 +19,6 @@ constexpr int w4_cluster_stages_max = 12, w4_factor_tiles = 32;
 
 __device__ __forceinline__ uint32_t cluster_rank() { uint32_t v; asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(v)); return v; }
 __device__ __forceinline__ uint32_t cluster_size() { uint32_t v; asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(v)); return v; }
-__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
-__device__ __forceinline__ uint32_t address_in(uint32_t address, uint32_t rank) {
-  uint32_t v;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(v) : "r"(address), "r"(rank));
-  return v;
-}
 __device__ __forceinline__ float4 cluster_load16(uint32_t address) {
   float4 v;
   asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(address) : "memory");
@@ -414,7 +408,7 @@ __device__ __forceinline__ void linear_w4_cluster(const W4ClusterArgs& args) {
       if (thread == WORKERS * 32) loader.feed(pass);
       __syncwarp();
       // The cluster reads this block's sums from the ring before the next pass's weights go there.
-      if (share.ranks > 1) { cluster_arrive(); cluster_wait(); cluster_arrive(); cluster_wait(); }
+      if (share.ranks > 1) { cluster_sync(); cluster_sync(); }
     }
     return;
   }
@@ -518,12 +512,10 @@ __device__ __forceinline__ void linear_w4_cluster(const W4ClusterArgs& args) {
       w4_finish<N>(p, share, factors, WORKERS, halves, sums, first, count, row0, warp);
       continue;
     }
-    cluster_arrive();
-    cluster_wait();
+    cluster_sync();
     w4_finish<N>(p, share, factors, WORKERS, halves, sums, first, count, row0, warp);
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // the copy engine writes here next
-    cluster_arrive();
-    cluster_wait();
+    cluster_sync();
   }
 }
 
