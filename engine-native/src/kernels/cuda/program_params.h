@@ -29,6 +29,7 @@ constexpr int sum_pitch = program_workers + 4;
 HEARTH_HOST_DEVICE constexpr int program_sum_bytes(int rows) { return rows * 16 * sum_pitch * 4; }
 // Rows for which a product has columns, and shared memory room.
 HEARTH_HOST_DEVICE constexpr int program_columns(int rows) { return rows <= 2 ? 2 : program_rows_max; }
+constexpr int program_trace_at = 3 << 20, program_trace_all_at = program_trace_at + (1 << 16);  // words of the exchange: a block's points, all blocks'
 constexpr int program_sum_slots_max = 8;
 
 // What the linears of all layers have in common, kept once. group 0: dense, 16 bits.

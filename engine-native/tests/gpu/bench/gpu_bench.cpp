@@ -1,6 +1,6 @@
 // hearth-gpu-bench: what each CUDA op takes in place, and whole layer chains of the Llama shapes in captured graphs,
 // beside the limits measured in the same process. Predicts what hearth-bench measures through the runtime.
-//   hearth-gpu-bench [--profile NAME] [--shape 7b|8b|1b] [--batches 2,64] [--what decode,batch,prefill,ops,parts,pass,tune,context,fp16,sample]
+//   hearth-gpu-bench [--profile NAME] [--shape 7b|8b|3b|1b] [--batches 2,64] [--what decode,batch,prefill,ops,parts,pass,tune,context,fp16,sample]
 //                    (attention: decode attention alone) [--rows 4,16] [--contexts 160,2048 (of decode)] [--set 'ranks=2,prefetch=64;ranks=4' (each in turn)]
 #include <chrono>
 #include <cmath>
@@ -18,6 +18,7 @@
 #include "kernels/cuda/host/hopper.h"
 #include "kernels/cuda/host/tuning.h"
 #include "kernels/cuda/host/probe.h"
+#include "kernels/cuda/program_params.h"
 
 using namespace hearth;
 using namespace hearth::ops;
@@ -38,7 +39,7 @@ void* take(size_t bytes, MemoryKind kind = MemoryKind::workspace) {
 }
 
 struct Shape { const char* name; int width, layers, heads, kv_heads, dim, ffn, vocabulary; };
-const Shape shapes[] = {{"7b", 4096, 32, 32, 32, 128, 11008, 32000}, {"8b", 4096, 32, 32, 8, 128, 14336, 128256}, {"1b", 2048, 16, 32, 8, 64, 8192, 32000}};
+const Shape shapes[] = {{"7b", 4096, 32, 32, 32, 128, 11008, 32000}, {"8b", 4096, 32, 32, 8, 128, 14336, 128256}, {"3b", 2560, 32, 20, 20, 128, 6912, 32000}, {"1b", 2048, 16, 32, 8, 64, 8192, 32000}};
 
 // A linear bound to an implementation, with weights for `copies` layers.
 struct Linear {
@@ -236,10 +237,9 @@ std::vector<std::string> split(const std::string& text, char separator) {
 // of an attention: begun, queries here, blocks done, -, -, merged. Then: all loaded; and how long the loader waited for copies
 // to land and for room, a worker for weights and for room for its sums.
 void bench_trace(const std::function<void()>& step) {
-  kernels::cuda::tuning().program_rows = 1;
   median_us(step, 20);
   std::vector<long long> at(64 * 16);
-  need(gpu->download(at.data(), device::cuda(gpu->stream()).exchange() + (1 << 20), at.size() * 8));
+  need(gpu->download(at.data(), device::cuda(gpu->stream()).exchange() + kernels::cuda::program_trace_at, at.size() * 8));
   need(gpu->stream().synchronize());
   long long before = at[0];
   for (int i = 0; i < 64; ++i) {
@@ -256,7 +256,7 @@ void bench_trace(const std::function<void()>& step) {
   // All blocks by their common clock, in ns since the first of them began the phase: first, median, last.
   const int blocks = gpu->info().threads;
   std::vector<long long> all(static_cast<size_t>(64) * 6 * blocks);
-  need(gpu->download(all.data(), device::cuda(gpu->stream()).exchange() + (1 << 21), all.size() * 8));
+  need(gpu->download(all.data(), device::cuda(gpu->stream()).exchange() + kernels::cuda::program_trace_all_at, all.size() * 8));
   need(gpu->stream().synchronize());
   for (int i = 9; i < 21; ++i) {
     std::printf("phase %2d:", i);
@@ -380,10 +380,12 @@ int main(int argc, char** argv) {
     std::fflush(stdout);
     return us;
   };
-  if (wants(what, "trace")) {
-    const Batch bt = model.batch(1, 1, 160);
-    bench_trace([&] { model.step(bt); });
-  }
+  if (what == "trace")
+    for (int n : batches) {
+      std::printf("trace of batch %d\n", n);
+      const Batch bt = model.batch(n, 1, 160);
+      bench_trace([&] { model.step(bt); });
+    }
   if (wants(what, "chaintrace"))
     for (int n : batches) {
       const Batch bt = model.batch(n, 1, 192);

@@ -94,17 +94,17 @@ __device__ __forceinline__ const ProgramShape& program_shape(int i) { return rei
 __device__ __forceinline__ const LinearShape& linear_shape(const ProgramPhase& phase) { return program_shape(phase.shape).linear; }
 
 // HEARTH_PROGRAM_TRACE: when a phase's points were passed in one block, and how long was waited in it, for
-// hearth-gpu-bench --what trace.
+// hearth-gpu-bench --what trace. Kept in the exchange behind what any benched step has words for.
 #ifdef HEARTH_PROGRAM_TRACE
 __device__ __forceinline__ void program_trace(int phase, int point, long long value) {
-  if (blockIdx.x == HEARTH_PROGRAM_TRACE && threadIdx.x % 32 == 0 && phase < 64) reinterpret_cast<long long*>(program_control().exchange + (1 << 20))[phase * 16 + point] = value;
+  if (blockIdx.x == HEARTH_PROGRAM_TRACE && threadIdx.x % 32 == 0 && phase < 64) reinterpret_cast<long long*>(program_control().exchange + program_trace_at)[phase * 16 + point] = value;
 }
 // Points 0 to 5 of all blocks also by the clock that they share.
 __device__ __forceinline__ void program_trace(int phase, int point) {
   program_trace(phase, point, clock64());
   long long now;
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
-  if (threadIdx.x % 32 == 0 && phase < 64 && point < 6) reinterpret_cast<long long*>(program_control().exchange + (1 << 21))[(phase * 6 + point) * gridDim.x + blockIdx.x] = now;
+  if (threadIdx.x % 32 == 0 && phase < 64 && point < 6) reinterpret_cast<long long*>(program_control().exchange + program_trace_all_at)[(phase * 6 + point) * gridDim.x + blockIdx.x] = now;
 }
 struct TraceWait {
   long long sum = 0, since = 0;
