@@ -203,6 +203,8 @@ TEST(Program, StepMatchesItsOps) {
   check_step({2048, 30, 1, 64, 1024, 64, 0, DType::f16, KvFormat::f16, false, false, 6000}, {40});
   check_step({4096, 32, 32, 128, 11008, 128, 0, DType::f16, KvFormat::f16}, {300});
   check_step({4096, 32, 32, 128, 11008, 128, 0, DType::f16, KvFormat::f16}, {150, 160});
+  // Several rows' activations in more than two batches, the last of them not whole.
+  check_step({2048, 16, 16, 128, 9600, 64, 0, DType::f16, KvFormat::f16}, {40, 7, 200});
   check_step({4096, 32, 8, 128, 14336, 128, 0, DType::bf16, KvFormat::bf16}, {1200, 64, 0, 333});
 }
 

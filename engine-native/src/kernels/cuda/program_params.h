@@ -15,9 +15,10 @@ namespace hearth::kernels::cuda {
 enum : int { phase_linear = 0, phase_attention = 1 };
 
 constexpr int program_workers = 16;                              // warps that multiply
-constexpr int program_finishers = 2;                             // warps that add up their sums and store
-constexpr int program_loaders = 2;                               // warps that load; one is enough with bulk copies
-constexpr int program_threads = (program_workers + program_finishers + program_loaders) * 32;
+// Warps that load, one with bulk copies, two otherwise; the other ones of four add up the workers' sums and store.
+HEARTH_HOST_DEVICE constexpr int program_loaders(bool bulk) { return bulk ? 1 : 2; }
+HEARTH_HOST_DEVICE constexpr int program_finishers(bool bulk) { return 4 - program_loaders(bulk); }
+constexpr int program_threads = (program_workers + 4) * 32;
 constexpr int program_rows_max = 4;
 constexpr int program_heads = 8;                                 // query heads of one attention item
 constexpr int program_slots_max = 24, program_phases_max = 320, program_shapes_max = 12;

@@ -233,7 +233,7 @@ std::vector<std::string> split(const std::string& text, char separator) {
 #include "prefill_bench.h"
 
 // Where a block of the decode program passed which point, in cycles since the phase before was done (kernels built with
-// HEARTH_PROGRAM_TRACE=block). Points of a linear: first weights here, activations here, multiplied, stored (two finishers);
+// HEARTH_PROGRAM_TRACE=block). Points of a linear: first weights here, activations here, multiplied, stored (by each finisher, its last tile);
 // of an attention: begun, queries here, blocks done, -, -, merged. Then: all loaded; and how long the loader waited for copies
 // to land and for room, a worker for weights and for room for its sums.
 void bench_trace(const std::function<void()>& step) {

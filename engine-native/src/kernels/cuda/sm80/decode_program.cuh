@@ -2,7 +2,7 @@
 // memory never waits for a kernel to end and the next to begin. Four kinds of warps, each walking the phases on its own:
 //   one or two load weights and KV history into the ring, far ahead of all      decode_program_ring.cuh
 //   sixteen multiply, or attend                                                 decode_program_linear.cuh, _attention.cuh
-//   two add up the multipliers' sums and store the outputs of linears           decode_program_finish.cuh
+//   two or three add up the multipliers' sums and store the outputs of linears  decode_program_finish.cuh
 // Blocks hand activations to one another word by word (decode_program_exchange.cuh); nowhere do all of them meet.
 // Used on Hopper with bulk copies (BULK) and from sm_80 on with cp.async.
 #pragma once
@@ -22,6 +22,7 @@ __device__ __forceinline__ void describe_places(const Program& p, ProgramControl
   control.x_rows = control.x + p.group_sums_bytes;
   control.x_stride = p.x_stride; control.unit_sums = p.unit_sums;
   control.turns_of = nullptr;
+  control.begun = 0;
   control.items = control.attending = 0;
   if (!a.row_begin) return;
   control.per_kv = a.heads / a.kv_heads;
@@ -72,16 +73,17 @@ __device__ __forceinline__ void copy_words(void* to, const void* from, int bytes
 }
 
 // The last block to end puts back what is left of the exchange: every other has read all it wanted.
+template <bool BULK>
 __device__ __forceinline__ void end_program(const Program& p, ProgramControl& control) {
-  all_but_loader_meet();
+  all_but_loaders_meet<BULK>();
   if (threadIdx.x == 0) {
     __threadfence();
     control.last = atomicAdd(p.ended, 1) == static_cast<int>(gridDim.x) - 1;
     if (control.last) *p.ended = 0;
     __threadfence();
   }
-  all_but_loader_meet();
-  if (control.last) exchange_reset(p.exchange, p.reset_begin, p.reset_end, threadIdx.x, finishing_threads);
+  all_but_loaders_meet<BULK>();
+  if (control.last) exchange_reset(p.exchange, p.reset_begin, p.reset_end, threadIdx.x, finishing_threads(BULK));
 }
 
 template <class T, bool BULK>
@@ -89,13 +91,14 @@ __device__ __forceinline__ void decode_program(const Program& p) {
   ProgramControl& control = program_control();
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
   const int ring_at = program_ring_at(p.phases);
+  constexpr int finishers = program_finishers(BULK);
   if (thread < p.slots) {
-    barrier_init(shared_address(control.full + thread), BULK ? 1 : program_loaders * 32);
+    barrier_init(shared_address(control.full + thread), BULK ? 1 : program_loaders(BULK) * 32);
     barrier_init(shared_address(control.empty + thread), program_workers);
   }
   if (thread < p.sum_slots) {
     barrier_init(shared_address(control.summed + thread), program_workers);
-    barrier_init(shared_address(control.taken + thread), program_finishers);
+    barrier_init(shared_address(control.taken + thread), finishers);
   }
   barriers_initialised();
   if (thread < static_cast<int>(sizeof(control.zeros) / sizeof(uint4))) control.zeros[thread] = make_uint4(0, 0, 0, 0);
@@ -106,10 +109,8 @@ __device__ __forceinline__ void decode_program(const Program& p) {
     copy_words(program_shared + program_control_bytes + program_shapes_bytes, p.phase, p.phases * static_cast<int>(sizeof(ProgramPhase)), thread - 96, program_threads - 96);
   }
   __syncthreads();
-  if (warp >= program_workers + program_finishers) {
-    const int loading = thread - finishing_threads;
-    if (loading >= Loader<BULK>::lanes) return;
-    Loader<BULK> loader{p, shared_address(program_shared) + ring_at, shared_address(control.full), shared_address(control.empty), loading, 0, 0, RingPlace{}, RingPlace{}, evict_first_policy()};
+  if (warp >= program_workers + finishers) {
+    Loader<BULK> loader{p, shared_address(program_shared) + ring_at, shared_address(control.full), shared_address(control.empty), thread - finishing_threads(BULK), 0, 0, RingPlace{}, RingPlace{}, evict_first_policy()};
     loader.run();
     return;
   }
@@ -123,10 +124,11 @@ __device__ __forceinline__ void decode_program(const Program& p) {
 #pragma unroll 1
     while (at < end) {
       if (program_phase(at / next_phase).kind != phase_linear) at += next_phase;
-      else at = p.rows == 1 ? finish_phase<T, true>(at) : finish_phase<T, false>(at);
+      else if (p.rows == 1) at = finish_phase<T, 1, finishers>(at);
+      else at = p.rows == 2 ? finish_phase<T, 2, finishers>(at) : finish_phase<T, 4, finishers>(at);
     }
   }
-  end_program(p, control);
+  end_program<BULK>(p, control);
 }
 
 }  // namespace hearth::kernels::cuda

@@ -53,19 +53,14 @@ template <class V, class F> __device__ __forceinline__ V by_halves(V v, const F&
   return second ? of_second : of_first;
 }
 
+constexpr float fixed_largest = 32639;  // of which 127 * 256 + 127 is made
+
 // Eight activations of each lane: its words of two products. Half a warp has one scale.
 struct FixedPoint {
   uint2 high, low;
-  float scale;
 
-  __device__ __forceinline__ explicit FixedPoint(const float2 (&x)[4]) {
-    float most = 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) most = max_or_nan(most, max_or_nan(x[i].x, x[i].y));
-    most = __uint_as_float(by_halves(__float_as_uint(most), [](uint32_t v) { return __reduce_max_sync(0xffffffffu, v); }));
-    constexpr float largest = 32639;  // of which 127 * 256 + 127 is made
-    scale = most * (1 / largest);
-    const float inverse = reciprocal(scale);
+  // inverse: of the scale.
+  __device__ __forceinline__ FixedPoint(const float2 (&x)[4], float inverse) {
     word(x[0], x[1], inverse, high.x, low.x);
     word(x[2], x[3], inverse, high.y, low.y);
   }
@@ -85,24 +80,22 @@ struct FixedPoint {
   }
 };
 
-// Half a warp's unit of row n: lane (b, t) of the half has k 32 b + 2 t + {0, 1}, and those 8, 16 and 24 on.
-template <class T, int GROUP, int ROWS>
-__device__ __forceinline__ void keep_unit(const ActivationPlace<ROWS>& to, int n, int unit, bool live, uint4 words) {
+// Half a warp's unit of one row, in words as the exchange has them: lane (b, t) of the half has k 32 b + 2 t + {0, 1}, and those 8, 16 and 24 on.
+template <class T, int GROUP>
+__device__ __forceinline__ void keep_unit(const ActivationPlace<1>& to, int unit, bool live, uint4 words) {
   constexpr int lanes = GROUP / 8;  // of a group
   const int lane = threadIdx.x % 16, b = lane / 4, t = lane % 4;
-  const float2 values[4] = {unpack2<T>(words.x), unpack2<T>(words.y), unpack2<T>(words.z), unpack2<T>(words.w)};
-  const FixedPoint x(values);
+  const float2 values[4] = {unpack2<T>(~words.x), unpack2<T>(~words.y), unpack2<T>(~words.z), unpack2<T>(~words.w)};
+  float most = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) most = max_or_nan(most, max_or_nan(values[i].x, values[i].y));
+  most = __uint_as_float(by_halves(__float_as_uint(most), [](uint32_t v) { return __reduce_max_sync(0xffffffffu, v); }));
+  const float scale = most * (1 / fixed_largest);
+  const FixedPoint x(values, reciprocal(scale));
   if (live) {
-    char* at = to.rows + n * to.stride + unit * 256 + t * 16;
-    if constexpr (ROWS == 1) {
-      uint32_t* even = reinterpret_cast<uint32_t*>(at + b * 4);
-      even[0] = x.high.x; even[16] = x.low.x;
-      even[32] = x.high.y; even[48] = x.low.y;
-    } else {
-      at += fixed_offset(b * 32);
-      *reinterpret_cast<uint2*>(at) = x.high;
-      *reinterpret_cast<uint2*>(at + 64) = x.low;
-    }
+    uint32_t* even = reinterpret_cast<uint32_t*>(to.rows + unit * 256 + t * 16 + b * 4);
+    even[0] = x.high.x; even[16] = x.low.x;
+    even[32] = x.high.y; even[48] = x.low.y;
   }
   int sum = x.sum();
   if constexpr (lanes == 16) {
@@ -111,12 +104,102 @@ __device__ __forceinline__ void keep_unit(const ActivationPlace<ROWS>& to, int n
 #pragma unroll
     for (int d = lanes / 2; d > 0; d >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, d);
   }
-  if (live && lane % lanes == 0) {
-    char* at = to.sums + unit * to.unit_sums + lane / lanes * to.group_bytes + n * 8;
-    const uint2 scaled = make_uint2(__float_as_uint(x.scale), static_cast<uint32_t>(-sum));
-    if constexpr (ROWS == 1) *reinterpret_cast<uint4*>(at) = make_uint4(scaled.x, scaled.y, scaled.x, 0);
-    else *reinterpret_cast<uint2*>(at) = scaled;
+  if (live && lane % lanes == 0)
+    *reinterpret_cast<uint4*>(to.sums + unit * to.unit_sums + lane / lanes * to.group_bytes) = make_uint4(__float_as_uint(scale), static_cast<uint32_t>(-sum), __float_as_uint(scale), 0);
+}
+
+// The larger of each half's magnitudes, NaN where there is one.
+template <class T> __device__ __forceinline__ uint32_t larger2(uint32_t a, uint32_t b);
+template <> __device__ __forceinline__ uint32_t larger2<__half>(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+template <> __device__ __forceinline__ uint32_t larger2<__nv_bfloat16>(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+
+// What several rows reduce over half a warp is reduced together: lanes that differ in their last bits go on with different
+// rows, so that sums of four rows take five shuffles, of two rows four.
+template <int ROWS> struct RowsReduction {
+  const int lane = threadIdx.x % 32;
+  const bool odd = lane & 1, high = lane & (ROWS / 2);
+  // The row whose sum this lane has in the end.
+  __device__ __forceinline__ int row() const { return ROWS == 4 ? 2 * odd + high : odd; }
+
+  // Row row()'s sum over LANES lanes.
+  template <int LANES> __device__ __forceinline__ int sum(const int (&v)[ROWS]) const {
+    int own;
+    if constexpr (ROWS == 4) {
+      const int first = keep(v[0], v[2], odd, 1), second = keep(v[1], v[3], odd, 1);
+      own = keep(first, second, high, 2);
+    } else {
+      own = keep(v[0], v[1], odd, 1);
+    }
+#pragma unroll
+    for (int d = ROWS; d < LANES; d *= 2) own += __shfl_xor_sync(0xffffffffu, own, d);
+    return own;
   }
+  // v: magnitudes, two of each row. Scales of the rows by half a warp's largest; returned is row()'s.
+  template <class T> __device__ __forceinline__ float scales(const uint32_t (&v)[ROWS], float (&scale)[ROWS]) const {
+    uint32_t pair[ROWS / 2];  // two rows' in a word
+#pragma unroll
+    for (int j = 0; j < ROWS / 2; ++j) pair[j] = larger2<T>(__byte_perm(v[2 * j], v[2 * j + 1], 0x5410), __byte_perm(v[2 * j], v[2 * j + 1], 0x7632));
+    uint32_t own = pair[0];
+    if constexpr (ROWS == 4) own = larger2<T>(odd ? pair[1] : pair[0], __shfl_xor_sync(0xffffffffu, odd ? pair[0] : pair[1], 1));
+#pragma unroll
+    for (int d = ROWS / 2; d < 16; d *= 2) own = larger2<T>(own, __shfl_xor_sync(0xffffffffu, own, d));
+    pair[0] = own;
+    if constexpr (ROWS == 4) {
+      const uint32_t other = __shfl_xor_sync(0xffffffffu, own, 1);
+      pair[0] = odd ? other : own;
+      pair[1] = odd ? own : other;
+    }
+#pragma unroll
+    for (int j = 0; j < ROWS / 2; ++j) {
+      const float2 most = unpack2<T>(pair[j]);
+      scale[2 * j] = most.x * (1 / fixed_largest);
+      scale[2 * j + 1] = most.y * (1 / fixed_largest);
+    }
+    const float2 most = unpack2<T>(own);
+    return (high ? most.y : most.x) * (1 / fixed_largest);
+  }
+
+ private:
+  // Of two values this lane goes on with one, the one `apart` lanes on with the other.
+  static __device__ __forceinline__ int keep(int a, int b, bool second, int apart) { return (second ? b : a) + __shfl_xor_sync(0xffffffffu, second ? a : b, apart); }
+};
+
+// The same of several rows, a unit of each; of `rows` there are activations.
+template <class T, int GROUP, int ROWS>
+__device__ __forceinline__ void keep_units(const ActivationPlace<ROWS>& to, int rows, int unit, bool live, const uint4 (&words)[ROWS]) {
+  constexpr int lanes = GROUP / 8;  // of a group
+  constexpr uint32_t magnitude = 0x7fff7fffu;
+  const RowsReduction<ROWS> reduction;
+  const int lane = reduction.lane % 16, b = lane / 4, t = lane % 4;
+  uint32_t most[ROWS];
+  float scale[ROWS];
+  int sum[ROWS];
+#pragma unroll
+  for (int n = 0; n < ROWS; ++n)
+    most[n] = larger2<T>(larger2<T>(~words[n].x & magnitude, ~words[n].y & magnitude), larger2<T>(~words[n].z & magnitude, ~words[n].w & magnitude));
+  const float own_scale = reduction.template scales<T>(most, scale);
+  char* const at = to.rows + unit * 256 + t * 16 + fixed_offset(b * 32);
+#pragma unroll
+  for (int n = 0; n < ROWS; ++n) {
+    const float2 values[4] = {unpack2<T>(~words[n].x), unpack2<T>(~words[n].y), unpack2<T>(~words[n].z), unpack2<T>(~words[n].w)};
+    const FixedPoint x(values, reciprocal(scale[n]));
+    if (live && n < rows) {
+      *reinterpret_cast<uint2*>(at + n * to.stride) = x.high;
+      *reinterpret_cast<uint2*>(at + n * to.stride + 64) = x.low;
+    }
+    sum[n] = x.sum();
+  }
+  const int own_sum = reduction.template sum<lanes>(sum), n = reduction.row();
+  if (live && lane % lanes < ROWS && n < rows)
+    *reinterpret_cast<uint2*>(to.sums + unit * to.unit_sums + lane / lanes * to.group_bytes + n * 8) = make_uint2(__float_as_uint(own_scale), static_cast<uint32_t>(-own_sum));
 }
 
 // For a fused RMS norm x * weight / 16 is multiplied (16: room in f16 for residuals up to 10^6); the row's 16 / rms is
@@ -148,45 +231,81 @@ __device__ __forceinline__ void receive_row(const ProgramControl& control, int u
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
       const int unit = mine + i * 2 * program_workers;
-      if (first + i * 2 * program_workers < units) keep_unit<T, GROUP, 1>(to, 0, unit, unit < units, make_uint4(~v[i].x, ~v[i].y, ~v[i].z, ~v[i].w));
+      if (first + i * 2 * program_workers < units) keep_unit<T, GROUP>(to, unit, unit < units, v[i]);
     }
   }
   __syncwarp();
 }
 
-// The same of several rows, several reads under way.
+// What half warps read of several rows at a time: a unit of each, or two.
+template <int ROWS> struct ReceivedUnits {
+  static constexpr int count = 4 / ROWS, step = count * 2 * program_workers;  // from one batch to the next
+  const uint32_t* const from;
+  const ActivationPlace<ROWS>& to;
+  const int row_words, rows, units;
+  uint4 words[count][ROWS];
+
+  __device__ __forceinline__ bool wanted(int i, int n, int unit) const { return unit + i * 2 * program_workers < units && n < rows; }
+  __device__ __forceinline__ const uint32_t* source(int i, int n, int unit) const { return from + n * row_words + (unit + i * 2 * program_workers) * 64; }
+  __device__ __forceinline__ char* place(int i, int n, int unit) const { return to.rows + n * to.stride + (unit + i * 2 * program_workers) * 256 + threadIdx.x % 16 * 16; }
+  template <class F> __device__ __forceinline__ void each(const F& f) {
+#pragma unroll
+    for (int i = 0; i < count; ++i)
+#pragma unroll
+      for (int n = 0; n < ROWS; ++n) f(i, n, words[i][n]);
+  }
+
+  __device__ __forceinline__ void begin(int unit) {
+    each([&](int i, int n, uint4& v) {
+      const uint32_t initial = wanted(i, n, unit) ? 0 : unwanted;
+      v = make_uint4(initial, initial, initial, initial);
+    });
+  }
+  // Has a batch brought to where it will lie once it is converted.
+  __device__ __forceinline__ void copy(int first, int half) {
+    if (first < units) each([&](int i, int n, uint4&) { if (wanted(i, n, first + half)) copy16(shared_address(place(i, n, first + half)), source(i, n, first + half)); });
+    copy_commit();
+  }
+  __device__ __forceinline__ void take_copied(int unit) {
+    each([&](int i, int n, uint4& v) { if (wanted(i, n, unit)) v = *reinterpret_cast<const uint4*>(place(i, n, unit)); });
+  }
+  __device__ __forceinline__ void await(int unit) {
+    auto missing = [&] {
+      bool some = false;
+      each([&](int, int, uint4& v) { some |= !arrived(v); });
+      return some;
+    };
+    while (__any_sync(0xffffffffu, missing())) each([&](int i, int n, uint4& v) { exchange_poll(v, source(i, n, unit)); });
+  }
+};
+
+// This warp's units of several rows. Only the first batch is awaited again and again: when it is there, so is nearly
+// everything, and what follows is copied, two batches ahead of what is converted. What all blocks read (90 KB each for
+// 11,008 columns of four rows) is what takes time, so nothing is read in vain.
 template <class T, int GROUP, int ROWS>
 __device__ __forceinline__ void receive_units(const ProgramControl& control, const LinearShape& l, int from, const ActivationPlace<ROWS>& to) {
-  constexpr int batch = 4;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, half = lane / 16 * program_workers, units = l.units, rows = control.rows;
-  const uint32_t* base = control.exchange + from + lane % 16 * 4;
-  int row = 0, next = warp;  // of the batch's next read
+  using Received = ReceivedUnits<ROWS>;
+  const int lane = threadIdx.x % 32, half = lane / 16 * program_workers;
+  Received received{control.exchange + from + lane % 16 * 4, to, l.in / 2, control.rows, l.units};
+  int first = threadIdx.x / 32;  // of the first half warp
+  received.begin(first + half);
+  received.await(first + half);
+  received.copy(first + Received::step, half);
+  received.copy(first + 2 * Received::step, half);
 #pragma unroll 1
-  while (row < rows) {
-    uint4 v[batch];
-    int first[batch], n[batch];  // the first half's unit, or one that is not there
+  while (true) {
 #pragma unroll
-    for (int i = 0; i < batch; ++i) {
-      v[i] = make_uint4(0, 0, 0, 0);
-      first[i] = row < rows ? next : units;
-      n[i] = row;
-      next += 2 * program_workers;
-      if (next >= units) { next = warp; ++row; }
+    for (int i = 0; i < Received::count; ++i) {
+      const int unit = first + i * 2 * program_workers;
+      if (unit < received.units) keep_units<T, GROUP, ROWS>(to, received.rows, unit + half, unit + half < received.units, received.words[i]);
     }
-    bool missing;
-    do {
-      missing = false;
-#pragma unroll
-      for (int i = 0; i < batch; ++i) if (first[i] + half < units && !arrived(v[i])) v[i] = exchange_load16(base + n[i] * (l.in / 2) + (first[i] + half) * 64);
-#pragma unroll
-      for (int i = 0; i < batch; ++i) missing |= first[i] + half < units && !arrived(v[i]);
-    } while (__any_sync(0xffffffffu, missing));
-#pragma unroll
-    for (int i = 0; i < batch; ++i) {
-      if (first[i] >= units) continue;
-      const bool live = first[i] + half < units;
-      keep_unit<T, GROUP, ROWS>(to, n[i], first[i] + half, live, live ? make_uint4(~v[i].x, ~v[i].y, ~v[i].z, ~v[i].w) : make_uint4(0, 0, 0, 0));
-    }
+    first += Received::step;
+    if (first >= received.units) break;
+    copy_wait<1>();
+    received.begin(first + half);
+    received.take_copied(first + half);
+    received.await(first + half);
+    received.copy(first + 2 * Received::step, half);
   }
   __syncwarp();
 }
@@ -214,16 +333,22 @@ __device__ __noinline__ void load_units(int index) {
   const LinearShape& l = linear_shape(program_phase(index));
   const ActivationPlace<ROWS> to(control);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, half = lane / 16 * program_workers;
-#pragma unroll 1
-  for (int n = 0; n < control.rows; ++n) {
-    float square = 0;
-#pragma unroll 2
-    for (int first = warp; first < l.units; first += 2 * program_workers) {
-      const int unit = first + half, k = unit * 128 + lane % 16 / 4 * 32 + lane % 4 * 2;
-      const uint4 words = make_uint4(load_pair<T>(l, phase, n, k, square), load_pair<T>(l, phase, n, k + 8, square), load_pair<T>(l, phase, n, k + 16, square), load_pair<T>(l, phase, n, k + 24, square));
-      keep_unit<T, GROUP, ROWS>(to, n, unit, unit < l.units, words);
+  float squares[ROWS] = {};
+#pragma unroll(ROWS == 1 ? 2 : 1)
+  for (int first = warp; first < l.units; first += 2 * program_workers) {
+    const int unit = first + half, k = unit * 128 + lane % 16 / 4 * 32 + lane % 4 * 2;
+    uint4 words[ROWS];
+#pragma unroll
+    for (int n = 0; n < ROWS; ++n) {
+      words[n] = make_uint4(unwanted, unwanted, unwanted, unwanted);
+      if (n < control.rows) words[n] = make_uint4(~load_pair<T>(l, phase, n, k, squares[n]), ~load_pair<T>(l, phase, n, k + 8, squares[n]), ~load_pair<T>(l, phase, n, k + 16, squares[n]), ~load_pair<T>(l, phase, n, k + 24, squares[n]));
     }
-    square = warp_sum(square);
+    if constexpr (ROWS == 1) keep_unit<T, GROUP>(to, unit, unit < l.units, words[0]);
+    else keep_units<T, GROUP, ROWS>(to, control.rows, unit, unit < l.units, words);
+  }
+#pragma unroll
+  for (int n = 0; n < ROWS; ++n) {
+    const float square = warp_sum(squares[n]);
     if (l.norm == norm_rms && lane == 0) control.squares[n][warp] = square;
   }
   __syncwarp();
@@ -237,6 +362,15 @@ __device__ __forceinline__ void load_phase(int index) {
   else load_units<T, GROUP, 4>(index);
 }
 
+// Says that a linear's activations have come out of the exchange: so have, or will at once, its input's squares. A count that
+// only rises: finishers need not see each step of it.
+__device__ __forceinline__ void linear_begun(const ProgramPhase& phase) {
+  if (threadIdx.x == 0) *const_cast<volatile int*>(&program_control().begun) = static_cast<int>(&phase - &program_phase(0)) + 1;
+}
+__device__ __forceinline__ void await_begun(int index) {
+  while (*const_cast<volatile int*>(&program_control().begun) <= index) __nanosleep(32);
+}
+
 // Activations of a phase out of the exchange; what an earlier kernel left was loaded before.
 template <class T, int GROUP, int ROWS>
 __device__ __forceinline__ void receive(const ProgramControl& control, const LinearShape& l, const ProgramPhase& phase, const ActivationPlace<ROWS>& to) {
@@ -244,6 +378,7 @@ __device__ __forceinline__ void receive(const ProgramControl& control, const Lin
   if constexpr (ROWS > 1) receive_units<T, GROUP, ROWS>(control, l, phase.from, to);
   else if (l.units <= 2 * program_workers) receive_row<T, GROUP, 1>(control, l.units, phase.from, to);
   else receive_row<T, GROUP, 3>(control, l.units, phase.from, to);
+  linear_begun(phase);
 }
 
 // 16-bit weights: this warp's 32 k of every 512, in the order of memory.
@@ -280,7 +415,7 @@ __device__ __forceinline__ void receive_dense(ProgramControl& control, const Lin
     square = warp_sum(square);
     if (normed && lane == 0) control.squares[n][warp] = square;
   }
-  __syncwarp();
+  if (phase.from >= 0) linear_begun(phase);
 }
 
 }  // namespace hearth::kernels::cuda

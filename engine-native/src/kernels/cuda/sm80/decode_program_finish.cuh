@@ -6,137 +6,166 @@
 
 namespace hearth::kernels::cuda {
 
-// 16 / rms of a row whose tiles' squares are in the exchange, several reads under way.
-__device__ __forceinline__ float received_norm(int in, float epsilon, const uint32_t* squares) {
-  constexpr int batch = 4;
-  const int lane = threadIdx.x % 32, words = in / 16;
-  float sum = 0;
-#pragma unroll 1
-  for (int base = lane * 4; base < words; base += batch * 128) {
-    uint4 v[batch];
-    bool missing;
-#pragma unroll
-    for (int i = 0; i < batch; ++i) v[i] = make_uint4(0, 0, 0, 0);
-    do {
-      missing = false;
-#pragma unroll
-      for (int i = 0; i < batch; ++i) if (base + i * 128 < words && !arrived(v[i])) v[i] = exchange_load16(squares + base + i * 128);
-#pragma unroll
-      for (int i = 0; i < batch; ++i) missing |= base + i * 128 < words && !arrived(v[i]);
-    } while (missing);
-#pragma unroll
-    for (int i = 0; i < batch; ++i)
-      if (base + i * 128 < words) sum += (__uint_as_float(~v[i].x) + __uint_as_float(~v[i].y)) + (__uint_as_float(~v[i].z) + __uint_as_float(~v[i].w));
-  }
-  return 16.f * rsqrtf(warp_sum(sum) / in + epsilon);
-}
-// The same of a row that the workers loaded.
-__device__ __forceinline__ float loaded_norm(const ProgramControl& control, const LinearShape& l, int row) {
-  const int lane = threadIdx.x % 32;
-  const float sum = warp_sum(lane < program_workers ? control.squares[row][lane] : 0.f);
-  return 16.f * rsqrtf(sum / l.in + l.norm_epsilon);
-}
-
-// One finishing warp's view of a phase, in registers: others wait for what it does between a tile's sums and its stores.
-// Lane r and lane r + 16 have row r of the tile, of a gated linear column r % 8.
-template <class T, bool SINGLE>
+// One finishing warp's view of a phase, in registers: others wait for what it does between a tile's sums and its stores. Its
+// lanes share a tile's outputs: eight have a row of activations, lane c of them columns 2 c and 2 c + 1, or gate and up of
+// column c. Where rows are fewer than four, as many more eights share the workers whose sums are added up.
+template <class T, int ROWS>
 struct Finisher {
-  static constexpr int most = SINGLE ? 1 : program_rows_max;
+  static constexpr int row_lanes = 32 / ROWS, shares = 4 / ROWS, chunks = program_workers / 4 / shares;  // chunks: four workers' sums each, of a lane
   const ProgramControl& control;
   const LinearShape& l;
-  const int lane, rows, width, columns, tiles, activation, y_type;
-  const bool gated, residual, plain, keeps;
-  const float *factors, *bias, *next_norm;
-  void* const y;
-  const int64_t y_stride;
-  uint32_t* const to;   // its part of the exchange; null: nobody here reads it
-  const float unit;     // of the sums of this lane's row of the tile
-  float norm[most];     // by row of activations
-  bool normed_here;     // norm is known
+  const int lane, rows, n, c, width, activation, y_type;   // n: the lane's row
+  const bool live, gated, residual, plain, keeps;          // live: there is such a row, and this is its first eight
+  const float *factors, *bias, *next_norm;                 // factors: the lane's first of tile 0
+  char* const y;                                           // the row
+  uint32_t* const words;                                   // of the row in the exchange; null: nobody here reads them
+  const int squares;                                       // from there on
+  const float2 unit;                                       // of the sums of the two
+  float norm = 1;                                          // the row's
 
-  __device__ __forceinline__ Finisher(const ProgramControl& c, const ProgramPhase& phase, const LinearShape& shape)
-      : control(c), l(shape), lane(threadIdx.x % 32), rows(SINGLE ? 1 : c.rows), width(shape.gated ? shape.out / 2 : shape.out), columns(shape.gated ? 8 : 16), tiles(shape.tiles),
-        activation(shape.activation), y_type(shape.y_type), gated(shape.gated), residual(shape.residual), plain(phase.to_plain), keeps(phase.keeps),
-        factors(shape.factors_at ? reinterpret_cast<const float*>(static_cast<const char*>(phase.linear.weight) + shape.factors_at) : nullptr), bias(phase.linear.bias), next_norm(phase.linear.next_norm),
-        y(phase.linear.y), y_stride(shape.y_stride), to(phase.to >= 0 ? c.exchange + phase.to : nullptr), unit(shape.group == 0 || threadIdx.x % 16 < 8 ? 1.f : 0.0625f) {}
+  __device__ __forceinline__ Finisher(const ProgramControl& control, const ProgramPhase& phase, const LinearShape& shape)
+      : control(control), l(shape), lane(threadIdx.x % 32), rows(ROWS < 4 ? ROWS : control.rows), n(min(lane / 8 % ROWS, rows - 1)), c(lane % 8), width(shape.gated ? shape.out / 2 : shape.out),
+        activation(shape.activation), y_type(shape.y_type), live(lane / 8 < rows), gated(shape.gated), residual(shape.residual), plain(phase.to_plain), keeps(phase.keeps),
+        factors(shape.factors_at ? reinterpret_cast<const float*>(static_cast<const char*>(phase.linear.weight) + shape.factors_at) + first() : nullptr), bias(phase.linear.bias), next_norm(phase.linear.next_norm),
+        y(static_cast<char*>(phase.linear.y) + n * static_cast<int64_t>(shape.y_stride) * (shape.y_type == type_f32 ? 4 : 2)), words(phase.to >= 0 ? control.exchange + phase.to + n * (width / 2) : nullptr),
+        squares((rows - n) * (width / 2) + n * shape.tiles), unit(units(shape)) {}
+  __device__ __forceinline__ int second() const { return gated ? 8 : 1; }  // tile rows from the lane's first output to its second
 
-  __device__ __forceinline__ void receive_norms(int from) {
-    normed_here = l.norm != norm_rms || from >= 0;
-#pragma unroll
-    for (int n = 0; n < most; ++n) {
-      norm[n] = 1;
-      if (n < rows && l.norm == norm_rms && from >= 0) norm[n] = received_norm(l.in, l.norm_epsilon, control.exchange + from + rows * (l.in / 2) + n * (l.in / 16));
-    }
+  // Sums of rows 8 to 15 of a tile of 4-bit weights are 16 times too large.
+  __device__ __forceinline__ float2 units(const LinearShape& shape) const {
+    constexpr float sixteenth = 0.0625f;
+    if (shape.group == 0) return make_float2(1, 1);
+    return make_float2(!gated && c >= 4 ? sixteenth : 1, gated || c >= 4 ? sixteenth : 1);
   }
-  __device__ __forceinline__ void load_norms() {
-    if (normed_here) return;
+  // The lane's first output in a tile, by the tile's rows.
+  __device__ __forceinline__ int first() const { return gated ? c : 2 * c; }
+  // Over the lanes that have parts of the same outputs, and over those of a row.
+  __device__ __forceinline__ float over_shares(float v) const {
 #pragma unroll
-    for (int n = 0; n < most; ++n) if (n < rows) norm[n] = loaded_norm(control, l, n);
-    normed_here = true;
+    for (int d = 8 * ROWS; d < 32; d *= 2) v += __shfl_xor_sync(0xffffffffu, v, d);
+    return v;
+  }
+  __device__ __forceinline__ float over_columns(float v) const {
+#pragma unroll
+    for (int d = 4; d > 0; d /= 2) v += __shfl_xor_sync(0xffffffffu, v, d);
+    return v;
   }
 
-  // Constants of a lane's output, read while an earlier tile is still multiplied.
-  struct Output {
-    int column;
-    bool stores;                 // this lane has an output
-    float factor, bias, bias_up, next;
-    float old[most];
-  };
-  __device__ __forceinline__ Output prepare(int tile) const {
-    const int r = lane % 16;
-    Output o;
-    o.column = gated ? tile * 8 + r % 8 : tile * 16 + r;
-    o.stores = lane < columns && o.column < width;
-    o.factor = factors ? __ldg(factors + tile * 16 + r) : 1.f;
-    o.bias = bias && o.column < width ? __ldg(bias + o.column) : 0.f;
-    o.bias_up = bias && gated && o.column < width ? __ldg(bias + width + o.column) : 0.f;
-    o.next = next_norm && o.column < width ? __ldg(next_norm + o.column) : 1.f;
+  // The lane's share of its row's squares: in the exchange, several reads under way, or of what the workers loaded.
+  __device__ __forceinline__ float received_squares(const uint32_t* squares) const {
+    constexpr int batch = 4;
+    const int quads = l.in / 64;
+    float sum = 0;
+#pragma unroll 1
+    for (int base = lane / (8 * ROWS) * 8 + c; base - c < quads; base += batch * row_lanes) {
+      uint4 v[batch];
 #pragma unroll
-    for (int n = 0; n < most; ++n) {
-      o.old[n] = 0;
-      if (residual && o.stores && n < rows) o.old[n] = __ldcg(static_cast<const float*>(y) + n * y_stride + o.column);
+      for (int i = 0; i < batch; ++i) {
+        const uint32_t initial = base + i * row_lanes < quads ? 0 : unwanted;
+        v[i] = make_uint4(initial, initial, initial, initial);
+      }
+      bool missing;
+      do {
+        missing = false;
+#pragma unroll
+        for (int i = 0; i < batch; ++i) exchange_poll(v[i], squares + (base + i * row_lanes) * 4);
+#pragma unroll
+        for (int i = 0; i < batch; ++i) missing |= !arrived(v[i]);
+      } while (missing);
+#pragma unroll
+      for (int i = 0; i < batch; ++i) sum += (__uint_as_float(~v[i].x) + __uint_as_float(~v[i].y)) + (__uint_as_float(~v[i].z) + __uint_as_float(~v[i].w));
     }
+    return sum;
+  }
+  __device__ __forceinline__ float loaded_squares() const {
+    float sum = 0;
+#pragma unroll
+    for (int w = lane / (8 * ROWS) * 8 + c; w < program_workers; w += row_lanes) sum += control.squares[n][w];
+    return sum;
+  }
+  // The row's 16 / rms.
+  __device__ __forceinline__ void find_norm(int from) {
+    const float sum = from >= 0 ? received_squares(control.exchange + from + rows * (l.in / 2) + n * (l.in / 16)) : loaded_squares();
+    norm = 16.f * rsqrtf(over_shares(over_columns(sum)) / l.in + l.norm_epsilon);
+  }
+
+  __device__ __forceinline__ int column(int tile) const { return tile * (gated ? 8 : 16) + first(); }
+  __device__ __forceinline__ bool has(int column) const { return live && column < width; }
+  __device__ __forceinline__ bool has_second(int column) const { return !gated && has(column + 1); }
+
+  // What is needed of a lane's outputs beside the sums, read while an earlier tile is still multiplied.
+  struct Constants { float2 factor, bias, next, old; };
+  __device__ __forceinline__ Constants prepare(int tile) const {
+    const int column = this->column(tile);
+    const bool one = has(column), two = has_second(column);
+    auto both = [&](const float* from, bool first, bool second, int apart, float otherwise) {
+      return make_float2(from && first ? __ldg(from) : otherwise, from && second ? __ldg(from + apart) : otherwise);
+    };
+    Constants o;
+    o.factor = both(factors ? factors + tile * 16 : nullptr, true, true, second(), 1);
+    o.bias = both(bias ? bias + column : nullptr, one, gated ? one : two, gated ? width : 1, 0);
+    o.next = both(next_norm ? next_norm + column : nullptr, one, two, 1, 16);
+    const float* const old = reinterpret_cast<const float*>(y) + column;
+    o.old = make_float2(residual && one ? __ldcg(old) : 0.f, residual && two ? __ldcg(old + 1) : 0.f);
     return o;
   }
-  // A row's outputs from its sums: activation, gate, residual.
-  __device__ __forceinline__ float value(float sum, const Output& o, float old) const {
-    if (gated) {
-      const float up = __shfl_down_sync(0xffffffffu, sum, 8) + o.bias_up;
-      return activate(sum + o.bias, activation) * up + old;
+  // What is left to do once a tile's sums are there: found out before.
+  struct Output {
+    float2 scale, bias, next, old;
+    uint32_t* word;
+    int column;
+  };
+  __device__ __forceinline__ Output output(int tile, const Constants& c) const {
+    const int column = this->column(tile);
+    return {{c.factor.x * unit.x * norm, c.factor.y * unit.y * norm}, c.bias, {c.next.x * 0.0625f, c.next.y * 0.0625f}, c.old, words + (plain ? column / 2 : fragment_word(column)), column};
+  }
+  // Where the lane's sums are in those of a tile; of the next four workers 16 bytes on, or, the other way round, before:
+  // of eight lanes four begin with the odd ones, which are in other banks.
+  __device__ __forceinline__ uint32_t sums_at() const { return (n * 16 + first()) * sum_pitch * 4 + (lane / (8 * ROWS) * chunks ^ swapped()) * 16; }
+  __device__ __forceinline__ int swapped() const { return gated ? 0 : c / 4; }
+  __device__ __forceinline__ float sum(uint32_t at) const {
+    const int beside = 16 - 32 * swapped();
+    float of_chunk[chunks];
+#pragma unroll
+    for (int i = 0; i < chunks; ++i) {
+      const uint4 v = shared_load16(at + i / 2 * 32 + i % 2 * beside);
+      of_chunk[i] = (__uint_as_float(v.x) + __uint_as_float(v.y)) + (__uint_as_float(v.z) + __uint_as_float(v.w));
     }
-    return activate(sum + o.bias, activation) + old;
+#pragma unroll
+    for (int apart = 1; apart < chunks; apart *= 2)
+#pragma unroll
+      for (int i = 0; i < chunks; i += 2 * apart) of_chunk[i] += of_chunk[i + apart];
+    return over_shares(of_chunk[0]);
+  }
+  __device__ __forceinline__ float2 sums(uint32_t at) const { return make_float2(sum(at), sum(at + second() * sum_pitch * 4)); }
+  // The lane's outputs from its sums: activation, gate, residual; of a gated linear the second is none.
+  __device__ __forceinline__ float2 values(float2 sums, const Output& o) const {
+    const float2 v = make_float2(activate(sums.x * o.scale.x + o.bias.x, activation), sums.y * o.scale.y + o.bias.y);
+    if (gated) return make_float2(v.x * v.y + o.old.x, 0);
+    return make_float2(v.x + o.old.x, activate(v.y, activation) + o.old.y);
+  }
+  __device__ __forceinline__ void exchange(int tile, const Output& o, float2 v) const {
+    const float2 here = make_float2(v.x * o.next.x, v.y * o.next.y);
+    const float beside = gated ? __shfl_down_sync(0xffffffffu, here.x, 1) : here.y;
+    if (has(o.column) && o.column % 2 == 0) exchange_store(o.word, pack2<T>(here.x, beside));
+    if (!next_norm) return;
+    const float square = over_columns(v.x * v.x + v.y * v.y);
+    if (live && c == 0) exchange_store(words + squares + tile, __float_as_uint(square));
   }
   // To the exchange first: others wait for it.
-  __device__ __forceinline__ void store_row(int n, int tile, const Output& o, float v) const {
-    if (to) {
-      const float here = next_norm ? v * (o.next * 0.0625f) : v, beside = __shfl_down_sync(0xffffffffu, here, 1);
-      if (o.stores && lane % 2 == 0) exchange_store(to + n * (width / 2) + (plain ? o.column / 2 : fragment_word(o.column)), pack2<T>(here, beside));
-      if (next_norm) {
-        float square = v * v;
-#pragma unroll
-        for (int d = 8; d > 0; d >>= 1) square += __shfl_xor_sync(0xffffffffu, square, d);
-        if (lane == 0) exchange_store(to + rows * (width / 2) + n * tiles + tile, __float_as_uint(square));
-      }
-    }
-    if (keeps && o.stores) store(y, y_type, n * y_stride + o.column, v);
-  }
-  // sums: this lane's, of the tile's first row of activations.
-  __device__ __forceinline__ void finish(int tile, const Output& o, uint32_t sums) const {
-#pragma unroll
-    for (int n = 0; n < most; ++n) {
-      if (n >= rows) break;
-      const uint4 a = shared_load16(sums + n * 16 * sum_pitch * 4), b = shared_load16(sums + n * 16 * sum_pitch * 4 + 16);
-      float sum = ((__uint_as_float(a.x) + __uint_as_float(a.y)) + (__uint_as_float(a.z) + __uint_as_float(a.w))) + ((__uint_as_float(b.x) + __uint_as_float(b.y)) + (__uint_as_float(b.z) + __uint_as_float(b.w)));
-      sum += __shfl_xor_sync(0xffffffffu, sum, 16);
-      store_row(n, tile, o, value(sum * (o.factor * unit * norm[n]), o, o.old[n]));
-    }
+  __device__ __forceinline__ void finish(int tile, const Output& o, float2 sums) const {
+    const float2 v = values(sums, o);
+    if (words) exchange(tile, o, v);
+    if (!keeps) return;
+    if (has(o.column)) store(y, y_type, o.column, v.x);
+    if (has_second(o.column)) store(y, y_type, o.column + 1, v.y);
   }
 };
 
-// Finisher `which` does every program_finishers-th tile of the block, and waits for the others' sums, too: one that skipped them
+// Finisher `which` does every FINISHERS-th tile of the block, and waits for the others' sums, too: one that skipped them
 // could be a lap ahead, or behind, and parities do not tell laps apart. The same lane has the same column of the residual in
 // all linears that add to it (the host sees to that), so it reads what it wrote itself.
-template <class T, bool SINGLE>
+template <class T, int ROWS, int FINISHERS>
 __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
   const int index = place / next_phase, which = threadIdx.x / 32 - program_workers;
   RingPlace at = PhasePlace(place).sums;
@@ -144,43 +173,43 @@ __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
   const ProgramPhase& phase = program_phase(index);
   const LinearShape& l = linear_shape(phase);
   const TileRange tiles = tile_range(l, phase);
-  const int slots = control.sum_slots, sum_bytes = program_sum_bytes(SINGLE ? 1 : control.rows), lane = threadIdx.x % 32;
-  Finisher<T, SINGLE> finisher(control, phase, l);
-  const uint32_t sums = shared_address(program_shared) + control.sums + lane % 16 * sum_pitch * 4 + lane / 16 * (program_workers / 2) * 4;
+  Finisher<T, ROWS> finisher(control, phase, l);
+  const int slots = control.sum_slots, sum_bytes = program_sum_bytes(finisher.rows);
+  const uint32_t sums = shared_address(program_shared) + control.sums + finisher.sums_at();
   const uint32_t summed = shared_address(control.summed), taken = shared_address(control.taken);
   // Without a tile nobody waits for this warp, and what it would read might be gone.
-  if (tiles.begin + which < tiles.end) {
-    typename Finisher<T, SINGLE>::Output next = finisher.prepare(tiles.begin + which);
-    if (!SINGLE) finisher.receive_norms(phase.from);
+  if (tiles.begin < tiles.end) {
+    int own = tiles.begin + which;
+    typename Finisher<T, ROWS>::Constants next;
+    if (own < tiles.end) next = finisher.prepare(own);
+    if (own < tiles.end && l.norm == norm_rms) {
+      // Not before: waiting for squares in the memory system would hold up the words of others.
+      if (phase.from >= 0) await_begun(index);
+      else barrier_wait(summed + at.slot * 8, at.parity);  // then all workers have loaded theirs
+      finisher.find_norm(phase.from);
+    }
 #pragma unroll 1
     for (int tile = tiles.begin; tile < tiles.end; ++tile) {
-      const bool own = (tile - tiles.begin) % program_finishers == which;
-      if (!own) {
+      if (tile != own) {
         barrier_wait(summed + at.slot * 8, at.parity);
+        barrier_arrive_warp(taken + at.slot * 8);
       } else {
-        const typename Finisher<T, SINGLE>::Output o = next;
-        if (tile + program_finishers < tiles.end) next = finisher.prepare(tile + program_finishers);
+        const auto output = finisher.output(tile, next);
+        own += FINISHERS;
+        if (own < tiles.end) next = finisher.prepare(own);
         barrier_wait(summed + at.slot * 8, at.parity);
-        // One row's squares are there by now: waiting for them in the memory system would only hold up the words of others.
-        if (SINGLE && tile == tiles.begin + which) finisher.receive_norms(phase.from);
-        finisher.load_norms();
-        finisher.finish(tile, o, sums + at.slot * sum_bytes);
-        program_trace(index, 3 + which);
+        const float2 of_lane = finisher.sums(sums + at.slot * sum_bytes);
+        barrier_arrive_warp(taken + at.slot * 8);
+        finisher.finish(tile, output, of_lane);
+        if (own >= tiles.end) program_trace(index, 3 + which);  // each would hold up the next tile
       }
-      barrier_arrive_warp(taken + at.slot * 8);
-      at.next(slots);
-    }
-  } else {
-    for (int tile = tiles.begin; tile < tiles.end; ++tile) {
-      barrier_wait(summed + at.slot * 8, at.parity);
-      barrier_arrive_warp(taken + at.slot * 8);
       at.next(slots);
     }
   }
   if (phase.reset_end > phase.reset_begin && which == 0 && tiles.begin < tiles.end) {
     // Shares by tiles, in steps of four words.
     const int quads = (phase.reset_end - phase.reset_begin) / 4, share = (quads + l.tiles - 1) / l.tiles;
-    exchange_reset(control.exchange, phase.reset_begin + min(quads, share * tiles.begin) * 4, phase.reset_begin + min(quads, share * tiles.end) * 4, lane, 32);
+    exchange_reset(control.exchange, phase.reset_begin + min(quads, share * tiles.begin) * 4, phase.reset_begin + min(quads, share * tiles.end) * 4, finisher.lane, 32);
   }
   PhasePlace next(place);
   next.sums = at;

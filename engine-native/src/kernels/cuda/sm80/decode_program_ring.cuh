@@ -10,7 +10,7 @@
 namespace hearth::kernels::cuda {
 
 constexpr int worker_threads = program_workers * 32;
-constexpr int finishing_threads = worker_threads + program_finishers * 32;  // workers and finishers
+__host__ __device__ constexpr int finishing_threads(bool bulk) { return worker_threads + program_finishers(bulk) * 32; }  // workers and finishers
 
 // ---- Barriers -----------------------------------------------------------------------------------------------------------
 
@@ -56,7 +56,7 @@ __device__ __forceinline__ uint2 shared_load8(uint32_t address) {
 }
 __device__ __forceinline__ void shared_store4(uint32_t address, float v) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory"); }
 __device__ __forceinline__ void workers_meet() { asm volatile("bar.sync 1, %0;" ::"n"(worker_threads) : "memory"); }
-__device__ __forceinline__ void all_but_loader_meet() { asm volatile("bar.sync 2, %0;" ::"n"(finishing_threads) : "memory"); }
+template <bool BULK> __device__ __forceinline__ void all_but_loaders_meet() { asm volatile("bar.sync 2, %0;" ::"n"(finishing_threads(BULK)) : "memory"); }
 
 // ---- Shared memory -----------------------------------------------------------------------------------------------------
 
@@ -77,8 +77,9 @@ struct ProgramControl {
   int attending;                                               // blocks from the first on, where linears spare them; 0: nowhere
   SparedTiles spared[program_shapes_max];
   AttentionItem item;                                          // the one at hand, at first the block's first
-  AttentionItem loaded[program_loaders];                       // the one that a loading warp is at
+  AttentionItem loaded[program_loaders(false)];                       // the one that a loading warp is at
   int item_index, item_window;
+  int begun;                                                   // one more than the last linear whose activations worker 0 has
   int row[program_rows_max], context[program_rows_max], kv_slot[program_rows_max];
   const float* turns_of;                                       // the frequencies that `turns` was made from
   alignas(16) float2 turns[program_rows_max][64];
@@ -194,7 +195,7 @@ __device__ __noinline__ void attention_item(const ProgramControl& control, const
 // BULK: with Hopper's bulk copies by one warp, otherwise with cp.async by both; `lane` counts through them.
 template <bool BULK>
 struct Loader {
-  static constexpr int lanes = BULK ? 32 : program_loaders * 32, stride = lanes * 16;
+  static constexpr int lanes = program_loaders(BULK) * 32, stride = lanes * 16;
   const Program& p;
   uint32_t ring, full, empty;
   int lane, filled = 0, copied = 0;
