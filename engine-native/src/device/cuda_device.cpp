@@ -23,6 +23,7 @@ constexpr const char* built_for = HEARTH_CUDA_BUILT;  // "80 90 ptx"; empty: bui
 constexpr size_t alignment = 256;
 // Small tensors share chunks of this size; larger ones get memory of their own. One huge block fails on Jetsons.
 constexpr size_t chunk_bytes = size_t{64} << 20;
+constexpr size_t few_bytes = 8192;  // of an upload; a decode step of 64 rows has 2.5 KB of inputs
 constexpr unsigned host_mapped = 0x2, host_portable = 0x1;
 constexpr int capture_relaxed = 2;
 constexpr unsigned event_no_timing = 0x2, stream_non_blocking = 0x1;
@@ -302,10 +303,14 @@ Result<size_t> CudaDevice::available_bytes() {
   return free;
 }
 
+// Few bytes from ordinary memory travel with the commands themselves. From pinned memory a copy engine would fetch them, and
+// the kernels before and after would wait for it: 8.7 us a step on an H200 where this takes 0.4.
 Status CudaDevice::upload(void* device, const void* host, size_t bytes) {
   if (!bytes) return Status::ok();
   enter();
   stream_.flush();
+  std::byte few[few_bytes];
+  if (bytes <= few_bytes) host = std::memcpy(few, host, bytes);
   return check(api_->cuMemcpyHtoDAsync(reinterpret_cast<cu::DevicePtr>(device), host, bytes, stream_.handle_), "copying to the GPU");
 }
 

@@ -42,11 +42,11 @@ Status Sampler::allocate() {
     HEARTH_TRY(take(staging ? host_bias_ids_ : bias_ids_, bias, kind, "logit bias"));
     HEARTH_TRY(take(staging ? host_bias_values_ : bias_values_, bias, kind, "logit bias"));
     HEARTH_TRY(take(staging ? host_mask_ : mask_, masks, kind, "token masks"));
-    HEARTH_TRY(take(staging ? host_token_ : token_, rows, kind, "drawn tokens"));
-    HEARTH_TRY(take(staging ? host_logprob_ : logprob_, rows, kind, "log-probabilities"));
-    HEARTH_TRY(take(staging ? host_top_ids_ : top_ids_, top, kind, "top log-probabilities"));
-    HEARTH_TRY(take(staging ? host_top_logprobs_ : top_logprobs_, top, kind, "top log-probabilities"));
   }
+  HEARTH_TRY(take(host_token_, rows, MemoryKind::staging, "drawn tokens"));
+  HEARTH_TRY(take(host_logprob_, rows, MemoryKind::staging, "log-probabilities"));
+  HEARTH_TRY(take(host_top_ids_, top, MemoryKind::staging, "top log-probabilities"));
+  HEARTH_TRY(take(host_top_logprobs_, top, MemoryKind::staging, "top log-probabilities"));
   char* workspace = nullptr;
   HEARTH_TRY(take(workspace, op_.workspace_bytes(max_rows_, device_.info()), MemoryKind::workspace, "sampling scratch"));
   workspace_ = workspace;
@@ -93,7 +93,7 @@ Status Sampler::draft_slot(int index, int slot, int32_t token, int count, int& o
 }
 
 void Sampler::begin() {
-  rows_ = bias_count_ = masks_ = tops_ = 0;
+  rows_ = bias_count_ = masks_ = 0;
   penalties_ = false;
 }
 
@@ -130,7 +130,6 @@ void Sampler::add(const RowRequest& request) {
     row.mask = masks_;
     std::memcpy(host_mask_ + static_cast<size_t>(masks_++) * mask_words(), request.mask.data(), request.mask.size_bytes());
   }
-  tops_ |= row.top_logprobs > 0;
   host_row_[rows_++] = row;
 }
 
@@ -142,18 +141,6 @@ Status Sampler::upload_inputs() {
   }
   if (masks_ == 0) return Status::ok();
   return device_.upload(mask_, host_mask_, static_cast<size_t>(masks_) * mask_words() * sizeof(uint32_t));
-}
-
-Status Sampler::download_results() {
-  HEARTH_TRY(device_.download(host_token_, token_, rows_ * sizeof(int32_t)));
-  HEARTH_TRY(device_.download(host_logprob_, logprob_, rows_ * sizeof(float)));
-  if (tops_) {
-    size_t entries = static_cast<size_t>(rows_) * ops::max_top_logprobs;
-    HEARTH_TRY(device_.download(host_top_ids_, top_ids_, entries * sizeof(int32_t)));
-    HEARTH_TRY(device_.download(host_top_logprobs_, top_logprobs_, entries * sizeof(float)));
-  }
-  HEARTH_ASSIGN(marker_, device_.mark());
-  return Status::ok();
 }
 
 Status Sampler::launch(float* logits) {
@@ -171,13 +158,14 @@ Status Sampler::launch(float* logits) {
   params.prompt_seen = penalties_ ? prompt_seen_ : nullptr;
   params.output_count = penalties_ ? output_count_ : nullptr;
   params.sampled = sampled_;
-  params.token = token_;
-  params.logprob = logprob_;
-  params.top_ids = top_ids_;
-  params.top_logprobs = top_logprobs_;
+  params.token = host_token_;
+  params.logprob = host_logprob_;
+  params.top_ids = host_top_ids_;
+  params.top_logprobs = host_top_logprobs_;
   params.workspace = workspace_;
   op_.run(params, device_.stream());
-  return download_results();
+  HEARTH_ASSIGN(marker_, device_.mark());
+  return Status::ok();
 }
 
 Status Sampler::wait() { return device_.wait(marker_); }

@@ -84,14 +84,13 @@ class Sampler {
   size_t history_count() const { return static_cast<size_t>(slots_ + draft_histories) * vocabulary_; }
   template <class T> Status take(T*& pointer, size_t count, device::MemoryKind kind, const char* what);
   Status upload_inputs();
-  Status download_results();
 
   device::Device& device_;
   ops::BoundSample op_;
   int vocabulary_ = 0, slots_ = 0, max_rows_ = 0;
   int64_t logits_stride_ = 0;
   int32_t* sampled_ = nullptr;
-  int rows_ = 0, bias_count_ = 0, masks_ = 0, tops_ = 0;
+  int rows_ = 0, bias_count_ = 0, masks_ = 0;
   bool penalties_ = false;
   uint32_t marker_ = 0;
   std::vector<void*> owned_;
@@ -102,10 +101,8 @@ class Sampler {
   float* bias_values_ = nullptr;
   uint32_t* mask_ = nullptr;
   uint16_t *prompt_seen_ = nullptr, *output_count_ = nullptr;
-  int32_t *token_ = nullptr, *top_ids_ = nullptr;
-  float *logprob_ = nullptr, *top_logprobs_ = nullptr;
   void* workspace_ = nullptr;
-  // In staging memory.
+  // In staging memory. Results are few words, which the op writes there itself: copies would take longer than it does.
   ops::SampleRow* host_row_ = nullptr;
   int32_t* host_bias_ids_ = nullptr;
   float* host_bias_values_ = nullptr;

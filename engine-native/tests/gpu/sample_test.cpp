@@ -21,6 +21,10 @@ void check_sample(int vocabulary, int rows, int style) {
   // Coarse values make ties; a wide spread makes the tail negligible.
   // Style 7 is nearly flat: the cut falls among more candidates than a list holds.
   for (size_t i = 0; i < logits.count(); ++i) logits.set(i, style == 7 ? random_normal() * 0.3f : style % 3 == 0 ? std::round(random_normal() * 4) / 4 : random_normal() * (style % 3 == 1 ? 1 : 5));
+  if (style == 0) {  // what is never drawn: a row of nothing else, and here and there in the last
+    for (int t = 0; t < vocabulary; ++t) logits.set(t, coin() ? -INFINITY : NAN);
+    for (int i = 0; i < vocabulary; ++i) logits.set(logits.count() - 1 - random_int(0, vocabulary - 1), coin() ? NAN : -INFINITY);
+  }
   logits.upload();
   std::vector<int32_t> ids(64), masked(2 * mask_words);
   for (auto& id : ids) id = random_int(0, vocabulary - 1);
@@ -35,7 +39,11 @@ void check_sample(int vocabulary, int rows, int style) {
   for (int i = 0; i < rows; ++i) {
     SampleRow& r = row[i];
     r.slot = i; r.seed = random_engine()(); r.position = static_cast<uint32_t>(random_int(0, 5000));
-    if (style == 0) continue;  // plain argmax
+    if (style == 0) {  // the best token, noisy or not: the kernel for that
+      r.record = random_int(0, 4) != 0;
+      if (coin()) r.temperature = 0.2f + random_int(0, 100) / 60.f;
+      continue;
+    }
     r.temperature = coin() ? 0.f : 0.2f + random_int(0, 100) / 60.f;
     if (style > 2 && coin()) r.top_k = random_int(1, std::min(vocabulary, style == 7 ? 20000 : 60));
     if (style > 2 && coin()) r.top_p = random_int(1, 100) / 100.f;
@@ -61,7 +69,8 @@ void check_sample(int vocabulary, int rows, int style) {
   SampleParams p;
   p.rows = rows; p.logits = r_logits.data(); p.logits_stride = vocabulary; p.row = row.data(); p.host_row = row.data();
   p.bias_ids = bias_ids.host_as<int32_t>(); p.bias_values = bias_values.host_as<float>(); p.masks = masks.host_as<uint32_t>();
-  p.prompt_seen = r_seen.data(); p.output_count = r_counts.data(); p.sampled = r_sampled.data(); p.token = r_token.data();
+  const bool counts_tokens = style != 0;
+  p.prompt_seen = counts_tokens ? r_seen.data() : nullptr; p.output_count = counts_tokens ? r_counts.data() : nullptr; p.sampled = r_sampled.data(); p.token = r_token.data();
   p.logprob = r_logprob.data(); p.top_ids = r_ids.data(); p.top_logprobs = r_top.data(); p.workspace = r_workspace.data();
   reference.run(s, p, cpu);
 
@@ -69,7 +78,7 @@ void check_sample(int vocabulary, int rows, int style) {
   Array workspace(DType::u8, sample->workspace_bytes(s, rows, gpu().info()));
   workspace.poison();
   p.logits = logits.as<float>(); p.row = d_row.as<SampleRow>(); p.bias_ids = bias_ids.as<int32_t>(); p.bias_values = bias_values.as<float>(); p.masks = masks.as<uint32_t>();
-  p.prompt_seen = seen.as<uint16_t>(); p.output_count = counts.as<uint16_t>(); p.sampled = sampled.as<int32_t>(); p.token = token.as<int32_t>();
+  p.prompt_seen = counts_tokens ? seen.as<uint16_t>() : nullptr; p.output_count = counts_tokens ? counts.as<uint16_t>() : nullptr; p.sampled = sampled.as<int32_t>(); p.token = token.as<int32_t>();
   p.logprob = logprob.as<float>(); p.top_ids = top_ids.as<int32_t>(); p.top_logprobs = top_logprobs.as<float>(); p.workspace = workspace.device();
   sample->run(s, p, gpu().stream());
   token.download(); logprob.download(); top_ids.download(); top_logprobs.download(); sampled.download(); counts.download();

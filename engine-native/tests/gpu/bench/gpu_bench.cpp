@@ -326,7 +326,7 @@ void bench_sample(int vocabulary, float spread) {
       }
       need(gpu->upload(row, rs.data(), rs.size() * sizeof(SampleRow)));
       need(gpu->stream().synchronize());
-      p.rows = rows;
+      p.rows = rows; p.host_row = rs.data();
       std::printf("sample %d logits of spread %.1f: %s rows %d: %.1f us\n", vocabulary, spread, kinds[kind], rows, median_us([&] { sample->run(s, p, gpu->stream()); }, 20));
     }
   for (void* pointer : {static_cast<void*>(logits), static_cast<void*>(p.workspace)}) gpu->release(pointer);

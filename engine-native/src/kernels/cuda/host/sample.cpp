@@ -1,4 +1,5 @@
-// Sampling on CUDA: one kernel, several blocks a row that meet at a barrier of their own.
+// Sampling on CUDA: one kernel, several blocks a row that meet at a barrier of their own; a small one where no row
+// wants more than its best token, noisy or not.
 #include <algorithm>
 
 #include "kernels/cuda/host/convert.h"
@@ -11,11 +12,12 @@ using device::DeviceInfo;
 using device::Stream;
 using namespace ops;
 
-extern const device::CudaModule module_sample;
+extern const device::CudaModule module_sample, module_sample_plain;
 
 namespace {
 
-const CudaKernel sample_kernel{&module_sample, "sample_kernel"};
+const CudaKernel sample_kernel{&module_sample, "sample_kernel"}, plain_kernel{&module_sample_plain, "sample_plain_kernel"};
+constexpr int plain_tokens = 4 * sample_threads;  // of a block that reads all its logits at once
 
 const char* declines(const SampleSpec& s, const DeviceInfo& info) {
   if (!is_cuda(info)) return "not a CUDA device";
@@ -30,6 +32,12 @@ int chunk_count(const SampleSpec& s, int rows, device::CudaStream& stream) {
   return std::clamp(std::min(resident / rows, useful), 1, sample_chunks_max);
 }
 
+bool plain(const SampleRow& r) {
+  const bool penalised = r.repetition_penalty != 1 || r.frequency_penalty != 0 || r.presence_penalty != 0;
+  const bool truncated = r.temperature > 0 && (r.top_k > 0 || r.min_p > 0 || r.top_p < 1);
+  return !truncated && !penalised && r.bias_count == 0 && r.mask < 0 && r.forced < 0 && r.top_logprobs < 0;
+}
+
 void run(const SampleSpec& s, const SampleParams& p, Stream& base) {
   device::CudaStream& stream = device::cuda(base);
   if (p.rows <= 0) return;
@@ -42,6 +50,12 @@ void run(const SampleSpec& s, const SampleParams& p, Stream& base) {
   a.state = static_cast<SampleRowState*>(p.workspace);
   a.counters = stream.counters();
   a.rows = p.rows; a.vocabulary = s.vocabulary;
+  if (p.host_row && !p.output_count && std::all_of(p.host_row, p.host_row + p.rows, plain)) {
+    const int wanted = std::max(1, stream.multiprocessors() * 8 / p.rows);
+    a.chunks = std::clamp(divide_up(s.vocabulary, plain_tokens), 1, wanted);
+    stream.launch(plain_kernel, {a.chunks, p.rows, 1, sample_threads}, a);
+    return;
+  }
   a.chunks = chunk_count(s, p.rows, stream);
   stream.launch(sample_kernel, {a.chunks, p.rows, 1, sample_threads}, a);
 }
