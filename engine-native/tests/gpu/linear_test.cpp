@@ -327,6 +327,24 @@ TEST(Linear, Dense) {
   for (int rows : {1, 6, 48, 200}) check_linear(spec(4096, 4096, WeightFormat::f16, DType::f16, DType::f16), rows, "dense 4096", "cuda/sm80/dense");
 }
 
+// The kernel of few rows: every depth of its ring that the device has room for, more tiles than blocks, norms of rows wider
+// than one turn of the feeding warps, residuals of several tiles.
+TEST(Linear, DenseRows) {
+  struct Case { int rows, in, out; NormKind norm; bool residual; };
+  for (const Case& c : {Case{1, 4096, 2200, NormKind::rms, false}, {1, 8192, 2130, NormKind::layer, false}, {2, 5120, 300, NormKind::rms, false}, {3, 8192, 300, NormKind::layer, false},
+                        {7, 4096, 300, NormKind::rms, false}, {8, 4104, 300, NormKind::layer, false}, {8, 1024, 4500, NormKind::none, true}, {4, 11008, 300, NormKind::none, true},
+                        {2, 11008, 300, NormKind::none, true}, {1, 11008, 2150, NormKind::none, true}, {5, 4096, 300, NormKind::none, true}}) {
+    const bool brain = coin();
+    LinearSpec s = spec(c.in, c.out, brain ? WeightFormat::bf16 : WeightFormat::f16, brain ? DType::bf16 : DType::f16, c.residual ? DType::f32 : brain ? DType::bf16 : DType::f16);
+    s.norm = c.norm; s.norm_epsilon = 1e-5f; s.residual = c.residual; s.bias = coin();
+    if (c.norm != NormKind::none) s.x_type = DType::f32;
+    check_linear(s, c.rows, "rows " + std::to_string(c.in) + "x" + std::to_string(c.out), "cuda/sm80/dense");
+  }
+  LinearSpec s = spec(1024, 4500, WeightFormat::w8, DType::f16, DType::f32);
+  s.activations = ActivationFormat::int8_row; s.residual = true;
+  for (int rows : {1, 8}) check_linear(s, rows, "w8a8 rows", "cuda/sm80/w8a8");
+}
+
 // Every tile width of the kernels of many rows, more tiles than multiprocessors, no width a multiple of a tile.
 TEST(Linear, ManyRows) {
   int i = 0;

@@ -24,14 +24,17 @@ extern const CudaModule module_linear_rows_dense_f16, module_linear_rows_dense_b
 namespace {
 
 constexpr int sizes = 3;
-const CudaKernel rows_kernels[2][2] = {{{&module_linear_rows_dense_f16, "linear_rows_dense_s4_f16"}, {&module_linear_rows_dense_f16, "linear_rows_dense_s6_f16"}},
-                                       {{&module_linear_rows_dense_bf16, "linear_rows_dense_s4_bf16"}, {&module_linear_rows_dense_bf16, "linear_rows_dense_s6_bf16"}}};
-#define HEARTH_TILE(n) {{&module_linear_tile_dense_f16, "linear_tile_dense_n" #n "_f16"}, {&module_linear_tile_dense_bf16, "linear_tile_dense_n" #n "_bf16"}}
-const CudaKernel tile_kernels[sizes][2] = {HEARTH_TILE(16), HEARTH_TILE(32), HEARTH_TILE(64)};
+#define HEARTH_ROWS(s) {{&module_linear_rows_dense_f16, "linear_rows_dense_s" #s "_f16"}, {&module_linear_rows_dense_bf16, "linear_rows_dense_s" #s "_bf16"}}
+constexpr int rows_stages[] = {3, 4, 5, 6, 7, 8, 10, 12};
+const CudaKernel rows_kernels[][2] = {HEARTH_ROWS(3), HEARTH_ROWS(4), HEARTH_ROWS(5), HEARTH_ROWS(6), HEARTH_ROWS(7), HEARTH_ROWS(8), HEARTH_ROWS(10), HEARTH_ROWS(12)};
+#define HEARTH_TILE(n, s) {{&module_linear_tile_dense_f16, "linear_tile_dense_n" #n "_s" #s "_f16"}, {&module_linear_tile_dense_bf16, "linear_tile_dense_n" #n "_s" #s "_bf16"}}
+const CudaKernel tile_kernels[sizes][2] = {HEARTH_TILE(16, 4), HEARTH_TILE(32, 4), HEARTH_TILE(64, 4)};
+const CudaKernel deep_kernels[sizes - 1][2] = {HEARTH_TILE(16, 10), HEARTH_TILE(32, 10)};
 
-constexpr TileSize tile_size(int i) {
-  constexpr int bn[sizes] = {16, 32, 64}, stages[sizes] = {4, 4, 4};
-  return {128, bn[i], stages[i], tile_stage_bytes(kind_dense16, 1, 128, bn[i]), 1};
+// `deep`: a ring that Hopper's shared memory holds. 64 rows are not faster for it.
+constexpr TileSize tile_size(int i, bool deep) {
+  constexpr int bn[sizes] = {16, 32, 64};
+  return {128, bn[i], deep ? 10 : 4, tile_stage_bytes(kind_dense16, 1, 128, bn[i]), 1};
 }
 int size_for(int rows) { return rows <= 16 ? 0 : rows <= 32 ? 1 : 2; }
 
@@ -76,7 +79,7 @@ constexpr int prefill_rows = 65;  // from here the kernels of many rows
 size_t workspace_bytes(const LinearSpec& s, int max_rows, const DeviceInfo& info) {
   const size_t x = aligned(static_cast<size_t>(max_rows) * s.in * 2);  // also of rows that are not 16-byte aligned
   size_t most = 0;
-  for (int i = 0; i <= size_for(max_rows); ++i) most = std::max(most, tile_partial_bytes(tile_size(i), info.threads));
+  for (int i = 0; i <= size_for(max_rows); ++i) most = std::max(most, tile_partial_bytes(tile_size(i, false), info.threads));
   if (hopper_linear_takes(info.compute_capability)) most = std::max(most, hopper_linear_workspace(max_rows, info.threads));
   return x + most;
 }
@@ -92,15 +95,11 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
   Scratch scratch(p.workspace);
   void* x = scratch.take<char>(static_cast<size_t>(p.rows) * s.in * 2);
   if (program_linear(stream, a, narrow, [s, p, &base] { run(s, p, base); })) return;
-  const Tuning& t = tuning();
-  const int stages = t.dense_stages;
-  const int shared = rows_shared_bytes(2048, stages, p.rows, a.k_padded, 2);
-  if (p.rows <= t.rows_max && p.rows * (a.k_padded * 2 + 64) <= t.rows_x_bytes && shared <= stream.shared_limit()) {
-    const bool fused = p.rows <= t.fused_norm_rows && s.in <= 8192;
+  if (const RowsForm form = rows_form(rows_stages, p.rows, a.k_padded, 2, stream); form.depth >= 0) {
+    const bool fused = p.rows <= tuning().fused_norm_rows && s.in <= 8192;
     const bool readable = p.x_stride % 8 == 0 && aligned16(p.x);
     if ((s.norm != NormKind::none && !fused) || !readable) make_contiguous(a, narrow, x, stream);
-    launch_rows_kernel(stream, rows_kernels[type][stages == 6], shared, a);
-    return;
+    return launch_rows_kernel(stream, rows_kernels[form.depth][type], form, a);
   }
   make_contiguous(a, narrow, x, stream);
   const bool hopper = hopper_linear_takes(stream.info().compute_capability);
@@ -111,15 +110,17 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
   }
   if (p.rows >= prefill_rows) return mma_linear(stream, kind_dense16, narrow, a);
   const int size = size_for(p.rows);
-  launch_tiles(stream, tile_kernels[size][type], tile_size(size), 64, a, scratch.at);
+  const bool deep = hopper && size < sizes - 1;
+  launch_tiles(stream, deep ? deep_kernels[size][type] : tile_kernels[size][type], tile_size(size, deep), 64, a, scratch.at);
 }
 
 }  // namespace
 
 const LinearImplementation linear_dense{{"cuda/sm80/dense", declines, run, workspace_bytes}, "dense", packed_bytes, pack, 16};
 
-void append_dense_shared(int, std::vector<SharedUse>& uses) {
-  for (int i = 0; i < sizes; ++i) uses.push_back({tile_kernels[i][0].name, tile_size(i).stages * tile_size(i).stage_bytes});
+void append_dense_shared(int sm, std::vector<SharedUse>& uses) {
+  for (int i = 0; i < sizes; ++i) uses.push_back({tile_kernels[i][0].name, tile_size(i, false).stages * tile_size(i, false).stage_bytes});
+  for (int i = 0; sm == 90 && i < sizes - 1; ++i) uses.push_back({deep_kernels[i][0].name, tile_size(i, true).stages * tile_size(i, true).stage_bytes});
 }
 
 }  // namespace hearth::kernels::cuda

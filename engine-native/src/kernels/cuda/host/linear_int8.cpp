@@ -20,7 +20,8 @@ extern const device::CudaModule module_linear_int8;
 namespace {
 
 constexpr int sizes = 3;
-const CudaKernel rows_kernel{&module_linear_int8, "linear_rows_int8"};
+constexpr int rows_stages[] = {4, 8, 12};
+const CudaKernel rows_kernels[] = {{&module_linear_int8, "linear_rows_int8_s4"}, {&module_linear_int8, "linear_rows_int8_s8"}, {&module_linear_int8, "linear_rows_int8_s12"}};
 const CudaKernel tile_kernels[sizes] = {{&module_linear_int8, "linear_tile_int8_n16"}, {&module_linear_int8, "linear_tile_int8_n32"},
                                         {&module_linear_int8, "linear_tile_int8_n64"}};
 constexpr TileSize tile_size(int i) {
@@ -75,11 +76,7 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
   launch_quantize(stream, {p.x, p.x_stride, q, x_scale, p.norm_weight, p.norm_bias, p.rows, s.in, a.k_padded, a.x_type, a.norm, s.norm_epsilon, s.static_scale});
   a.x = q; a.x_stride = a.k_padded; a.norm = norm_none;
   a.x_scale = s.static_scale > 0 ? nullptr : x_scale;
-  const int shared = rows_shared_bytes(2048, 4, p.rows, a.k_padded, 1);
-  if (p.rows <= tuning().rows_max && p.rows * (a.k_padded + 64) <= tuning().rows_x_bytes && shared <= stream.shared_limit()) {
-    launch_rows_kernel(stream, rows_kernel, shared, a);
-    return;
-  }
+  if (const RowsForm form = rows_form(rows_stages, p.rows, a.k_padded, 1, stream); form.depth >= 0) return launch_rows_kernel(stream, rows_kernels[form.depth], form, a);
   const bool hopper = hopper_linear_takes(stream.info().compute_capability);
   if (hopper && p.rows >= prefill_rows) {
     a.k_padded = s.in;

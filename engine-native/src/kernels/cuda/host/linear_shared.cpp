@@ -59,15 +59,21 @@ const char* linear_shape_declines(const LinearSpec& s, const device::DeviceInfo&
   return nullptr;
 }
 
-int rows_shared_bytes(int stage_bytes, int stages, int rows, int k_padded, int element) {
-  return 8 * stages * stage_bytes + 2 * 8 * 128 * 4 + 36 * 4 + rows * (k_padded * element + 64);
+RowsForm rows_form(std::span<const int> stages, int rows, int k_padded, int element, const CudaStream& stream) {
+  const int x_bytes = rows * (k_padded * element + 64);
+  if (rows > tuning().rows_max || x_bytes > tuning().rows_x_bytes) return {};
+  for (int i = static_cast<int>(stages.size()) - 1; i >= 0; --i) {
+    const int bytes = 8 * stages[i] * 2048 + 2 * 8 * 128 * 4 + 36 * 4 + x_bytes;  // mirrors linear_rows: the ring, two tiles' sums, the feeders' scratch, x
+    if (bytes <= stream.shared_limit()) return {i, bytes};
+  }
+  return {};
 }
 
-void launch_rows_kernel(CudaStream& stream, const CudaKernel& kernel, int shared_bytes, LinearArgs args) {
-  const int slots = stream.multiprocessors() * tuning().rows_blocks_per_multiprocessor;
-  // The same number of tiles for every block, as near as it goes.
-  const int per_block = divide_up(args.tiles, slots);
-  stream.launch(kernel, {divide_up(args.tiles, per_block), 1, 1, 256, shared_bytes}, args);
+// A block a multiprocessor: with room for two, those of the kernel that starts early would double up on some and leave others
+// empty. Tiles are dealt out in turn: who is done first starts on the next kernel's weights.
+void launch_rows_kernel(CudaStream& stream, const CudaKernel& kernel, const RowsForm& form, const LinearArgs& args) {
+  const int alone = stream.shared_limit() / 2 + 1024;
+  stream.launch(kernel, {std::min(args.tiles, stream.multiprocessors()), 1, 1, 512, std::max(form.shared_bytes, alone)}, args);
 }
 
 }  // namespace hearth::kernels::cuda

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <span>
 
 #include "kernels/cuda/host/convert.h"
 #include "kernels/cuda/host/implementations.h"
@@ -52,8 +53,10 @@ const char* linear_shape_declines(const ops::LinearSpec& s, const device::Device
 // The ways to run a w4 linear with these rows (linear_w4.cpp), for the tuning pass.
 std::vector<LinearChoice> w4_candidates(const ops::LinearSpec& s, int rows, device::CudaStream& stream);
 
-// The decode path (sm80/linear_rows.cuh): its shared memory, and the rows it takes.
-int rows_shared_bytes(int stage_bytes, int stages, int rows, int k_padded, int element);
-void launch_rows_kernel(device::CudaStream& stream, const device::CudaKernel& kernel, int shared_bytes, LinearArgs args);
+// The decode path (sm80/linear_rows.cuh): of the ring depths it is compiled for, shallow first, the deepest that leaves room for
+// these rows of `element` bytes a value; and its launch.
+struct RowsForm { int depth = -1, shared_bytes = 0; };  // depth: an index, -1: none fits
+RowsForm rows_form(std::span<const int> stages, int rows, int k_padded, int element, const device::CudaStream& stream);
+void launch_rows_kernel(device::CudaStream& stream, const device::CudaKernel& kernel, const RowsForm& form, const LinearArgs& args);
 
 }  // namespace hearth::kernels::cuda

@@ -14,7 +14,7 @@ Tuning& tuning() {
 Status set_tuning(const std::string& choices) {
   Tuning& t = tuning();
   const std::map<std::string, int*> names{
-      {"rows_stages", &t.rows_stages}, {"dense_stages", &t.dense_stages}, {"rows_max", &t.rows_max}, {"dense_stream", &t.dense_stream}, {"fused_norm_rows", &t.fused_norm_rows},
+      {"rows_stages", &t.rows_stages}, {"rows_max", &t.rows_max}, {"dense_stream", &t.dense_stream}, {"fused_norm_rows", &t.fused_norm_rows},
       {"attention_overlaps", &t.attention_overlaps}, {"attention_early", &t.attention_early_sequences}, {"attention_pairs", &t.attention_early_pairs},
       {"decode_warps", &t.decode_warps}, {"decode_int8_warps", &t.decode_int8_warps}, {"decode_stages", &t.decode_stages}, {"decode_kb", &t.decode_shared_kb}, {"decode_few", &t.decode_few}, {"decode_few_kb", &t.decode_few_kb}, {"decode_few_warps", &t.decode_few_warps},
       {"short_context", &t.short_context}, {"short_pairs", &t.short_pairs}, {"short_ranks", &t.short_ranks},

@@ -1,16 +1,16 @@
-// FP16, BF16 and int8 linears of 1 to 8 rows. A block owns 16-row tiles of the weight; its 8 warps share a tile along
-// k, each with a ring of its own in shared memory that cp.async fills, so that no barrier stands between a load and its
-// use. Weights of the first stages are under way before the kernel waits for its predecessor. Activations (normalised on
-// the way in when the norm is fused) sit in shared memory. The 8-column tensor-core tile costs nothing extra at one row:
-// it also sums over k within a quad.
+// FP16, BF16 and int8 linears of 1 to 8 rows, a block a multiprocessor. It owns 16-row tiles of the weight; eight warps share a
+// tile along k, each with a ring of its own in shared memory that cp.async fills, so that no barrier stands between a load and
+// its use. Eight more bring the activations (normalised on the way in when the norm is fused) and end: they alone wait for the
+// kernel before, the others' rings fill meanwhile. The 8-column tensor-core tile costs nothing extra at one row: it also sums
+// over k within a quad.
 #pragma once
 
 #include "kernels/cuda/common.cuh"
 
 namespace hearth::kernels::cuda {
 
-constexpr int rows_warps = 8, rows_threads = rows_warps * 32;
-constexpr int rows_norm_width = 8192;  // widest row the fused norm keeps in registers
+constexpr int rows_warps = 8, rows_feeders = 8;  // warps that multiply; warps that bring the activations
+constexpr int rows_threads = (rows_warps + rows_feeders) * 32, rows_feeding = rows_feeders * 32;
 
 // Bytes of one ring stage and k elements it covers.
 template <int KIND> struct RowsStage {
@@ -18,74 +18,162 @@ template <int KIND> struct RowsStage {
   static constexpr int bytes = 2048;
 };
 
-// Activations to shared memory as T, `stride` bytes a row, normalised if asked, zero beyond `in`.
+__device__ __forceinline__ int rows_feeder() { return static_cast<int>(threadIdx.x) - rows_warps * 32; }
+__device__ __forceinline__ void rows_feeders_meet() { asm volatile("bar.sync 1, %0;" ::"n"(rows_feeding) : "memory"); }
+__device__ __forceinline__ void rows_multiplying_meet() { asm volatile("bar.sync 2, %0;" ::"n"(rows_warps * 32) : "memory"); }
+
+// Activations to shared memory as T, `stride` bytes a row, zero beyond `in`.
 template <class T>
-__device__ __forceinline__ void rows_load_x(const LinearArgs& p, char* xs, int stride, float* scratch) {
-  const int k_stop = p.k_padded;
-  if (p.norm == norm_none) {
-    for (int n = 0; n < p.rows; ++n)
-      for (int k = threadIdx.x * 8; k < k_stop; k += rows_threads * 8) {
-        uint4 v = make_uint4(0, 0, 0, 0);
-        if (k < p.in) {
-          if (p.x_type == type_f32) {
-            const float4* from = reinterpret_cast<const float4*>(static_cast<const float*>(p.x) + n * p.x_stride + k);
-            float4 a = __ldcg(from), b = __ldcg(from + 1);
-            v = make_uint4(pack2<T>(a.x, a.y), pack2<T>(a.z, a.w), pack2<T>(b.x, b.y), pack2<T>(b.z, b.w));
-          } else {
-            v = __ldcg(reinterpret_cast<const uint4*>(static_cast<const T*>(p.x) + n * p.x_stride + k));
-          }
+__device__ __forceinline__ void rows_load_x(const LinearArgs& p, char* xs, int stride) {
+  for (int n = 0; n < p.rows; ++n)
+    for (int k = rows_feeder() * 8; k < p.k_padded; k += rows_feeding * 8) {
+      uint4 v = make_uint4(0, 0, 0, 0);
+      if (k < p.in) {
+        if (p.x_type == type_f32) {
+          const float4* from = reinterpret_cast<const float4*>(static_cast<const float*>(p.x) + n * p.x_stride + k);
+          float4 a = __ldcg(from), b = __ldcg(from + 1);
+          v = make_uint4(pack2<T>(a.x, a.y), pack2<T>(a.z, a.w), pack2<T>(b.x, b.y), pack2<T>(b.z, b.w));
+        } else {
+          v = __ldcg(reinterpret_cast<const uint4*>(static_cast<const T*>(p.x) + n * p.x_stride + k));
         }
-        *reinterpret_cast<uint4*>(xs + n * stride + k * 2) = v;
       }
-    return;
-  }
-  constexpr int pieces = rows_norm_width / (rows_threads * 4);
-  for (int n = 0; n < p.rows; ++n) {  // x is f32 here
-    float4 v[pieces];
-    float sum = 0;
-    const float* x = static_cast<const float*>(p.x) + n * p.x_stride;
-#pragma unroll
-    for (int i = 0; i < pieces; ++i) {
-      const int k = (i * rows_threads + threadIdx.x) * 4;
-      v[i] = k < p.in ? __ldcg(reinterpret_cast<const float4*>(x + k)) : make_float4(0, 0, 0, 0);
+      *reinterpret_cast<uint4*>(xs + n * stride + k * 2) = v;
     }
-    float mean = 0;
+}
+
+// Activations normalised, from f32 rows of at most PIECES * 1024. The norm's weights are there before the wait for the kernel
+// before; rows are read and reduced a few at a time. `scratch`: [warps][4] floats.
+template <class T, int PIECES>
+struct RowsNorm {
+  static constexpr int at_once = 8 / PIECES;  // rows
+  const LinearArgs& p;
+  float* const scratch;
+  float4 weight[PIECES];
+
+  static __device__ __forceinline__ int place(int i) { return (i * rows_feeding + rows_feeder()) * 4; }
+  __device__ __forceinline__ void load_weights() {
+#pragma unroll
+    for (int i = 0; i < PIECES; ++i) weight[i] = place(i) < p.in ? __ldg(reinterpret_cast<const float4*>(p.norm_weight + place(i))) : make_float4(0, 0, 0, 0);
+  }
+  // Sums over the block, in the same order every time, over the row's width.
+  __device__ __forceinline__ void means(float (&v)[at_once]) const {
+    const int warp = rows_feeder() / 32;
+#pragma unroll
+    for (int n = 0; n < at_once; ++n) v[n] = warp_sum(v[n]);
+    rows_feeders_meet();
+    if (threadIdx.x % 32 == 0)
+#pragma unroll
+      for (int n = 0; n < at_once; ++n) scratch[warp * 4 + n] = v[n];
+    rows_feeders_meet();
+#pragma unroll
+    for (int n = 0; n < at_once; ++n) {
+      float total = 0;
+#pragma unroll
+      for (int w = 0; w < rows_feeders; ++w) total += scratch[w * 4 + n];
+      v[n] = total / p.in;
+    }
+  }
+  __device__ __forceinline__ void load_rows(int first, char* xs, int stride) const {
+    float4 v[at_once][PIECES];
+    float mean[at_once];  // then of the squares
+#pragma unroll
+    for (int n = 0; n < at_once; ++n)
+#pragma unroll
+      for (int i = 0; i < PIECES; ++i)
+        v[n][i] = first + n < p.rows && place(i) < p.in ? __ldcg(reinterpret_cast<const float4*>(static_cast<const float*>(p.x) + (first + n) * p.x_stride + place(i))) : make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (int n = 0; n < at_once; ++n) mean[n] = 0;
     if (p.norm == norm_layer) {
 #pragma unroll
-      for (int i = 0; i < pieces; ++i) sum += v[i].x + v[i].y + v[i].z + v[i].w;
-      mean = block_sum(sum, scratch) / p.in;
-      sum = 0;
+      for (int n = 0; n < at_once; ++n)
+#pragma unroll
+        for (int i = 0; i < PIECES; ++i) mean[n] += v[n][i].x + v[n][i].y + v[n][i].z + v[n][i].w;
+      means(mean);
     }
 #pragma unroll
-    for (int i = 0; i < pieces; ++i) {
-      const int k = (i * rows_threads + threadIdx.x) * 4;
-      if (k < p.in) {
-        v[i].x -= mean; v[i].y -= mean; v[i].z -= mean; v[i].w -= mean;
-        sum += v[i].x * v[i].x + v[i].y * v[i].y + v[i].z * v[i].z + v[i].w * v[i].w;
-      }
-    }
-    const float inverse = rsqrtf(block_sum(sum, scratch) / p.in + p.norm_epsilon);
+    for (int n = 0; n < at_once; ++n) {
+      float squares = 0;
 #pragma unroll
-    for (int i = 0; i < pieces; ++i) {
-      const int k = (i * rows_threads + threadIdx.x) * 4;
-      if (k >= k_stop) continue;
-      float4 w = make_float4(0, 0, 0, 0), b = make_float4(0, 0, 0, 0);
-      if (k < p.in) {
-        w = __ldg(reinterpret_cast<const float4*>(p.norm_weight + k));
-        if (p.norm_bias) b = __ldg(reinterpret_cast<const float4*>(p.norm_bias + k));
+      for (int i = 0; i < PIECES; ++i)
+        if (place(i) < p.in) {
+          float4& x = v[n][i];
+          x.x -= mean[n]; x.y -= mean[n]; x.z -= mean[n]; x.w -= mean[n];
+          squares += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+        }
+      mean[n] = squares;
+    }
+    means(mean);
+#pragma unroll
+    for (int i = 0; i < PIECES; ++i) {
+      if (place(i) >= p.k_padded) continue;
+      const float4 w = weight[i], b = p.norm_bias && place(i) < p.in ? __ldg(reinterpret_cast<const float4*>(p.norm_bias + place(i))) : make_float4(0, 0, 0, 0);
+#pragma unroll
+      for (int n = 0; n < at_once; ++n) {
+        if (first + n >= p.rows) continue;
+        const float inverse = rsqrtf(mean[n] + p.norm_epsilon);
+        const float4 x = v[n][i];
+        *reinterpret_cast<uint2*>(xs + (first + n) * stride + place(i) * 2) =
+            make_uint2(pack2<T>(x.x * inverse * w.x + b.x, x.y * inverse * w.y + b.y), pack2<T>(x.z * inverse * w.z + b.z, x.w * inverse * w.w + b.w));
       }
-      uint2 packed = make_uint2(pack2<T>(v[i].x * inverse * w.x + b.x, v[i].y * inverse * w.y + b.y),
-                                pack2<T>(v[i].z * inverse * w.z + b.z, v[i].w * inverse * w.w + b.w));
-      *reinterpret_cast<uint2*>(xs + n * stride + k * 2) = packed;
     }
   }
+};
+template <class T, int PIECES>
+__device__ __forceinline__ void rows_load_normed(const LinearArgs& p, char* xs, int stride, float* scratch) {
+  RowsNorm<T, PIECES> norm{p, scratch};
+  norm.load_weights();
+  wait_predecessors();
+#pragma unroll 1
+  for (int n = 0; n < p.rows; n += norm.at_once) norm.load_rows(n, xs, stride);
 }
+
+// The outputs that a lane stores of a tile, and what they are added to: asked for while the tile is multiplied.
+struct RowsOutputs {
+  const LinearArgs& p;
+  float before[4];
+  __device__ __forceinline__ float* place(int row, int column) const { return static_cast<float*>(p.y) + row * p.y_stride + column; }
+  __device__ __forceinline__ void ask(int tile, int g, int t) {
+    if (!p.residual || p.gated) return;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = 2 * t + i % 2, column = tile * 16 + g + i / 2 * 8;
+      if (row < p.rows && column < p.out) before[i] = __ldcg(place(row, column));
+    }
+  }
+  __device__ __forceinline__ void store(int tile, int g, int t, const float (&sum)[4]) const {
+    if (!p.residual || p.gated) {
+      linear_store_pair(p, 2 * t, tile, g, sum[0], sum[2]);
+      linear_store_pair(p, 2 * t + 1, tile, g, sum[1], sum[3]);
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int row = 2 * t + i % 2, column = tile * 16 + g + i / 2 * 8;
+      if (row < p.rows && column < p.out) *place(row, column) = before[i] + activate(sum[i] + (p.bias ? p.bias[column] : 0.f), p.activation);
+    }
+  }
+};
 
 // int8 activations, quantised by an earlier kernel, [rows, k_padded].
 __device__ __forceinline__ void rows_load_x8(const LinearArgs& p, char* xs, int stride) {
   for (int n = 0; n < p.rows; ++n)
-    for (int k = threadIdx.x * 16; k < p.k_padded; k += rows_threads * 16)
+    for (int k = rows_feeder() * 16; k < p.k_padded; k += rows_feeding * 16)
       *reinterpret_cast<uint4*>(xs + n * stride + k) = __ldcg(reinterpret_cast<const uint4*>(static_cast<const int8_t*>(p.x) + n * p.x_stride + k));
+}
+
+template <class T, int KIND>
+__device__ __forceinline__ void rows_feed(const LinearArgs& p, char* xs, int stride, float* scratch) {
+  if constexpr (KIND == kind_int8) {
+    wait_predecessors();
+    rows_load_x8(p, xs, stride);
+  } else if (p.norm == norm_none) {
+    wait_predecessors();
+    rows_load_x<T>(p, xs, stride);
+  } else if (p.in <= 4096) {
+    rows_load_normed<T, 4>(p, xs, stride, scratch);
+  } else {
+    rows_load_normed<T, 8>(p, xs, stride, scratch);
+  }
 }
 
 template <class T, int KIND, int STAGES>
@@ -127,12 +215,20 @@ __device__ __forceinline__ void linear_rows(const LinearArgs& p) {
     copy_commit();
   };
 
-#pragma unroll
-  for (int i = 0; i < STAGES - 1; ++i) load_next();
   launch_dependents();
-  wait_predecessors();
-  if constexpr (KIND == kind_int8) rows_load_x8(p, xs, x_stride);
-  else rows_load_x<T>(p, xs, x_stride, scratch);
+  if (warp >= rows_warps) {
+    rows_feed<T, KIND>(p, xs, x_stride, scratch);
+    __syncthreads();
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < STAGES - 1; ++i) {
+    load_next();
+#if __CUDA_ARCH__ >= 900
+    // Two stages under way at a time: activations would wait behind all of a ring.
+    copy_wait<1>();
+#endif
+  }
   __syncthreads();
 
   const bool column_live = g < p.rows;
@@ -140,6 +236,9 @@ __device__ __forceinline__ void linear_rows(const LinearArgs& p) {
   int slot = 0, buffer = 0;
   for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x, buffer ^= 1) {
     float total[4] = {0, 0, 0, 0}, part[2][4] = {};
+    const bool finishes = warp == tile % rows_warps;
+    RowsOutputs outputs{p};
+    if (finishes) outputs.ask(tile, g, t);
     for (int unit = warp; unit < units; unit += rows_warps) {
       copy_wait<STAGES - 2>();
       __syncwarp();
@@ -169,8 +268,8 @@ __device__ __forceinline__ void linear_rows(const LinearArgs& p) {
     // Two buffers: the warp that adds up a tile is at the next tile's barrier before anyone writes its buffer again.
     float4* out = reinterpret_cast<float4*>(red) + buffer * rows_warps * 32;
     out[warp * 32 + lane] = make_float4(total[0], total[1], total[2], total[3]);
-    __syncthreads();
-    if (warp == tile % rows_warps) {
+    rows_multiplying_meet();
+    if (finishes) {
       float sum[4] = {0, 0, 0, 0};
       if constexpr (KIND == kind_int8) {
         int whole[4] = {0, 0, 0, 0};
@@ -198,8 +297,7 @@ __device__ __forceinline__ void linear_rows(const LinearArgs& p) {
           sum[0] *= low; sum[1] *= low; sum[2] *= high; sum[3] *= high;
         }
       }
-      linear_store_pair(p, 2 * t, tile, g, sum[0], sum[2]);
-      linear_store_pair(p, 2 * t + 1, tile, g, sum[1], sum[3]);
+      outputs.store(tile, g, t, sum);
     }
   }
   copy_wait<0>();
