@@ -101,7 +101,7 @@ __device__ __forceinline__ void decode_program(const Program& p) {
     barrier_init(shared_address(control.taken + thread), finishers);
   }
   barriers_initialised();
-  if (thread < static_cast<int>(sizeof(control.zeros) / sizeof(uint4))) control.zeros[thread] = make_uint4(0, 0, 0, 0);
+  if (thread == 0) control.zeros = make_uint4(0, 0, 0, 0);
   if (warp == 1) describe_step(p, control);
   if (warp == 2) copy_words(&control.attention, &p.attention, sizeof(AttentionArgs), lane, 32);
   if (warp > 2) {

@@ -12,13 +12,10 @@ namespace hearth::kernels::cuda {
 // How the eight columns of a product are used: as four pairs, the high and the low bytes of a row of activations. Two rows
 // leave pairs to spare; these serve other groups of k, whose lanes read activations where the rest read zeros. So the sums
 // of as many groups as there are shares come out side by side, and what is done to sums is done once for all of them. (One
-// row: linear_w4_single.)
-// Column g is pair g / 2; sums of pair t are in the lanes (g, t): row t % ROWS, share t / ROWS.
-template <int GROUP, int ROWS> struct Columns {
-  static constexpr int groups = 128 / GROUP, shares = 4 / ROWS;
-  static constexpr int units = shares > groups ? shares / groups : 1;  // that meet in a set of sums
-  static constexpr int sets = groups > shares ? groups / shares : 1;   // of sums of a unit
-  static constexpr int set_groups = groups / sets;                     // of a unit in a set
+// row: mma_quad.)
+// Column g is pair g / 2; sums of pair t are in the lanes (g, t): row t % rows, share t / rows.
+template <int ROWS> struct Columns {
+  static constexpr int rows = ROWS == 4 ? 4 : 2, shares = 4 / rows;  // one row's two are the even and the odd steps of k
 };
 
 // Where linears keep their activations: by unit, group and row its scale and its negated sum (an integer; of one row then the

@@ -36,9 +36,9 @@ struct Workplace {
 };
 
 // Room for this worker's sums of a tile, once the finishers have taken those that lie there.
-__device__ __forceinline__ uint32_t await_room(const Workplace& here, const RingPlace& at) {
+__device__ __forceinline__ uint32_t await_room(const Workplace& here, const RingPlace& at, int rows) {
   barrier_wait(here.taken() + at.slot * 8, at.parity ^ 1);
-  return here.sums + at.slot * program_sum_bytes(here.rows) + here.warp * 4;
+  return here.sums + at.slot * program_sum_bytes(rows) + here.warp * 4;
 }
 __device__ __forceinline__ uint32_t sum_place(uint32_t room, int n, int r) { return room + (n * 16 + r) * sum_pitch * 4; }  // row n of activations, r of the tile
 __device__ __forceinline__ void sums_left(const Workplace& here, RingPlace& at) {
@@ -51,7 +51,7 @@ template <int ROWS>
 __device__ __forceinline__ void leave_sums(const Workplace& here, const float (&total)[2], RingPlace& at) {
   const int g = here.lane / 4, t = here.lane % 4, row = t % ROWS;
   if constexpr (ROWS == 4) {
-    const uint32_t room = await_room(here, at);
+    const uint32_t room = await_room(here, at, here.rows);
     if (row < here.rows) {
       shared_store4(sum_place(room, row, g), total[0]);
       shared_store4(sum_place(room, row, g + 8), total[1]);
@@ -60,337 +60,261 @@ __device__ __forceinline__ void leave_sums(const Workplace& here, const float (&
     const bool high = t >= 2;
     float sum = (high ? total[1] : total[0]) + __shfl_xor_sync(0xffffffffu, high ? total[0] : total[1], 2);
     if constexpr (ROWS == 1) sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-    const uint32_t room = await_room(here, at);
+    const uint32_t room = await_room(here, at, ROWS);
     if (ROWS == 2 || t % 2 == 0) shared_store4(sum_place(room, row, g + (high ? 8 : 0)), sum);
   }
   sums_left(here, at);
 }
 
-// A unit's share of a lane, out of the ring.
-struct UnitWords {
-  uint4 first, second;
-  __device__ __forceinline__ void load(uint32_t unit, int lane) {
-    first = shared_load16(unit + lane * 16);
-    second = shared_load16(unit + 512 + lane * 16);
+// ---- What a worker does with a slot -------------------------------------------------------------------------------------------
+
+// A worker has a unit of a slot, or (PAIRS) two, `program_workers` apart. Their groups, one after the other, go to sets of
+// sums, a set as many groups as products have shares (see Columns). A part is what one operand of activations meets: 64 k of
+// one row, 32 k of several.
+template <int GROUP, int ROWS, bool PAIRS> struct SlotForm {
+  static constexpr int units = PAIRS ? 2 : 1, groups = 128 / GROUP, shares = Columns<ROWS>::shares;
+  static constexpr bool joint = shares > groups;  // both units are in one set, each its own share
+  static constexpr int sets = joint ? 1 : units * groups / shares;
+  static constexpr int part_k = ROWS == 1 ? 64 : 32, unit_parts = 128 / part_k, set_parts = joint ? unit_parts : units * unit_parts / sets;
+  static __device__ __forceinline__ int part_offset(int part) { return ROWS == 1 ? part * 8 : fixed_offset(part * part_k); }  // of a unit's activations
+  // Whose scales a lane of this share has in a set.
+  static __device__ __forceinline__ int unit_of(int set, int share) { return joint ? share : set * shares / groups; }
+  static __device__ __forceinline__ int group_of(int set, int share) { return joint ? 0 : set * shares % groups + share; }
+};
+
+// Where a lane finds what it multiplies: from the worker's first unit of a tile on, the bytes of its column in each unit; and
+// scale and negated sum of the row and share that it has sums of.
+template <int ROWS> struct LanePlace {
+  uint32_t x, scaled, zeros;        // of zeros: what is multiplied in place of what is not there
+  int unit_sums;
+  int column_share, share;          // of the column that this lane multiplies, of what it has sums of
+  bool odd;                         // of one row: the parity that its sums are of
+  __device__ __forceinline__ LanePlace(const ActivationPlace<ROWS>& place, const ProgramControl& control, int warp, int lane) {
+    constexpr int rows = Columns<ROWS>::rows;
+    const int g = lane / 4, t = lane % 4;
+    x = shared_address(place.rows) + warp * 256 + t * 16 + (ROWS == 1 ? g % 4 * 64 : min(g / 2 % rows, control.rows - 1) * place.stride + g % 2 * 64);
+    scaled = shared_address(place.sums) + warp * place.unit_sums + t % rows * 8;
+    zeros = shared_address(&control.zeros);
+    unit_sums = place.unit_sums;
+    column_share = g / 2 / rows;
+    share = t / rows;
+    odd = t % 2;
   }
 };
 
-// Of several rows: scales and zero points of what a lane has sums of, rows g and g + 8, its group in each set of sums of a unit.
-template <int GROUP, int ROWS> struct GroupConstants {
-  using C = Columns<GROUP, ROWS>;
-  uint32_t scales[C::sets], zeros[C::sets];
-  __device__ __forceinline__ void load(uint32_t unit, int lane) {
-    using U = Unit<GROUP>;
-    const int g = lane / 4, first = lane % 4 / ROWS % C::groups;
+// Activations of a set as a lane multiplies them, and scale and negated sum of its group.
+template <int GROUP, int ROWS, bool PAIRS> struct SetActivations {
+  using F = SlotForm<GROUP, ROWS, PAIRS>;
+  uint2 x[F::set_parts], scaled;
+
+  // unit: how many units after the worker's first one of the tile the slot's first is; one, two: whether it has a first, a second.
+  __device__ __forceinline__ void load(const LanePlace<ROWS>& place, int set, int unit, bool one, bool two) {
+    constexpr bool wide = GROUP >= 2 * F::part_k;  // two parts of a group lie side by side
 #pragma unroll
-    for (int set = 0; set < C::sets; ++set) {
-      scales[set] = shared_load4(unit + U::scales + (first + set * C::shares) * 32 + g * 4);
-      zeros[set] = shared_load1(unit + U::zeros + (first + set * C::shares) * 8 + g);
-    }
-  }
-};
-
-// ---- Several rows ----
-
-// Row g masked, row g + 8 with what it has of row g.
-__device__ __forceinline__ void mma_bytes(int (&c)[4], uint32_t w0, uint32_t w1, uint32_t b0, uint32_t b1) {
-  constexpr uint32_t low = 0x0f0f0f0fu;
-  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(w0 & low), "r"(w0), "r"(w1 & low), "r"(w1), "r"(b0), "r"(b1));
-}
-
-// What a lane multiplies with: byte g % 2 of row g / 2 % ROWS, in products of its share of k; zeros in others.
-struct ColumnPlace { uint32_t x, zeros; int share; };
-
-// Products of one set of sums of a unit, which is the `position`th of those that meet in a set.
-template <int GROUP, int ROWS>
-__device__ __forceinline__ void multiply_set(const UnitWords& w, const ColumnPlace& column, uint32_t x, int position, int set, int (&sums)[4]) {
-  using C = Columns<GROUP, ROWS>;
-  const uint32_t words[8] = {w.first.x, w.first.y, w.first.z, w.first.w, w.second.x, w.second.y, w.second.z, w.second.w};
-#pragma unroll
-  for (int j = 0; j < C::set_groups; ++j) {
-    const int group = set * C::set_groups + j, word = group * (GROUP / 16);
-    const bool mine = C::shares == 1 || position * C::groups + j == column.share;
-    const uint32_t at = mine ? x + fixed_offset(group * GROUP) : column.zeros;
-    if constexpr (GROUP == 32) {
-      const uint2 b = shared_load8(at);
-      mma_bytes(sums, words[word], words[word + 1], b.x, b.y);
-    } else {
-#pragma unroll
-      for (int half = 0; half < GROUP / 64; ++half) {
-        const uint4 b = shared_load16(at + half * 128);
-        mma_bytes(sums, words[word + half * 4], words[word + half * 4 + 1], b.x, b.y);
-        mma_bytes(sums, words[word + half * 4 + 2], words[word + half * 4 + 3], b.z, b.w);
+    for (int i = 0; i < F::set_parts; i += wide ? 2 : 1) {
+      const int part = (set * F::set_parts + i) % F::unit_parts, second = F::joint ? place.column_share : (set * F::set_parts + i) / F::unit_parts;
+      const bool mine = F::joint || GROUP < F::part_k || F::shares == 1 || (part * F::part_k / GROUP) % F::shares == place.column_share;
+      const uint32_t at = mine && (second ? two : one) ? place.x + (unit + second * program_workers) * 256 + F::part_offset(part) : place.zeros;
+      if constexpr (wide) {
+        const uint4 v = shared_load16(at);
+        x[i] = make_uint2(v.x, v.y);
+        x[i + 1] = make_uint2(v.z, v.w);
+      } else {
+        x[i] = shared_load8(at);
+        if (GROUP < F::part_k) x[i] = place.column_share == 0 ? make_uint2(x[i].x, 0) : make_uint2(0, x[i].y);  // both shares' groups
       }
     }
+    const int second = F::unit_of(set, place.share);
+    scaled = shared_load8((second ? two : one) ? place.scaled + (unit + second * program_workers) * place.unit_sums + F::group_of(set, place.share) * ActivationPlace<ROWS>::group_bytes : place.zeros);
   }
+};
+
+// Row g masked, row g + 8 with what it has of row g.
+__device__ __forceinline__ void mma_bytes(int (&c)[4], uint32_t w0, uint32_t w1, uint2 b) {
+  constexpr uint32_t low = 0x0f0f0f0fu;
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(w0 & low), "r"(w0), "r"(w1 & low), "r"(w1), "r"(b.x), "r"(b.y));
+}
+// One row: four words as they lie in the ring are an operand: rows g have the words of even steps of 16 k, rows g + 8 those of
+// odd steps, and rows g + 8 of the tile come with rows g. So a pair of columns has the activations of even or of odd steps, pair
+// p of share p / 2 of k those of parity p % 2, and only the sums of the rows of its parity mean something: no word is moved.
+__device__ __forceinline__ void mma_quad(int (&both)[4], int (&low)[4], const uint4& w, uint2 b) {
+  constexpr uint32_t mask = 0x0f0f0f0fu;
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(both[0]), "+r"(both[1]), "+r"(both[2]), "+r"(both[3]) : "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w), "r"(b.x), "r"(b.y));
+  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(low[0]), "+r"(low[1]), "+r"(low[2]), "+r"(low[3]) : "r"(w.x & mask), "r"(w.y & mask), "r"(w.z & mask), "r"(w.w & mask), "r"(b.x), "r"(b.y));
 }
 
-// Adds a set's sums to the totals; scaled: the group's activations' (see ActivationPlace). Integers until the last step: the
-// sums, below 2^31, and what the zero points take off are exact.
-__device__ __forceinline__ void add_set(int (&sums)[4], uint32_t scales, uint32_t zeros, uint2 scaled, float (&total)[2]) {
+// Adds a set's sums, of masked bytes and of whole ones, to the totals of rows g and g + 8. Integers until the last step: the sums,
+// below 2^31, and what the zero points take off are exact.
+__device__ __forceinline__ void add_sums(int low, int both, uint32_t scales, uint32_t zeros, uint2 scaled, float (&total)[2]) {
   const int negated = static_cast<int>(scaled.y);
-  const int low = sums[0] * 256 + sums[1] + static_cast<int>(zeros & 15u) * negated;
-  const int both = sums[2] * 256 + sums[3] + static_cast<int>(zeros) * negated;
+  low += static_cast<int>(zeros & 15u) * negated;
+  both += static_cast<int>(zeros) * negated;
   const float2 scale = unpack2<__half>(scales);
   const float unit = __uint_as_float(scaled.x);
   total[0] += unit * scale.x * static_cast<float>(low);
   total[1] += unit * scale.y * static_cast<float>(both - low);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) sums[i] = 0;
 }
 
-// ---- One row ----
+// A worker's weights of a slot, with scales and zero points of what a lane has sums of.
+template <int GROUP, int ROWS, bool PAIRS> struct WorkerSlot {
+  using F = SlotForm<GROUP, ROWS, PAIRS>;
+  uint4 words[2 * F::units];
+  uint32_t scales[F::sets], zeros[F::sets];
 
-// Four words as they lie in the ring are an operand: rows g have the words of even steps of 16 k, rows g + 8 those of odd
-// steps, and rows g + 8 of the tile come with rows g. So a pair of columns has the activations of even or of odd steps, pair
-// p of share p / 2 of k those of parity p % 2, and only the sums of the rows of its parity mean something: no word is moved.
-__device__ __forceinline__ void mma_quad(int (&both)[4], int (&low)[4], const uint4& w, uint32_t b0, uint32_t b1) {
-  constexpr uint32_t mask = 0x0f0f0f0fu;
-  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+r"(both[0]), "+r"(both[1]), "+r"(both[2]), "+r"(both[3]) : "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w), "r"(b0), "r"(b1));
-  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+r"(low[0]), "+r"(low[1]), "+r"(low[2]), "+r"(low[3]) : "r"(w.x & mask), "r"(w.y & mask), "r"(w.z & mask), "r"(w.w & mask), "r"(b0), "r"(b1));
-}
-// both: of whole bytes, low: of masked ones.
-struct QuadSums {
-  int both[4] = {0, 0, 0, 0}, low[4] = {0, 0, 0, 0};
-  __device__ __forceinline__ void add(bool odd, uint32_t scales, uint32_t zeros, uint2 scaled, float (&total)[2]) const {
-    const int negated = static_cast<int>(scaled.y);
-    const int l = (odd ? low[2] : low[0]) * 256 + (odd ? low[3] : low[1]) + static_cast<int>(zeros & 15u) * negated;
-    const int b = (odd ? both[2] : both[0]) * 256 + (odd ? both[3] : both[1]) + static_cast<int>(zeros) * negated;
-    const float2 scale = unpack2<__half>(scales);
-    const float unit = __uint_as_float(scaled.x);
-    total[0] += unit * scale.x * static_cast<float>(l);
-    total[1] += unit * scale.y * static_cast<float>(b - l);
-  }
-};
-// Scales and zero points of a lane's share, for each set of sums of a unit.
-template <int GROUP> struct SingleConstants {
-  static constexpr int sets = GROUP == 32 ? 2 : 1, groups = 128 / GROUP;
-  uint32_t scales[sets], zeros[sets];
-  __device__ __forceinline__ void load(uint32_t unit, int lane) {
+  // A unit that is not there is replaced by another of the slot, to be multiplied by zeros.
+  __device__ __forceinline__ void load(const Workplace& here, uint32_t slot, int share, bool one, bool two) {
     using U = Unit<GROUP>;
-    const int g = lane / 4, group = groups == 1 ? 0 : lane % 4 / 2;
+    const uint32_t from = slot + (one ? here.warp * U::bytes : 0), beside = two ? from + program_workers * U::bytes : from;
+    const int g = here.lane / 4;
 #pragma unroll
-    for (int set = 0; set < sets; ++set) {
-      scales[set] = shared_load4(unit + U::scales + (group + 2 * set) * 32 + g * 4);
-      zeros[set] = shared_load1(unit + U::zeros + (group + 2 * set) * 8 + g);
+    for (int i = 0; i < 2 * F::units; ++i) words[i] = shared_load16((i < 2 ? from : beside) + i % 2 * 512 + here.lane * 16);
+#pragma unroll
+    for (int i = 0; i < F::sets; ++i) {
+      const uint32_t unit = F::unit_of(i, share) ? beside : from, group = F::group_of(i, share);
+      scales[i] = shared_load4(unit + U::scales + group * 32 + g * 4);
+      zeros[i] = shared_load1(unit + U::zeros + group * 8 + g);
     }
   }
-};
-// A unit of groups of 64 or 32.
-template <int GROUP>
-__device__ __forceinline__ void multiply_single(const UnitWords& w, uint32_t x, uint32_t zeros, int share, const SingleConstants<GROUP>& c, uint32_t scaled, bool odd, float (&total)[2]) {
-  if constexpr (GROUP == 64) {
-    QuadSums s;
-    const uint2 b0 = shared_load8(share == 0 ? x : zeros), b1 = shared_load8(share == 1 ? x + 8 : zeros);
-    mma_quad(s.both, s.low, w.first, b0.x, b0.y);
-    mma_quad(s.both, s.low, w.second, b1.x, b1.y);
-    s.add(odd, c.scales[0], c.zeros[0], shared_load8(scaled), total);
-  } else {
-    const uint4 b = shared_load16(x);
-    QuadSums s, second;
-    mma_quad(s.both, s.low, w.first, share == 0 ? b.x : 0, share == 1 ? b.y : 0);
-    mma_quad(second.both, second.low, w.second, share == 0 ? b.z : 0, share == 1 ? b.w : 0);
-    s.add(odd, c.scales[0], c.zeros[0], shared_load8(scaled), total);
-    second.add(odd, c.scales[1], c.zeros[1], shared_load8(scaled + 2 * ActivationPlace<1>::group_bytes), total);
+  __device__ __forceinline__ void multiply_set(int set, const SetActivations<GROUP, ROWS, PAIRS>& by, const LanePlace<ROWS>& place, float (&total)[2]) const {
+    Products products = {};
+    const int first = set * F::set_parts;
+#pragma unroll
+    for (int i = 0; i < F::set_parts; ++i) products.add(*this, first + i, by.x[i]);
+    if constexpr (F::joint && PAIRS) {  // each share's are the sums of its own unit
+      Products beside = {};
+#pragma unroll
+      for (int i = 0; i < F::set_parts; ++i) beside.add(*this, F::unit_parts + i, by.x[i]);
+      products.choose(beside, place.share);
+    }
+    add_sums(products.low(place.odd), products.whole(place.odd), scales[set], zeros[set], by.scaled, total);
   }
-}
 
-// What a worker has of a slot, in registers: one unit, or two `program_workers` apart.
-struct WorkerSlot {
-  static constexpr int apart = program_workers;
-  UnitWords a, b;
-  bool one, two;  // there is a first, a second unit
-
-  // load(from, beside): what else is wanted of the two. Then the loader has the slot's room again. What lies where the worker
-  // has no unit is read and left.
-  template <int GROUP, class Load>
-  __device__ __forceinline__ void take(const Workplace& here, RingPlace& at, int unit, int units, int slot_units, TraceWait& waiting, const Load& load) {
-    constexpr int unit_bytes = Unit<GROUP>::bytes;
-    const uint32_t barrier = here.full + at.slot * 8, from = here.ring + at.slot * here.slot_bytes + here.warp * unit_bytes;
-    one = unit < units;
-    two = slot_units > apart && unit + apart < units;
-    const uint32_t beside = two ? from + apart * unit_bytes : from;
-    waiting.begin();
-    barrier_wait(barrier, at.parity);
-    waiting.end();
-    a.load(from, here.lane);
-    b.load(beside, here.lane);
-    load(from, beside);
-    here.arrive(barrier + program_slots_max * 8);
-    at.next(here.slots);
-  }
-};
-
-template <int GROUP> struct SingleSlot : WorkerSlot {
-  SingleConstants<GROUP> constants, second;  // of groups of 128 only the first: the two units are the two shares
-
-  __device__ __forceinline__ void take(const Workplace& here, RingPlace& at, int unit, int units, int slot_units, TraceWait& waiting) {
-    WorkerSlot::take<GROUP>(here, at, unit, units, slot_units, waiting, [&](uint32_t from, uint32_t beside) {
-      if constexpr (GROUP == 128) {
-        constants.load(here.lane % 4 < 2 ? from : beside, here.lane);
+ private:
+  // Sums of products with masked bytes (rows g of the tile) and with whole ones.
+  struct Products {
+    int a[4], b[ROWS == 1 ? 4 : 1];
+    __device__ __forceinline__ void add(const WorkerSlot& slot, int part, uint2 x) {
+      if constexpr (ROWS == 1) {
+        mma_quad(a, b, slot.words[part], x);
       } else {
-        constants.load(from, here.lane);
-        second.load(beside, here.lane);
-      }
-    });
-  }
-};
-
-// The first slot is taken before the activations are there: the ring has room for another while everybody waits.
-template <class T, int GROUP>
-__device__ __noinline__ uint32_t linear_w4_single(uint32_t packed) {
-  PhasePlace at(packed);
-  ProgramControl& control = program_control();
-  const int index = at.phase;
-  const ProgramPhase& phase = program_phase(index);
-  const LinearShape& l = linear_shape(phase);
-  const ActivationPlace<1> place(control);
-  const Workplace here(control);
-  constexpr int apart = program_workers;
-  const int warp = here.warp, g = here.lane / 4, t = here.lane % 4, units = l.units, slot_units = control.slot_units;
-  const TileRange tiles = tile_range(l, phase);
-  if (tiles.begin == tiles.end) return at.packed() + next_phase;
-  TraceWait weights, room;
-  SingleSlot<GROUP> slot{};
-  slot.take(here, at.ring, warp, units, slot_units, weights);
-  if (warp == 0) program_trace(index, 0);
-  receive<T, GROUP, 1>(control, l, phase, place);
-  if (warp == 0) program_trace(index, 1);
-
-  const int share = g / 4;  // of this lane's column
-  const bool odd = t % 2;   // of this lane's sums
-  const uint32_t x = shared_address(place.rows) + g % 4 * 64 + t * 16, zeros = shared_address(control.zeros);
-  const uint32_t scaled = shared_address(place.sums) + t % 2 * 8 + (GROUP == 128 ? t / 2 * apart * place.unit_sums : t / 2 * place.group_bytes);
-  int left = tiles.end - tiles.begin, unit = warp;
-  float total[2] = {0, 0};
-#pragma unroll 1
-  while (true) {
-    if (slot.one) {
-      const uint32_t of_unit = scaled + unit * place.unit_sums, x_unit = x + unit * 256;
-      if constexpr (GROUP == 128) {
-        QuadSums s;
-        const uint4 b0 = shared_load16(share == 0 ? x_unit : zeros);
-        mma_quad(s.both, s.low, slot.a.first, b0.x, b0.y);
-        mma_quad(s.both, s.low, slot.a.second, b0.z, b0.w);
-        if (slot.two) {
-          const uint4 b1 = shared_load16(share == 1 ? x_unit + apart * 256 : zeros);
-          mma_quad(s.both, s.low, slot.b.first, b1.x, b1.y);
-          mma_quad(s.both, s.low, slot.b.second, b1.z, b1.w);
-        }
-        s.add(odd, slot.constants.scales[0], slot.constants.zeros[0], shared_load8(slot.two || t < 2 ? of_unit : zeros), total);
-      } else {
-        multiply_single<GROUP>(slot.a, x_unit, zeros, share, slot.constants, of_unit, odd, total);
-        if (slot.two) multiply_single<GROUP>(slot.b, x_unit + apart * 256, zeros, share, slot.second, of_unit + apart * place.unit_sums, odd, total);
+        const uint4& w = slot.words[part / 2];
+        if (part % 2 == 0) mma_bytes(a, w.x, w.y, x);
+        else mma_bytes(a, w.z, w.w, x);
       }
     }
-    unit += slot_units;
-    if (unit - warp >= units) {
-      room.begin();
-      leave_sums<1>(here, total, at.sums);
-      room.end();
-      if (--left == 0) break;
-      total[0] = total[1] = 0;
-      unit = warp;
+    __device__ __forceinline__ void choose(const Products& other, int share) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) a[i] = share ? other.a[i] : a[i];
+#pragma unroll
+      for (int i = 0; i < (ROWS == 1 ? 4 : 1); ++i) b[i] = share ? other.b[i] : b[i];
     }
-    slot.take(here, at.ring, unit, units, slot_units, weights);
-  }
-  if (warp == 0) {
-    program_trace(index, 2);
-    weights.leave(index, 9);
-    room.leave(index, 10);
-  }
-  return at.packed() + next_phase;
-}
-
-// Of several rows.
-template <int GROUP, int ROWS> struct RowsSlot : WorkerSlot {
-  GroupConstants<GROUP, ROWS> constants, second;  // where units meet in a set of sums only the first, of the unit that is this lane's
-
-  // ahead: how far the unit whose sums are this lane's is from the slot's first one.
-  __device__ __forceinline__ void take(const Workplace& here, RingPlace& at, int unit, int units, int slot_units, int ahead, TraceWait& waiting) {
-    WorkerSlot::take<GROUP>(here, at, unit, units, slot_units, waiting, [&](uint32_t from, uint32_t beside) {
-      if constexpr (Columns<GROUP, ROWS>::units == 1) {
-        constants.load(from, here.lane);
-        second.load(beside, here.lane);
-      } else {
-        if (one && ahead == 0) constants.load(from, here.lane);
-        if (two && ahead == 1) constants.load(beside, here.lane);
-      }
-    });
-  }
+    __device__ __forceinline__ int whole(bool odd) const {
+      if constexpr (ROWS == 1) return (odd ? a[2] : a[0]) * 256 + (odd ? a[3] : a[1]);
+      else return a[2] * 256 + a[3];
+    }
+    __device__ __forceinline__ int low(bool odd) const {
+      if constexpr (ROWS == 1) return (odd ? b[2] : b[0]) * 256 + (odd ? b[3] : b[1]);
+      else return a[0] * 256 + a[1];
+    }
+  };
 };
 
-// Not inlined: the loops want all registers.
-template <class T, int GROUP, int ROWS>
+// A worker's tiles of a phase. While a slot is multiplied the next one comes to the registers, and two are there before the
+// activations: the ring has room for others while everybody waits. STEADY: a tile is a slot, so activations stay in registers.
+// Not inlined: the loop wants all registers.
+template <class T, int GROUP, int ROWS, bool PAIRS, bool STEADY>
 __device__ __noinline__ uint32_t linear_w4_phase(uint32_t packed) {
   PhasePlace at(packed);
-  using C = Columns<GROUP, ROWS>;
+  using F = SlotForm<GROUP, ROWS, PAIRS>;
+  using Slot = WorkerSlot<GROUP, ROWS, PAIRS>;
   ProgramControl& control = program_control();
   const int index = at.phase;
   const ProgramPhase& phase = program_phase(index);
   const LinearShape& l = linear_shape(phase);
-  const ActivationPlace<ROWS> place(control);
-  const Workplace here(control);
-  constexpr int apart = program_workers;
-  const int warp = here.warp, lane = here.lane, g = lane / 4, t = lane % 4, units = l.units, slot_units = control.slot_units;
-  const int position_mine = t / ROWS / C::groups;  // of the unit that this lane has sums of, among those that meet
   const TileRange tiles = tile_range(l, phase);
   if (tiles.begin == tiles.end) return at.packed() + next_phase;
+  const ActivationPlace<ROWS> activations(control);
+  const Workplace here(control);
+  const LanePlace<ROWS> place(activations, control, here.warp, here.lane);
+  constexpr bool ahead = ROWS == 1 && GROUP == 128;  // of more rows or smaller groups registers do not hold two slots
+  const int units = l.units, slot_units = control.slot_units;
+  int left = (tiles.end - tiles.begin) * (STEADY ? 1 : (units + slot_units - 1) / slot_units);  // slots to be multiplied
+  int unit = 0;  // of the tile, the first one of the slot that is to be multiplied
+  auto following = [&] { return STEADY || unit + slot_units >= units ? 0 : unit + slot_units; };
+  auto one = [&](int first) { return first + here.warp < units; };
+  auto two = [&](int first) { return PAIRS && first + here.warp + program_workers < units; };
   TraceWait weights, room;
-  RowsSlot<GROUP, ROWS> slot{};
-  int unit = warp, position = 0;
-  slot.take(here, at.ring, unit, units, slot_units, position_mine - position, weights);
-  if (warp == 0) program_trace(index, 0);
-  receive<T, GROUP, ROWS>(control, l, phase, place);
-  if (warp == 0) program_trace(index, 1);
-
-  const ColumnPlace column{shared_address(place.rows) + min(g / 2 % ROWS, here.rows - 1) * place.stride + g % 2 * 64 + t * 16, shared_address(control.zeros), g / 2 / ROWS};
-  const uint32_t scaled = shared_address(place.sums) + t / ROWS % C::groups * place.group_bytes + t % ROWS * 8, unscaled = shared_address(control.zeros);
-  int left = tiles.end - tiles.begin;
-  int sums[4] = {0, 0, 0, 0};
-  float total[2] = {0, 0};
-#pragma unroll 1
-  while (true) {
-    const uint32_t x = column.x + unit * 256;
-    if constexpr (C::units == 1) {
-#pragma unroll
-      for (int set = 0; set < C::sets; ++set) {
-        const uint32_t of_set = scaled + unit * place.unit_sums + set * C::shares * place.group_bytes;
-        if (slot.one) {
-          multiply_set<GROUP, ROWS>(slot.a, column, x, 0, set, sums);
-          add_set(sums, slot.constants.scales[set], slot.constants.zeros[set], shared_load8(of_set), total);
-        }
-        if (slot.two) {
-          multiply_set<GROUP, ROWS>(slot.b, column, x + apart * 256, 0, set, sums);
-          add_set(sums, slot.second.scales[set], slot.second.zeros[set], shared_load8(of_set + apart * place.unit_sums), total);
-        }
-      }
-    } else {
-      if (slot.one) multiply_set<GROUP, ROWS>(slot.a, column, x, position, 0, sums);
-      if (slot.two) multiply_set<GROUP, ROWS>(slot.b, column, x + apart * 256, position + 1, 0, sums);
-      const int first = unit - position * apart;  // of those that meet
-      position += slot_units / apart;
-      if (position == C::units || unit - warp + slot_units >= units) {
-        const int mine = first + position_mine * apart;
-        add_set(sums, slot.constants.scales[0], slot.constants.zeros[0], shared_load8(mine < units ? scaled + mine * place.unit_sums : unscaled), total);
-        position = 0;
-      }
-    }
-    unit += slot_units;
-    if (unit - warp >= units) {
-      room.begin();
-      leave_sums<ROWS>(here, total, at.sums);
-      room.end();
-      if (--left == 0) break;
-      total[0] = total[1] = 0;
-      unit = warp;
-    }
-    slot.take(here, at.ring, unit, units, slot_units, position_mine - position, weights);
+  auto landed = [&] { return barrier_passed(here.full + at.ring.slot * 8, at.ring.parity); };
+  auto await = [&] {
+    weights.begin();
+    barrier_wait(here.full + at.ring.slot * 8, at.ring.parity);
+    weights.end();
+  };
+  auto load = [&](Slot& slot, int first) { slot.load(here, here.ring + at.ring.slot * here.slot_bytes, place.share, one(first), two(first)); };
+  auto give_back = [&] {
+    here.arrive(here.empty() + at.ring.slot * 8);
+    at.ring.next(here.slots);
+  };
+  Slot first{}, second{};
+  await();
+  load(first, 0);
+  give_back();
+  const bool taken = ahead && left > 1 && landed();
+  if (taken) {
+    load(second, following());
+    give_back();
   }
-  if (warp == 0) {
+  if (here.warp == 0) program_trace(index, 0);
+  receive<T, GROUP, ROWS>(control, l, phase, activations);
+  if (here.warp == 0) program_trace(index, 1);
+
+  SetActivations<GROUP, ROWS, PAIRS> x[F::sets];
+#pragma unroll
+  for (int i = 0; i < F::sets; ++i) if (STEADY) x[i].load(place, i, 0, one(0), two(0));
+  float total[2] = {0, 0};
+  auto multiply = [&](const Slot& slot) {
+#pragma unroll
+    for (int i = 0; i < F::sets; ++i) {
+      if (!STEADY) x[i].load(place, i, unit, one(unit), two(unit));
+      slot.multiply_set(i, x[i], place, total);
+    }
+    --left;
+    if (!STEADY && (unit += slot_units) < units) return;
+    room.begin();
+    leave_sums<ROWS>(here, total, at.sums);
+    room.end();
+    total[0] = total[1] = 0;
+    unit = 0;
+  };
+  // Whether there is a next slot, which then is in `next`.
+  auto step = [&](const Slot& now, Slot& next) {
+    bool early = false;
+    if (ahead) early = landed() && left > 1;
+    if (early) load(next, following());
+    multiply(now);
+    if (left == 0) return false;
+    if (!early) {
+      await();
+      load(next, unit);
+    }
+    give_back();
+    return true;
+  };
+  if (taken) {
+    multiply(first);
+    first = second;
+  }
+  if constexpr (ahead) {
+#pragma unroll 1
+    while (step(first, second) && step(second, first)) {}
+  } else {
+#pragma unroll 1
+    while (step(first, first)) {}
+  }
+  if (here.warp == 0) {
     program_trace(index, 2);
     weights.leave(index, 9);
     room.leave(index, 10);
@@ -433,7 +357,7 @@ __device__ __noinline__ uint32_t linear_dense_phase(uint32_t packed) {
       mma<T>(even, a0, x.x, x.y);
       mma<T>(odd, a1, x.z, x.w);
     }
-    const uint32_t room = await_room(here, at.sums);
+    const uint32_t room = await_room(here, at.sums, here.rows);
 #pragma unroll
     for (int i = 0; i < 4; ++i)  // columns 2 t and 2 t + 1 of rows g and g + 8
       if (const int n = 2 * t + i % 2; n < here.rows) shared_store4(sum_place(room, n, g + i / 2 * 8), even[i] + odd[i]);
@@ -443,12 +367,22 @@ __device__ __noinline__ uint32_t linear_dense_phase(uint32_t packed) {
   return at.packed() + next_phase;
 }
 
+template <class T, int GROUP, int ROWS>
+__device__ __forceinline__ uint32_t linear_w4(uint32_t at) {
+  const int units = linear_shape(program_phase(at / next_phase)).units, slot_units = program_control().slot_units;
+  if constexpr (GROUP == 128) {
+    if (units <= slot_units && units <= program_workers + static_cast<int>(threadIdx.x) / 32) return linear_w4_phase<T, GROUP, ROWS, false, true>(at);  // no second unit for this worker
+    if (units <= slot_units) return linear_w4_phase<T, GROUP, ROWS, true, true>(at);
+    if (slot_units == program_workers) return linear_w4_phase<T, GROUP, ROWS, false, false>(at);
+  }
+  return linear_w4_phase<T, GROUP, ROWS, true, false>(at);
+}
 template <class T, int GROUP>
 __device__ __forceinline__ uint32_t linear_w4_rows(uint32_t at) {
   const int index = at / next_phase, rows = program_control().rows;
   if (program_phase(index).from < 0) load_phase<T, GROUP>(index);
-  if (rows == 1) return linear_w4_single<T, GROUP>(at);
-  return rows == 2 ? linear_w4_phase<T, GROUP, 2>(at) : linear_w4_phase<T, GROUP, 4>(at);
+  if (rows == 1) return linear_w4<T, GROUP, 1>(at);
+  return rows == 2 ? linear_w4<T, GROUP, 2>(at) : linear_w4<T, GROUP, 4>(at);
 }
 
 template <class T>

@@ -69,7 +69,7 @@ struct ProgramControl {
   uint64_t full[program_slots_max], empty[program_slots_max];  // of the ring; then, in this order (see Workplace),
   uint64_t summed[program_sum_slots_max], taken[program_sum_slots_max];                                // of the tiles' sums
   AttentionArgs attention;
-  uint4 zeros[9];                                              // what is multiplied where a column has no part (see ColumnPlace)
+  uint4 zeros;                                                 // what is multiplied where a column has no part (see LanePlace)
   float squares[program_rows_max][program_workers];
   uint32_t* exchange;
   int rows, slots, slot_bytes, slot_units, sum_slots, sums, x, x_rows, x_stride, unit_sums, attention_bytes, last;  // sums, x, x_rows: where they begin
