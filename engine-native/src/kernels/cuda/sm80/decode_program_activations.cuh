@@ -12,7 +12,7 @@ namespace hearth::kernels::cuda {
 // How the eight columns of a product are used: as four pairs, the high and the low bytes of a row of activations. Two rows
 // leave pairs to spare; these serve other groups of k, whose lanes read activations where the rest read zeros. So the sums
 // of as many groups as there are shares come out side by side, and what is done to sums is done once for all of them. (One
-// row: mma_quad.)
+// row: Products<1>.)
 // Column g is pair g / 2; sums of pair t are in the lanes (g, t): row t % rows, share t / rows.
 template <int ROWS> struct Columns {
   static constexpr int rows = ROWS == 4 ? 4 : 2, shares = 4 / rows;  // one row's two are the even and the odd steps of k

@@ -73,9 +73,9 @@ __device__ __forceinline__ void leave_sums(const Workplace& here, const float (&
 // one row, 32 k of several.
 template <int GROUP, int ROWS, bool PAIRS> struct SlotForm {
   static constexpr int units = PAIRS ? 2 : 1, groups = 128 / GROUP, shares = Columns<ROWS>::shares;
-  static constexpr bool joint = shares > groups;  // both units are in one set, each its own share
+  static constexpr bool joint = shares > groups;  // both units are in one set, each a share
   static constexpr int sets = joint ? 1 : units * groups / shares;
-  static constexpr int part_k = ROWS == 1 ? 64 : 32, unit_parts = 128 / part_k, set_parts = joint ? unit_parts : units * unit_parts / sets;
+  static constexpr int part_k = ROWS == 1 ? 64 : 32, unit_parts = 128 / part_k, set_parts = units * unit_parts / sets;
   static __device__ __forceinline__ int part_offset(int part) { return ROWS == 1 ? part * 8 : fixed_offset(part * part_k); }  // of a unit's activations
   // Whose scales a lane of this share has in a set.
   static __device__ __forceinline__ int unit_of(int set, int share) { return joint ? share : set * shares / groups; }
@@ -112,8 +112,8 @@ template <int GROUP, int ROWS, bool PAIRS> struct SetActivations {
     constexpr bool wide = GROUP >= 2 * F::part_k;  // two parts of a group lie side by side
 #pragma unroll
     for (int i = 0; i < F::set_parts; i += wide ? 2 : 1) {
-      const int part = (set * F::set_parts + i) % F::unit_parts, second = F::joint ? place.column_share : (set * F::set_parts + i) / F::unit_parts;
-      const bool mine = F::joint || GROUP < F::part_k || F::shares == 1 || (part * F::part_k / GROUP) % F::shares == place.column_share;
+      const int part = (set * F::set_parts + i) % F::unit_parts, second = (set * F::set_parts + i) / F::unit_parts;
+      const bool mine = GROUP < F::part_k || F::shares == 1 || (second * F::groups + part * F::part_k / GROUP) % F::shares == place.column_share;
       const uint32_t at = mine && (second ? two : one) ? place.x + (unit + second * program_workers) * 256 + F::part_offset(part) : place.zeros;
       if constexpr (wide) {
         const uint4 v = shared_load16(at);
@@ -129,22 +129,38 @@ template <int GROUP, int ROWS, bool PAIRS> struct SetActivations {
   }
 };
 
-// Row g masked, row g + 8 with what it has of row g.
-__device__ __forceinline__ void mma_bytes(int (&c)[4], uint32_t w0, uint32_t w1, uint2 b) {
-  constexpr uint32_t low = 0x0f0f0f0fu;
+__device__ __forceinline__ void mma_u8_s8(int (&c)[4], const uint4& a, uint2 b) {
   asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(w0 & low), "r"(w0), "r"(w1 & low), "r"(w1), "r"(b.x), "r"(b.y));
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]) : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
 }
+// A set's sums of products: with masked bytes of the weights, which are row g's, and with whole ones.
+constexpr uint32_t low_nibbles = 0x0f0f0f0fu;
+template <int ROWS> struct Products {
+  int sums[4] = {0, 0, 0, 0};  // high and low bytes of activations: by masked bytes, by whole ones
+  __device__ __forceinline__ void add(const uint4* words, int part, uint2 x) {
+    const uint4& w = words[part / 2];
+    const uint32_t first = part % 2 == 0 ? w.x : w.z, second = part % 2 == 0 ? w.y : w.w;
+    mma_u8_s8(sums, make_uint4(first & low_nibbles, first, second & low_nibbles, second), x);
+  }
+  __device__ __forceinline__ int masked(bool) const { return sums[0] * 256 + sums[1]; }
+  __device__ __forceinline__ int whole(bool) const { return sums[2] * 256 + sums[3]; }
+};
 // One row: four words as they lie in the ring are an operand: rows g have the words of even steps of 16 k, rows g + 8 those of
 // odd steps, and rows g + 8 of the tile come with rows g. So a pair of columns has the activations of even or of odd steps, pair
 // p of share p / 2 of k those of parity p % 2, and only the sums of the rows of its parity mean something: no word is moved.
-__device__ __forceinline__ void mma_quad(int (&both)[4], int (&low)[4], const uint4& w, uint2 b) {
-  constexpr uint32_t mask = 0x0f0f0f0fu;
-  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+r"(both[0]), "+r"(both[1]), "+r"(both[2]), "+r"(both[3]) : "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w), "r"(b.x), "r"(b.y));
-  asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+r"(low[0]), "+r"(low[1]), "+r"(low[2]), "+r"(low[3]) : "r"(w.x & mask), "r"(w.y & mask), "r"(w.z & mask), "r"(w.w & mask), "r"(b.x), "r"(b.y));
-}
+template <> struct Products<1> {
+  int by_masked[4] = {0, 0, 0, 0}, by_whole[4] = {0, 0, 0, 0};
+  __device__ __forceinline__ void add(const uint4* words, int part, uint2 x) {
+    const uint4& w = words[part];
+    mma_u8_s8(by_whole, w, x);
+    mma_u8_s8(by_masked, make_uint4(w.x & low_nibbles, w.y & low_nibbles, w.z & low_nibbles, w.w & low_nibbles), x);
+  }
+  __device__ __forceinline__ int masked(bool odd) const { return of_parity(by_masked, odd); }
+  __device__ __forceinline__ int whole(bool odd) const { return of_parity(by_whole, odd); }
+
+ private:
+  static __device__ __forceinline__ int of_parity(const int (&sums)[4], bool odd) { return (odd ? sums[2] : sums[0]) * 256 + (odd ? sums[3] : sums[1]); }
+};
 
 // Adds a set's sums, of masked bytes and of whole ones, to the totals of rows g and g + 8. Integers until the last step: the sums,
 // below 2^31, and what the zero points take off are exact.
@@ -179,48 +195,19 @@ template <int GROUP, int ROWS, bool PAIRS> struct WorkerSlot {
     }
   }
   __device__ __forceinline__ void multiply_set(int set, const SetActivations<GROUP, ROWS, PAIRS>& by, const LanePlace<ROWS>& place, float (&total)[2]) const {
-    Products products = {};
-    const int first = set * F::set_parts;
+    Products<ROWS> products;
 #pragma unroll
-    for (int i = 0; i < F::set_parts; ++i) products.add(*this, first + i, by.x[i]);
-    if constexpr (F::joint && PAIRS) {  // each share's are the sums of its own unit
-      Products beside = {};
-#pragma unroll
-      for (int i = 0; i < F::set_parts; ++i) beside.add(*this, F::unit_parts + i, by.x[i]);
-      products.choose(beside, place.share);
-    }
-    add_sums(products.low(place.odd), products.whole(place.odd), scales[set], zeros[set], by.scaled, total);
+    for (int i = 0; i < F::set_parts; ++i) products.add(words, set * F::set_parts + i, by.x[i]);
+    add_sums(products.masked(place.odd), products.whole(place.odd), scales[set], zeros[set], by.scaled, total);
   }
-
- private:
-  // Sums of products with masked bytes (rows g of the tile) and with whole ones.
-  struct Products {
-    int a[4], b[ROWS == 1 ? 4 : 1];
-    __device__ __forceinline__ void add(const WorkerSlot& slot, int part, uint2 x) {
-      if constexpr (ROWS == 1) {
-        mma_quad(a, b, slot.words[part], x);
-      } else {
-        const uint4& w = slot.words[part / 2];
-        if (part % 2 == 0) mma_bytes(a, w.x, w.y, x);
-        else mma_bytes(a, w.z, w.w, x);
-      }
-    }
-    __device__ __forceinline__ void choose(const Products& other, int share) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) a[i] = share ? other.a[i] : a[i];
-#pragma unroll
-      for (int i = 0; i < (ROWS == 1 ? 4 : 1); ++i) b[i] = share ? other.b[i] : b[i];
-    }
-    __device__ __forceinline__ int whole(bool odd) const {
-      if constexpr (ROWS == 1) return (odd ? a[2] : a[0]) * 256 + (odd ? a[3] : a[1]);
-      else return a[2] * 256 + a[3];
-    }
-    __device__ __forceinline__ int low(bool odd) const {
-      if constexpr (ROWS == 1) return (odd ? b[2] : b[0]) * 256 + (odd ? b[3] : b[1]);
-      else return a[0] * 256 + a[1];
-    }
-  };
 };
+
+// Before Hopper addresses take registers that a second slot would need.
+#if __CUDA_ARCH__ >= 900
+constexpr bool two_slots_in_registers = true;
+#else
+constexpr bool two_slots_in_registers = false;
+#endif
 
 // A worker's tiles of a phase. While a slot is multiplied the next one comes to the registers, and two are there before the
 // activations: the ring has room for others while everybody waits. STEADY: a tile is a slot, so activations stay in registers.
@@ -239,7 +226,7 @@ __device__ __noinline__ uint32_t linear_w4_phase(uint32_t packed) {
   const ActivationPlace<ROWS> activations(control);
   const Workplace here(control);
   const LanePlace<ROWS> place(activations, control, here.warp, here.lane);
-  constexpr bool ahead = ROWS == 1 && GROUP == 128;  // of more rows or smaller groups registers do not hold two slots
+  constexpr bool ahead = ROWS == 1 && GROUP == 128 && two_slots_in_registers;  // of more rows and of smaller groups they spill
   const int units = l.units, slot_units = control.slot_units;
   int left = (tiles.end - tiles.begin) * (STEADY ? 1 : (units + slot_units - 1) / slot_units);  // slots to be multiplied
   int unit = 0;  // of the tile, the first one of the slot that is to be multiplied
@@ -370,12 +357,10 @@ __device__ __noinline__ uint32_t linear_dense_phase(uint32_t packed) {
 template <class T, int GROUP, int ROWS>
 __device__ __forceinline__ uint32_t linear_w4(uint32_t at) {
   const int units = linear_shape(program_phase(at / next_phase)).units, slot_units = program_control().slot_units;
-  if constexpr (GROUP == 128) {
-    if (units <= slot_units && units <= program_workers + static_cast<int>(threadIdx.x) / 32) return linear_w4_phase<T, GROUP, ROWS, false, true>(at);  // no second unit for this worker
-    if (units <= slot_units) return linear_w4_phase<T, GROUP, ROWS, true, true>(at);
-    if (slot_units == program_workers) return linear_w4_phase<T, GROUP, ROWS, false, false>(at);
-  }
-  return linear_w4_phase<T, GROUP, ROWS, true, false>(at);
+  const bool pairs = min(units, slot_units) > program_workers;
+  if constexpr (GROUP == 128)
+    if (units <= slot_units) return pairs ? linear_w4_phase<T, GROUP, ROWS, true, true>(at) : linear_w4_phase<T, GROUP, ROWS, false, true>(at);
+  return pairs ? linear_w4_phase<T, GROUP, ROWS, true, false>(at) : linear_w4_phase<T, GROUP, ROWS, false, false>(at);
 }
 template <class T, int GROUP>
 __device__ __forceinline__ uint32_t linear_w4_rows(uint32_t at) {
