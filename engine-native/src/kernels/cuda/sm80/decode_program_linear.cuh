@@ -181,10 +181,10 @@ template <int GROUP, int ROWS, bool PAIRS> struct WorkerSlot {
   uint32_t scales[F::sets], zeros[F::sets];
 
   // A unit that is not there is replaced by another of the slot, to be multiplied by zeros.
-  __device__ __forceinline__ void load(const Workplace& here, uint32_t slot, int share, bool one, bool two) {
+  __device__ __forceinline__ void load(const Workplace& here, uint32_t slot, bool one, bool two) {
     using U = Unit<GROUP>;
+    const int g = here.lane / 4, share = here.lane % 4 / Columns<ROWS>::rows;
     const uint32_t from = slot + (one ? here.warp * U::bytes : 0), beside = two ? from + program_workers * U::bytes : from;
-    const int g = here.lane / 4;
 #pragma unroll
     for (int i = 0; i < 2 * F::units; ++i) words[i] = shared_load16((i < 2 ? from : beside) + i % 2 * 512 + here.lane * 16);
 #pragma unroll
@@ -225,7 +225,6 @@ __device__ __noinline__ uint32_t linear_w4_phase(uint32_t packed) {
   if (tiles.begin == tiles.end) return at.packed() + next_phase;
   const ActivationPlace<ROWS> activations(control);
   const Workplace here(control);
-  const LanePlace<ROWS> place(activations, control, here.warp, here.lane);
   constexpr bool ahead = ROWS == 1 && GROUP == 128 && two_slots_in_registers;  // of more rows and of smaller groups they spill
   const int units = l.units, slot_units = control.slot_units;
   int left = (tiles.end - tiles.begin) * (STEADY ? 1 : (units + slot_units - 1) / slot_units);  // slots to be multiplied
@@ -240,7 +239,7 @@ __device__ __noinline__ uint32_t linear_w4_phase(uint32_t packed) {
     barrier_wait(here.full + at.ring.slot * 8, at.ring.parity);
     weights.end();
   };
-  auto load = [&](Slot& slot, int first) { slot.load(here, here.ring + at.ring.slot * here.slot_bytes, place.share, one(first), two(first)); };
+  auto load = [&](Slot& slot, int first) { slot.load(here, here.ring + at.ring.slot * here.slot_bytes, one(first), two(first)); };
   auto give_back = [&] {
     here.arrive(here.empty() + at.ring.slot * 8);
     at.ring.next(here.slots);
@@ -258,6 +257,7 @@ __device__ __noinline__ uint32_t linear_w4_phase(uint32_t packed) {
   receive<T, GROUP, ROWS>(control, l, phase, activations);
   if (here.warp == 0) program_trace(index, 1);
 
+  const LanePlace<ROWS> place(activations, control, here.warp, here.lane);
   SetActivations<GROUP, ROWS, PAIRS> x[F::sets];
 #pragma unroll
   for (int i = 0; i < F::sets; ++i) if (STEADY) x[i].load(place, i, 0, one(0), two(0));
