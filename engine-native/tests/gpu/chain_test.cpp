@@ -1,6 +1,7 @@
 // Consecutive w4 linears of a captured step as one kernel against the same linears one by one.
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/host/tuning.h"
@@ -162,6 +163,54 @@ TEST(Chain, MatchesAtItsSmallestShape) {
   if (gpu().info().compute_capability != 90) GTEST_SKIP() << "Hopper alone has it";
   const Layer layer(1152, 256, 1152, 1152, DType::f16, true);
   for (int rows : {5, 16, 24, 64}) check_chain(rows, layer, 2);
+}
+
+// A chain before an attention has its history fetched: of any contexts, empty slots and windows, and nothing else changes.
+TEST(Chain, PrecedesAnAttention) {
+  if (gpu().info().compute_capability != 90) GTEST_SKIP() << "Hopper alone has it";
+  const Layer layer(1152, 256, 1152, 1152, DType::f16, false);  // qkv of 14 query heads and 2 KV heads of 64
+  for (int window : {0, 50}) {
+    AttentionSpec spec;
+    spec.heads = 14; spec.kv_heads = 2; spec.head_dim = spec.rope_dims = 64; spec.type = DType::f16; spec.kv = KvFormat::f16; spec.scale = 0.125f; spec.window = window;
+    const Implementation<AttentionSpec, AttentionParams>* attention = nullptr;
+    for (const auto* candidate : kernels::cuda::attention_implementations())
+      if (!candidate->declines(spec, gpu().info())) { attention = candidate; break; }
+    ASSERT_NE(attention, nullptr);
+    constexpr int rows = 24, stride = 16, blocks = rows * stride;
+    std::vector<int32_t> ids(blocks), context(rows), table(blocks, -1), slots(rows), positions(rows), row_begin(rows + 1), row_sequence(rows);
+    for (int i = 0; i < blocks; ++i) ids[i] = i;
+    std::shuffle(ids.begin(), ids.end(), random_engine());
+    for (int i = 0; i < rows; ++i) {
+      context[i] = i % 5 == 2 ? 0 : random_int(1, stride * kv_block_tokens);
+      for (int b = 0; b * kv_block_tokens < context[i]; ++b) table[i * stride + b] = ids[i * stride + b];
+      positions[i] = std::max(0, context[i] - 1);
+      slots[i] = context[i] ? table[i * stride + positions[i] / kv_block_tokens] * kv_block_tokens + positions[i] % kv_block_tokens : -1;
+      row_begin[i + 1] = i + 1;
+      row_sequence[i] = i;
+    }
+    Array d_context(DType::i32, rows), d_table(DType::i32, blocks), d_slots(DType::i32, rows), d_positions(DType::i32, rows), d_begin(DType::i32, rows + 1), d_sequence(DType::i32, rows);
+    fill(d_context, context); fill(d_table, table); fill(d_slots, slots); fill(d_positions, positions); fill(d_begin, row_begin); fill(d_sequence, row_sequence);
+    Array k(DType::f16, static_cast<size_t>(blocks) * 2 * kv_block_tokens * 64), v(DType::f16, k.count()), frequency(DType::f32, 32), out(DType::f16, rows * 14 * 64), workspace(DType::u8, attention->workspace_bytes(spec, rows, gpu().info()));
+    k.normal(); v.normal(); frequency.normal();
+    Chained chain(rows, layer);
+    chain.x.normal(); chain.attended.normal();
+    AttentionParams params;
+    Batch& b = params.batch;
+    b.rows = b.sequences = rows; b.max_rows = 1; b.max_context = stride * kv_block_tokens; b.block_table_stride = stride;
+    b.row_begin = d_begin.as<int32_t>(); b.context = d_context.as<int32_t>(); b.block_table = d_table.as<int32_t>(); b.positions = d_positions.as<int32_t>(); b.kv_slot = d_slots.as<int32_t>(); b.row_sequence = d_sequence.as<int32_t>();
+    params.qkv = chain.out.device(); params.qkv_stride = 1152; params.out = out.device(); params.out_stride = 14 * 64; params.workspace = workspace.device();
+    params.inverse_frequency = frequency.as<float>(); params.rope_amplitude = 1; params.kv = {k.device(), v.device(), nullptr, nullptr};
+    auto attend = [&] { attention->run(spec, params, gpu().stream()); };
+    std::function<void()> step = [&] { chain.run(); attend(); };
+    auto graph = gpu().capture([](void* c) { (*static_cast<std::function<void()>*>(c))(); return Status::ok(); }, &step);
+    ASSERT_TRUE(graph) << graph.status().message();
+    out.poison();
+    Array::check(gpu().replay(**graph));
+    const auto got = values(out);
+    out.poison();
+    attend();
+    EXPECT_EQ(got, values(out)) << "window " << window;
+  }
 }
 
 TEST(Chain, MatchesAtOtherShapes) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "kernels/cuda/host/chain.h"
 #include "kernels/cuda/host/resources.h"
 #include "kernels/cuda/host/convert.h"
 #include "kernels/cuda/host/hopper.h"
@@ -213,6 +214,7 @@ void mma_run(const AttentionSpec& s, const AttentionParams& p, Stream& base) {
   a.prepared = 1;
   const int pairs = p.batch.sequences * s.kv_heads * head_tiles(s);
   a.releases_early = pairs >= tuning().attention_early_pairs && (p.batch.sequences <= 2 || p.batch.sequences >= tuning().attention_early_sequences);
+  if (!many) chain_precedes(stream, a);
   if (!many && program_attention(stream, a, s.type, [s, p, &base] { mma_run(s, p, base); })) return;
   if (many) {
     launch_prepare(s, a, stream);

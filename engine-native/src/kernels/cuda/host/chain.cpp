@@ -100,6 +100,13 @@ class Chain final : public CudaStream::Deferred {
     alone_.push_back(std::move(alone));
   }
 
+  // Its history comes to the L2 meanwhile. Not where blocks of the attention stand beside the chain's.
+  void precedes(const AttentionArgs& a) {
+    if (size_.beside) return;
+    const int row_bytes = a.head_dim * (a.kv_type == static_cast<int>(ops::KvFormat::int8) ? 1 : 2);
+    args_.history = {a.k, a.v, a.context, a.block_table, a.sequences, a.block_table_stride, a.window, ops::kv_block_tokens, a.kv_heads * ops::kv_block_tokens * row_bytes};
+  }
+
   int kind() const override { return chain_kind; }
   void launch(CudaStream& stream) override {
     if (args_.phases < (args_.rows > 32 ? 3 : 2)) {  // of many rows two alone are slower (8B, 64 rows)
@@ -207,6 +214,10 @@ bool chain_linear(CudaStream& stream, const LinearArgs& a, DType narrow, void* s
   }
   present->add(a, scratch, std::move(alone));
   return true;
+}
+
+void chain_precedes(CudaStream& stream, const AttentionArgs& attention) {
+  if (stream.deferred && stream.deferred->kind() == chain_kind) static_cast<Chain*>(stream.deferred.get())->precedes(attention);
 }
 
 void append_chain_shared(int sm, std::vector<SharedUse>& uses) {

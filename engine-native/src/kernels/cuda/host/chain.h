@@ -13,6 +13,8 @@ namespace hearth::kernels::cuda {
 // chain_scratch_bytes, what its normed rows and their squares may use. `alone` runs it that way later, should the chain
 // stay a single linear.
 bool chain_linear(device::CudaStream& stream, const LinearArgs& args, DType narrow, void* scratch, std::function<void()> alone);
+// Tells the chain that the stream collects, if any, which attention comes next.
+void chain_precedes(device::CudaStream& stream, const AttentionArgs& attention);
 size_t chain_scratch_bytes(int rows, int in);
 
 }  // namespace hearth::kernels::cuda

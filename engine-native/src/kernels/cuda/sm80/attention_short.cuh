@@ -155,7 +155,7 @@ __device__ __forceinline__ void attention_short(const AttentionArgs& p) {
       barrier_expect(shared_address(&arrived), inbox.bytes());
     }
     barriers_initialised();
-    cluster_arrive();
+    cluster_arrive_relaxed();
   }
   for (int i = 0; i < p.stages; ++i) history.load(i);
   queries.make_row();

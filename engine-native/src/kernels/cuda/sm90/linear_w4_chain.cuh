@@ -1,7 +1,8 @@
 // Consecutive w4 linears of a step of 5 to 64 rows (o, gate·up, down, the next layer's qkv) as one kernel, so that the
 // stream of weights never stops between them: one block a multiprocessor, blocks in pairs (clusters) that own consecutive
 // tiles of every phase and share K. Of a block's sixteen warps
-//   - one loads weights, which depend on nothing, through all phases as far as its ring reaches;
+//   - one loads weights, which depend on nothing, through all phases as far as its ring reaches, and has the L2 fetch what the
+//     attention after the chain will read, when all weights have been asked for;
 //   - one loads activations: of a phase once all blocks have counted the phase before as stored;
 //   - twelve multiply (mma.sync up to 16 rows, above as three warpgroups by wgmma), exchange their sums with the other
 //     block of the pair, and store;
@@ -16,6 +17,7 @@
 namespace hearth::kernels::cuda {
 
 constexpr int chain_slots_max = 16;  // of the ring
+constexpr int chain_history_bytes = 32 * 1024;  // of the next attention's history, asked for with each slot that falls free at the end
 constexpr int chain_finish_tiles = 48;  // that a block finishes in a phase, or whose rows it shares with the other
 constexpr int chain_threads = (w4_chain_workers + 4) * 32;
 // Registers of a thread that multiplies and of one that does not: all there are, or few enough that a block of the decode
@@ -45,11 +47,12 @@ __device__ __forceinline__ void chain_copy3(uint32_t to, const void* map, int a,
       ::"r"(to), "l"(map), "r"(a), "r"(b), "r"(c), "r"(barrier) : "memory");
 }
 
-// Waits until all blocks have counted a phase as stored. Polled without the acquire, which empties the L1 at every turn.
+__device__ __forceinline__ void chain_prefetch(const void* from, int bytes) { asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory"); }
+
+// Waits until all blocks have counted a phase as stored.
 __device__ __forceinline__ void chain_wait_counted(const int32_t* counter, int blocks) {
   int there = 0;
-  while (there < blocks) asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(there) : "l"(counter) : "memory");
-  asm volatile("fence.acq_rel.gpu;" ::: "memory");
+  while (there < blocks) asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(there) : "l"(counter) : "memory");
 }
 
 // A place in the ring: all who load or read walk the slots alike.
@@ -91,6 +94,39 @@ __device__ __forceinline__ void chain_mark(const W4ChainArgs& a, int phase, int 
 struct ChainShared {
   float factors[chain_finish_tiles * 16], norms[chain_finish_tiles * 16], row_factors[64];
   uint64_t full[chain_slots_max], empty[chain_slots_max], sums_full[2], row_factors_full, counted;  // counted: rows that are to be normed may be read
+};
+
+// The block's share of the next attention's history: every `share`-th KV block of one sequence. Asked for piece by piece, at the
+// pace at which the last phase uses up its weights: fences and stores wait behind what is asked for at once.
+struct ChainHistory {
+  const W4ChainHistory& h;
+  int block = 0, end = 0, share = 1, done = 0;  // done: bytes of the KV block, keys before values
+  int id = 0, next_id = 0;
+  const int32_t* table = nullptr;
+
+  __device__ __forceinline__ explicit ChainHistory(const W4ChainHistory& history) : h(history) {
+    if (!h.sequences) return;
+    share = gridDim.x / h.sequences;
+    const int sequence = blockIdx.x % h.sequences, part = blockIdx.x / h.sequences, context = part < share ? __ldcg(h.context + sequence) : 0;
+    block = (h.window > 0 ? max(0, context - h.window) / h.block_tokens : 0) + part;
+    end = (context + h.block_tokens - 1) / h.block_tokens;
+    table = h.block_table + static_cast<int64_t>(sequence) * h.block_table_stride;
+    ask_id();
+  }
+  __device__ __forceinline__ void ask_id() {
+    if (block < end) next_id = __ldcg(table + block);
+  }
+  __device__ __forceinline__ void fetch(int bytes) {
+    while (bytes > 0 && block < end) {
+      if (done == 0) id = next_id;
+      const bool values = done >= h.block_bytes;
+      const int at = values ? done - h.block_bytes : done, now = min(bytes, h.block_bytes - at);
+      chain_prefetch(static_cast<const char*>(values ? h.v : h.k) + static_cast<int64_t>(id) * h.block_bytes + at, now);
+      bytes -= now;
+      done += now;
+      if (done == 2 * h.block_bytes) { done = 0; block += share; ask_id(); }
+    }
+  }
 };
 
 // How a phase's sums leave, in registers: a constant that is read where it is used is a wait of its own for each.
@@ -191,7 +227,7 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
   }
   __syncthreads();
   launch_dependents();
-  cluster_arrive();  // the other block's barriers are there before anyone touches them
+  cluster_arrive_relaxed();  // the other block's barriers are there before anyone touches them
 
   if (warp >= workers) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(chain_load_registers(BESIDE)));
@@ -199,6 +235,7 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
       if (lane < args.phases) prefetch_map(cluster < args.phase[lane].more ? &args.phase[lane].weight_more : &args.phase[lane].weight_few);
       if (lane == 0) {
         const uint64_t policy = evict_first_policy();
+        ChainHistory history(args.history);
         ChainPlace at;
         for (int i = 0; i < args.phases; ++i) {
           const W4ChainPhase& p = args.phase[i];
@@ -213,6 +250,10 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
             barrier_expect(barrier, bytes);
             tensor_copy3(ring + at.slot * args.slot_bytes + x_bytes, map, 0, part.begin + stage * p.stage_units, tile, barrier, policy);
           }
+        }
+        for (int i = 0; history.block < history.end && i < args.slots; ++i, at.advance(args.slots)) {
+          barrier_wait(empty0 + at.slot * 8, at.parity ^ 1);
+          history.fetch(chain_history_bytes);
         }
       }
       __syncwarp();
@@ -482,7 +523,7 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
       __syncwarp();
     }
   }
-  cluster_arrive();  // nobody leaves while the other block may still reach its shared memory
+  cluster_arrive_relaxed();  // nobody leaves while the other block may still reach its shared memory
   cluster_wait();
 }
 
