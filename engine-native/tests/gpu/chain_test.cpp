@@ -169,14 +169,15 @@ TEST(Chain, MatchesAtItsSmallestShape) {
 TEST(Chain, PrecedesAnAttention) {
   if (gpu().info().compute_capability != 90) GTEST_SKIP() << "Hopper alone has it";
   const Layer layer(1152, 256, 1152, 1152, DType::f16, false);  // qkv of 14 query heads and 2 KV heads of 64
-  for (int window : {0, 50}) {
+  for (const auto& [rows, window] : {std::pair{24, 0}, {24, 50}, {8, 0}}) {
     AttentionSpec spec;
     spec.heads = 14; spec.kv_heads = 2; spec.head_dim = spec.rope_dims = 64; spec.type = DType::f16; spec.kv = KvFormat::f16; spec.scale = 0.125f; spec.window = window;
     const Implementation<AttentionSpec, AttentionParams>* attention = nullptr;
     for (const auto* candidate : kernels::cuda::attention_implementations())
       if (!candidate->declines(spec, gpu().info())) { attention = candidate; break; }
     ASSERT_NE(attention, nullptr);
-    constexpr int rows = 24, stride = 16, blocks = rows * stride;
+    constexpr int stride = 16;
+    const int blocks = rows * stride;
     std::vector<int32_t> ids(blocks), context(rows), table(blocks, -1), slots(rows), positions(rows), row_begin(rows + 1), row_sequence(rows);
     for (int i = 0; i < blocks; ++i) ids[i] = i;
     std::shuffle(ids.begin(), ids.end(), random_engine());
@@ -209,7 +210,7 @@ TEST(Chain, PrecedesAnAttention) {
     const auto got = values(out);
     out.poison();
     attend();
-    EXPECT_EQ(got, values(out)) << "window " << window;
+    EXPECT_EQ(got, values(out)) << "rows " << rows << " window " << window;
   }
 }
 
