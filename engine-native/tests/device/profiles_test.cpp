@@ -18,7 +18,7 @@ const DeviceProfile& profile(const char* name) {
 TEST(Profiles, StepsThatAreOneKernelCanBeSwitchedOff) {
   ::unsetenv("HEARTH_DECODE_PROGRAM");
   EXPECT_EQ(program_rows(profile("h200")), 4);
-  EXPECT_EQ(program_rows(profile("orin-agx")), 2);
+  EXPECT_EQ(program_rows(profile("orin-agx")), 4);
   EXPECT_EQ(program_rows(profile("rtx-4090")), 1);
   DeviceProfile other = profile("h200");  // an H100
   other.name = "computed";

@@ -136,10 +136,12 @@ class Collected final : public CudaStream::Deferred {
       const bool residual = phase.kind == phase_linear && program_->shape[phase.shape].linear.residual;
       phase.keeps = residual || std::none_of(outputs_.begin() + i + 1, outputs_.end(), [&](const Output& o) { return o.rows == outputs_[i].rows; });
     }
-    // Two units a worker in a slot take fewer turns, where that leaves enough slots.
+    const bool bulk = hopper_linear_takes(stream.info().compute_capability);
+    // Two units a worker in a slot take fewer turns, where that leaves enough slots: for cp.async four.
+    const int wide_slots = tuning().program_wide_slots ? tuning().program_wide_slots : bulk ? slots_min : 4;
     program_->slot_units = program_workers;
     auto ring_slots = [&](int sum_slots) { return slots(scratch_, program_->slot_bytes, program_->phases, stream.shared_limit(), sum_slots); };
-    if (slots(scratch_, 2 * program_->slot_bytes, program_->phases, stream.shared_limit(), sum_slots_most()) >= tuning().program_wide_slots) {
+    if (slots(scratch_, 2 * program_->slot_bytes, program_->phases, stream.shared_limit(), sum_slots_most()) >= wide_slots) {
       program_->slot_units *= 2;
       program_->slot_bytes *= 2;
     }
@@ -148,10 +150,10 @@ class Collected final : public CudaStream::Deferred {
     const int wanted = program_->rows == 1 ? ring_slots(sum_slots_least()) : slots_min;
     while (program_->sum_slots > sum_slots_least() && ring_slots(program_->sum_slots) < wanted) --program_->sum_slots;
     program_->slots = std::min(ring_slots(program_->sum_slots), tuning().program_slots);
-    // Of few rows the words that blocks wait for count most; of more rows the products need the weights sooner. cp.async
-    // does not keep the memory busy with one slot.
-    const bool bulk = hopper_linear_takes(stream.info().compute_capability);
-    const int flight = tuning().program_flight ? tuning().program_flight : bulk && program_->rows <= 2 ? 1 : 2;
+    // What is under way holds up the words that blocks wait for: a slot of two units a worker is enough where there are two
+    // more, of one or two rows any. cp.async does not keep the memory busy with one slot.
+    const bool wide = program_->slot_units > program_workers, one = bulk && (program_->rows <= 2 || (wide && program_->slots > 2));
+    const int flight = tuning().program_flight ? tuning().program_flight : one ? 1 : 2;
     program_->flight = std::clamp(flight, 1, program_->slots);
     program_->history_flight = std::clamp(std::max(flight, 2), 1, program_->slots);
     program_->exchange = stream.exchange();

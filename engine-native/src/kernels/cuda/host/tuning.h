@@ -35,7 +35,7 @@ struct Tuning {
   int program_dense = 0;                  // 1: 16-bit linears too
   int program_phases_min = 3;             // ops that are worth one
   int program_slots = 24;                 // ring slots at most
-  int program_flight = 0;                 // slots of weights being loaded at a time; 0: 1 up to 2 rows, 2 above
+  int program_flight = 0;                 // slots of weights being loaded at a time; 0: 1 or 2 (host/program.cpp)
   int program_always = 0;                 // 1: every op of few rows as a program of its own, captured or not: for tests
   int cluster_rows = 9;                   // rows from which w4 linears on Hopper take clusters instead
   int prefill_rows = 256;                 // rows from which w4 linears on Hopper take whole tiles of 128 or 256 rows
@@ -49,7 +49,7 @@ struct Tuning {
   int w4_ranks = 0;                       // blocks of a cluster that share K: 1, 2 or 4; 0: by the model of hopper.cpp
   int w4_wide = 2;                        // other kernels for 65-128 rows (bit 0) and 17-32 (bit 1)
   int w4_prefetch_kb = 0;                 // of a block's weights after its ring, brought to the L2 before the wait; measured to cost 1 us
-  int program_wide_slots = 4;             // ring slots of the decode program from which a slot is two units a worker
+  int program_wide_slots = 0;             // ring slots of the decode program from which a slot is two units a worker; 0: 2 with bulk copies, otherwise 4
 };
 Tuning& tuning();
 // "name=value,..." for measurements (the benches' --set). Errors: invalid (no such choice), unsupported (built without CUDA).
