@@ -204,6 +204,7 @@ TEST(Program, StepMatchesItsOps) {
   check_step({2560, 20, 4, 128, 5632, 32, 0, DType::bf16, KvFormat::bf16}, {50});
   check_step({2560, 20, 4, 128, 5632, 64, 0, DType::f16, KvFormat::f16}, {70});
   check_step({2560, 20, 4, 128, 6912, 128, 0, DType::f16, KvFormat::f16}, {90});
+  check_step({2560, 40, 40, 64, 1408, 128, 0, DType::f16, KvFormat::f16}, {20, 333, 0, 600});  // more items than blocks
   // A tile a block in all linears but the last: the second finisher has nothing to do for more tiles than sums have slots.
   check_step({2048, 30, 1, 64, 1024, 64, 0, DType::f16, KvFormat::f16, false, false, 6000}, {40});
   check_step({4096, 32, 32, 128, 11008, 128, 0, DType::f16, KvFormat::f16}, {300});

@@ -54,12 +54,14 @@ struct ProgramShape {
 struct LinearPhase { const void *weight, *x; void* y; const float *norm_weight, *bias, *next_norm; };
 struct AttentionPhase { void *k, *v; float *k_scale, *v_scale; const float *q_norm, *k_norm; };
 // from, to: where in the exchange the phase's input and output are, in words (see decode_program_exchange.cuh); -1: not
-// there. An output's squares by tile follow its rows. reset: words that nobody reads any more. spares: blocks that attend
-// next have fewer of its tiles.
+// there. An output's squares by tile follow its rows. reset: words that nobody reads any more (of a linear). parts: what
+// blocks that share a context send to one of them (of an attention). spares: blocks that attend next have fewer of its tiles.
 struct alignas(8) ProgramPhase {
   int8_t kind, shape, to_plain, keeps;  // to_plain: the exchange in the order of memory; keeps: the output is stored, too
   int16_t start, spares;
-  int32_t from, to, reset_begin, reset_end;
+  int32_t from, to;
+  union { int32_t reset_begin, parts; };
+  int32_t reset_end;
   union { LinearPhase linear; AttentionPhase attention; };
 };
 struct Program {

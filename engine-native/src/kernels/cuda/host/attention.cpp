@@ -236,17 +236,10 @@ void mma_run(const AttentionSpec& s, const AttentionParams& p, Stream& base) {
   stream.launch(decode_kernels[size][variant], {stream.multiprocessors(), 1, 1, plan.warps * 32, plan.shared_bytes, 1, tuning().attention_overlaps != 0}, a);
 }
 
-// The decode kernel: two partial results a block. The decode program: splits of every sequence; a batch has at most
-// max_rows sequences; splits fall as sequences rise, so the product is bounded by both ends.
-size_t mma_workspace(const AttentionSpec& s, int max_rows, const DeviceInfo& info) {
-  size_t most = 0;
-  for (int sequences = 1; sequences <= max_rows; ++sequences) {
-    const size_t splits = split_count(s, sequences, 1 << 30, info.threads);
-    most = std::max(most, splits * sequences);
-    if (splits == 1) { most = std::max<size_t>(most, max_rows); break; }
-  }
+// Of the decode kernel: two partial results a block.
+size_t mma_workspace(const AttentionSpec& s, int, const DeviceInfo& info) {
   const size_t d = decode_dims[std::max(0, size_index(decode_dims, decode_sizes, s.head_dim))];
-  return aligned(std::max(most * s.heads * (s.head_dim + 2), size_t{2} * info.threads * std::min(decode_heads, s.heads / s.kv_heads) * (d + 4)) * sizeof(float));
+  return aligned(size_t{2} * info.threads * std::min(decode_heads, s.heads / s.kv_heads) * (d + 4) * sizeof(float));
 }
 
 const char* generic_declines(const AttentionSpec& s, const DeviceInfo& info) {

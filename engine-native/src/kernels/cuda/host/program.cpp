@@ -41,6 +41,8 @@ struct GroupSums {
   int unit_bytes(int rows) const { return groups * program_columns(rows) * 8; }
   int bytes(int rows) const { return round_up(units * unit_bytes(rows), 128); }
 };
+// Words of the exchange for what blocks that share a context send to one of them, by query head and split.
+int split_words(const AttentionArgs& a) { return a.splits > 1 ? round_up(a.sequences * a.heads * a.splits * (a.head_dim + 2), 32) : 0; }
 int live_heads(const AttentionArgs& a) { return std::min(program_heads, a.heads / a.kv_heads); }
 int attention_scratch_bytes(const AttentionArgs& a) {
   const int d = a.head_dim <= 64 ? 64 : 128;
@@ -52,7 +54,7 @@ int attention_block_bytes(const AttentionArgs& a) {
 }
 // What must be the same in all attentions of a program.
 auto common(const AttentionArgs& a) {
-  return std::make_tuple(std::make_tuple(a.qkv_stride, a.out_stride, a.row_begin, a.context, a.block_table, a.positions, a.kv_slot, a.partial, a.qk_norm_epsilon, a.rows, a.sequences, a.block_table_stride),
+  return std::make_tuple(std::make_tuple(a.qkv_stride, a.out_stride, a.row_begin, a.context, a.block_table, a.positions, a.kv_slot, a.qk_norm_epsilon, a.rows, a.sequences, a.block_table_stride),
                          std::make_tuple(a.heads, a.kv_heads, a.head_dim, a.kv_type, a.type, a.rope_dims, a.rope_interleaved, a.position_axes, a.axis_interleaved, a.axis_sections[0], a.axis_sections[1], a.axis_sections[2], a.qk_norm, a.splits));
 }
 auto fields(const LinearShape& l) {
@@ -96,7 +98,7 @@ class Collected final : public CudaStream::Deferred {
   bool takes_attention(const AttentionArgs& a, DType type, int limit) const {
     const Rows in = attention_input(a);
     return fits(type, a.sequences, attention_scratch_bytes(a), attention_block_bytes(a), limit) && shape_of(attention_shape(a)) < program_shapes_max && (!has_attention_ || common(a) == common(program_->attention)) &&
-           readable(in, nullptr, true, in.columns % 128 == 0) && writable(attention_output(a), in, nullptr);
+           readable(in, nullptr, true, in.columns % 128 == 0, split_words(a)) && writable(attention_output(a), in, nullptr);
   }
 
   void add_linear(const LinearArgs& a, std::function<void()> alone) {
@@ -118,6 +120,8 @@ class Collected final : public CudaStream::Deferred {
     phase.shape = static_cast<int8_t>(use_shape(attention_shape(a)));
     phase.attention = {a.k, a.v, a.k_scale, a.v_scale, a.q_norm, a.k_norm};
     phase.from = read(attention_input(a), nullptr, true);
+    phase.parts = exchange_used_;  // put back with the input, whose reader reads them, too
+    exchange_used_ += split_words(a);
     if (const Output* input = last_writer(attention_input(a))) spare_attending(program_->phase[input->phase]);
     if (!has_attention_) { program_->attention = a; program_->attention_bytes = attention_block_bytes(a); has_attention_ = true; }
     writes(attention_output(a), 0, false);
@@ -235,12 +239,13 @@ class Collected final : public CudaStream::Deferred {
     return found == outputs_.rend() ? nullptr : &*found;
   }
   // From memory, when nothing here wrote it, or from the exchange, when it is exactly what one phase here wrote and every
-  // reader wants it normed alike and in one order.
-  bool readable(const Rows& rows, const float* norm, bool plain, bool whole) const {
+  // reader wants it normed alike and in one order. more: words of the exchange that the reader wants for itself.
+  bool readable(const Rows& rows, const float* norm, bool plain, bool whole, int more = 0) const {
     const Output* o = last_writer(rows);
-    if (!o) return true;
+    if (!o) return exchange_used_ + more <= exchange_limit_;
     if (!whole || !(o->rows == rows)) return false;
-    return o->reader >= 0 ? o->norm == norm && o->plain == plain : exchange_used_ + exchange_words(program_->rows, rows.columns, o->tiles) <= exchange_limit_;
+    if (o->reader >= 0) return o->norm == norm && o->plain == plain && exchange_used_ + more <= exchange_limit_;
+    return exchange_used_ + exchange_words(program_->rows, rows.columns, o->tiles) + more <= exchange_limit_;
   }
   // What was there has been read (by phases that must have ended by then, where they read memory), and a residual is added
   // by whoever wrote the old value.

@@ -16,7 +16,7 @@ namespace hearth::kernels::cuda {
 __device__ __forceinline__ void describe_places(const Program& p, ProgramControl& control) {
   const AttentionArgs& a = p.attention;
   control.exchange = p.exchange; control.rows = p.rows;
-  control.slots = p.slots; control.slot_bytes = p.slot_bytes; control.slot_units = p.slot_units; control.sum_slots = p.sum_slots; control.attention_bytes = p.attention_bytes;
+  control.slots = p.slots; control.slot_bytes = p.slot_bytes; control.slot_units = p.slot_units; control.sum_slots = p.sum_slots; control.attention_bytes = p.attention_bytes; control.attention_per_slot = p.slot_bytes / p.attention_bytes; control.attention_per_slot = p.slot_bytes / p.attention_bytes; control.attention_per_slot = p.slot_bytes / p.attention_bytes;
   control.sums = program_ring_at(p.phases) + p.slots * p.slot_bytes;
   control.x = control.sums + p.sum_slots * program_sum_bytes(p.rows);
   control.x_rows = control.x + p.group_sums_bytes;
@@ -30,7 +30,7 @@ __device__ __forceinline__ void describe_places(const Program& p, ProgramControl
   control.whole = p.rows * a.kv_heads * control.head_tiles;
   control.splits = max(1, min(a.splits, static_cast<int>(gridDim.x) / control.whole));
   control.items = control.whole * control.splits;
-  control.item_index = blockIdx.x;
+  control.item_index = control.item_wanted = blockIdx.x;
   control.item_window = a.window;
   if (static_cast<int>(blockIdx.x) < control.items) attention_item(control, a, a.window, blockIdx.x, control.item);
 }

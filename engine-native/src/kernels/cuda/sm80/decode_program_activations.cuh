@@ -202,8 +202,8 @@ __device__ __forceinline__ void keep_units(const ActivationPlace<ROWS>& to, int 
 // For a fused RMS norm x * weight / 16 is multiplied (16: room in f16 for residuals up to 10^6); the row's 16 / rms is
 // applied at the end, since the product is linear.
 
-// One row's units of this warp out of the exchange, COUNT pairs of them by half warps, all reads under way. No other warp
-// reads them, so the block need not meet.
+// One row's units of this warp out of the exchange, COUNT pairs of them by half warps, all reads under way: what is there is
+// converted while the rest is awaited. No other warp reads them, so the block need not meet.
 template <class T, int GROUP, int COUNT>
 __device__ __forceinline__ void receive_row(const ProgramControl& control, int units, int from, const ActivationPlace<1>& to) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -217,18 +217,14 @@ __device__ __forceinline__ void receive_row(const ProgramControl& control, int u
       const uint32_t initial = mine + i * 2 * program_workers < units ? 0 : unwanted;
       v[i] = make_uint4(initial, initial, initial, initial);
     }
-    bool missing;
-    do {
-      missing = false;
 #pragma unroll
-      for (int i = 0; i < COUNT; ++i) exchange_poll(v[i], at + i * 2 * program_workers * 64);
+    for (int next = 0; next < COUNT; ++next) {
+      do {
 #pragma unroll
-      for (int i = 0; i < COUNT; ++i) missing |= !arrived(v[i]);
-    } while (__any_sync(0xffffffffu, missing));
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i) {
-      const int unit = mine + i * 2 * program_workers;
-      if (first + i * 2 * program_workers < units) keep_unit<T, GROUP>(to, unit, unit < units, v[i]);
+        for (int i = next; i < COUNT; ++i) exchange_poll(v[i], at + i * 2 * program_workers * 64);
+      } while (__any_sync(0xffffffffu, !arrived(v[next])));
+      const int unit = mine + next * 2 * program_workers;
+      if (first + next * 2 * program_workers < units) keep_unit<T, GROUP>(to, unit, unit < units, v[next]);
     }
   }
   __syncwarp();

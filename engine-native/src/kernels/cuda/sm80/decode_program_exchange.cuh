@@ -23,6 +23,16 @@ __device__ __forceinline__ uint32_t exchange_load(const uint32_t* p) {
 __device__ __forceinline__ void exchange_store(uint32_t* p, uint32_t word) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(~word) : "memory");
 }
+// Two words of 32 bits that are never all ones.
+__device__ __forceinline__ uint2 exchange_load8(const uint32_t* p) {
+  uint2 v;
+  asm volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ void exchange_store8(uint32_t* p, uint32_t first, uint32_t second) {
+  asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1,%2};" ::"l"(p), "r"(~first), "r"(~second) : "memory");
+}
+__device__ __forceinline__ bool arrived(uint2 v) { return v.x != 0 && v.y != 0; }
 __device__ __forceinline__ bool arrived(uint4 v) { return v.x != 0 && v.y != 0 && v.z != 0 && v.w != 0; }
 
 // The same once more, where not all of it was there: what has arrived is not read again, since what all blocks poll for

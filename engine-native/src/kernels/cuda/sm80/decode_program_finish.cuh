@@ -177,11 +177,12 @@ __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
   const int slots = control.sum_slots, sum_bytes = program_sum_bytes(finisher.rows);
   const uint32_t sums = shared_address(program_shared) + control.sums + finisher.sums_at();
   const uint32_t summed = shared_address(control.summed), taken = shared_address(control.taken);
+  auto row_tile = [&](int ordinal) { return ROWS == 1 ? tiles.tile(ordinal) : ordinal; };  // several rows' are stretches
   // Without a tile nobody waits for this warp, and what it would read might be gone.
   if (tiles.begin < tiles.end) {
     int own = tiles.begin + which;
     typename Finisher<T, ROWS>::Constants next;
-    if (own < tiles.end) next = finisher.prepare(own);
+    if (own < tiles.end) next = finisher.prepare(row_tile(own));
     if (own < tiles.end && l.norm == norm_rms) {
       // Not before: waiting for squares in the memory system would hold up the words of others.
       if (phase.from >= 0) await_begun(index);
@@ -194,13 +195,13 @@ __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
         barrier_wait(summed + at.slot * 8, at.parity);
         barrier_arrive_warp(taken + at.slot * 8);
       } else {
-        const auto output = finisher.output(tile, next);
+        const auto output = finisher.output(row_tile(tile), next);
         own += FINISHERS;
-        if (own < tiles.end) next = finisher.prepare(own);
+        if (own < tiles.end) next = finisher.prepare(row_tile(own));
         barrier_wait(summed + at.slot * 8, at.parity);
         const float2 of_lane = finisher.sums(sums + at.slot * sum_bytes);
         barrier_arrive_warp(taken + at.slot * 8);
-        finisher.finish(tile, output, of_lane);
+        finisher.finish(row_tile(tile), output, of_lane);
         if (own >= tiles.end) program_trace(index, 3 + which);  // each would hold up the next tile
       }
       at.next(slots);

@@ -1,5 +1,5 @@
-// Linears of the decode program. A block owns consecutive 16-row tiles of the weight, in the ring one stream of units (16
-// rows by 128 k); worker w multiplies units w, w + 16, ... of a tile and leaves its sums in shared memory; a finishing warp
+// Linears of the decode program. 16-row tiles of the weight are dealt to the blocks, in whose ring they are one stream of
+// units (16 rows by 128 k); worker w multiplies units w, w + 16, ... of a tile and leaves its sums in shared memory; a finishing warp
 // (decode_program_finish.cuh) adds them up, applies what the linear has fused, and hands the outputs on. Workers never wait
 // for one another: only for their own activations, for weights, and for room for their sums.
 //

@@ -55,12 +55,16 @@ __device__ __forceinline__ uint2 shared_load8(uint32_t address) {
   return v;
 }
 __device__ __forceinline__ void shared_store4(uint32_t address, float v) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory"); }
+__device__ __forceinline__ void shared_store8(uint32_t address, float2 v) { asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(address), "f"(v.x), "f"(v.y) : "memory"); }
 __device__ __forceinline__ void workers_meet() { asm volatile("bar.sync 1, %0;" ::"n"(worker_threads) : "memory"); }
 template <bool BULK> __device__ __forceinline__ void all_but_loaders_meet() { asm volatile("bar.sync 2, %0;" ::"n"(finishing_threads(BULK)) : "memory"); }
 
 // ---- Shared memory -----------------------------------------------------------------------------------------------------
 
 struct AttentionItem { int sequence, row, kv_head, head0, live, split, active, position, first, begin, blocks; };  // begin, blocks: history of this part
+
+// Where a worker is in its item's history: its next KV block, in the slot at hand; blocks in slots before.
+struct HistoryAt { int16_t mine, done; };
 
 // Tiles of a linear that spares the blocks that attend: of each of these, and of the others (see LinearShape).
 struct SparedTiles { int16_t attending, per, extra; };
@@ -72,13 +76,14 @@ struct ProgramControl {
   uint4 zeros;                                                 // what is multiplied where a column has no part (see LanePlace)
   float squares[program_rows_max][program_workers];
   uint32_t* exchange;
-  int rows, slots, slot_bytes, slot_units, sum_slots, sums, x, x_rows, x_stride, unit_sums, attention_bytes, last;  // sums, x, x_rows: where they begin
+  int rows, slots, slot_bytes, slot_units, sum_slots, sums, x, x_rows, x_stride, unit_sums, attention_bytes, attention_per_slot, last;  // sums, x, x_rows: where they begin
   int items, whole, splits, per_kv, head_tiles;                // of an attention
   int attending;                                               // blocks from the first on, where linears spare them; 0: nowhere
   SparedTiles spared[program_shapes_max];
   AttentionItem item;                                          // the one at hand, at first the block's first
-  AttentionItem loaded[program_loaders(false)];                       // the one that a loading warp is at
-  int item_index, item_window;
+  AttentionItem loaded[program_loaders(false)];                // the one that a loading warp is at
+  int item_index, item_window, item_wanted;                    // of `item`; the next one to be at hand
+  HistoryAt history[program_workers];
   int begun;                                                   // one more than the last linear whose activations worker 0 has
   int row[program_rows_max], context[program_rows_max], kv_slot[program_rows_max];
   const float* turns_of;                                       // the frequencies that `turns` was made from
@@ -144,15 +149,23 @@ constexpr uint32_t next_phase = 1 << 16;  // added to a packed place
 
 // ---- What a block does in a phase ----------------------------------------------------------------------------------------------
 
-// Blocks from `start` on have one tile more, as many as there are extra; the host moves `start` along, so that over a
-// step all have the same. Where blocks that attend are spared, the others share what is left alike.
-struct TileRange { int begin, end; };
+// Tiles of a block, by ordinals that count from block to block: [begin, end). Blocks from `start` on have one more, as many
+// as there are extra; the host moves `start` along, so that over a step all have the same. One row's tiles are dealt in turn:
+// all blocks multiply first what the next linear's workers convert first. Several rows' are dealt in stretches, since their
+// finishers' registers are all taken, and so are those of linears that spare the blocks that attend: the others share what is
+// left alike.
+struct TileRange {
+  int begin, end, first, step;
+  __device__ __forceinline__ int tile(int ordinal) const { return first + (ordinal - begin) * step; }
+};
 __device__ __forceinline__ TileRange tile_range(const LinearShape& l, const ProgramPhase& phase) {
   const ProgramControl& control = program_control();
   int block = blockIdx.x, blocks = gridDim.x, start = phase.start, first = 0, per = l.per, extra = l.extra;
+  bool in_turn = control.rows == 1;
   if (phase.spares && control.attending > 0) {
     const SparedTiles& spared = control.spared[phase.shape];
-    if (block < control.attending) return {block * spared.attending, (block + 1) * spared.attending};
+    if (block < control.attending) return {block * spared.attending, (block + 1) * spared.attending, block * spared.attending, 1};
+    in_turn = false;
     first = control.attending * spared.attending;
     block -= control.attending;
     blocks -= control.attending;
@@ -163,7 +176,7 @@ __device__ __forceinline__ TileRange tile_range(const LinearShape& l, const Prog
   block -= start;
   if (block < 0) block += blocks;
   const int begin = first + block * per + min(block, extra);
-  return {begin, begin + per + (block < extra ? 1 : 0)};
+  return {begin, begin + per + (block < extra ? 1 : 0), in_turn ? block : begin, in_turn ? blocks : 1};
 }
 
 // Item `index` < control.items. active 0: nothing to do; -1: zeros to write.
@@ -261,8 +274,8 @@ struct Loader {
 
   // 16 rows of 512 weights of 16 bits a slot, rows 64 bytes apart more than they are long: different banks.
   __device__ __forceinline__ void dense(const LinearShape& l, const char* weight, const TileRange& tiles) {
-    const char* from = weight + static_cast<int64_t>(tiles.begin) * 16 * l.in * 2;
-    for (int tile = tiles.begin; tile < tiles.end; ++tile, from += static_cast<int64_t>(16) * l.in * 2)
+    for (int tile = tiles.begin; tile < tiles.end; ++tile) {
+      const char* from = weight + static_cast<int64_t>(tiles.tile(tile)) * 16 * l.in * 2;
       for (int k = 0; k < l.in; k += dense_unit) {
         const int bytes = min(dense_unit, l.in - k) * 2;
         acquire(p.flight);
@@ -284,23 +297,25 @@ struct Loader {
           spread_done();
         }
       }
+    }
   }
 
   // A slot is 16 or 32 units of one tile, or its last ones.
   __device__ __forceinline__ void linear(const ProgramPhase& phase) {
     const LinearShape& l = linear_shape(phase);
     const TileRange tiles = tile_range(l, phase);
-    const char* from = static_cast<const char*>(phase.linear.weight);
-    if (l.group == 0) return dense(l, from, tiles);
+    const char* const weight = static_cast<const char*>(phase.linear.weight);
+    if (l.group == 0) return dense(l, weight, tiles);
     const int unit_bytes = l.unit_bytes, units = l.units;
-    from += static_cast<int64_t>(tiles.begin) * units * unit_bytes;
-    for (int tile = tiles.begin; tile < tiles.end; ++tile)
+    for (int tile = tiles.begin; tile < tiles.end; ++tile) {
+      const char* from = weight + static_cast<int64_t>(tiles.tile(tile)) * units * unit_bytes;
       for (int left = units; left > 0; left -= p.slot_units) {
         const int bytes = min(left, p.slot_units) * unit_bytes;
         acquire(p.flight);
         load_weights(from, bytes);
         from += bytes;
       }
+    }
   }
 
   // Item `index`, and its first KV blocks' ids; in most steps the same in all layers.
@@ -330,7 +345,7 @@ struct Loader {
     const AttentionArgs& args = p.attention;  // what is common to all
     const AttentionPhase& a = phase.attention;
     const bool int8 = args.kv_type == kv_int8;
-    const int bytes = kv_tokens * args.head_dim * (int8 ? 1 : 2), per_slot = p.slot_bytes / p.attention_bytes;
+    const int bytes = kv_tokens * args.head_dim * (int8 ? 1 : 2), per_slot = control.attention_per_slot;
     for (int index = blockIdx.x; index < control.items; index += gridDim.x) {
       const AttentionItem& item = item_at(index, program_shape(phase.shape).attention.window);
       for (int done = 0; done < item.blocks; done += per_slot) {
