@@ -243,6 +243,8 @@ TEST(Attention, DecodeManySequences) {
       }
   // More pairs than are resident at once.
   for (KvFormat kv : {KvFormat::f16, KvFormat::int8}) check_attention(shape(32, 32, 128, DType::f16, kv), std::vector<Sequence>(20, Sequence{random_int(0, 100), 1}), 1, "cuda/sm80/mma", "crowd");
+  // Little memory a warp, and parts of eight heads that want more than a stage of it.
+  check_attention(shape(64, 8, 128, DType::f16, KvFormat::int8), std::vector<Sequence>(64, Sequence{random_int(50, 200), 1}), 1, "cuda/sm80/mma", "eight heads");
   kernels::cuda::tuning() = before;
 }
 // Every depth of the ring and number of warps.

@@ -117,8 +117,10 @@ int short_shared_bytes(int size, bool int8, int heads_of_tile, int ranks, int wa
 }
 ShortPlan fit_short(int size, bool int8, int heads_of_tile, int ranks, int warps, int limit, bool crowded) {
   int stages = (ranks == 1 ? 3 : 2) * (int8 ? 2 : 1);
+  // At its end a warp's part of the result lies where its ring was: of int8 and eight heads that is more than one stage.
+  const int d = decode_dims[size], least = divide_up(heads_of_tile * (d + 4) * 4, 2 * 16 * d * (int8 ? 1 : 2));
   auto bytes = [&] { return short_shared_bytes(size, int8, heads_of_tile, ranks, warps, stages); };
-  while (stages > 1 && bytes() > limit - 1024) --stages;
+  while (stages > least && bytes() > limit - 1024) --stages;
   return {ranks, warps, stages, bytes(), ranks > 1 || crowded};
 }
 ShortPlan plan_short(const AttentionSpec& s, const Batch& b, const CudaStream& stream) {
