@@ -48,6 +48,9 @@ template <> __device__ __forceinline__ uint32_t pack2<__nv_bfloat16>(float low, 
   __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<uint32_t*>(&v);
 }
+template <class T> __device__ __forceinline__ uint4 pack8(const float4& a, const float4& b) {
+  return make_uint4(pack2<T>(a.x, a.y), pack2<T>(a.z, a.w), pack2<T>(b.x, b.y), pack2<T>(b.z, b.w));
+}
 template <class T> __device__ __forceinline__ float2 unpack2(uint32_t v);
 template <> __device__ __forceinline__ float2 unpack2<__half>(uint32_t v) { return __half22float2(*reinterpret_cast<__half2*>(&v)); }
 template <> __device__ __forceinline__ float2 unpack2<__nv_bfloat16>(uint32_t v) {

@@ -3,6 +3,12 @@
 
 #include <stdint.h>
 
+#ifdef __CUDACC__
+#define HEARTH_HOST_DEVICE __host__ __device__
+#else
+#define HEARTH_HOST_DEVICE
+#endif
+
 namespace hearth::kernels::cuda {
 
 // Mirrors of the enums of ops.h and dtype.h as the kernels see them (static_asserts in host/convert.h keep them equal).

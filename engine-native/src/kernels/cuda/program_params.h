@@ -4,12 +4,6 @@
 
 #include "kernels/cuda/params.h"
 
-#ifdef __CUDACC__
-#define HEARTH_HOST_DEVICE __host__ __device__
-#else
-#define HEARTH_HOST_DEVICE
-#endif
-
 namespace hearth::kernels::cuda {
 
 enum : int { phase_linear = 0, phase_attention = 1 };

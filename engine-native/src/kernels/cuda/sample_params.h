@@ -1,7 +1,7 @@
 // Parameters of the sampling kernel. SampleRowArgs is ops::SampleRow, field for field (checked in host/convert.h).
 #pragma once
 
-#include <stdint.h>
+#include "kernels/cuda/params.h"
 
 namespace hearth::kernels::cuda {
 
@@ -18,6 +18,8 @@ struct SampleRowArgs {
   uint32_t seed, position;
   int32_t slot, bias_begin, bias_count, mask, forced, top_logprobs, record;
 };
+// Whether a row (of either struct) draws from fewer tokens than all.
+template <class Row> HEARTH_HOST_DEVICE constexpr bool truncated(const Row& r) { return r.temperature > 0 && (r.top_k > 0 || r.min_p > 0 || r.top_p < 1); }
 // What one block found in its part of the vocabulary.
 struct SamplePartial { float value; int32_t id; float top, sum; };
 struct SampleMass { double total, above; };
@@ -37,7 +39,7 @@ struct SampleArgs {
   const uint16_t* prompt_seen; uint16_t* output_count;
   int32_t *sampled, *token; float* logprob; int32_t* top_ids; float* top_logprobs;
   SampleRowState* state;                           // [rows]
-  int32_t* counters;                               // [rows][2], zero; set back by the last block of a row
+  int32_t* counters;                               // [rows][2] (sample_plain: 4), zero; set back by the last block of a row
   int rows, vocabulary, chunks;
 };
 

@@ -35,7 +35,6 @@ __device__ __forceinline__ double block_sum_double(double v, double* scratch) {
   for (int w = 0; w < static_cast<int>(blockDim.x) / 32; ++w) total += scratch[w];
   return total;
 }
-__device__ __forceinline__ bool truncated(const SampleRowArgs& r) { return r.temperature > 0 && (r.top_k > 0 || r.min_p > 0 || r.top_p < 1); }
 
 constexpr int threads = sample_threads, warps = threads / 32;
 constexpr float bins_per_unit = 32;  // at least; more where all logits lie close together

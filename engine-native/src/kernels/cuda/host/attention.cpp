@@ -230,7 +230,7 @@ void mma_run(const AttentionSpec& s, const AttentionParams& p, Stream& base) {
     a.splits = plan.ranks;
     a.releases_early = plan.releases_early;
     // Early: every multiprocessor holds a block until the wait is over.
-    const int pairs = p.batch.sequences * s.kv_heads * head_tiles(s), places = plan.releases_early ? std::max(pairs, divide_up(stream.multiprocessors(), plan.ranks)) : pairs;
+    const int places = plan.releases_early ? std::max(pairs, divide_up(stream.multiprocessors(), plan.ranks)) : pairs;
     return stream.launch(short_kernels[size][variant], {places * plan.ranks, 1, 1, plan.warps * 32, plan.shared_bytes, plan.ranks, tuning().attention_overlaps != 0}, a);
   }
   const DecodePlan plan = plan_decode(size, s.kv == KvFormat::int8, std::min(decode_heads, s.heads / s.kv_heads), p.batch.sequences, stream.shared_limit(), a.releases_early);

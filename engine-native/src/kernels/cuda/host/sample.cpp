@@ -34,8 +34,7 @@ int chunk_count(const SampleSpec& s, int rows, device::CudaStream& stream) {
 
 bool plain(const SampleRow& r) {
   const bool penalised = r.repetition_penalty != 1 || r.frequency_penalty != 0 || r.presence_penalty != 0;
-  const bool truncated = r.temperature > 0 && (r.top_k > 0 || r.min_p > 0 || r.top_p < 1);
-  return !truncated && !penalised && r.bias_count == 0 && r.mask < 0 && r.forced < 0 && r.top_logprobs < 0;
+  return !truncated(r) && !penalised && r.bias_count == 0 && r.mask < 0 && r.forced < 0 && r.top_logprobs < 0;
 }
 
 void run(const SampleSpec& s, const SampleParams& p, Stream& base) {

@@ -31,8 +31,7 @@ __device__ __forceinline__ void rows_load_x(const LinearArgs& p, char* xs, int s
       if (k < p.in) {
         if (p.x_type == type_f32) {
           const float4* from = reinterpret_cast<const float4*>(static_cast<const float*>(p.x) + n * p.x_stride + k);
-          float4 a = __ldcg(from), b = __ldcg(from + 1);
-          v = make_uint4(pack2<T>(a.x, a.y), pack2<T>(a.z, a.w), pack2<T>(b.x, b.y), pack2<T>(b.z, b.w));
+          v = pack8<T>(__ldcg(from), __ldcg(from + 1));
         } else {
           v = __ldcg(reinterpret_cast<const uint4*>(static_cast<const T*>(p.x) + n * p.x_stride + k));
         }
@@ -198,15 +197,13 @@ __device__ __forceinline__ void linear_rows(const LinearArgs& p) {
   auto load_next = [&] {
     if (next_tile < p.tiles && mine > 0) {
       const uint32_t to = my_ring + slot_in * Stage::bytes;
-      {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int chunk = lane % 8, r = i * 4 + lane / 8;
-          const int row = next_tile * 16 + r, k = next_unit * Stage::k + chunk * (16 / element);
-          const bool valid = k < p.in && row < p.tiles * 16;
-          const char* from = static_cast<const char*>(p.weight) + (valid ? (static_cast<int64_t>(row) * p.in + k) * element : 0);
-          copy16_once(to + r * 128 + ((chunk ^ ((r & 1) << 2)) * 16), from, policy, valid);
-        }
+      for (int i = 0; i < 4; ++i) {
+        const int chunk = lane % 8, r = i * 4 + lane / 8;
+        const int row = next_tile * 16 + r, k = next_unit * Stage::k + chunk * (16 / element);
+        const bool valid = k < p.in && row < p.tiles * 16;
+        const char* from = static_cast<const char*>(p.weight) + (valid ? (static_cast<int64_t>(row) * p.in + k) * element : 0);
+        copy16_once(to + r * 128 + ((chunk ^ ((r & 1) << 2)) * 16), from, policy, valid);
       }
       slot_in = slot_in + 1 == STAGES ? 0 : slot_in + 1;
       next_unit += rows_warps;
@@ -245,17 +242,15 @@ __device__ __forceinline__ void linear_rows(const LinearArgs& p) {
       load_next();
       const uint32_t from = my_ring + slot * Stage::bytes;
       slot = slot + 1 == STAGES ? 0 : slot + 1;
-      {
 #pragma unroll
-        for (int block = 0; block < 2; ++block) {
-          uint4 x = make_uint4(0, 0, 0, 0);
-          if (column_live) x = shared_load16(x_lane + unit * 128 + block * 64);
-          const uint32_t chunk = ((block * 4 + t) ^ ((g & 1) << 2)) * 16;
-          const uint4 low = shared_load16(from + g * 128 + chunk), high = shared_load16(from + (g + 8) * 128 + chunk);
-          const uint32_t a0[4] = {low.x, high.x, low.y, high.y}, a1[4] = {low.z, high.z, low.w, high.w};
-          mma<T>(part[0], a0, x.x, x.y);
-          mma<T>(part[1], a1, x.z, x.w);
-        }
+      for (int block = 0; block < 2; ++block) {
+        uint4 x = make_uint4(0, 0, 0, 0);
+        if (column_live) x = shared_load16(x_lane + unit * 128 + block * 64);
+        const uint32_t chunk = ((block * 4 + t) ^ ((g & 1) << 2)) * 16;
+        const uint4 low = shared_load16(from + g * 128 + chunk), high = shared_load16(from + (g + 8) * 128 + chunk);
+        const uint32_t a0[4] = {low.x, high.x, low.y, high.y}, a1[4] = {low.z, high.z, low.w, high.w};
+        mma<T>(part[0], a0, x.x, x.y);
+        mma<T>(part[1], a1, x.z, x.w);
       }
     }
     if constexpr (KIND == kind_int8) {

@@ -29,9 +29,6 @@ __device__ __forceinline__ void w4_store_x(char* row, int k, uint4 v) {
   *reinterpret_cast<uint32_t*>(to + 32) = v.z;
   *reinterpret_cast<uint32_t*>(to + 48) = v.w;
 }
-template <class T> __device__ __forceinline__ uint4 pack8(const float4& a, const float4& b) {
-  return make_uint4(pack2<T>(a.x, a.y), pack2<T>(a.z, a.w), pack2<T>(b.x, b.y), pack2<T>(b.z, b.w));
-}
 template <class T> __device__ __forceinline__ float sum8(uint4 v) {
   const float2 a = unpack2<T>(v.x), b = unpack2<T>(v.y), c = unpack2<T>(v.z), d = unpack2<T>(v.w);
   return ((a.x + a.y) + (b.x + b.y)) + ((c.x + c.y) + (d.x + d.y));
