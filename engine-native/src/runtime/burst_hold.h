@@ -19,8 +19,9 @@ class BurstHold {
   static constexpr Duration quiet_least = std::chrono::milliseconds(1), quiet_most = std::chrono::milliseconds(10);
   static constexpr int refill_share = 20;                               // a twentieth of the time
 
-  void arrived(Time now) {
-    crowd_ = now - last_arrival_ <= gap_max ? crowd_ + 1 : 1;
+  // alone: nobody else is waiting or being served. Whoever asks again as soon as the answer is there is no crowd.
+  void arrived(Time now, bool alone) {
+    crowd_ = !alone && now - last_arrival_ <= gap_max ? crowd_ + 1 : 1;
     if (crowd_ == 1) first_arrival_ = now;
     last_arrival_ = now;
   }

@@ -99,7 +99,7 @@ Status ModelRunner::add(LiveRequest& r) {
   if (r.grammar) r.matcher = std::make_unique<grammar::Matcher>(r.grammar);
   prompt_tokens_ += r.prompt;
   live_.push_back(&r);
-  burst_.arrived(Clock::now());
+  burst_.arrived(Clock::now(), live_.size() == 1);
   update_ready(r);
   scheduler_.add(r);
   return Status::ok();

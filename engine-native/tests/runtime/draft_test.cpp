@@ -58,12 +58,12 @@ TEST(BurstHold, WaitsForACrowdAndNotForASteadyStream) {
   using namespace std::chrono_literals;
   BurstHold hold;
   BurstHold::Time now = std::chrono::steady_clock::now();
-  hold.arrived(now);
+  hold.arrived(now, true);
   EXPECT_FALSE(hold.hold(now, 0));  // one alone
   int held = 0;
   for (int i = 0; i < 100; ++i) {  // a hundred within 200 ms
     now += 2ms;
-    hold.arrived(now);
+    hold.arrived(now, false);
     held += hold.hold(now, 3);
   }
   EXPECT_GT(held, 98);
@@ -72,7 +72,7 @@ TEST(BurstHold, WaitsForACrowdAndNotForASteadyStream) {
   held = 0;
   for (int i = 0; i < 10000; ++i) {  // one every 5 ms, for 50 s
     now += 5ms;
-    hold.arrived(now);
+    hold.arrived(now, false);
     held += hold.hold(now, 0);
   }
   EXPECT_LT(held, 10000 * 8 / 100);
@@ -83,9 +83,22 @@ TEST(BurstHold, WaitsNoLongerThanTheCrowdsOwnPace) {
   using namespace std::chrono_literals;
   BurstHold hold;
   BurstHold::Time now = std::chrono::steady_clock::now();
-  for (int i = 0; i < 8; ++i) hold.arrived(now += 100us);
+  for (int i = 0; i < 8; ++i) hold.arrived(now += 100us, i == 0);
   EXPECT_TRUE(hold.hold(now + 500us, 0));
   EXPECT_FALSE(hold.hold(now + 1500us, 0));
+}
+
+// A client that sends its next short request as soon as it has the answer.
+TEST(BurstHold, DoesNotTakeOneWhoAsksAgainForACrowd) {
+  using namespace std::chrono_literals;
+  BurstHold hold;
+  BurstHold::Time now = std::chrono::steady_clock::now();
+  for (int i = 0; i < 20; ++i) {
+    hold.arrived(now += 15ms, true);
+    EXPECT_FALSE(hold.hold(now + 100us, 0));
+  }
+  hold.arrived(now += 1ms, false);
+  EXPECT_TRUE(hold.hold(now + 100us, 0));
 }
 
 TEST(ImageHash, DependsOnPixelsAndShape) {
