@@ -102,6 +102,31 @@ template <class S, class P> const Implementation<S, P>* pick(const Implementatio
   die("no implementation");
 }
 
+std::vector<uint8_t> bytes_of(const std::vector<float>& v) {
+  const auto* from = reinterpret_cast<const uint8_t*>(v.data());
+  return {from, from + v.size() * sizeof(float)};
+}
+// Keys or values of a history: memory reads zeros faster than what a model leaves there.
+std::vector<uint8_t> kv_noise(KvFormat format) {
+  std::mt19937 random(11);
+  std::vector<uint8_t> out(size_t{1} << 22);
+  if (format == KvFormat::int8) {
+    for (uint8_t& v : out) v = static_cast<uint8_t>(random() % 255 - 127);
+    return out;
+  }
+  for (size_t i = 0; i < out.size(); i += 2) {
+    const uint16_t v = to_half(static_cast<float>(random() % 4001) / 2000 - 1).bits;
+    std::memcpy(&out[i], &v, 2);
+  }
+  return out;
+}
+// `bytes` of device memory, `pattern` over and over.
+void fill(void* to, size_t bytes, const std::vector<uint8_t>& pattern) {
+  size_t done = std::min(bytes, pattern.size());
+  need(gpu->upload(to, pattern.data(), done));
+  for (; done < bytes; done += std::min(done, bytes - done)) need(gpu->copy(static_cast<char*>(to) + done, to, std::min(done, bytes - done)));
+}
+
 struct Model {
   Shape s;
   DType type = DType::f16;
@@ -139,11 +164,13 @@ struct Model {
     attend = pick(kernels::cuda::attention_implementations(), attention);
     const int64_t blocks = kv_tokens / kv_block_tokens;
     const size_t element = kv == KvFormat::int8 ? 1 : 2, bytes = static_cast<size_t>(kv_tokens) * s.kv_heads * s.dim * element;
+    const std::vector<uint8_t> noise = kv_noise(kv);
+    const std::vector<float> scales(1024, 0.01f);
     for (int i = 0; i < s.layers; ++i) {
       KvLayer l{take(bytes, MemoryKind::kv), take(bytes, MemoryKind::kv), nullptr, nullptr};
-      need(gpu->fill_zero(l.k, bytes)); need(gpu->fill_zero(l.v, bytes));
+      fill(l.k, bytes, noise); fill(l.v, bytes, noise);
       l.k_scale = static_cast<float*>(take(kv_tokens * s.kv_heads * 4)); l.v_scale = static_cast<float*>(take(kv_tokens * s.kv_heads * 4));
-      need(gpu->fill_zero(l.k_scale, kv_tokens * s.kv_heads * 4)); need(gpu->fill_zero(l.v_scale, kv_tokens * s.kv_heads * 4));
+      fill(l.k_scale, kv_tokens * s.kv_heads * 4, bytes_of(scales)); fill(l.v_scale, kv_tokens * s.kv_heads * 4, bytes_of(scales));
       pools.push_back(l);
     }
     const int widest = std::max(2 * s.ffn, (s.heads + 2 * s.kv_heads) * s.dim);
