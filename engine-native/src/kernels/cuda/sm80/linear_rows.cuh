@@ -215,18 +215,18 @@ __device__ __forceinline__ void linear_rows(const LinearArgs& p) {
   launch_dependents();
   if (warp >= rows_warps) {
     rows_feed<T, KIND>(p, xs, x_stride, scratch);
-    __syncthreads();
-    return;
-  }
+  } else {
 #pragma unroll
-  for (int i = 0; i < STAGES - 1; ++i) {
-    load_next();
+    for (int i = 0; i < STAGES - 1; ++i) {
+      load_next();
 #if __CUDA_ARCH__ >= 900
-    // Two stages under way at a time: activations would wait behind all of a ring.
-    copy_wait<1>();
+      // Two stages under way at a time: activations would wait behind all of a ring.
+      copy_wait<1>();
 #endif
+    }
   }
   __syncthreads();
+  if (warp >= rows_warps) return;
 
   const bool column_live = g < p.rows;
   const uint32_t x_lane = x_base + g * x_stride + t * 16;
