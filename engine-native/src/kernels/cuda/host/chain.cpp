@@ -22,7 +22,7 @@ namespace {
 constexpr int chain_kind = 1;
 constexpr int workers = w4_chain_workers, ranks = 2, threads = (workers + 4) * 32, rows_most = 64, slots_most = 16, units_most = 8;
 // tiles: that a warp holds sums for; blocks: of four tiles, that a warpgroup does (wgmma). One of them is 0.
-// beside: in so little of a multiprocessor that a block of the decode attention stands beside it, with its history loading.
+// beside: in so little of a multiprocessor that blocks of the short attention stand beside it, with their history loading.
 struct ChainSize { int rows, tiles, blocks; bool beside; CudaKernel kernels[2]; };  // [type]
 #define HEARTH_CHAIN(n) {{&module_linear_w4_chain_f16, "linear_w4_chain_n" #n "_f16"}, {&module_linear_w4_chain_bf16, "linear_w4_chain_n" #n "_bf16"}}
 const ChainSize sizes[] = {{8, 4, 0, true, HEARTH_CHAIN(8)}, {16, 4, 0, false, HEARTH_CHAIN(16)}, {32, 0, 3, false, HEARTH_CHAIN(32)}, {64, 0, 2, false, HEARTH_CHAIN(64)}};
@@ -100,6 +100,10 @@ class Chain final : public CudaStream::Deferred {
     alone_.push_back(std::move(alone));
   }
 
+  ChainLeaves leaves() const {
+    constexpr int multiprocessor_kb = 228, other_kb = 5;  // other: what a block takes that is not dynamic
+    return size_.beside ? ChainLeaves{8, multiprocessor_kb * 1024 - shared_budget(size_) - other_kb * 1024} : ChainLeaves{};
+  }
   // Its history comes to the L2 meanwhile. Not where blocks of the attention stand beside the chain's.
   void precedes(const AttentionArgs& a) {
     if (size_.beside) return;
@@ -218,6 +222,10 @@ bool chain_linear(CudaStream& stream, const LinearArgs& a, DType narrow, void* s
 
 void chain_precedes(CudaStream& stream, const AttentionArgs& attention) {
   if (stream.deferred && stream.deferred->kind() == chain_kind) static_cast<Chain*>(stream.deferred.get())->precedes(attention);
+}
+
+ChainLeaves chain_leaves(const CudaStream& stream) {
+  return stream.deferred && stream.deferred->kind() == chain_kind ? static_cast<const Chain*>(stream.deferred.get())->leaves() : ChainLeaves{};
 }
 
 void append_chain_shared(int sm, std::vector<SharedUse>& uses) {

@@ -15,6 +15,10 @@ namespace hearth::kernels::cuda {
 bool chain_linear(device::CudaStream& stream, const LinearArgs& args, DType narrow, void* scratch, std::function<void()> alone);
 // Tells the chain that the stream collects, if any, which attention comes next.
 void chain_precedes(device::CudaStream& stream, const AttentionArgs& attention);
+// What the blocks of that chain leave of a multiprocessor to the attention after it: warps of 96 registers a thread, and shared
+// memory, of which each block takes 1 KB more than it asks for. None: it leaves no room.
+struct ChainLeaves { int warps, shared_bytes; };
+ChainLeaves chain_leaves(const device::CudaStream& stream);
 size_t chain_scratch_bytes(int rows, int in);
 
 }  // namespace hearth::kernels::cuda

@@ -15,7 +15,8 @@
 
 namespace hearth::kernels::cuda {
 
-constexpr int short_warps = 4, short_resident = 4;  // of a block at most, and blocks of so many on a multiprocessor (host/attention.cpp mirrors them)
+// Of a block at most, and blocks of so many on a multiprocessor. 96 registers a thread: eight warps stand beside a block of the chain.
+constexpr int short_warps = 4, short_resident = 5;
 
 // ---- Blocks of a cluster (sm_90; elsewhere a pair has one block) ------------------------------------------------------------
 
@@ -31,6 +32,12 @@ __device__ __forceinline__ void cluster_send(uint32_t address, uint32_t barrier,
   asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%2, %3}, [%1];"
       ::"r"(address_in(address, rank)), "r"(address_in(barrier, rank)), "f"(v.x), "f"(v.y) : "memory");
 #endif
+}
+
+__device__ __forceinline__ uint32_t dynamic_shared_bytes() {
+  uint32_t bytes;
+  asm("mov.u32 %0, %%dynamic_smem_size;" : "=r"(bytes));
+  return bytes;
 }
 
 // ---- Where the parts of a pair meet ------------------------------------------------------------------------------------------
@@ -124,7 +131,6 @@ template <class T, bool INT8, int DP>
 __device__ __forceinline__ void attention_short(const AttentionArgs& p) {
   using L = DecodeLayout<INT8, DP>;
   extern __shared__ __align__(1024) char memory[];
-  __shared__ uint64_t arrived;
   if (p.releases_early) launch_dependents();
   const DecodeHeads heads(p);
   const int ranks = p.splits, rank = blockIdx.x % ranks, pair = blockIdx.x / ranks, sequence = pair / heads.tiles, tile = pair % heads.tiles, row = sequence;
@@ -148,6 +154,7 @@ __device__ __forceinline__ void attention_short(const AttentionArgs& p) {
   const int first_block = first / kv_tokens;
   ShortHistory<INT8, DP> history{p, sequence, heads.kv(tile), first_block, (context + kv_tokens - 1) / kv_tokens - first_block, writer, warps * ranks,
                                  shared_address(memory) + warp * ring_bytes, shared_address(memory) + warps * ring_bytes + warp * scale_bytes, ids};
+  uint64_t& arrived = *reinterpret_cast<uint64_t*>(memory + dynamic_shared_bytes() - 16);  // behind the inbox
   const ShortInbox<DP> inbox{reinterpret_cast<float*>(own + warps * scratch_bytes), &arrived, ranks, rank, heads.live(tile), min(warps * ranks, history.blocks)};
   if (ranks > 1) {
     if (threadIdx.x == 0) {

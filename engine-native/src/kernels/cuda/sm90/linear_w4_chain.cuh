@@ -18,10 +18,9 @@ namespace hearth::kernels::cuda {
 
 constexpr int chain_slots_max = 16;  // of the ring
 constexpr int chain_history_bytes = 32 * 1024;  // of the next attention's history, asked for with each slot that falls free at the end
-constexpr int chain_finish_tiles = 48;  // that a block finishes in a phase, or whose rows it shares with the other
 constexpr int chain_threads = (w4_chain_workers + 4) * 32;
-// Registers of a thread that multiplies and of one that does not: all there are, or few enough that a block of the decode
-// attention (four warps of 168) stands beside this one. `chain_bound`: the threads a kernel is compiled for, so that it
+// Registers of a thread that multiplies and of one that does not: all there are, or few enough that eight warps of the short
+// attention stand beside this block. `chain_bound`: the threads a kernel is compiled for, so that it
 // starts with its share.
 __host__ __device__ constexpr int chain_multiply_registers(bool beside) { return beside ? 88 : 160; }
 __host__ __device__ constexpr int chain_load_registers(bool beside) { return beside ? 56 : 32; }
@@ -90,9 +89,9 @@ __device__ __forceinline__ void chain_mark(const W4ChainArgs& a, int phase, int 
   if (a.trace) a.trace[(blockIdx.x * (w4_chain_phases_max + 1) + phase) * 8 + point] = clock64();
 }
 
-// What a block keeps of a phase while it finishes tiles.
-struct ChainShared {
-  float factors[chain_finish_tiles * 16], norms[chain_finish_tiles * 16], row_factors[64];
+// What a block keeps of a phase while it finishes TILES tiles, or their rows that it does not share with the other.
+template <int TILES> struct ChainShared {
+  float factors[TILES * 16], norms[TILES * 16], row_factors[64];
   uint64_t full[chain_slots_max], empty[chain_slots_max], sums_full[2], row_factors_full, counted;  // counted: rows that are to be normed may be read
 };
 
@@ -210,7 +209,7 @@ template <class T, int N, int MT, int STEP, class Weights, bool BESIDE>
 __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
   constexpr int workers = w4_chain_workers, tile_step = STEP > 0 ? 4 : 1;
   extern __shared__ __align__(1024) char shared[];
-  __shared__ ChainShared own;
+  __shared__ ChainShared<N == 8 ? 24 : 48> own;  // eight rows are not shared
   uint32_t ring = (shared_address(shared) + 1023) & ~1023u, lane = threadIdx.x % 32;
   uint32_t full0 = shared_address(own.full), empty0 = shared_address(own.empty);
   const uint32_t sums_full0 = shared_address(own.sums_full),
