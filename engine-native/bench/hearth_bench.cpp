@@ -331,14 +331,15 @@ class Bench {
     }
     int started = 0, finished = 0;
     double own_decode_s = 0;
-    std::map<uint32_t, int> seen;
+    std::map<uint32_t, int> seen, together;  // tokens of a request: all, and those of steps that decode all of the batch
     while (finished < batch) {
       drain([&](const uint8_t* record, uint16_t type, uint32_t request, uint32_t reason) {
         auto now = Clock::now();
         if (type == 1 && seen[request]++ == 0 && ++started == batch) all_first = now, t.first = cost();
-        else if (type == 1 && started == batch && finished == 0) ++t.decoded, end = now;
+        else if (type == 1 && started == batch && finished == 0) ++together[request], end = now;
         if (type != 4) return;
-        ++finished;
+        // The step in which the first is done counts for all of them, though their records come behind it.
+        if (finished++ == 0) t.decoded = int64_t{batch} * together[request];
         uint32_t size;
         std::memcpy(&size, record + 28, 4);
         std::string usage(reinterpret_cast<const char*>(record) + 48, size);

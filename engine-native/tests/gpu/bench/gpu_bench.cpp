@@ -1,7 +1,7 @@
 // hearth-gpu-bench: what each CUDA op takes in place, and whole layer chains of the Llama shapes in captured graphs,
 // beside the limits measured in the same process. Predicts what hearth-bench measures through the runtime.
 //   hearth-gpu-bench [--profile NAME] [--shape 7b|8b|3b|1b] [--batches 2,64] [--what decode,batch,prefill,ops,parts,pass,tune,context,fp16,sample]
-//                    (attention: decode attention alone) [--rows 4,16] [--contexts 160,2048 (of decode)] [--set 'ranks=2,prefetch=64;ranks=4' (each in turn)]
+//                    (attention: decode attention alone) [--rows 4,16] [--contexts 160,2048 (of decode and batch)] [--set 'ranks=2,prefetch=64;ranks=4' (each in turn)]
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -364,7 +364,7 @@ void bench_sample(int vocabulary, float spread) {
 int main(int argc, char** argv) {
   std::string profile, shape_name = "7b", what = "decode,batch,prefill,ops";
   std::vector<int> batches{2, 4, 8, 16, 32, 64}, op_rows{1, 4, 8, 16, 32, 64, 128, 512, 2048};
-  std::vector<int> contexts{160};
+  std::vector<int> contexts;
   std::vector<std::string> sets{""};
   for (int i = 1; i + 1 < argc; i += 2) {
     if (!std::strcmp(argv[i], "--profile")) profile = argv[i + 1];
@@ -488,8 +488,8 @@ int main(int argc, char** argv) {
         std::printf("attention %3d x %6d: %8.2f us a layer, limit %7.2f (%.2f)\n", sequences, tokens, us, limit, limit / us);
         std::fflush(stdout);
       }
-    if (wants(what, "decode")) for (int n : contexts) decode(1, n, "decode");
-    if (wants(what, "batch")) for (int n : batches) decode(n, 192, "decode");
+    if (wants(what, "decode")) for (int n : contexts.empty() ? std::vector{160} : contexts) decode(1, n, "decode");
+    if (wants(what, "batch")) for (int n : batches) for (int tokens : contexts.empty() ? std::vector{192} : contexts) decode(n, tokens, "decode");
     if (wants(what, "context")) for (int n : {8192, 32768, 131072}) decode(1, n, "decode");
     if (wants(what, "prefill")) for (int n : {128, 512, 2048}) {
       const Batch bt = model.batch(1, n, n);
