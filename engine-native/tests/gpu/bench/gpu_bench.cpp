@@ -481,7 +481,7 @@ int main(int argc, char** argv) {
       std::printf("chain without a graph: %.2f us a layer\n", std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() / 20 / model.s.layers);
     }
     if (wants(what, "attention"))
-      for (const auto& [sequences, tokens] : {std::pair{1, 160}, {1, 1024}, {1, 8192}, {1, 32768}, {1, 131072}, {2, 192}, {4, 192}, {8, 192}, {16, 192}, {16, 1000}, {64, 192}}) {
+      for (const auto& [sequences, tokens] : {std::pair{1, 160}, {1, 1024}, {1, 8192}, {1, 32768}, {1, 131072}, {2, 192}, {4, 192}, {8, 192}, {16, 192}, {16, 500}, {16, 1000}, {32, 192}, {64, 192}}) {
         if (static_cast<int64_t>(sequences) * tokens > model.tokens) continue;
         const Batch bt = model.batch(sequences, 1, tokens);
         const double us = median_us([&] { for (int i = 0; i < model.s.layers; ++i) model.attention_run(bt, i); }, 30) / model.s.layers, limit = model.kv_bytes(bt) / model.s.layers / gb * 1e6;
@@ -501,11 +501,12 @@ int main(int argc, char** argv) {
       struct Entry { const char* name; Linear* linear; };
       for (int rows : op_rows) {
         const Batch bt = rows <= 64 ? model.batch(rows, 1, 192) : model.batch(1, rows, rows);
-        for (const Entry& e : {Entry{"qkv", &model.qkv}, {"o", &model.o}, {"up", &model.up}, {"down", &model.down}}) {
+        for (const Entry& e : {Entry{"qkv", &model.qkv}, {"o", &model.o}, {"up", &model.up}, {"down", &model.down}, {"head", &model.head}}) {
+          if (e.linear == &model.head && rows > 64) continue;
           const LinearSpec& l = e.linear->spec;
           const double us = median_us([&] {
             for (int i = 0; i < model.s.layers; ++i)
-              e.linear->run(i, rows, l.norm != NormKind::none ? static_cast<void*>(model.x) : model.a, l.in, l.residual ? static_cast<void*>(model.x) : model.b, l.gated ? l.out / 2 : l.out, model.norm, model.workspace);
+              e.linear->run(i % static_cast<int>(e.linear->weights.size()), rows, l.norm != NormKind::none ? static_cast<void*>(model.x) : model.a, l.in, l.residual ? static_cast<void*>(model.x) : model.b, l.gated ? l.out / 2 : l.out, model.norm, model.workspace);
           }, 30) / model.s.layers;
           std::printf("op %-5s rows %4d: %8.2f us, %5.0f GB/s (%.2f), %4.0f TFLOP/s\n", e.name, rows, us, e.linear->bytes / us / 1e3, e.linear->bytes / us * 1e6 / gb, 2.0 * l.in * l.out * rows / us / 1e6);
         }
