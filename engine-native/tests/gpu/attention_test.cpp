@@ -247,6 +247,19 @@ TEST(Attention, DecodeManySequences) {
   check_attention(shape(64, 8, 128, DType::f16, KvFormat::int8), std::vector<Sequence>(64, Sequence{random_int(50, 200), 1}), 1, "cuda/sm80/mma", "eight heads");
   kernels::cuda::tuning() = before;
 }
+// One query head a KV head and an int8 pool, from a cluster a pair to a warp a pair.
+TEST(Attention, DecodeSingle) {
+  int i = 0;
+  for (int count : {1, 3, 12, 24, 40, 64})
+    for (DType type : {DType::f16, DType::bf16})
+      for (int longest : {40, 300}) {
+        AttentionSpec s = shape(32, 32, 128, type, KvFormat::int8);
+        vary(s, i++);
+        std::vector<Sequence> ragged;
+        for (int n = 0; n < count; ++n) ragged.push_back({random_int(0, longest), 1});
+        check_attention(s, ragged, count % 3, "cuda/sm80/mma", "single, " + std::to_string(count) + " sequences");
+      }
+}
 // Every depth of the ring and number of warps.
 TEST(Attention, DecodeRings) {
   const kernels::cuda::Tuning before = kernels::cuda::tuning();

@@ -42,6 +42,7 @@ const CudaKernel prepare_kernel{&module_attention, "attention_prepare_kernel"}, 
 // [size][type + 2 * int8]
 const CudaKernel decode_kernels[decode_sizes][4] = {HEARTH_ATTENTION(decode, 64), HEARTH_ATTENTION(decode, 128), HEARTH_ATTENTION(decode, 256)};
 const CudaKernel short_kernels[2][4] = {HEARTH_ATTENTION(short, 64), HEARTH_ATTENTION(short, 128)};
+const CudaKernel short_single_kernels[2] = {{&module_attention_short_f16, "attention_short_single_f16"}, {&module_attention_short_bf16, "attention_short_single_bf16"}};
 const CudaKernel prefill_kernels[head_sizes][4] = {HEARTH_ATTENTION(prefill, 64), HEARTH_ATTENTION(prefill, 96), HEARTH_ATTENTION(prefill, 128), HEARTH_ATTENTION(prefill, 256)};
 // Hopper's: heads, tiles of 128 rows (two multiplying warpgroups) or 64 (one), sequences.
 constexpr int wgmma_sizes = 5;
@@ -108,7 +109,9 @@ int head_tiles(const AttentionSpec& s) { return divide_up(s.heads / s.kv_heads, 
 // Short contexts (sm80/attention_short.cuh): blocks that share a pair (sequence, head tile), 0: not for this step.
 // releases_early: the next linear may come in beside them, which pays where they or clusters of them stand on all
 // multiprocessors and the linear has a block on each (FP16, 7B, one row: 3,307 us a step against 3,391).
-constexpr int short_resident_warps = 16;  // warps of it that a multiprocessor's registers hold
+// Warps of it that a multiprocessor's registers hold; `single`: of the kernel for one query head a KV head and an int8 pool.
+constexpr int short_resident_warps = 16, short_resident_warps_single = 20;
+bool short_single(const AttentionSpec& s) { return s.kv == KvFormat::int8 && s.head_dim == 128 && s.heads == s.kv_heads; }
 struct ShortPlan { int ranks, warps, stages, shared_bytes; bool releases_early; };
 // Mirrors attention_short: every warp has its ring, its scratch and its place in the inboxes of all ranks.
 int short_shared_bytes(int size, bool int8, int heads_of_tile, int ranks, int warps, int stages) {
@@ -129,16 +132,19 @@ ShortPlan fit_short(int size, bool int8, int heads_of_tile, int ranks, int warps
 ShortPlan plan_short(const AttentionSpec& s, const Batch& b, const CudaStream& stream) {
   const int pairs = b.sequences * s.kv_heads * head_tiles(s), places = stream.multiprocessors(), crowd = divide_up(pairs, places);
   if (b.max_rows > 1 || b.rows != b.sequences || b.max_context > tuning().short_context || s.head_dim > 128 || crowd > tuning().short_pairs) return {};
-  // Every warp prepares the queries: more pairs than are resident get fewer warps. One alone would be slow with the longest context.
-  const int warps = crowd <= short_resident_warps / 4 ? 4 : 2;
+  // Every warp prepares the queries: more pairs than are resident get fewer warps. One alone would be slow with the longest context,
+  // unless all pairs are there at once.
+  const bool single = short_single(s);
+  const int resident = single ? short_resident_warps_single : short_resident_warps;
+  const int warps = crowd <= resident / 4 ? 4 : crowd <= resident / 2 || !single ? 2 : 1;
   int ranks = 1;
   while (stream.hopper() && ranks < tuning().short_ranks && pairs * ranks * 2 <= places) ranks *= 2;
   auto fit = [&](int limit, bool crowded) { return fit_short(s.head_dim <= 64 ? 0 : 1, s.kv == KvFormat::int8, std::min(decode_heads, s.heads / s.kv_heads), ranks, warps, limit, crowded); };
   const ChainLeaves left = chain_leaves(stream);
   if (const ShortPlan beside = fit(left.shared_bytes / crowd, true); crowd * warps <= left.warps && beside.shared_bytes <= left.shared_bytes / crowd - 1024) return beside;
-  const int limit = stream.shared_limit() / std::min(crowd, short_resident_warps / warps);
+  const int limit = stream.shared_limit() / std::min(crowd, resident / warps);
   ShortPlan plan = fit(limit, crowd > 1);
-  if (crowd > 1) plan.shared_bytes = std::max(plan.shared_bytes, limit - 2048);
+  if (crowd > 1) plan.shared_bytes = std::max(plan.shared_bytes, limit - 1152);
   return plan;
 }
 
@@ -239,7 +245,8 @@ void mma_run(const AttentionSpec& s, const AttentionParams& p, Stream& base) {
     a.releases_early = plan.releases_early;
     // Early: every multiprocessor holds a block until the wait is over.
     const int places = plan.releases_early ? std::max(pairs, divide_up(stream.multiprocessors(), plan.ranks)) : pairs;
-    return stream.launch(short_kernels[size][variant], {places * plan.ranks, 1, 1, plan.warps * 32, plan.shared_bytes, plan.ranks, tuning().attention_overlaps != 0}, a);
+    const CudaKernel& kernel = short_single(s) ? short_single_kernels[s.type == DType::bf16] : short_kernels[size][variant];
+    return stream.launch(kernel, {places * plan.ranks, 1, 1, plan.warps * 32, plan.shared_bytes, plan.ranks, tuning().attention_overlaps != 0}, a);
   }
   const DecodePlan plan = plan_decode(size, s.kv == KvFormat::int8, std::min(decode_heads, s.heads / s.kv_heads), p.batch.sequences, stream.shared_limit(), a.releases_early);
   a.stages = plan.stages;
@@ -320,6 +327,7 @@ void append_attention_shared(int sm, std::vector<SharedUse>& uses) {
     for (int int8 = 0; int8 < 2; ++int8) uses.push_back({decode_kernels[i][2 * int8].name, plan_decode(i, int8, decode_heads, 256, 99 * 1024).shared_bytes});
   for (int i = 0; i < 2; ++i)
     for (int int8 = 0; int8 < 2; ++int8) uses.push_back({short_kernels[i][2 * int8].name, fit_short(i, int8, decode_heads, 1, 4, 99 * 1024, false).shared_bytes});
+  uses.push_back({short_single_kernels[0].name, fit_short(1, true, 1, 1, 4, 99 * 1024, false).shared_bytes});
 }
 
 }  // namespace hearth::kernels::cuda

@@ -184,8 +184,8 @@ template <class T, bool INT8, int DP> struct DecodeProducts {
 };
 
 // A KV block that has landed, the first token of which is token0.
-template <class T, bool INT8, int DP>
-__device__ __forceinline__ void attend_block(DecodeQueries<T, INT8, DP>& queries, DecodeProducts<T, INT8, DP>& products, uint32_t tile, uint32_t scales, int token0, int first, int position) {
+template <class Queries, class Products>
+__device__ __forceinline__ void attend_block(Queries& queries, Products& products, uint32_t tile, uint32_t scales, int token0, int first, int position) {
   if (token0 < first || token0 + kv_tokens > position) queries.mend(tile, scales, token0, first, position);
   products.block(tile, scales, token0, first, position);
 }

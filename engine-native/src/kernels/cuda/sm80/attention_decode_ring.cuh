@@ -5,15 +5,15 @@
 
 namespace hearth::kernels::cuda {
 
-// Waits until at most `pending` of this thread's groups of copies are under way.
+// Waits until at most `pending` of this thread's groups of copies are under way. By comparisons, the usual first: a table of jumps
+// is read from memory at every turn.
 __device__ __forceinline__ void copy_wait_for(int pending) {
-  switch (pending) {
-    case 1: copy_wait<1>(); break;
-    case 2: copy_wait<2>(); break;
-    case 3: copy_wait<3>(); break;
-    case 5: copy_wait<5>(); break;
-    default: copy_wait<0>();
-  }
+  if (pending < 1) copy_wait<0>();
+  else if (pending < 2) copy_wait<1>();
+  else if (pending < 3) copy_wait<2>();
+  else if (pending < 4) copy_wait<3>();
+  else if (pending < 5) copy_wait<4>();
+  else copy_wait<5>();
 }
 
 // A stage of the ring: one KV block. Rows of 16-byte chunks, swizzled so that eight rows of a chunk lie in
@@ -73,6 +73,23 @@ __device__ __forceinline__ void copy_block(const AttentionArgs& p, uint32_t tile
   copy_tile<INT8, DP>(p, tile, p.k, row0);
   copy_tile<INT8, DP>(p, tile + L::tile_bytes, p.v, row0);
   if (INT8 && lane < 8) copy16(scales + lane * 16, (lane < 4 ? p.k_scale : p.v_scale) + row0 + lane % 4 * 4);
+}
+
+// The same where heads are DP wide: tile number `number` of the pool, 32 lanes of 16 bytes at a time, straight through.
+template <bool INT8, int DP>
+__device__ __forceinline__ void copy_whole_block(const AttentionArgs& p, uint32_t tile, uint32_t scales, uint32_t number) {
+  using L = DecodeLayout<INT8, DP>;
+  static_assert(L::row_bytes == 128, "rows of a tile four at a time, swizzled by their lower three bits");
+  const int lane = threadIdx.x % 32;
+  const uint64_t policy = evict_first_policy();
+  const uint32_t even = tile + L::at(lane / 8, lane % 8), odd = even ^ 64;  // rows of a copy
+#pragma unroll
+  for (int values = 0; values < 2; ++values) {
+    const char* from = static_cast<const char*>(values ? p.v : p.k) + lane * 16 + static_cast<uint64_t>(number) * L::tile_bytes;
+#pragma unroll
+    for (int i = 0; i < kv_tokens / 4; ++i) copy16_once((i % 2 ? odd : even) + values * L::tile_bytes + i * 512, from + i * 512, policy);
+  }
+  if (lane < 8) copy16(scales + lane * 16, (lane < 4 ? p.k_scale : p.v_scale) + static_cast<uint64_t>(number) * kv_tokens + lane % 4 * 4);
 }
 
 template <bool INT8, int DP> struct DecodeRing {

@@ -10,7 +10,7 @@
 #pragma once
 
 #include "kernels/cuda/cluster.cuh"
-#include "kernels/cuda/sm80/attention_decode_merge.cuh"
+#include "kernels/cuda/sm80/attention_single.cuh"
 #include "kernels/cuda/sm80/decode_program_ring.cuh"
 
 namespace hearth::kernels::cuda {
@@ -99,35 +99,40 @@ template <int DP> struct ShortInbox {
 
 // ---- A pair --------------------------------------------------------------------------------------------------------------------
 
-// The history of a warp: KV blocks writer, writer + step, ... of the pair's, by a ring.
-template <bool INT8, int DP> struct ShortHistory {
+// The history of a warp: KV blocks writer, writer + step, ... of the pair's, by a ring. WHOLE: heads are DP wide.
+template <bool INT8, int DP, bool WHOLE> struct ShortHistory {
   using L = DecodeLayout<INT8, DP>;
   const AttentionArgs& p;
   const int sequence, kv_head, first_block, blocks, writer, step;  // blocks: of the context, from first_block on
   const uint32_t ring, scales;
-  int ids;  // a lane's KV block: this warp's 32 from a multiple of 32 on
+  int ids;           // a lane's KV block: this warp's 32 from a multiple of 32 on
+  int slot = 0;      // the next to be read, and then loaded
 
-  __device__ __forceinline__ int count() const { return max(0, (blocks - writer + step - 1) / step); }
+  __device__ __forceinline__ bool has(int i) const { return writer + i * step < blocks; }
+  __device__ __forceinline__ bool has_last() const { return writer < blocks && (blocks - 1 - writer) % step == 0; }
   __device__ __forceinline__ int token_of(int i) const { return (first_block + writer + i * step) * kv_tokens; }
-  __device__ __forceinline__ uint32_t tile_of(int i) const { return ring + i % p.stages * L::stage_bytes; }
-  __device__ __forceinline__ uint32_t scales_of(int i) const { return scales + i % p.stages * L::scale_bytes; }
+  __device__ __forceinline__ uint32_t tile() const { return ring + slot * L::stage_bytes; }
+  __device__ __forceinline__ uint32_t tile_scales() const { return scales + slot * L::scale_bytes; }
   // A lane's id in the sequence's table from `at` on. Needs no context: what lies behind its end is not used.
   static __device__ __forceinline__ int id_from(const AttentionArgs& p, int sequence, int at, int step) {
     at += static_cast<int>(threadIdx.x % 32) * step;
     return at < p.block_table_stride ? __ldcg(p.block_table + static_cast<int64_t>(sequence) * p.block_table_stride + at) : 0;
   }
+  // The i-th, if there is one, to the slot, and on to the next slot.
   __device__ __forceinline__ void load(int i) {
-    if (i < count()) {
+    if (has(i)) {
       if (i % 32 == 0 && i > 0) ids = id_from(p, sequence, first_block + writer + i * step, step);
-      const int64_t id = __shfl_sync(0xffffffffu, ids, i % 32);
-      copy_block<INT8, DP>(p, tile_of(i), scales_of(i), (id * p.kv_heads + kv_head) * kv_tokens);
+      const int id = __shfl_sync(0xffffffffu, ids, i % 32);
+      if constexpr (WHOLE) copy_whole_block<INT8, DP>(p, tile(), tile_scales(), static_cast<uint32_t>(id) * p.kv_heads + kv_head);
+      else copy_block<INT8, DP>(p, tile(), tile_scales(), (static_cast<int64_t>(id) * p.kv_heads + kv_head) * kv_tokens);
     }
     copy_commit();
+    if (++slot == p.stages) slot = 0;
   }
 };
 
 // Grid: p.splits blocks for every head tile of every sequence; what is more than that only keeps its place (see the host).
-template <class T, bool INT8, int DP>
+template <class T, bool INT8, int DP, class Products = DecodeProducts<T, INT8, DP>, bool WHOLE = false>
 __device__ __forceinline__ void attention_short(const AttentionArgs& p) {
   using L = DecodeLayout<INT8, DP>;
   extern __shared__ __align__(1024) char memory[];
@@ -145,14 +150,14 @@ __device__ __forceinline__ void attention_short(const AttentionArgs& p) {
   int first = 0, ids;
   if (p.window > 0) {
     first = max(0, context - p.window);
-    ids = ShortHistory<INT8, DP>::id_from(p, sequence, first / kv_tokens + writer, warps * ranks);
+    ids = ShortHistory<INT8, DP, WHOLE>::id_from(p, sequence, first / kv_tokens + writer, warps * ranks);
   } else {
-    ids = ShortHistory<INT8, DP>::id_from(p, sequence, writer, warps * ranks);
+    ids = ShortHistory<INT8, DP, WHOLE>::id_from(p, sequence, writer, warps * ranks);
   }
-  DecodeQueries<T, INT8, DP> queries{p, heads, scratch, p.head_dim == DP && (p.rope_dims == 0 || p.rope_dims == DP)};
+  DecodeQueries<T, INT8, DP> queries{p, heads, scratch, (WHOLE || p.head_dim == DP) && (p.rope_dims == 0 || p.rope_dims == DP)};
   queries.ask_row(row);
   const int first_block = first / kv_tokens;
-  ShortHistory<INT8, DP> history{p, sequence, heads.kv(tile), first_block, (context + kv_tokens - 1) / kv_tokens - first_block, writer, warps * ranks,
+  ShortHistory<INT8, DP, WHOLE> history{p, sequence, heads.kv(tile), first_block, (context + kv_tokens - 1) / kv_tokens - first_block, writer, warps * ranks,
                                  shared_address(memory) + warp * ring_bytes, shared_address(memory) + warps * ring_bytes + warp * scale_bytes, ids};
   uint64_t& arrived = *reinterpret_cast<uint64_t*>(memory + dynamic_shared_bytes() - 16);  // behind the inbox
   const ShortInbox<DP> inbox{reinterpret_cast<float*>(own + warps * scratch_bytes), &arrived, ranks, rank, heads.live(tile), min(warps * ranks, history.blocks)};
@@ -164,6 +169,7 @@ __device__ __forceinline__ void attention_short(const AttentionArgs& p) {
     barriers_initialised();
     cluster_arrive_relaxed();
   }
+#pragma unroll 1
   for (int i = 0; i < p.stages; ++i) history.load(i);
   queries.make_row();
   if (ranks > 1) cluster_wait();
@@ -172,16 +178,15 @@ __device__ __forceinline__ void attention_short(const AttentionArgs& p) {
     for (int i = threadIdx.x; rank == 0 && i < heads.live(tile) * p.head_dim; i += blockDim.x) static_cast<T*>(p.out)[row * p.out_stride + heads.first(tile) * p.head_dim + i] = from_float<T>(0.f);
     return;
   }
-  const int count = history.count();
-  if (count > 0) {
-    DecodeProducts<T, INT8, DP> products;
-    queries.prepare(row, tile, history.token_of(count - 1) + kv_tokens >= context, [] {});
+  if (history.has(0)) {
+    Products products;
+    queries.prepare(row, tile, history.has_last(), [] {});
     products.begin(scratch.q(), heads.live(tile), p.scale);
 #pragma unroll 1
-    for (int i = 0; i < count; ++i) {
+    for (int i = 0; history.has(i); ++i) {
       copy_wait_for(p.stages - 1);
       __syncwarp();
-      attend_block(queries, products, history.tile_of(i), history.scales_of(i), history.token_of(i), first, context - 1);
+      attend_block(queries, products, history.tile(), history.tile_scales(), history.token_of(i), first, context - 1);
       __syncwarp();
       history.load(i + p.stages);
     }
