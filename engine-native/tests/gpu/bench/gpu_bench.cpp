@@ -409,8 +409,8 @@ int main(int argc, char** argv) {
   };
   if (what == "trace")
     for (int n : batches) {
-      std::printf("trace of batch %d\n", n);
-      const Batch bt = model.batch(n, 1, 160);
+      std::printf("trace of batch %d context %d\n", n, contexts[0]);
+      const Batch bt = model.batch(n, 1, contexts[0]);
       bench_trace([&] { model.step(bt); });
     }
   if (wants(what, "chaintrace"))
