@@ -14,6 +14,7 @@ HEARTH_HOST_DEVICE constexpr int program_loaders(bool bulk) { return bulk ? 1 : 
 HEARTH_HOST_DEVICE constexpr int program_finishers(bool bulk) { return 4 - program_loaders(bulk); }
 constexpr int program_threads = (program_workers + 4) * 32;
 constexpr int program_rows_max = 4;
+constexpr int program_split_blocks = 8;                          // KV blocks at least of a part of a context that blocks share
 constexpr int program_heads = 8;                                 // query heads of one attention item
 constexpr int program_slots_max = 24, program_phases_max = 320, program_shapes_max = 12;
 constexpr int dense_unit = 512;                                  // k of one ring slot of 16-bit weights
@@ -22,6 +23,8 @@ constexpr int program_control_bytes = 4096;                      // of shared me
 // Sums of a tile: [row of activations][row of the tile][worker], rows `sum_pitch` floats apart: other banks.
 constexpr int sum_pitch = program_workers + 4;
 HEARTH_HOST_DEVICE constexpr int program_sum_bytes(int rows) { return rows * 16 * sum_pitch * 4; }
+// Of an attention's head in shared memory: its query, and largest and sum by worker. Two heads' queries are in different banks.
+HEARTH_HOST_DEVICE constexpr int attention_head_bytes(int padded_dim) { return padded_dim * 2 + 192; }
 // Rows for which a product has columns, and shared memory room.
 HEARTH_HOST_DEVICE constexpr int program_columns(int rows) { return rows <= 2 ? 2 : program_rows_max; }
 constexpr int program_trace_at = 3 << 20, program_trace_all_at = program_trace_at + (1 << 16);  // words of the exchange: a block's points, all blocks'

@@ -10,6 +10,7 @@
 #include "kernels/cuda/host/implementations.h"
 #include "kernels/cuda/host/program.h"
 #include "kernels/cuda/host/tuning.h"
+#include "kernels/cuda/program_params.h"
 
 namespace hearth::kernels::cuda {
 
@@ -192,6 +193,11 @@ int split_count(const AttentionSpec& s, int sequences, int max_context, int mult
   return std::clamp(std::min(wanted, useful), 1, split_max);
 }
 
+// The same for the decode program: as many parts as are worth their merge.
+int program_split_count(const AttentionSpec& s, int max_context) {
+  return divide_up(std::max(1, s.window > 0 ? std::min(max_context, s.window + kv_block_tokens) : max_context), program_split_blocks * kv_block_tokens);
+}
+
 // What attention_prepare_wide takes.
 bool prepares_wide(const AttentionSpec& s, const AttentionArgs& a) {
   return is_narrow(s.type) && a.kv_type == a.type && s.head_dim % 8 == 0 && s.rope_dims % 16 == 0 && !s.qk_norm && !s.rope_interleaved && s.position_axes == 1 &&
@@ -231,7 +237,11 @@ void mma_run(const AttentionSpec& s, const AttentionParams& p, Stream& base) {
   const int pairs = p.batch.sequences * s.kv_heads * head_tiles(s);
   a.releases_early = pairs >= tuning().attention_early_pairs && (p.batch.sequences <= 2 || p.batch.sequences >= tuning().attention_early_sequences);
   if (!many) chain_precedes(stream, a);
-  if (!many && program_attention(stream, a, s.type, [s, p, &base] { mma_run(s, p, base); })) return;
+  if (!many) {
+    AttentionArgs shared = a;
+    shared.splits = program_split_count(s, p.batch.max_context);
+    if (program_attention(stream, shared, s.type, [s, p, &base] { mma_run(s, p, base); })) return;
+  }
   if (many) {
     launch_prepare(s, a, stream);
     launch_prefill(s, p, a, variant, stream);

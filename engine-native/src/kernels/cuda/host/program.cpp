@@ -46,7 +46,7 @@ int split_words(const AttentionArgs& a) { return a.splits > 1 ? round_up(a.seque
 int live_heads(const AttentionArgs& a) { return std::min(program_heads, a.heads / a.kv_heads); }
 int attention_scratch_bytes(const AttentionArgs& a) {
   const int d = a.head_dim <= 64 ? 64 : 128;
-  return program_heads * (d * 2 + 16) + (program_workers + 1) * program_heads * 8 + 2 * d * 4 + program_workers * live_heads(a) * d * 4;
+  return 2 * d * 4 + live_heads(a) * (attention_head_bytes(d) + program_workers * d * 4);
 }
 int attention_block_bytes(const AttentionArgs& a) {
   const bool int8 = a.kv_type == type_i8;

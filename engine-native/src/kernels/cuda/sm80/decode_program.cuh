@@ -42,7 +42,7 @@ __device__ __forceinline__ void spare_attending(const Program& p, ProgramControl
   int blocks = 0;
   if (lane < p.rows && control.context[lane] > 1) blocks = (control.context[lane] - 2) / kv_tokens + 1;
   blocks = __reduce_max_sync(0xffffffffu, blocks);
-  const int per_item = max(program_workers, (blocks + control.splits - 1) / control.splits), attending = control.whole * max(1, (blocks + per_item - 1) / per_item);
+  const int per_item = split_blocks(control, blocks), attending = control.whole * max(1, (blocks + per_item - 1) / per_item);
   if (lane == 0) control.attending = 4 * attending <= grid ? attending : 0;
   if (lane >= program_shapes_max || 4 * attending > grid) return;
   const LinearShape& l = p.shape[lane].linear;  // of shapes of attentions nobody asks

@@ -33,9 +33,8 @@ template <int DP> struct AttentionSums {
 // A worker's part of an item.
 template <class T, int DP, bool INT8, bool QUICK>
 struct Attention {
-  static constexpr int q_pitch = DP * 2 + 16, VB = DP / 64, own_part = program_workers, stat_pitch = (program_workers + 1) * 8;
-  // The scratch: queries [8][q_pitch], {best, sum} [8][workers + 1], the row's k and v [2][DP], parts [workers][live][DP].
-  static constexpr int stats_at = program_heads * q_pitch, own_at = stats_at + program_heads * stat_pitch, parts_at = own_at + 2 * DP * 4;
+  // The scratch: the row's k and v [2][DP], by head its query [DP] in 16 bits and {best, sum} [workers + 1], parts [workers][live][DP].
+  static constexpr int VB = DP / 64, own_part = program_workers, heads_at = 2 * DP * 4, head_pitch = attention_head_bytes(DP);
   using Sums = AttentionSums<DP>;
   using Block = KvOperands<DP>;
 
@@ -52,8 +51,9 @@ struct Attention {
   __device__ __forceinline__ const ProgramPhase& phase() const { return program_phase(index); }
   __device__ __forceinline__ const AttentionShape& shape() const { return program_shape(phase().shape).attention; }
   __device__ __forceinline__ float scale() const { return shape().scale * 1.4426950408889634f; }  // exponents are of two
-  __device__ __forceinline__ uint32_t stat(int part, int head) const { return scratch + stats_at + head * stat_pitch + part * 8; }
-  __device__ __forceinline__ uint32_t part_of(int worker, int head) const { return scratch + parts_at + (worker * live + head) * DP * 4; }
+  __device__ __forceinline__ uint32_t query(int head) const { return scratch + heads_at + head * head_pitch; }
+  __device__ __forceinline__ uint32_t stat(int part, int head) const { return query(head) + DP * 2 + part * 8; }
+  __device__ __forceinline__ uint32_t part_of(int worker, int head) const { return query(live) + (worker * live + head) * DP * 4; }
 
   // ---- Queries, and the row's own token
   __device__ __forceinline__ HeadSource source() const {
@@ -75,9 +75,9 @@ struct Attention {
     task.kv_head = item().kv_head;
     task.row = item().row;
     task.turns = control.turns[item().sequence];
-    task.to = scratch + (which < 0 ? i * q_pitch : own_at + which * DP * 4);
+    task.to = which < 0 ? query(i) : scratch + which * DP * 4;
     if constexpr (QUICK) quick_head<T, DP>(args(), phase().attention, source(), task, my.lane);
-    else any_head<T, DP>(args(), phase().attention, source(), task, reinterpret_cast<float*>(program_shared + control.x + parts_at) + my.warp * DP);
+    else any_head<T, DP>(args(), phase().attention, source(), task, reinterpret_cast<float*>(program_shared + control.x + heads_at + live * head_pitch) + my.warp * DP);
   }
   // By the warps that made the queries.
   __device__ __forceinline__ void attend_own(float factor) const {
@@ -89,8 +89,8 @@ struct Attention {
     for (int i = 0; i < VB; ++i) {
       const int pair = my.lane + 32 * i;
       if (pair >= dim() / 2) break;
-      const float2 x = unpack2<T>(shared_load4(scratch + h * q_pitch + pair * 4));
-      const uint2 k = shared_load8(scratch + own_at + pair * 8);
+      const float2 x = unpack2<T>(shared_load4(query(h) + pair * 4));
+      const uint2 k = shared_load8(scratch + pair * 8);
       s += x.x * __uint_as_float(k.x) + x.y * __uint_as_float(k.y);
     }
     s = warp_sum(s);
@@ -101,7 +101,7 @@ struct Attention {
   // S^T = K Q^T of 16 tokens: tokens g and g + 8, heads 2 t and 2 t + 1. keys(b, ..): of 32 b and of 32 (b + 1) and on.
   template <class Keys> __device__ __forceinline__ void scores(const Keys& keys, float (&s)[4]) const {
     const Place my;
-    const uint32_t q = scratch + min(my.g, live - 1) * q_pitch + my.t * 16;  // what there is of further heads is ignored
+    const uint32_t q = query(min(my.g, live - 1)) + my.t * 16;  // what there is of further heads is ignored
     float odd[4];
 #pragma unroll
     for (int b = 0; b < DP / 32; b += 2) {
@@ -270,12 +270,6 @@ struct Attention {
   struct Merged {
     float2 value;
     float top, total;
-    __device__ __forceinline__ void add(float2 v, float other_top, float other_total) {
-      const float next = fmaxf(top, other_top), mine = exp2_fast(top - next), others = exp2_fast(other_top - next);
-      value = make_float2(value.x * mine + v.x * others, value.y * mine + v.y * others);
-      total = total * mine + other_total * others;
-      top = next;
-    }
   };
   // The largest of a warp: floats compare as integers once those of negative ones are turned round.
   static __device__ __forceinline__ float warp_top(float v) {
@@ -289,7 +283,7 @@ struct Attention {
     const int parts = min(program_workers, blocks);
     uint2 part = make_uint2(0xff800000u, 0);  // minus infinity
     if (my.lane < parts || (my.lane == own_part && at.owner)) part = shared_load8(stat(my.lane, at.h));
-    const uint2 own_value = at.owner ? shared_load8(scratch + own_at + (DP + at.d) * 4) : make_uint2(0, 0);
+    const uint2 own_value = at.owner ? shared_load8(scratch + (DP + at.d) * 4) : make_uint2(0, 0);
     const float best = __uint_as_float(part.x), top = warp_top(best), weight = best == -INFINITY ? 0.f : exp2_fast(best - top), own_weight = __shfl_sync(0xffffffffu, weight, own_part);
     float2 value = make_float2(own_weight * __uint_as_float(own_value.x), own_weight * __uint_as_float(own_value.y));
     uint32_t from = part_of(0, at.h) + at.d * 4;
@@ -319,36 +313,46 @@ struct Attention {
     exchange_store8(to + at.d, __float_as_uint(m.value.x), __float_as_uint(m.value.y));
     if (at.d == 0) exchange_store8(to + dim(), __float_as_uint(m.top), __float_as_uint(m.total));
   }
-  // The other splits' parts, by the block that has the own token.
+  // Heads are merged by different splits. The own token's part is in the last one's.
+  __device__ __forceinline__ int merger(int head) const { return item().active - 1 - head % item().active; }
+  // The other splits' parts. Lane i weighs part i of a batch.
   __device__ __forceinline__ void add_splits(const OutputPlace& at, Merged& m) const {
-    constexpr int batch = 3;
-    const int others = item().active - 1, d = min(at.d, dim() - 2), width = dim();
+    constexpr int batch = 8;
+    const int others = item().active - 1, own = item().split, lane = Place().lane, width = dim(), d = min(at.d, width - 2);
+    auto words = [&](int other) { return split_words(at.h, other + (other >= own)); };
 #pragma unroll 1
     for (int first = 0; first < others; first += batch) {
-      uint2 v[batch], stats[batch];
+      const int count = min(batch, others - first);
+      auto initial = [&](bool wanted) { return wanted ? make_uint2(0, 0) : make_uint2(unwanted, unwanted); };
+      uint2 v[batch], stats = initial(lane < count);
+#pragma unroll
+      for (int i = 0; i < batch; ++i) v[i] = initial(i < count);
       bool missing;
-#pragma unroll
-      for (int i = 0; i < batch; ++i) v[i] = stats[i] = make_uint2(0, 0);
       do {
-        missing = false;
+        if (!arrived(stats)) stats = exchange_load8(words(first + lane) + width);
 #pragma unroll
-        for (int i = 0; i < batch; ++i) {
-          if (first + i >= others) break;
-          const uint32_t* const from = split_words(at.h, first + i);
-          if (!arrived(v[i])) v[i] = exchange_load8(from + d);
-          if (!arrived(stats[i])) stats[i] = exchange_load8(from + width);
-        }
+        for (int i = 0; i < batch; ++i)
+          if (!arrived(v[i])) v[i] = exchange_load8(words(first + i) + d);
+        missing = !arrived(stats);
 #pragma unroll
-        for (int i = 0; i < batch; ++i) missing |= first + i < others && !(arrived(v[i]) && arrived(stats[i]));
+        for (int i = 0; i < batch; ++i) missing |= !arrived(v[i]);
       } while (__any_sync(0xffffffffu, missing));
+      const float best = lane < count ? __uint_as_float(~stats.x) : -INFINITY, top = fmaxf(m.top, warp_top(best));
+      const float weight = exp2_fast(best - top), shrink = exp2_fast(m.top - top), total = weight * __uint_as_float(~stats.y);
+      m.value.x *= shrink; m.value.y *= shrink; m.total *= shrink;
+      m.top = top;
 #pragma unroll
-      for (int i = 0; i < batch; ++i)
-        if (first + i < others) m.add(make_float2(__uint_as_float(~v[i].x), __uint_as_float(~v[i].y)), __uint_as_float(~stats[i].x), __uint_as_float(~stats[i].y));
+      for (int i = 0; i < batch; ++i) {
+        const float of_part = __shfl_sync(0xffffffffu, weight, i);
+        m.value.x += of_part * __uint_as_float(~v[i].x);
+        m.value.y += of_part * __uint_as_float(~v[i].y);
+        m.total += __shfl_sync(0xffffffffu, total, i);
+      }
     }
   }
   __device__ __forceinline__ void store_merged(const OutputPlace& at) const {
     Merged m = merge_workers(at);
-    if (!at.owner) return send_split(at, m);
+    if (merger(at.h) != item().split) return send_split(at, m);
     add_splits(at, m);
     if (at.d < dim()) store_pair(at, make_float2(__fdividef(m.value.x, m.total), __fdividef(m.value.y, m.total)));
   }

@@ -179,6 +179,11 @@ __device__ __forceinline__ TileRange tile_range(const LinearShape& l, const Prog
   return {begin, begin + per + (block < extra ? 1 : 0), in_turn ? block : begin, in_turn ? blocks : 1};
 }
 
+// KV blocks of a part of a context of so many: more than one for each worker are shared, evenly.
+__device__ __forceinline__ int split_blocks(const ProgramControl& control, int blocks) {
+  return blocks <= program_workers ? program_workers : max(program_split_blocks, (blocks + control.splits - 1) / control.splits);
+}
+
 // Item `index` < control.items. active 0: nothing to do; -1: zeros to write.
 __device__ __noinline__ void attention_item(const ProgramControl& control, const AttentionArgs& a, int window, int index, AttentionItem& item) {
   item.split = index / control.whole;
@@ -196,7 +201,7 @@ __device__ __noinline__ void attention_item(const ProgramControl& control, const
   if (context <= 0) { item.active = item.split == 0 ? -1 : 0; return; }  // an empty slot of a bucket
   item.first = window > 0 ? max(0, item.position - window + 1) : 0;
   const int block_first = item.first / kv_tokens, blocks = item.position > item.first ? (item.position - 1) / kv_tokens - block_first + 1 : 0;
-  const int per_split = max(program_workers, (blocks + control.splits - 1) / control.splits);
+  const int per_split = split_blocks(control, blocks);
   item.active = max(1, (blocks + per_split - 1) / per_split);
   if (item.split >= item.active) { item.active = 0; return; }
   item.begin = block_first + item.split * per_split;
@@ -214,8 +219,9 @@ struct Loader {
   int lane, filled = 0, copied = 0;
   RingPlace at, landed;
   uint64_t policy;
-  int item_index = -1, item_window = 0, ids_from = 0;  // of control.loaded; the first KV block that `ids` is of
-  int32_t ids = 0;                                     // of KV blocks in the pool, one a lane
+  int item_index = -1, item_window = 0;                // of control.loaded
+  int ids_from = -1, next_from = -1;                   // the first KV block that `ids` is of, and `next_ids`
+  int32_t ids = 0, next_ids = 0;                       // of KV blocks in the pool, one a lane; the next ones are on their way
   TraceWait flying = {}, taken = {};
 
   // Waits until the slot is free and fewer than `flight` copies are under way: more than the memory needs to be busy
@@ -239,9 +245,6 @@ struct Loader {
   }
   __device__ __forceinline__ void copy_bulk(uint32_t to, const char* from, int bytes, uint32_t barrier) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from), "r"(bytes), "r"(barrier), "l"(policy) : "memory");
-  }
-  __device__ __forceinline__ void copy_kept(uint32_t to, const char* from, int bytes, uint32_t barrier) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
   }
   // One stretch of weights, read once: one bulk copy where there is such a thing.
   __device__ __forceinline__ void load_weights(const char* from, int bytes) {
@@ -328,16 +331,60 @@ struct Loader {
     __syncwarp();
     item_index = index;
     item_window = window;
-    ids_from = -1;
+    ids_from = next_from = -1;
     return item;
   }
-  __device__ __forceinline__ int block_id(const AttentionItem& item, int block) {
-    if (const int from = block / 32 * 32; from != ids_from) {
-      const int32_t* table = p.attention.block_table + static_cast<int64_t>(item.sequence) * p.attention.block_table_stride + item.begin;
-      ids = from + lane % 32 < item.blocks ? __ldcg(table + from + lane % 32) : 0;
-      ids_from = from;
+  __device__ __forceinline__ int32_t ids_at(const AttentionItem& item, int from) const {
+    const int32_t* table = p.attention.block_table + static_cast<int64_t>(item.sequence) * p.attention.block_table_stride + item.begin;
+    return from + lane % 32 < item.blocks ? __ldcg(table + from + lane % 32) : 0;
+  }
+  // Has the ids of 32 of the item's KV blocks at hand, `block` among them.
+  __device__ __forceinline__ void find_ids(const AttentionItem& item, int block) {
+    const int from = block / 32 * 32;
+    if (from == ids_from) return;
+    ids = from == next_from ? next_ids : ids_at(item, from);
+    ids_from = from;
+    next_from = from + 32 < item.blocks ? from + 32 : 0;
+    next_ids = next_from == from ? ids : ids_at(item, next_from);
+  }
+  __device__ __forceinline__ int64_t tile_of(const AttentionItem& item, int block) const {
+    return static_cast<int64_t>(__shfl_sync(0xffffffffu, ids, block % 32)) * p.attention.kv_heads + item.kv_head;
+  }
+
+  // Bulk copies of a slot's KV blocks, two (of int8 four) each. One thread issues them, those of four blocks with nothing else
+  // between: a copy of 4 KB must not take longer than its bytes.
+  __device__ __forceinline__ void copy_history(const AttentionPhase& a, const AttentionItem& item, int done, int count, int bytes, bool int8) {
+#if __CUDA_ARCH__ >= 900
+    constexpr int group = 4;
+    const uint32_t barrier = full + at.slot * 8;
+    uint32_t to = ring + at.slot * p.slot_bytes;
+    if (lane == 0) barrier_expect(barrier, count * (2 * bytes + (int8 ? 2 * kv_tokens * 4 : 0)));
+    const char *const k = static_cast<const char*>(a.k), *const v = static_cast<const char*>(a.v);
+    const int end = done + count;
+#pragma unroll 1
+    for (int block = done; block < end;) {
+      const int next = min(end, block / group * group + group);
+      find_ids(item, block);
+      int64_t tile[group];
+#pragma unroll
+      for (int j = 0; j < group; ++j) tile[j] = tile_of(item, block + j);
+      if (lane == 0) {
+#pragma unroll
+        for (int j = 0; j < group; ++j) {
+          if (block + j >= next) break;
+          copy_bulk(to, k + tile[j] * bytes, bytes, barrier);
+          copy_bulk(to + bytes, v + tile[j] * bytes, bytes, barrier);
+          if (int8) {
+            copy_bulk(to + 2 * bytes, reinterpret_cast<const char*>(a.k_scale + tile[j] * kv_tokens), kv_tokens * 4, barrier);
+            copy_bulk(to + 2 * bytes + kv_tokens * 4, reinterpret_cast<const char*>(a.v_scale + tile[j] * kv_tokens), kv_tokens * 4, barrier);
+          }
+          to += p.attention_bytes;
+        }
+      }
+      __syncwarp();
+      block = next;
     }
-    return __shfl_sync(0xffffffffu, ids, block % 32);
+#endif
   }
 
   __device__ __forceinline__ void attention(const ProgramPhase& phase) {
@@ -351,35 +398,23 @@ struct Loader {
       for (int done = 0; done < item.blocks; done += per_slot) {
         const int count = min(per_slot, item.blocks - done);
         acquire(p.history_flight);
+        if constexpr (BULK) {
+          copy_history(a, item, done, count, bytes, int8);
+          at.next(p.slots);
+          continue;
+        }
         for (int i = 0; i < count; ++i) {
-          const int64_t tile = static_cast<int64_t>(block_id(item, done + i)) * args.kv_heads + item.kv_head;
+          find_ids(item, done + i);
+          const int64_t tile = tile_of(item, done + i);
           const uint32_t to = ring + at.slot * p.slot_bytes + i * p.attention_bytes;
-          const int scales = 2 * bytes;
-          const char *k_from = static_cast<const char*>(a.k) + tile * bytes, *v_from = static_cast<const char*>(a.v) + tile * bytes;
-          const char *k_scales = reinterpret_cast<const char*>(a.k_scale + tile * kv_tokens), *v_scales = reinterpret_cast<const char*>(a.v_scale + tile * kv_tokens);
-          if constexpr (BULK) {  // copies are issued one after the other, some 100 cycles each: two (of int8 four) a KV block
-            const uint32_t barrier = full + at.slot * 8;
-            if (lane == 0) {
-              if (i == 0) barrier_expect(barrier, count * (2 * bytes + (int8 ? 2 * kv_tokens * 4 : 0)));
-              copy_kept(to, k_from, bytes, barrier);
-              copy_kept(to + bytes, v_from, bytes, barrier);
-              if (int8) {
-                copy_kept(to + scales, k_scales, kv_tokens * 4, barrier);
-                copy_kept(to + scales + kv_tokens * 4, v_scales, kv_tokens * 4, barrier);
-              }
-            }
-            __syncwarp();
-            continue;
-          }
-          spread(to, k_from, bytes);
-          spread(to + bytes, v_from, bytes);
+          spread(to, static_cast<const char*>(a.k) + tile * bytes, bytes);
+          spread(to + bytes, static_cast<const char*>(a.v) + tile * bytes, bytes);
           if (int8) {
-            spread(to + scales, k_scales, kv_tokens * 4);
-            spread(to + scales + kv_tokens * 4, v_scales, kv_tokens * 4);
+            spread(to + 2 * bytes, reinterpret_cast<const char*>(a.k_scale + tile * kv_tokens), kv_tokens * 4);
+            spread(to + 2 * bytes + kv_tokens * 4, reinterpret_cast<const char*>(a.v_scale + tile * kv_tokens), kv_tokens * 4);
           }
         }
-        if constexpr (BULK) at.next(p.slots);
-        else spread_done();
+        spread_done();
       }
     }
   }
