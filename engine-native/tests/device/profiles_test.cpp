@@ -19,7 +19,7 @@ TEST(Profiles, StepsThatAreOneKernelCanBeSwitchedOff) {
   ::unsetenv("HEARTH_DECODE_PROGRAM");
   EXPECT_EQ(program_rows(profile("h200")), 4);
   EXPECT_EQ(program_rows(profile("orin-agx")), 4);
-  EXPECT_EQ(program_rows(profile("rtx-4090")), 1);
+  EXPECT_EQ(program_rows(profile("rtx-4090")), 4);
   DeviceProfile other = profile("h200");  // an H100
   other.name = "computed";
   EXPECT_EQ(program_rows(other), 4);

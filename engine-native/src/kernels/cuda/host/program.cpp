@@ -141,8 +141,8 @@ class Collected final : public CudaStream::Deferred {
       phase.keeps = residual || std::none_of(outputs_.begin() + i + 1, outputs_.end(), [&](const Output& o) { return o.rows == outputs_[i].rows; });
     }
     const bool bulk = hopper_linear_takes(stream.info().compute_capability);
-    // Two units a worker in a slot take fewer turns, where that leaves enough slots: for cp.async four.
-    const int wide_slots = tuning().program_wide_slots ? tuning().program_wide_slots : bulk ? slots_min : 4;
+    // Two units a worker in a slot take fewer turns, where that leaves enough slots.
+    const int wide_slots = tuning().program_wide_slots ? tuning().program_wide_slots : slots_min;
     program_->slot_units = program_workers;
     auto ring_slots = [&](int sum_slots) { return slots(scratch_, program_->slot_bytes, program_->phases, stream.shared_limit(), sum_slots); };
     if (slots(scratch_, 2 * program_->slot_bytes, program_->phases, stream.shared_limit(), sum_slots_most()) >= wide_slots) {

@@ -49,7 +49,7 @@ struct Tuning {
   int w4_ranks = 0;                       // blocks of a cluster that share K: 1, 2 or 4; 0: by the model of hopper.cpp
   int w4_wide = 2;                        // other kernels for 65-128 rows (bit 0) and 17-32 (bit 1)
   int w4_prefetch_kb = 0;                 // of a block's weights after its ring, brought to the L2 before the wait; measured to cost 1 us
-  int program_wide_slots = 0;             // ring slots of the decode program from which a slot is two units a worker; 0: 2 with bulk copies, otherwise 4
+  int program_wide_slots = 0;             // ring slots of the decode program from which a slot is two units a worker; 0: 2
 };
 Tuning& tuning();
 // "name=value,..." for measurements (the benches' --set). Errors: invalid (no such choice), unsupported (built without CUDA).
