@@ -66,8 +66,8 @@ function readAll(port: number, streams: number): Promise<number> {
 }
 
 async function measure(streams: number, tokens: number) {
-  const engine = new SteppingEngine();
-  const app = await testApp({ listen: true });
+  const engine = new SteppingEngine({ models: [{ maxSequences: streams }] });
+  const app = await testApp({ listen: true, watch: false });
   app.lifecycle.ready(engine, 'tiny');
   const child = fork(new URL(import.meta.url).pathname, ['child', new URL(app.url).port, String(streams)]);
   const received = new Promise<number>((resolve) => child.once('message', (count) => resolve(count as number)));
