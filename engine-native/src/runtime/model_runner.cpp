@@ -11,6 +11,9 @@ static_assert(kv::block_tokens == ops::kv_block_tokens);
 
 namespace {
 
+// FINISHED's JSON without its stop string: 152 letters, six counts and three times of at most 20 digits each. Every share of
+// a step in flight has that much of the ring set aside, so it is worth being near.
+constexpr size_t finish_json_bytes = 384;
 constexpr int images_per_pass_max = 16;  // offered to the model, which takes as many as it likes
 
 scheduler::Limits limits_of(const model::Model& model) {
@@ -71,7 +74,7 @@ void ModelRunner::reserve_capacities() {
   piece_.reserve(4 * token_bytes_max_ + 256);
   text_.reserve(stop_string_bytes_max + 4 * token_bytes_max_ + 256);
   top_.reserve(ops::max_top_logprobs * (12 + token_bytes_max_));
-  json_.resize(1024 + 6 * stop_string_bytes_max);
+  json_.resize(finish_json_bytes + 2 + 6 * stop_string_bytes_max);  // a byte may become \u0000; two quotes
   values_.reserve(model_.info().hidden_width);
   drawn_keys_.reserve(draft_tokens_max + 1);
 }
@@ -84,7 +87,9 @@ int64_t ModelRunner::worst_row_bytes(const LiveRequest& r) const {
 }
 
 int64_t ModelRunner::worst_share_bytes(const LiveRequest& r) const {
-  size_t finish = record_bound(json_.size(), 16 + r.stop.held_max(), 0, 0);
+  size_t stop = 0;
+  for (const std::string& json : r.stop_json) stop = std::max(stop, json.size());
+  size_t finish = record_bound(finish_json_bytes + stop, 16 + r.stop.held_max(), 0, 0);
   size_t embedding = r.hidden ? record_bound(0, 0, 0, model_.info().hidden_width) : 0;
   size_t first = r.options.prompt_logprobs || r.options.kind == Kind::score ? record_bound(token_bytes_max_, 0, 0, 0) : 0;
   return static_cast<int64_t>(finish + embedding + first);

@@ -277,6 +277,19 @@ TEST_F(Promises, FullRingSkipsStepsAndDropsNothing) {
   EXPECT_EQ(client.after_finish, 0);
 }
 
+// What a step sets aside of the ring for ends that seldom come must not keep sequences out of the step.
+TEST_F(Promises, ASmallRingHoldsManySequencesInOneStep) {
+  Client client(Json{{"ring_bytes", 65536}});
+  uint32_t model = client.load({{"shape", "fake-endless"}, {"max_sequences", 32}});
+  hearth_fake_pause_us(300);
+  std::vector<uint32_t> ids;
+  for (int i = 0; i < 32; ++i) ids.push_back(client.submit(model, greedy(64), "request " + std::to_string(i)));
+  for (uint32_t id : ids) ASSERT_TRUE(client.wait(id));
+  hearth_fake_pause_us(0);
+  EXPECT_EQ(client.stats()["models"][0]["generation_tokens"], 32 * 64);
+  EXPECT_LT(client.stats()["models"][0]["steps"].get<int>(), 2 * 64);
+}
+
 TEST_F(Promises, DrainNeverBlocksAndSaysWhatIsTooSmall) {
   Client client;
   uint32_t written = 9;
