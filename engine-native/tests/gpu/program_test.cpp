@@ -145,7 +145,7 @@ double difference(const std::vector<float>& a, const std::vector<float>& b) {
   return std::sqrt(sum / std::max(size, 1e-30));
 }
 
-void check_step(const Shape& shape, const std::vector<int>& lengths) {
+void check_step(const Shape& shape, const std::vector<int>& lengths, int replays = 6) {
   SCOPED_TRACE("width " + std::to_string(shape.width) + " heads " + std::to_string(shape.heads) + "/" + std::to_string(shape.kv_heads) + " of " + std::to_string(shape.dim) + " group " + std::to_string(shape.group) +
                " rows " + std::to_string(lengths.size()) + " context " + std::to_string(lengths[0]));
   Step step(shape, lengths);
@@ -169,7 +169,7 @@ void check_step(const Shape& shape, const std::vector<int>& lengths) {
   const bool fits = lengths.size() * shape.ffn * 2 * 2 < static_cast<size_t>(device::cuda(gpu().stream()).shared_limit());
   EXPECT_LE(device::cuda(gpu().stream()).launches() - launched, fits ? 1u : 11u) << "the step is one kernel";
   std::vector<float> first;
-  for (int i = 0; i < 6; ++i) {
+  for (int i = 0; i < replays; ++i) {
     restart();
     Array::check(gpu().replay(**graph));
     const auto got = values(*step.logits), got_x = values(*step.x);
@@ -211,7 +211,8 @@ TEST(Program, StepMatchesItsOps) {
   check_step({4096, 32, 32, 128, 11008, 128, 0, DType::f16, KvFormat::f16}, {150, 160});
   // Several rows' activations in more than two batches, the last of them not whole.
   check_step({2048, 16, 16, 128, 9600, 64, 0, DType::f16, KvFormat::f16}, {40, 7, 200});
-  check_step({4096, 32, 8, 128, 14336, 128, 0, DType::bf16, KvFormat::bf16}, {1200, 64, 0, 333});
+  // Where replays once differed, one in five (docs/notes/cuda.md).
+  check_step({4096, 32, 8, 128, 14336, 128, 0, DType::bf16, KvFormat::bf16}, {1200, 64, 0, 333}, 40);
 }
 
 }  // namespace

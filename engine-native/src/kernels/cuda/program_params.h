@@ -30,6 +30,11 @@ HEARTH_HOST_DEVICE constexpr int program_columns(int rows) { return rows <= 2 ? 
 constexpr int program_trace_at = 3 << 20, program_trace_all_at = program_trace_at + (1 << 16);  // words of the exchange: a block's points, all blocks'
 constexpr int program_sum_slots_max = 8;
 
+// Of a linear: group (dense, 128, 64 or 32 of 4 bits), rows (1, 2 or up to 4), slots of up to two units a worker, tiles of one
+// slot, input that an earlier kernel left. Of an attention: cache of 8 bits, heads of more than 64, those of 64 or 128 turned by halves.
+enum : int { form_dense = 0, form_128 = 1, form_64 = 2, form_32 = 3, form_groups = 3, form_one = 0, form_two = 4, form_four = 8, form_rows = 12, form_pairs = 16, form_steady = 32, form_loads = 64 };
+enum : int { form_int8 = 1, form_wide = 2, form_quick = 4 };
+
 // What the linears of all layers have in common, kept once. group 0: dense, 16 bits.
 struct LinearShape {
   int32_t units, in, out, tiles;      // units of 128 k (dense: dense_unit) a tile
@@ -53,9 +58,12 @@ struct AttentionPhase { void *k, *v; float *k_scale, *v_scale; const float *q_no
 // from, to: where in the exchange the phase's input and output are, in words (see decode_program_exchange.cuh); -1: not
 // there. An output's squares by tile follow its rows. reset: words that nobody reads any more (of a linear). parts: what
 // blocks that share a context send to one of them (of an attention). spares: blocks that attend next have fewer of its tiles.
+// form: of a linear or an attention, which of the functions of its kind does it.
 struct alignas(8) ProgramPhase {
   int8_t kind, shape, to_plain, keeps;  // to_plain: the exchange in the order of memory; keeps: the output is stored, too
-  int16_t start, spares;
+  int16_t start;
+  int8_t spares;
+  uint8_t form;
   int32_t from, to;
   union { int32_t reset_begin, parts; };
   int32_t reset_end;
@@ -71,6 +79,7 @@ struct Program {
   int32_t slot_units;                 // of a w4 linear in a slot of the ring: one or two a worker
   int32_t unit_sums, group_sums_bytes, x_stride;  // of activations in shared memory: sums of 128 k, of all, then rows
   int32_t history_flight;             // flight: slots of weights being loaded at a time; of KV history: this many
+  int32_t more;                       // slots beyond `flight` while nobody in the block waits for activations
   ProgramShape shape[program_shapes_max];
   ProgramPhase phase[program_phases_max];
 };

@@ -119,6 +119,7 @@ class Collected final : public CudaStream::Deferred {
     ProgramPhase& phase = add(phase_attention, attention_scratch_bytes(a), attention_block_bytes(a), std::move(alone));
     phase.shape = static_cast<int8_t>(use_shape(attention_shape(a)));
     phase.attention = {a.k, a.v, a.k_scale, a.v_scale, a.q_norm, a.k_norm};
+    phase.form = attention_form(a);
     phase.from = read(attention_input(a), nullptr, true);
     phase.parts = exchange_used_;  // put back with the input, whose reader reads them, too
     exchange_used_ += split_words(a);
@@ -149,6 +150,8 @@ class Collected final : public CudaStream::Deferred {
       program_->slot_units *= 2;
       program_->slot_bytes *= 2;
     }
+    for (int i = 0; i < program_->phases; ++i)
+      if (ProgramPhase& phase = program_->phase[i]; phase.kind == phase_linear) phase.form = linear_form(phase);
     // Room for fewer sums where that makes a slot more of one row's ring, or a ring at all.
     program_->sum_slots = sum_slots_most();
     const int wanted = program_->rows == 1 ? ring_slots(sum_slots_least()) : slots_min;
@@ -159,6 +162,7 @@ class Collected final : public CudaStream::Deferred {
     const bool wide = program_->slot_units > program_workers, one = bulk && (program_->rows <= 2 || (wide && program_->slots > 2));
     const int flight = tuning().program_flight ? tuning().program_flight : one ? 1 : 2;
     program_->flight = std::clamp(flight, 1, program_->slots);
+    program_->more = bulk ? std::min(1, program_->slots - program_->flight) : 0;
     program_->history_flight = std::clamp(std::max(flight, 2), 1, program_->slots);
     program_->exchange = stream.exchange();
     program_->ended = stream.counters() + CudaStream::counter_count - 1;
@@ -219,6 +223,20 @@ class Collected final : public CudaStream::Deferred {
   }
   int use_shape(const LinearShape& l) { const int i = shape_of(l); return i < shapes_ ? i : (program_->shape[i].linear = l, kinds_[i] = phase_linear, shapes_++); }
   int use_shape(const AttentionShape& a) { const int i = shape_of(a); return i < shapes_ ? i : (program_->shape[i].attention = a, kinds_[i] = phase_attention, shapes_++); }
+  // Which function does it; of linears once it is known what a slot holds.
+  uint8_t linear_form(const ProgramPhase& phase) const {
+    const LinearShape& l = program_->shape[phase.shape].linear;
+    int form = l.group == 128 ? form_128 : l.group == 64 ? form_64 : l.group == 32 ? form_32 : form_dense;
+    form |= program_->rows == 1 ? form_one : program_->rows == 2 ? form_two : form_four;
+    if (std::min(l.units, program_->slot_units) > program_workers) form |= form_pairs;
+    if (l.units <= program_->slot_units) form |= form_steady;
+    if (phase.from < 0) form |= form_loads;
+    return static_cast<uint8_t>(form);
+  }
+  static uint8_t attention_form(const AttentionArgs& a) {
+    const bool quick = a.rope_dims == a.head_dim && !a.rope_interleaved && (a.head_dim == 64 || a.head_dim == 128);
+    return static_cast<uint8_t>((a.kv_type == type_i8 ? form_int8 : 0) | (a.head_dim > 64 ? form_wide : 0) | (quick ? form_quick : 0));
+  }
   // Residuals stay with the blocks that have them.
   void spare_attending(ProgramPhase& phase) const { phase.spares = phase.kind == phase_linear && !program_->shape[phase.shape].linear.residual; }
   // The first block with one tile more: after those that had one more in the phase before.

@@ -15,8 +15,8 @@ namespace hearth::kernels::cuda {
 // Where things are in shared memory, and the block's part of attention. By one thread.
 __device__ __forceinline__ void describe_places(const Program& p, ProgramControl& control) {
   const AttentionArgs& a = p.attention;
-  control.exchange = p.exchange; control.rows = p.rows;
-  control.slots = p.slots; control.slot_bytes = p.slot_bytes; control.slot_units = p.slot_units; control.sum_slots = p.sum_slots; control.attention_bytes = p.attention_bytes; control.attention_per_slot = p.slot_bytes / p.attention_bytes; control.attention_per_slot = p.slot_bytes / p.attention_bytes; control.attention_per_slot = p.slot_bytes / p.attention_bytes;
+  control.exchange = p.exchange; control.rows = p.rows; control.end = p.phases * next_phase; control.block = blockIdx.x;
+  control.slots = p.slots; control.slot_bytes = p.slot_bytes; control.slot_units = p.slot_units; control.sum_slots = p.sum_slots; control.attention_bytes = p.attention_bytes; control.attention_per_slot = p.slot_bytes / p.attention_bytes;
   control.sums = program_ring_at(p.phases) + p.slots * p.slot_bytes;
   control.x = control.sums + p.sum_slots * program_sum_bytes(p.rows);
   control.x_rows = control.x + p.group_sums_bytes;
@@ -75,15 +75,16 @@ __device__ __forceinline__ void copy_words(void* to, const void* from, int bytes
 // The last block to end puts back what is left of the exchange: every other has read all it wanted.
 template <bool BULK>
 __device__ __forceinline__ void end_program(const Program& p, ProgramControl& control) {
+  const int thread = thread_index();
   all_but_loaders_meet<BULK>();
-  if (threadIdx.x == 0) {
+  if (thread == 0) {
     __threadfence();
     control.last = atomicAdd(p.ended, 1) == static_cast<int>(gridDim.x) - 1;
     if (control.last) *p.ended = 0;
     __threadfence();
   }
   all_but_loaders_meet<BULK>();
-  if (control.last) exchange_reset(p.exchange, p.reset_begin, p.reset_end, threadIdx.x, finishing_threads(BULK));
+  if (control.last) exchange_reset(p.exchange, p.reset_begin, p.reset_end, thread, finishing_threads(BULK));
 }
 
 template <class T, bool BULK>
@@ -115,17 +116,16 @@ __device__ __forceinline__ void decode_program(const Program& p) {
     return;
   }
   wait_predecessors();
-  const uint32_t end = p.phases * next_phase;
-  uint32_t at = 0;  // packed PhasePlace
+  uint32_t at = 0;  // packed PhasePlace; whatever else is kept across a call is a register less for who is called
   if (warp < program_workers) {
 #pragma unroll 1
-    while (at < end) at = program_phase(at / next_phase).kind == phase_linear ? linear_phase<T>(at) : attention_phase<T>(at);
+    while (at < control.end) at = program_phase(at / next_phase).kind == phase_linear ? linear_phase<T>(at) : attention_phase<T>(at);
   } else {
 #pragma unroll 1
-    while (at < end) {
+    while (at < control.end) {
       if (program_phase(at / next_phase).kind != phase_linear) at += next_phase;
-      else if (p.rows == 1) at = finish_phase<T, 1, finishers>(at);
-      else at = p.rows == 2 ? finish_phase<T, 2, finishers>(at) : finish_phase<T, 4, finishers>(at);
+      else if (control.rows == 1) at = finish_phase<T, 1, finishers>(at);
+      else at = control.rows == 2 ? finish_phase<T, 2, finishers>(at) : finish_phase<T, 4, finishers>(at);
     }
   }
   end_program<BULK>(p, control);

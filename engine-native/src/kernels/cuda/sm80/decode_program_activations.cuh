@@ -18,6 +18,9 @@ template <int ROWS> struct Columns {
   static constexpr int rows = ROWS == 4 ? 4 : 2, shares = 4 / rows;  // one row's two are the even and the odd steps of k
 };
 
+// Whether there is row n where ROWS are multiplied: four also serve three.
+template <int ROWS> __device__ __forceinline__ bool has_row(int n, int rows) { return ROWS < 4 || n < rows; }
+
 // Where linears keep their activations: by unit, group and row its scale and its negated sum (an integer; of one row then the
 // scale with a sum of zero); then rows, 256 bytes a unit. The same place for the same k in all of a program's linears, so that
 // what a worker overwrites is always its own.
@@ -188,24 +191,33 @@ __device__ __forceinline__ void keep_units(const ActivationPlace<ROWS>& to, int 
   for (int n = 0; n < ROWS; ++n) {
     const float2 values[4] = {unpack2<T>(~words[n].x), unpack2<T>(~words[n].y), unpack2<T>(~words[n].z), unpack2<T>(~words[n].w)};
     const FixedPoint x(values, reciprocal(scale[n]));
-    if (live && n < rows) {
+    if (live && has_row<ROWS>(n, rows)) {
       *reinterpret_cast<uint2*>(at + n * to.stride) = x.high;
       *reinterpret_cast<uint2*>(at + n * to.stride + 64) = x.low;
     }
     sum[n] = x.sum();
   }
   const int own_sum = reduction.template sum<lanes>(sum), n = reduction.row();
-  if (live && lane % lanes < ROWS && n < rows)
+  if (live && lane % lanes < ROWS && has_row<ROWS>(n, rows))
     *reinterpret_cast<uint2*>(to.sums + unit * to.unit_sums + lane / lanes * to.group_bytes + n * 8) = make_uint2(__float_as_uint(own_scale), static_cast<uint32_t>(-own_sum));
 }
 
 // For a fused RMS norm x * weight / 16 is multiplied (16: room in f16 for residuals up to 10^6); the row's 16 / rms is
 // applied at the end, since the product is linear.
 
+// Says that a linear's activations have come out of the exchange: so have, or will at once, its input's squares. A count that
+// only rises: finishers need not see each step of it.
+__device__ __forceinline__ void linear_begun(int index) {
+  if (threadIdx.x == 0) *const_cast<volatile int*>(&program_control().begun) = index + 1;
+}
+__device__ __forceinline__ void await_begun(int index) {
+  while (*const_cast<volatile int*>(&program_control().begun) <= index) __nanosleep(32);
+}
+
 // One row's units of this warp out of the exchange, COUNT pairs of them by half warps, all reads under way: what is there is
 // converted while the rest is awaited. No other warp reads them, so the block need not meet.
 template <class T, int GROUP, int COUNT>
-__device__ __forceinline__ void receive_row(const ProgramControl& control, int units, int from, const ActivationPlace<1>& to) {
+__device__ __forceinline__ void receive_row(const ProgramControl& control, int units, int from, int index, const ActivationPlace<1>& to) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll 1
   for (int first = warp; first < units; first += COUNT * 2 * program_workers) {
@@ -223,6 +235,7 @@ __device__ __forceinline__ void receive_row(const ProgramControl& control, int u
 #pragma unroll
         for (int i = next; i < COUNT; ++i) exchange_poll(v[i], at + i * 2 * program_workers * 64);
       } while (__any_sync(0xffffffffu, !arrived(v[next])));
+      if (next == 0) linear_begun(index);
       const int unit = mine + next * 2 * program_workers;
       if (first + next * 2 * program_workers < units) keep_unit<T, GROUP>(to, unit, unit < units, v[next]);
     }
@@ -238,7 +251,7 @@ template <int ROWS> struct ReceivedUnits {
   const int row_words, rows, units;
   uint4 words[count][ROWS];
 
-  __device__ __forceinline__ bool wanted(int i, int n, int unit) const { return unit + i * 2 * program_workers < units && n < rows; }
+  __device__ __forceinline__ bool wanted(int i, int n, int unit) const { return unit + i * 2 * program_workers < units && has_row<ROWS>(n, rows); }
   __device__ __forceinline__ const uint32_t* source(int i, int n, int unit) const { return from + n * row_words + (unit + i * 2 * program_workers) * 64; }
   __device__ __forceinline__ char* place(int i, int n, int unit) const { return to.rows + n * to.stride + (unit + i * 2 * program_workers) * 256 + threadIdx.x % 16 * 16; }
   template <class F> __device__ __forceinline__ void each(const F& f) {
@@ -276,13 +289,14 @@ template <int ROWS> struct ReceivedUnits {
 // everything, and what follows is copied, two batches ahead of what is converted. What all blocks read (90 KB each for
 // 11,008 columns of four rows) is what takes time, so nothing is read in vain.
 template <class T, int GROUP, int ROWS>
-__device__ __forceinline__ void receive_units(const ProgramControl& control, const LinearShape& l, int from, const ActivationPlace<ROWS>& to) {
+__device__ __forceinline__ void receive_units(const ProgramControl& control, const LinearShape& l, int from, int index, const ActivationPlace<ROWS>& to) {
   using Received = ReceivedUnits<ROWS>;
   const int lane = threadIdx.x % 32, half = lane / 16 * program_workers;
   Received received{control.exchange + from + lane % 16 * 4, to, l.in / 2, control.rows, l.units};
   int first = threadIdx.x / 32;  // of the first half warp
   received.begin(first + half);
   received.await(first + half);
+  linear_begun(index);
   received.copy(first + Received::step, half);
   received.copy(first + 2 * Received::step, half);
 #pragma unroll 1
@@ -334,7 +348,7 @@ __device__ __noinline__ void load_units(int index) {
 #pragma unroll
     for (int n = 0; n < ROWS; ++n) {
       words[n] = make_uint4(unwanted, unwanted, unwanted, unwanted);
-      if (n < control.rows) words[n] = make_uint4(~load_pair<T>(l, phase, n, k, squares[n]), ~load_pair<T>(l, phase, n, k + 8, squares[n]), ~load_pair<T>(l, phase, n, k + 16, squares[n]), ~load_pair<T>(l, phase, n, k + 24, squares[n]));
+      if (has_row<ROWS>(n, control.rows)) words[n] = make_uint4(~load_pair<T>(l, phase, n, k, squares[n]), ~load_pair<T>(l, phase, n, k + 8, squares[n]), ~load_pair<T>(l, phase, n, k + 16, squares[n]), ~load_pair<T>(l, phase, n, k + 24, squares[n]));
     }
     if constexpr (ROWS == 1) keep_unit<T, GROUP>(to, unit, unit < l.units, words[0]);
     else keep_units<T, GROUP, ROWS>(to, control.rows, unit, unit < l.units, words);
@@ -355,28 +369,20 @@ __device__ __forceinline__ void load_phase(int index) {
   else load_units<T, GROUP, 4>(index);
 }
 
-// Says that a linear's activations have come out of the exchange: so have, or will at once, its input's squares. A count that
-// only rises: finishers need not see each step of it.
-__device__ __forceinline__ void linear_begun(const ProgramPhase& phase) {
-  if (threadIdx.x == 0) *const_cast<volatile int*>(&program_control().begun) = static_cast<int>(&phase - &program_phase(0)) + 1;
-}
-__device__ __forceinline__ void await_begun(int index) {
-  while (*const_cast<volatile int*>(&program_control().begun) <= index) __nanosleep(32);
-}
-
 // Activations of a phase out of the exchange; what an earlier kernel left was loaded before.
 template <class T, int GROUP, int ROWS>
-__device__ __forceinline__ void receive(const ProgramControl& control, const LinearShape& l, const ProgramPhase& phase, const ActivationPlace<ROWS>& to) {
+__device__ __forceinline__ void receive(const ProgramControl& control, const LinearShape& l, int index, const ActivationPlace<ROWS>& to) {
+  const ProgramPhase& phase = program_phase(index);
   if (phase.from < 0) return;
-  if constexpr (ROWS > 1) receive_units<T, GROUP, ROWS>(control, l, phase.from, to);
-  else if (l.units <= 2 * program_workers) receive_row<T, GROUP, 1>(control, l.units, phase.from, to);
-  else receive_row<T, GROUP, 3>(control, l.units, phase.from, to);
-  linear_begun(phase);
+  if constexpr (ROWS > 1) receive_units<T, GROUP, ROWS>(control, l, phase.from, index, to);
+  else if (l.units <= 2 * program_workers) receive_row<T, GROUP, 1>(control, l.units, phase.from, index, to);
+  else receive_row<T, GROUP, 3>(control, l.units, phase.from, index, to);
 }
 
 // 16-bit weights: this warp's 32 k of every 512, in the order of memory.
 template <class T>
-__device__ __forceinline__ void receive_dense(ProgramControl& control, const LinearShape& l, const ProgramPhase& phase, const ActivationPlace<1>& to) {
+__device__ __forceinline__ void receive_dense(ProgramControl& control, const LinearShape& l, int index, const ActivationPlace<1>& to) {
+  const ProgramPhase& phase = program_phase(index);
   const bool normed = l.norm == norm_rms;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll 1
@@ -408,7 +414,7 @@ __device__ __forceinline__ void receive_dense(ProgramControl& control, const Lin
     square = warp_sum(square);
     if (normed && lane == 0) control.squares[n][warp] = square;
   }
-  if (phase.from >= 0) linear_begun(phase);
+  if (phase.from >= 0) linear_begun(index);
 }
 
 }  // namespace hearth::kernels::cuda

@@ -453,7 +453,7 @@ __device__ __forceinline__ uint32_t attention_items(uint32_t at) {
     at = attend_first<T, DP, INT8, QUICK>(at);
     if (program_control().item.blocks > program_workers) at = attend_further<T, DP, INT8, QUICK>(at);
     at = merge_parts<T, DP, INT8, QUICK>(at);
-  } while (program_control().item_wanted != static_cast<int>(blockIdx.x));
+  } while (program_control().item_wanted != program_control().block);
   return at + next_phase;
 }
 
@@ -462,31 +462,31 @@ __device__ __forceinline__ void prepare_turns(const AttentionShape& shape) {
   ProgramControl& control = program_control();
   AttentionArgs& a = control.attention;
   if (control.turns_of == shape.inverse_frequency) return;
+  const int thread = thread_index();
   workers_meet();
-  if (threadIdx.x == 0) {
+  if (thread == 0) {
     a.inverse_frequency = shape.inverse_frequency;
     a.rope_amplitude = shape.rope_amplitude;
   }
   workers_meet();
   const int pairs = a.rope_dims / 2;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < control.rows * pairs; i += worker_threads) control.turns[i / pairs][i % pairs] = rope_turn(a, control.row[i / pairs], i % pairs);
+  for (int i = thread; i < control.rows * pairs; i += worker_threads) control.turns[i / pairs][i % pairs] = rope_turn(a, control.row[i / pairs], i % pairs);
   workers_meet();
-  if (threadIdx.x == 0) control.turns_of = shape.inverse_frequency;
+  if (thread == 0) control.turns_of = shape.inverse_frequency;
 }
 
 template <class T>
 __device__ __forceinline__ uint32_t attention_phase(uint32_t at) {
   const int index = at / next_phase;
   const ProgramControl& control = program_control();
-  if (static_cast<int>(blockIdx.x) >= control.items) return at + next_phase;
+  if (control.block >= control.items) return at + next_phase;
   if (threadIdx.x == 0) program_trace(index, 0);
   prepare_turns(program_shape(program_phase(index).shape).attention);
-  const AttentionArgs& a = control.attention;
-  const bool halves = a.rope_dims == a.head_dim && !a.rope_interleaved, wide = a.head_dim > 64;
-  if (a.kv_type == kv_int8) return wide ? attention_items<T, 128, true, false>(at) : attention_items<T, 64, true, false>(at);
-  if (halves && a.head_dim == 128) return attention_items<T, 128, false, true>(at);
-  if (halves && a.head_dim == 64) return attention_items<T, 64, false, true>(at);
+  const int form = program_phase(index).form;
+  const bool wide = form & form_wide;
+  if (form & form_int8) return wide ? attention_items<T, 128, true, false>(at) : attention_items<T, 64, true, false>(at);
+  if (form & form_quick) return wide ? attention_items<T, 128, false, true>(at) : attention_items<T, 64, false, true>(at);
   return wide ? attention_items<T, 128, false, false>(at) : attention_items<T, 64, false, false>(at);
 }
 

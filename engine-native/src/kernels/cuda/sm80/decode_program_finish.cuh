@@ -14,31 +14,40 @@ struct Finisher {
   static constexpr int row_lanes = 32 / ROWS, shares = 4 / ROWS, chunks = program_workers / 4 / shares;  // chunks: four workers' sums each, of a lane
   const ProgramControl& control;
   const LinearShape& l;
-  const int lane, rows, n, c, width, activation, y_type;   // n: the lane's row
-  const bool live, gated, residual, plain, keeps;          // live: there is such a row, and this is its first eight
+  const int lane, rows, n, c, width;                       // n: the lane's row
+  int activation, y_type;
+  // What a tile's outputs take, as bits (see `kept`: predicates would be read back from memory between sums and stores).
+  // live: there is such a row, and this is its first eight.
+  enum : uint32_t { live = 1, gated = 2, residual = 4, plain = 8, keeps = 16, scaled = 32, biased = 64, normed = 128, handed_on = 256 };
+  uint32_t flags;
   const float *factors, *bias, *next_norm;                 // factors: the lane's first of tile 0
   char* const y;                                           // the row
-  uint32_t* const words;                                   // of the row in the exchange; null: nobody here reads them
+  uint32_t* const words;                                   // of the row in the exchange, where somebody here reads them
   const int squares;                                       // from there on
   const float2 unit;                                       // of the sums of the two
   float norm = 1;                                          // the row's
 
   __device__ __forceinline__ Finisher(const ProgramControl& control, const ProgramPhase& phase, const LinearShape& shape)
       : control(control), l(shape), lane(threadIdx.x % 32), rows(ROWS < 4 ? ROWS : control.rows), n(min(lane / 8 % ROWS, rows - 1)), c(lane % 8), width(shape.gated ? shape.out / 2 : shape.out),
-        activation(shape.activation), y_type(shape.y_type), live(lane / 8 < rows), gated(shape.gated), residual(shape.residual), plain(phase.to_plain), keeps(phase.keeps),
-        factors(shape.factors_at ? reinterpret_cast<const float*>(static_cast<const char*>(phase.linear.weight) + shape.factors_at) + first() : nullptr), bias(phase.linear.bias), next_norm(phase.linear.next_norm),
-        y(static_cast<char*>(phase.linear.y) + n * static_cast<int64_t>(shape.y_stride) * (shape.y_type == type_f32 ? 4 : 2)), words(phase.to >= 0 ? control.exchange + phase.to + n * (width / 2) : nullptr),
+        activation(shape.activation), y_type(shape.y_type),
+        flags((lane / 8 < rows ? live : 0) | (shape.gated ? gated : 0) | (shape.residual ? residual : 0) | (phase.to_plain ? plain : 0) | (phase.keeps ? keeps : 0) | (shape.factors_at ? scaled : 0) |
+              (phase.linear.bias ? biased : 0) | (phase.linear.next_norm ? normed : 0) | (phase.to >= 0 ? handed_on : 0)),
+        factors(reinterpret_cast<const float*>(static_cast<const char*>(phase.linear.weight) + shape.factors_at) + first()), bias(phase.linear.bias), next_norm(phase.linear.next_norm),
+        y(static_cast<char*>(phase.linear.y) + n * static_cast<int64_t>(shape.y_stride) * (shape.y_type == type_f32 ? 4 : 2)), words(control.exchange + phase.to + n * (width / 2)),
         squares((rows - n) * (width / 2) + n * shape.tiles), unit(units(shape)) {}
-  __device__ __forceinline__ int second() const { return gated ? 8 : 1; }  // tile rows from the lane's first output to its second
+  __device__ __forceinline__ bool is(uint32_t flag) const { return flags & flag; }
+  // From here on what depends on them is found out anew.
+  __device__ __forceinline__ void anew() { asm volatile("" : "+r"(flags), "+r"(activation), "+r"(y_type)); }
+  __device__ __forceinline__ int second() const { return is(gated) ? 8 : 1; }  // tile rows from the lane's first output to its second
 
   // Sums of rows 8 to 15 of a tile of 4-bit weights are 16 times too large.
   __device__ __forceinline__ float2 units(const LinearShape& shape) const {
     constexpr float sixteenth = 0.0625f;
     if (shape.group == 0) return make_float2(1, 1);
-    return make_float2(!gated && c >= 4 ? sixteenth : 1, gated || c >= 4 ? sixteenth : 1);
+    return make_float2(!is(gated) && c >= 4 ? sixteenth : 1, is(gated) || c >= 4 ? sixteenth : 1);
   }
   // The lane's first output in a tile, by the tile's rows.
-  __device__ __forceinline__ int first() const { return gated ? c : 2 * c; }
+  __device__ __forceinline__ int first() const { return is(gated) ? c : 2 * c; }
   // Over the lanes that have parts of the same outputs, and over those of a row.
   __device__ __forceinline__ float over_shares(float v) const {
 #pragma unroll
@@ -86,27 +95,27 @@ struct Finisher {
   // The row's 16 / rms.
   __device__ __forceinline__ void find_norm(int from) {
     const float sum = from >= 0 ? received_squares(control.exchange + from + rows * (l.in / 2) + n * (l.in / 16)) : loaded_squares();
-    norm = 16.f * rsqrtf(over_shares(over_columns(sum)) / l.in + l.norm_epsilon);
+    norm = 16.f * rsqrtf(__fdividef(over_shares(over_columns(sum)), l.in) + l.norm_epsilon);
   }
 
-  __device__ __forceinline__ int column(int tile) const { return tile * (gated ? 8 : 16) + first(); }
-  __device__ __forceinline__ bool has(int column) const { return live && column < width; }
-  __device__ __forceinline__ bool has_second(int column) const { return !gated && has(column + 1); }
+  __device__ __forceinline__ int column(int tile) const { return tile * (is(gated) ? 8 : 16) + first(); }
+  __device__ __forceinline__ bool has(int column) const { return is(live) && column < width; }
+  __device__ __forceinline__ bool has_second(int column) const { return !is(gated) && has(column + 1); }
 
   // What is needed of a lane's outputs beside the sums, read while an earlier tile is still multiplied.
   struct Constants { float2 factor, bias, next, old; };
   __device__ __forceinline__ Constants prepare(int tile) const {
     const int column = this->column(tile);
     const bool one = has(column), two = has_second(column);
-    auto both = [&](const float* from, bool first, bool second, int apart, float otherwise) {
-      return make_float2(from && first ? __ldg(from) : otherwise, from && second ? __ldg(from + apart) : otherwise);
+    auto both = [&](uint32_t flag, const float* from, bool first, bool second, int apart, float otherwise) {
+      return make_float2(is(flag) && first ? __ldg(from) : otherwise, is(flag) && second ? __ldg(from + apart) : otherwise);
     };
     Constants o;
-    o.factor = both(factors ? factors + tile * 16 : nullptr, true, true, second(), 1);
-    o.bias = both(bias ? bias + column : nullptr, one, gated ? one : two, gated ? width : 1, 0);
-    o.next = both(next_norm ? next_norm + column : nullptr, one, two, 1, 16);
+    o.factor = both(scaled, factors + tile * 16, true, true, second(), 1);
+    o.bias = both(biased, bias + column, one, is(gated) ? one : two, is(gated) ? width : 1, 0);
+    o.next = both(normed, next_norm + column, one, two, 1, 16);
     const float* const old = reinterpret_cast<const float*>(y) + column;
-    o.old = make_float2(residual && one ? __ldcg(old) : 0.f, residual && two ? __ldcg(old + 1) : 0.f);
+    o.old = make_float2(is(residual) && one ? __ldcg(old) : 0.f, is(residual) && two ? __ldcg(old + 1) : 0.f);
     return o;
   }
   // What is left to do once a tile's sums are there: found out before.
@@ -117,12 +126,12 @@ struct Finisher {
   };
   __device__ __forceinline__ Output output(int tile, const Constants& c) const {
     const int column = this->column(tile);
-    return {{c.factor.x * unit.x * norm, c.factor.y * unit.y * norm}, c.bias, {c.next.x * 0.0625f, c.next.y * 0.0625f}, c.old, words + (plain ? column / 2 : fragment_word(column)), column};
+    return {{c.factor.x * unit.x * norm, c.factor.y * unit.y * norm}, c.bias, {c.next.x * 0.0625f, c.next.y * 0.0625f}, c.old, words + (is(plain) ? column / 2 : fragment_word(column)), column};
   }
   // Where the lane's sums are in those of a tile; of the next four workers 16 bytes on, or, the other way round, before:
   // of eight lanes four begin with the odd ones, which are in other banks.
   __device__ __forceinline__ uint32_t sums_at() const { return (n * 16 + first()) * sum_pitch * 4 + (lane / (8 * ROWS) * chunks ^ swapped()) * 16; }
-  __device__ __forceinline__ int swapped() const { return gated ? 0 : c / 4; }
+  __device__ __forceinline__ int swapped() const { return is(gated) ? 0 : c / 4; }
   __device__ __forceinline__ float sum(uint32_t at) const {
     const int beside = 16 - 32 * swapped();
     float of_chunk[chunks];
@@ -141,26 +150,36 @@ struct Finisher {
   // The lane's outputs from its sums: activation, gate, residual; of a gated linear the second is none.
   __device__ __forceinline__ float2 values(float2 sums, const Output& o) const {
     const float2 v = make_float2(activate(sums.x * o.scale.x + o.bias.x, activation), sums.y * o.scale.y + o.bias.y);
-    if (gated) return make_float2(v.x * v.y + o.old.x, 0);
+    if (is(gated)) return make_float2(v.x * v.y + o.old.x, 0);
     return make_float2(v.x + o.old.x, activate(v.y, activation) + o.old.y);
   }
   __device__ __forceinline__ void exchange(int tile, const Output& o, float2 v) const {
     const float2 here = make_float2(v.x * o.next.x, v.y * o.next.y);
-    const float beside = gated ? __shfl_down_sync(0xffffffffu, here.x, 1) : here.y;
+    const float beside = is(gated) ? __shfl_down_sync(0xffffffffu, here.x, 1) : here.y;
     if (has(o.column) && o.column % 2 == 0) exchange_store(o.word, pack2<T>(here.x, beside));
-    if (!next_norm) return;
+    if (!is(normed)) return;
     const float square = over_columns(v.x * v.x + v.y * v.y);
-    if (live && c == 0) exchange_store(words + squares + tile, __float_as_uint(square));
+    if (is(live) && c == 0) exchange_store(words + squares + tile, __float_as_uint(square));
   }
   // To the exchange first: others wait for it.
   __device__ __forceinline__ void finish(int tile, const Output& o, float2 sums) const {
     const float2 v = values(sums, o);
-    if (words) exchange(tile, o, v);
-    if (!keeps) return;
+    if (is(handed_on)) exchange(tile, o, v);
+    if (!is(keeps)) return;
     if (has(o.column)) store(y, y_type, o.column, v.x);
     if (has_second(o.column)) store(y, y_type, o.column + 1, v.y);
   }
 };
+
+// The block's share, by tiles in steps of four words, of what a linear knows to have been read. By one finisher.
+__device__ __forceinline__ void reset_read(int index) {
+  const ProgramPhase& phase = program_phase(index);
+  if (phase.reset_end <= phase.reset_begin || thread_index() / 32 != program_workers) return;
+  const LinearShape& l = linear_shape(phase);
+  const TileRange tiles = tile_range(l, phase);
+  const int quads = (phase.reset_end - phase.reset_begin) / 4, share = (quads + l.tiles - 1) / l.tiles;
+  exchange_reset(program_control().exchange, phase.reset_begin + min(quads, share * tiles.begin) * 4, phase.reset_begin + min(quads, share * tiles.end) * 4, thread_index() % 32, 32);
+}
 
 // Finisher `which` does every FINISHERS-th tile of the block, and waits for the others' sums, too: one that skipped them
 // could be a lap ahead, or behind, and parities do not tell laps apart. The same lane has the same column of the residual in
@@ -181,7 +200,7 @@ __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
   // Without a tile nobody waits for this warp, and what it would read might be gone.
   if (tiles.begin < tiles.end) {
     int own = tiles.begin + which;
-    typename Finisher<T, ROWS>::Constants next;
+    typename Finisher<T, ROWS>::Constants next{};
     if (own < tiles.end) next = finisher.prepare(row_tile(own));
     if (own < tiles.end && l.norm == norm_rms) {
       // Not before: waiting for squares in the memory system would hold up the words of others.
@@ -195,10 +214,12 @@ __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
         barrier_wait(summed + at.slot * 8, at.parity);
         barrier_arrive_warp(taken + at.slot * 8);
       } else {
+        finisher.anew();
         const auto output = finisher.output(row_tile(tile), next);
         own += FINISHERS;
         if (own < tiles.end) next = finisher.prepare(row_tile(own));
         barrier_wait(summed + at.slot * 8, at.parity);
+        finisher.anew();
         const float2 of_lane = finisher.sums(sums + at.slot * sum_bytes);
         barrier_arrive_warp(taken + at.slot * 8);
         finisher.finish(row_tile(tile), output, of_lane);
@@ -207,11 +228,8 @@ __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
       at.next(slots);
     }
   }
-  if (phase.reset_end > phase.reset_begin && which == 0 && tiles.begin < tiles.end) {
-    // Shares by tiles, in steps of four words.
-    const int quads = (phase.reset_end - phase.reset_begin) / 4, share = (quads + l.tiles - 1) / l.tiles;
-    exchange_reset(control.exchange, phase.reset_begin + min(quads, share * tiles.begin) * 4, phase.reset_begin + min(quads, share * tiles.end) * 4, finisher.lane, 32);
-  }
+  kept(place);
+  reset_read(place / next_phase);
   PhasePlace next(place);
   next.sums = at;
   return next.packed() + next_phase;

@@ -52,7 +52,7 @@ __device__ __forceinline__ void leave_sums(const Workplace& here, const float (&
   const int g = here.lane / 4, t = here.lane % 4, row = t % ROWS;
   if constexpr (ROWS == 4) {
     const uint32_t room = await_room(here, at, here.rows);
-    if (row < here.rows) {
+    if (has_row<ROWS>(row, here.rows)) {
       shared_store4(sum_place(room, row, g), total[0]);
       shared_store4(sum_place(room, row, g + 8), total[1]);
     }
@@ -105,27 +105,43 @@ template <int ROWS> struct LanePlace {
 // Activations of a set as a lane multiplies them, and scale and negated sum of its group.
 template <int GROUP, int ROWS, bool PAIRS> struct SetActivations {
   using F = SlotForm<GROUP, ROWS, PAIRS>;
+  static constexpr bool wide = GROUP >= 2 * F::part_k;  // two parts of a group lie side by side
+  static constexpr int loads = wide ? F::set_parts / 2 : F::set_parts;
   uint2 x[F::set_parts], scaled;
 
-  // unit: how many units after the worker's first one of the tile the slot's first is; one, two: whether it has a first, a second.
-  __device__ __forceinline__ void load(const LanePlace<ROWS>& place, int set, int unit, bool one, bool two) {
-    constexpr bool wide = GROUP >= 2 * F::part_k;  // two parts of a group lie side by side
+  // Where they are.
+  struct Source {
+    uint32_t x[loads], scaled;
+    __device__ __forceinline__ void keep() {
 #pragma unroll
-    for (int i = 0; i < F::set_parts; i += wide ? 2 : 1) {
-      const int part = (set * F::set_parts + i) % F::unit_parts, second = (set * F::set_parts + i) / F::unit_parts;
-      const bool mine = GROUP < F::part_k || F::shares == 1 || (second * F::groups + part * F::part_k / GROUP) % F::shares == place.column_share;
-      const uint32_t at = mine && (second ? two : one) ? place.x + (unit + second * program_workers) * 256 + F::part_offset(part) : place.zeros;
+      for (int i = 0; i < loads; ++i) kept(x[i]);
+      kept(scaled);
+    }
+    // unit: how many units after the worker's first one of the tile the slot's first is; one, two: whether it has a first, a second.
+    __device__ __forceinline__ void find(const LanePlace<ROWS>& place, int set, int unit, bool one, bool two) {
+#pragma unroll
+      for (int i = 0; i < loads; ++i) {
+        const int at = set * F::set_parts + i * (wide ? 2 : 1), part = at % F::unit_parts, second = at / F::unit_parts;
+        const bool mine = GROUP < F::part_k || F::shares == 1 || (second * F::groups + part * F::part_k / GROUP) % F::shares == place.column_share;
+        x[i] = mine && (second ? two : one) ? place.x + (unit + second * program_workers) * 256 + F::part_offset(part) : place.zeros;
+      }
+      const int second = F::unit_of(set, place.share);
+      scaled = (second ? two : one) ? place.scaled + (unit + second * program_workers) * place.unit_sums + F::group_of(set, place.share) * ActivationPlace<ROWS>::group_bytes : place.zeros;
+    }
+  };
+  __device__ __forceinline__ void load(const Source& from, const LanePlace<ROWS>& place) {
+#pragma unroll
+    for (int i = 0; i < loads; ++i) {
       if constexpr (wide) {
-        const uint4 v = shared_load16(at);
-        x[i] = make_uint2(v.x, v.y);
-        x[i + 1] = make_uint2(v.z, v.w);
+        const uint4 v = shared_load16(from.x[i]);
+        x[2 * i] = make_uint2(v.x, v.y);
+        x[2 * i + 1] = make_uint2(v.z, v.w);
       } else {
-        x[i] = shared_load8(at);
+        x[i] = shared_load8(from.x[i]);
         if (GROUP < F::part_k) x[i] = place.column_share == 0 ? make_uint2(x[i].x, 0) : make_uint2(0, x[i].y);  // both shares' groups
       }
     }
-    const int second = F::unit_of(set, place.share);
-    scaled = shared_load8((second ? two : one) ? place.scaled + (unit + second * program_workers) * place.unit_sums + F::group_of(set, place.share) * ActivationPlace<ROWS>::group_bytes : place.zeros);
+    scaled = shared_load8(from.scaled);
   }
 };
 
@@ -183,7 +199,9 @@ template <int GROUP, int ROWS, bool PAIRS> struct WorkerSlot {
   // A unit that is not there is replaced by another of the slot, to be multiplied by zeros.
   __device__ __forceinline__ void load(const Workplace& here, uint32_t slot, bool one, bool two) {
     using U = Unit<GROUP>;
-    const int g = here.lane / 4, share = here.lane % 4 / Columns<ROWS>::rows;
+    const int g = here.lane / 4;
+    int share = here.lane % 4 / Columns<ROWS>::rows;
+    if (ROWS < 4) kept(share);
     const uint32_t from = slot + (one ? here.warp * U::bytes : 0), beside = two ? from + program_workers * U::bytes : from;
 #pragma unroll
     for (int i = 0; i < 2 * F::units; ++i) words[i] = shared_load16((i < 2 ? from : beside) + i % 2 * 512 + here.lane * 16);
@@ -224,9 +242,10 @@ __device__ __noinline__ uint32_t linear_w4_phase(uint32_t packed) {
   const TileRange tiles = tile_range(l, phase);
   if (tiles.begin == tiles.end) return at.packed() + next_phase;
   const ActivationPlace<ROWS> activations(control);
-  const Workplace here(control);
+  Workplace here(control);
   constexpr bool ahead = ROWS == 1 && GROUP == 128 && two_slots_in_registers;  // of more rows and of smaller groups they spill
-  const int units = l.units, slot_units = control.slot_units;
+  int units = l.units;
+  const int slot_units = control.slot_units;
   int left = (tiles.end - tiles.begin) * (STEADY ? 1 : (units + slot_units - 1) / slot_units);  // slots to be multiplied
   int unit = 0;  // of the tile, the first one of the slot that is to be multiplied
   auto following = [&] { return STEADY || unit + slot_units >= units ? 0 : unit + slot_units; };
@@ -248,24 +267,45 @@ __device__ __noinline__ uint32_t linear_w4_phase(uint32_t packed) {
   await();
   load(first, 0);
   give_back();
-  const bool taken = ahead && left > 1 && landed();
+  uint32_t taken = ahead && left > 1 && landed();
+  if (ahead) kept(taken);
   if (taken) {
     load(second, following());
     give_back();
   }
   if (here.warp == 0) program_trace(index, 0);
-  receive<T, GROUP, ROWS>(control, l, phase, activations);
+  using Set = SetActivations<GROUP, ROWS, PAIRS>;
+  typename Set::Source source[F::sets];
+  if (STEADY && ahead) {  // what is found out before is not waited for
+    const LanePlace<ROWS> place(activations, control, here.warp, here.lane);
+#pragma unroll
+    for (int i = 0; i < F::sets; ++i) {
+      source[i].find(place, i, 0, one(0), two(0));
+      source[i].keep();
+    }
+  }
+  receive<T, GROUP, ROWS>(control, l, index, activations);
+  if (ROWS < 4) {
+    kept(units);
+    kept(here.lane);
+  }
   if (here.warp == 0) program_trace(index, 1);
 
   const LanePlace<ROWS> place(activations, control, here.warp, here.lane);
-  SetActivations<GROUP, ROWS, PAIRS> x[F::sets];
+  Set x[F::sets];
 #pragma unroll
-  for (int i = 0; i < F::sets; ++i) if (STEADY) x[i].load(place, i, 0, one(0), two(0));
+  for (int i = 0; i < F::sets; ++i) {
+    if (STEADY && !ahead) source[i].find(place, i, 0, one(0), two(0));
+    if (STEADY) x[i].load(source[i], place);
+  }
   float total[2] = {0, 0};
   auto multiply = [&](const Slot& slot) {
 #pragma unroll
     for (int i = 0; i < F::sets; ++i) {
-      if (!STEADY) x[i].load(place, i, unit, one(unit), two(unit));
+      if (!STEADY) {
+        source[i].find(place, i, unit, one(unit), two(unit));
+        x[i].load(source[i], place);
+      }
       slot.multiply_set(i, x[i], place, total);
     }
     --left;
@@ -278,8 +318,12 @@ __device__ __noinline__ uint32_t linear_w4_phase(uint32_t packed) {
   };
   // Whether there is a next slot, which then is in `next`.
   auto step = [&](const Slot& now, Slot& next) {
-    bool early = false;
-    if (ahead) early = landed() && left > 1;
+    if (ROWS < 4) kept(units);
+    uint32_t early = false;
+    if (ahead) {
+      early = landed() && left > 1;
+      kept(early);
+    }
     if (early) load(next, following());
     multiply(now);
     if (left == 0) return false;
@@ -322,7 +366,7 @@ __device__ __noinline__ uint32_t linear_dense_phase(uint32_t packed) {
   const ActivationPlace<1> place(control);
   const int g = here.lane / 4, t = here.lane % 4, in = l.in;
   workers_meet();  // who has which activations is another matter here
-  receive_dense<T>(control, l, phase, place);
+  receive_dense<T>(control, l, index, place);
   const uint32_t x_begin = shared_address(place.rows) + (g < here.rows ? g : 0) * place.stride + here.warp * 64 + t * 16;
 #pragma unroll 1
   for (int tile = tiles.begin; tile < tiles.end; ++tile) {
@@ -355,27 +399,24 @@ __device__ __noinline__ uint32_t linear_dense_phase(uint32_t packed) {
 }
 
 template <class T, int GROUP, int ROWS>
-__device__ __forceinline__ uint32_t linear_w4(uint32_t at) {
-  const int units = linear_shape(program_phase(at / next_phase)).units, slot_units = program_control().slot_units;
-  const bool pairs = min(units, slot_units) > program_workers;
+__device__ __forceinline__ uint32_t linear_w4(uint32_t at, int form) {
   if constexpr (GROUP == 128)
-    if (units <= slot_units) return pairs ? linear_w4_phase<T, GROUP, ROWS, true, true>(at) : linear_w4_phase<T, GROUP, ROWS, false, true>(at);
-  return pairs ? linear_w4_phase<T, GROUP, ROWS, true, false>(at) : linear_w4_phase<T, GROUP, ROWS, false, false>(at);
+    if (form & form_steady) return form & form_pairs ? linear_w4_phase<T, GROUP, ROWS, true, true>(at) : linear_w4_phase<T, GROUP, ROWS, false, true>(at);
+  return form & form_pairs ? linear_w4_phase<T, GROUP, ROWS, true, false>(at) : linear_w4_phase<T, GROUP, ROWS, false, false>(at);
 }
 template <class T, int GROUP>
-__device__ __forceinline__ uint32_t linear_w4_rows(uint32_t at) {
-  const int index = at / next_phase, rows = program_control().rows;
-  if (program_phase(index).from < 0) load_phase<T, GROUP>(index);
-  if (rows == 1) return linear_w4<T, GROUP, 1>(at);
-  return rows == 2 ? linear_w4<T, GROUP, 2>(at) : linear_w4<T, GROUP, 4>(at);
+__device__ __forceinline__ uint32_t linear_w4_rows(uint32_t at, int form) {
+  if (form & form_loads) load_phase<T, GROUP>(at / next_phase);
+  if ((form & form_rows) == form_one) return linear_w4<T, GROUP, 1>(at, form);
+  return (form & form_rows) == form_two ? linear_w4<T, GROUP, 2>(at, form) : linear_w4<T, GROUP, 4>(at, form);
 }
 
 template <class T>
 __device__ __forceinline__ uint32_t linear_phase(uint32_t at) {
-  const int group = linear_shape(program_phase(at / next_phase)).group;
-  if (group == 128) return linear_w4_rows<T, 128>(at);
-  if (group == 64) return linear_w4_rows<T, 64>(at);
-  return group == 32 ? linear_w4_rows<T, 32>(at) : linear_dense_phase<T>(at);
+  const int form = program_phase(at / next_phase).form, group = form & form_groups;
+  if (group == form_128) return linear_w4_rows<T, 128>(at, form);
+  if (group == form_64) return linear_w4_rows<T, 64>(at, form);
+  return group == form_32 ? linear_w4_rows<T, 32>(at, form) : linear_dense_phase<T>(at);
 }
 
 }  // namespace hearth::kernels::cuda

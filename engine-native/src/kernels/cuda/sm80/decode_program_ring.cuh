@@ -56,6 +56,15 @@ __device__ __forceinline__ uint2 shared_load8(uint32_t address) {
 }
 __device__ __forceinline__ void shared_store4(uint32_t address, float v) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory"); }
 __device__ __forceinline__ void shared_store8(uint32_t address, float2 v) { asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(address), "f"(v.x), "f"(v.y) : "memory"); }
+// Read where it is asked for, so that it is in no register before.
+__device__ __forceinline__ int thread_index() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+// What was found out from a value before is found out anew behind this. There are seven predicates; what the compiler carries
+// beyond these it keeps in memory.
+template <class V> __device__ __forceinline__ void kept(V& v) { asm volatile("" : "+r"(v)); }
 __device__ __forceinline__ void workers_meet() { asm volatile("bar.sync 1, %0;" ::"n"(worker_threads) : "memory"); }
 template <bool BULK> __device__ __forceinline__ void all_but_loaders_meet() { asm volatile("bar.sync 2, %0;" ::"n"(finishing_threads(BULK)) : "memory"); }
 
@@ -76,7 +85,8 @@ struct ProgramControl {
   uint4 zeros;                                                 // what is multiplied where a column has no part (see LanePlace)
   float squares[program_rows_max][program_workers];
   uint32_t* exchange;
-  int rows, slots, slot_bytes, slot_units, sum_slots, sums, x, x_rows, x_stride, unit_sums, attention_bytes, attention_per_slot, last;  // sums, x, x_rows: where they begin
+  uint32_t end;                                                // a packed PhasePlace behind the last phase
+  int rows, slots, slot_bytes, slot_units, sum_slots, sums, x, x_rows, x_stride, unit_sums, attention_bytes, attention_per_slot, last, block;  // sums, x, x_rows: where they begin
   int items, whole, splits, per_kv, head_tiles;                // of an attention
   int attending;                                               // blocks from the first on, where linears spare them; 0: nowhere
   SparedTiles spared[program_shapes_max];
@@ -303,8 +313,12 @@ struct Loader {
     }
   }
 
+  // Slots of a linear that may be under way: more once its activations are here, when nobody in the block waits for words until
+  // it ends.
+  __device__ __forceinline__ int flight_of(int index) const { return p.flight + (*const_cast<volatile int*>(&program_control().begun) > index ? p.more : 0); }
   // A slot is 16 or 32 units of one tile, or its last ones.
-  __device__ __forceinline__ void linear(const ProgramPhase& phase) {
+  __device__ __forceinline__ void linear(int index) {
+    const ProgramPhase& phase = program_phase(index);
     const LinearShape& l = linear_shape(phase);
     const TileRange tiles = tile_range(l, phase);
     const char* const weight = static_cast<const char*>(phase.linear.weight);
@@ -314,7 +328,7 @@ struct Loader {
       const char* from = weight + static_cast<int64_t>(tiles.tile(tile)) * units * unit_bytes;
       for (int left = units; left > 0; left -= p.slot_units) {
         const int bytes = min(left, p.slot_units) * unit_bytes;
-        acquire(p.flight);
+        acquire(flight_of(index));
         load_weights(from, bytes);
         from += bytes;
       }
@@ -422,7 +436,7 @@ struct Loader {
   __device__ __forceinline__ void run() {
     for (int i = 0; i < p.phases; ++i) {
       const ProgramPhase& phase = program_phase(i);
-      if (phase.kind == phase_linear) linear(phase);
+      if (phase.kind == phase_linear) linear(i);
       else attention(phase);
       program_trace(i, 6);
       flying.leave(i, 7);
