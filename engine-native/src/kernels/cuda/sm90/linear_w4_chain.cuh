@@ -348,14 +348,14 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
           const uint32_t slot = ring + at.slot * args.slot_bytes;
           const int here = min(left, stage_units);
           barrier_wait(full0 + at.slot * 8, at.parity);
-          if (next < here) {
+          if (next < here && (STEP > 0 || tile0 < count)) {
             do {
               const uint32_t x = slot + next * N * 256, weights = slot + stage_units * N * 256 + next * Unit<128>::bytes;
               if constexpr (STEP > 0) {
                 w4_stage_wgmma<T, true, N, MT, STEP, true, Weights>(128, tile_bytes, x, weights, tile0, tile_step, blocks_mine, count - 1, 0, 2, lane, d, [] {});
               } else if constexpr (Weights::lift != 1) {
-                if (tile0 < count) w4_stage_mma_scaled<T, N, decltype(tiles)::value, MT>(tile_bytes, x, weights, tile0, lane, count - 1, d);
-              } else if (tile0 < count) {
+                w4_stage_mma_scaled<T, N, decltype(tiles)::value, MT>(tile_bytes, x, weights, tile0, lane, count - 1, d);
+              } else {
                 w4_stage_mma<T, true, N, decltype(tiles)::value, MT, 1>(128, tile_bytes, x, weights, tile0, lane, count - 1, d);
               }
               next += parts;
@@ -392,6 +392,7 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
           for (int n = 0; n < N / 2; ++n) asm volatile("" : "+f"(d[m][n])::"memory");
       } else if (p.tiles_warp == 1) walk(W4Tiles<1>{});
       else if (MT == 2 || p.tiles_warp == 2) walk(W4Tiles<2>{});
+      else if (MT == 3 || p.tiles_warp == 3) walk(W4Tiles<3>{});
       else walk(W4Tiles<MT>{});
 
       if (thread == 0) chain_mark(args, i, 2);
