@@ -40,7 +40,8 @@ export function isTooDeep(value: unknown, limit = depthMax): boolean {
 }
 
 /**
- * Checks a body. With `lenient`, unknown fields are taken out and named in `dropped` instead of being a problem.
+ * Checks a body. Unknown fields that are null ask for nothing: clients write them for every option that nobody set. With
+ * `lenient`, the others are taken out and named in `dropped` instead of being a problem.
  */
 export function validate<T extends z.ZodType>(schema: T, body: unknown, lenient: boolean): Validated<z.output<T>> {
   if (isTooDeep(body)) {
@@ -49,11 +50,16 @@ export function validate<T extends z.ZodType>(schema: T, body: unknown, lenient:
   const first = schema.safeParse(body);
   if (first.success) return { ok: true, value: first.data, dropped: [] };
   const unknown = unknownFields(first.error);
-  if (!lenient || unknown.length === 0) return { ok: false, problem: problemOf(first.error) };
-  const second = schema.safeParse(without(body, unknown));
+  const asking = unknown.filter((path) => valueAt(body, path) !== null);
+  const leaving = lenient ? unknown : unknown.filter((path) => !asking.includes(path));
+  if (leaving.length === 0) return { ok: false, problem: problemOf(first.error) };
+  const second = schema.safeParse(without(body, leaving));
   if (!second.success) return { ok: false, problem: problemOf(second.error) };
-  return { ok: true, value: second.data, dropped: unknown.map(pathText) };
+  return { ok: true, value: second.data, dropped: asking.map(pathText) };
 }
+
+const valueAt = (body: unknown, path: readonly PropertyKey[]) =>
+  path.reduce<unknown>((at, key) => (at as Record<PropertyKey, unknown>)[key], body);
 
 function unknownFields(error: z.ZodError): PropertyKey[][] {
   return error.issues.flatMap((issue) =>

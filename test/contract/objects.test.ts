@@ -131,6 +131,14 @@ describe('D. Non-stream objects', () => {
       ),
     );
     expect((await post(app, '/v1/chat/completions', ask(nulls))).status).toBe(200);
+    // What is not implemented asks for nothing either when it is null, wherever it stands.
+    const message = { role: 'user', content: 'Hi', audio: null };
+    const unset = { messages: [message], audio: null, function_call: null, prediction: null, web_search_options: null };
+    expect((await post(app, '/v1/chat/completions', unset)).status).toBe(200);
+    expect((await post(app, '/v1/completions', { prompt: 'x', suffix: null })).status).toBe(200);
+    expect((await post(app, '/v1/responses', { input: 'x', conversation: null, top_logprobs: null })).status).toBe(200);
+    const mixed = await json(await post(app, '/v1/chat/completions', ask({ audio: null, prediction: {} })));
+    expect(mixed['error']).toMatchObject({ code: 'unsupported_parameter', param: 'prediction' });
   });
 
   it('32. accepts fields without effect, refuses others by name, and drops them when lenient', async () => {
