@@ -33,6 +33,9 @@ export async function guardAccess(app: FastifyInstance, settings: HttpSettings, 
   app.addHook('onRequest', async (request) => {
     request.keyOwner = keys.anonymous;
     request.keyAsked = keys.active;
+    if (!keys.active && isForeignSocket(request, settings.corsOrigins)) {
+      throw errors.forbidden('Pages of this origin may not open a WebSocket here; see --cors-origins.');
+    }
     if (!keys.active || isOpen(request)) return;
     const key = keyOf(request);
     const owner = key === null ? null : keys.identify(key);
@@ -59,7 +62,18 @@ const isLoopback = (address: string) => /^(?:::1|(?:::ffff:)?127\.\d+\.\d+\.\d+)
 
 /** Only routes that were declared open; an unknown URL is not one of them. */
 function isOpen(request: FastifyRequest): boolean {
-  return request.routeOptions.config.definition?.open === true;
+  return request.routeOptions.config.open === true;
+}
+
+/**
+ * Whether a page of another origin asks for a WebSocket. Browsers do not hold those back as they do requests: without a key
+ * any page that somebody looks at could use the server. What is no browser sends no Origin.
+ */
+function isForeignSocket({ headers, host }: FastifyRequest, allowed: readonly string[]): boolean {
+  const { origin } = headers;
+  if (headers.upgrade === undefined || origin === undefined) return false;
+  if (allowed.includes('*') || allowed.includes(origin)) return false;
+  return !URL.canParse(origin) || new URL(origin).host !== host;
 }
 
 /** OpenAI's clients send a bearer token, Anthropic's an x-api-key. */
@@ -95,15 +109,7 @@ async function allowOrigins(app: FastifyInstance, origins: readonly string[]): P
   await app.register(cors, {
     origin: origins.includes('*') ? '*' : [...origins],
     methods: ['GET', 'HEAD', 'POST', 'OPTIONS'],
-    // '*' in Access-Control-Allow-Headers does not cover Authorization.
-    allowedHeaders: [
-      'Authorization',
-      'Content-Type',
-      'X-Api-Key',
-      'X-Request-Id',
-      'OpenAI-Organization',
-      'OpenAI-Project',
-    ],
+    // Headers: whatever the page asks for, since SDKs send a dozen of their own (X-Stainless-*), and more every year.
     exposedHeaders: ['x-request-id', 'retry-after', 'retry-after-ms', ...rateHeaderNames],
     maxAge: 3600,
   });

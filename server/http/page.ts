@@ -29,6 +29,21 @@ const headers = {
 
 /** Serves the page at `/` of the scope (so behind any base path); `folder` is for tests. */
 export async function page(app: FastifyInstance, folder = pageFolder): Promise<void> {
+  await app.register(async (scope) => {
+    // Where a key is asked for, it is typed into the page: that itself has to come without.
+    scope.addHook('onRoute', (route) => {
+      route.config = { ...route.config, open: true };
+    });
+    // Without the slash at its end, the page's relative addresses would lead one folder up.
+    scope.addHook('onRequest', async (request, reply) => {
+      const { prefix } = scope;
+      if (prefix !== '' && request.url.split('?')[0] === prefix) return reply.redirect(`${prefix.split('/').at(-1)}/`);
+    });
+    await servePage(scope, folder);
+  });
+}
+
+async function servePage(app: FastifyInstance, folder: string): Promise<void> {
   if (!existsSync(folder)) {
     app.get('/', () => {
       throw errors.notFound('The page is not built: run npm start, or npx vite build server/web.', 'unknown_url');

@@ -25,6 +25,8 @@ export interface RouteDefinition {
 declare module 'fastify' {
   interface FastifyContextConfig {
     definition?: RouteDefinition;
+    /** Answers without a key. */
+    open?: boolean;
   }
   interface FastifyInstance {
     definitions: RouteDefinition[];
@@ -32,9 +34,9 @@ declare module 'fastify' {
 }
 
 export function addRoute(app: FastifyInstance, definition: RouteDefinition): void {
-  const { method, url, handler, wsHandler } = definition;
+  const { method, url, handler, wsHandler, open = false } = definition;
   app.definitions.push(definition);
-  app.route({ method, url, handler, ...(wsHandler ? { wsHandler } : {}), config: { definition } });
+  app.route({ method, url, handler, ...(wsHandler ? { wsHandler } : {}), config: { definition, open } });
 }
 
 const methods: HTTPMethods[] = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'];

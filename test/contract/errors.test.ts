@@ -164,13 +164,34 @@ describe('E. Errors', () => {
     });
     expect(preflight.status).toBe(204);
     expect(preflight.headers.get('access-control-allow-origin')).toBe('http://page.example');
-    expect(preflight.headers.get('access-control-allow-headers')).toMatch(/Authorization/);
+    expect(preflight.headers.get('access-control-allow-headers')).toMatch(/authorization/i);
     expect((await fetch(`${app.url}/health`, { method: 'HEAD' })).status).toBe(200);
     const headers = { authorization: 'Bearer k', origin: 'http://page.example' };
     const answer = await post(app, '/v1/chat/completions', ask({ stream: true }), { headers });
     await answer.text();
     expect(answer.headers.get('access-control-expose-headers')).toMatch(/x-request-id/);
     expect(answer.headers.get('access-control-allow-origin')).toBe('http://page.example');
+  });
+
+  it('39. the preflight allows every header that the SDK sends from a browser', async () => {
+    const app = await server({ settings: { corsOrigins: ['*'] } });
+    let sent: string[] = [];
+    const spy = (url: string | URL | Request, init?: RequestInit) => {
+      sent = [...new Headers(init?.headers).keys()];
+      return fetch(url, init);
+    };
+    await client(app, { fetch: spy, dangerouslyAllowBrowser: true }).chat.completions.create(ask() as never);
+    expect(sent).toContain('x-stainless-lang');
+    const preflight = await fetch(`${app.url}/v1/chat/completions`, {
+      method: 'OPTIONS',
+      headers: {
+        origin: 'http://page.example',
+        'access-control-request-method': 'POST',
+        'access-control-request-headers': sent.join(','),
+      },
+    });
+    const allowed = preflight.headers.get('access-control-allow-headers')!.toLowerCase().split(/ *, */);
+    expect(allowed).toEqual(expect.arrayContaining(sent));
   });
 
   it('39. CORS is off by default, and foreign Host names are refused', async () => {

@@ -256,4 +256,15 @@ describe('G. WebSocket', () => {
     const plain = await fetch(`${app.url}/v1/responses`, { headers: { authorization: 'Bearer k' } });
     expect(plain.status).toBe(400);
   });
+
+  it('47. pages of other origins open none, unless they may call the API or show a key', async () => {
+    const app = await serve({ tokens: ['a'] }, { corsOrigins: ['https://app.example'] });
+    for (const origin of ['https://evil.example', 'http://127.0.0.1:1', 'null']) {
+      await expect(open(app, '/v1/responses', { origin })).rejects.toThrow(/403/);
+    }
+    for (const origin of [app.url, 'https://app.example']) (await open(app, '/v1/responses', { origin })).close();
+    const keyed = await serve({ tokens: ['a'] }, { apiKey: ['k'] });
+    const headers = { origin: 'https://tool.example', authorization: 'Bearer k' };
+    (await open(keyed, '/v1/responses', headers)).close();
+  });
 });
