@@ -2,7 +2,6 @@
 
 import { randomUUID } from 'node:crypto';
 import type { Socket } from 'node:net';
-import type { Duplex } from 'node:stream';
 import Fastify, {
   type FastifyBaseLogger,
   type FastifyError,
@@ -36,6 +35,7 @@ import { refuseOtherMethods } from './http/routes.ts';
 import { ClientGone } from './http/scope.ts';
 import { KeepAlive } from './http/sse.ts';
 import { tokens } from './http/tokens.ts';
+import { takeUpgrades } from './http/upgrades.ts';
 import type { ImageDecoder } from './images/decoder.ts';
 
 export interface AppDependencies {
@@ -91,7 +91,7 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
   keepLongStrings(app);
   app.decorate('definitions', []);
   app.addHook('onClose', () => keepAlive.close());
-  dropUpgradesOnClose(app);
+  app.decorate('webSockets', takeUpgrades(app));
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id);
     reply.header('x-content-type-options', 'nosniff');
@@ -118,20 +118,6 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
     { prefix: settings.basePath },
   );
   return app;
-}
-
-/** Connections that asked for an upgrade are not Node's to close any more, whether they got one or not. */
-function dropUpgradesOnClose(app: FastifyInstance): void {
-  const sockets = new Set<Duplex>();
-  app.server.on('upgrade', (_request, socket) => {
-    sockets.add(socket);
-    socket.once('close', () => sockets.delete(socket));
-  });
-  // After @fastify/websocket has said goodbye to its clients, and before Node waits for connections to end.
-  app.addHook('preClose', async () => {
-    await new Promise((resolve) => setTimeout(resolve, sockets.size ? 50 : 0));
-    for (const socket of sockets) socket.destroy();
-  });
 }
 
 /** Every POST counts against its key's requests a minute, before its body is read. */

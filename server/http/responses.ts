@@ -1,5 +1,6 @@
 // POST /v1/responses, and its WebSocket mode: one create a message, its events as text frames.
 
+import type { Server } from 'node:http';
 import websocket from '@fastify/websocket';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { WebSocket } from 'ws';
@@ -40,7 +41,9 @@ interface Turn {
 
 export async function responses(app: FastifyInstance, context: AppContext): Promise<void> {
   const store = new ResponseStore();
-  await app.register(websocket, { options: { maxPayload: context.settings.bodyLimitMb * 1024 * 1024 } });
+  const maxPayload = context.settings.bodyLimitMb * 1024 * 1024;
+  // An emitter of its events is all of a server that @fastify/websocket needs.
+  await app.register(websocket, { options: { maxPayload, server: app.webSockets as Server } });
   addRoute(app, {
     method: 'POST',
     url: '/v1/responses',
