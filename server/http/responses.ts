@@ -253,7 +253,7 @@ function createBody(text: string | null): unknown {
   }
   const { type: _, ...body } = message as Record<string, unknown>;
   for (const field of ['stream', 'background']) {
-    if (body[field] !== undefined) throw errors.unsupportedParameter(field);
+    if (body[field] !== undefined && body[field] !== null) throw errors.unsupportedParameter(field);
   }
   return body;
 }

@@ -85,7 +85,7 @@ export async function openBrowser(origin: string, path: string, options: Looks):
       complaints.push(`outgoing: ${request.url()}`);
   });
   await page.goto(`${origin}${path}`);
-  await page.waitForSelector('#model option', { state: 'attached' });
+  await page.waitForSelector('#model option, .connection input', { state: 'attached' });
   const close = async () => {
     await context.close();
     rmSync(profile, { recursive: true, force: true });

@@ -223,6 +223,21 @@ describe('around it', () => {
     expect(await page.locator('.answer strong').count()).toBe(1);
   });
 
+  it('asks for the key that the server wants, and says when it is wrong', async () => {
+    const page = await start({ settings: { apiKey: ['right'] } });
+    await page.getByText('This server asks for a key.').waitFor();
+    await page.getByLabel('API key').fill('wrong');
+    await page.keyboard.press('Enter');
+    await page.getByText('The server does not know this key.').waitFor();
+    await page.getByLabel('API key').fill('right');
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('#model option', { state: 'attached' });
+    await ask(page, 'Hi');
+    await answered(page, 'Hello from a');
+    // The browser itself complains of every 401.
+    expect(current.complaints.splice(0)).toHaveLength(2);
+  });
+
   it('has a policy that allows nothing from elsewhere', async () => {
     await start();
     const response = await fetch(current.server.url);

@@ -230,7 +230,7 @@ describe('G. WebSocket', () => {
       const [event] = await turn(socket, message);
       expect(event).toMatchObject({ type: 'error', error: { message: expect.any(String) } });
     }
-    expect((await turn(socket, create())).at(-1)!.type).toBe('response.completed');
+    expect((await turn(socket, create({ stream: null }))).at(-1)!.type).toBe('response.completed');
     socket.close();
   });
 

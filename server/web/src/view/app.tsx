@@ -128,7 +128,12 @@ function ConnectionNotice() {
   if (state === 'ready' || state === 'connecting') return null;
   return (
     <div class="connection" role="status">
-      {state === 'key' && <ApiKeyField />}
+      {state === 'key' && (
+        <>
+          <p>{settings.value.apiKey ? 'The server does not know this key.' : 'This server asks for a key.'}</p>
+          <ApiKeyField />
+        </>
+      )}
       {state === 'loading' && <p>The model is loading. This page goes on by itself when it is ready.</p>}
       {state === 'unreachable' && <p>{connectionMessage.value}</p>}
     </div>
