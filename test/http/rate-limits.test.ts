@@ -133,6 +133,12 @@ describe('the buckets', () => {
       'x-ratelimit-reset-tokens': '1m30s',
     });
     expect(refusal(() => limits.reserveTokens(who, 1))!.headers['retry-after']).toBe('31');
+    // Tenths of a second that round up to a minute are one.
+    now = 30_300;
+    expect(limits.headers(who)['x-ratelimit-reset-tokens']).toBe('59.7s');
+    limits.settle(who, 0, 600);
+    expect(limits.headers(who)['x-ratelimit-reset-tokens']).toBe('2m0s');
+    limits.settle(who, 600, 0);
     now = 90_000;
     // Larger than the limit itself: passes alone.
     limits.reserveTokens(who, 10_000);
