@@ -181,6 +181,9 @@ function handleErrors(app: FastifyInstance, metrics: Metrics, bodyBytesMax: numb
     const known = fromFastify(error, bodyBytesMax) ?? toApiError(error);
     if (isOurFault(error) && known.status >= 500) request.log.error({ err: error }, 'a request failed');
     metrics.refused(known.status, known.code);
+    // Fastify would close the connection in the middle of a body that is too large: clients that send it all before they
+    // read see a broken connection instead of the answer. Left open, Node throws away what still comes.
+    if (known.status === 413) reply.removeHeader('connection');
     return request.routeOptions.url?.includes('/v1/messages') ? sendAnthropic(reply, known) : send(reply, known);
   });
   app.setNotFoundHandler((request) => {

@@ -1,6 +1,7 @@
 // wire-contract.md, E: errors.
 
 import { request as httpRequest } from 'node:http';
+import { connect } from 'node:net';
 import OpenAI from 'openai';
 import { describe, expect, it } from 'vitest';
 import { EngineError } from '../../server/engine/port.ts';
@@ -80,6 +81,25 @@ describe('E. Errors', () => {
     ).toBe(200);
     expect((await post(app, '/v1/chat/completions', ask(), { headers: { 'x-api-key': 'right' } })).status).toBe(200);
     expect((await fetch(`${app.url}/health`)).status).toBe(200);
+  });
+
+  it('35. 413 reaches a client that sends its whole body before it reads', async () => {
+    const app = await server({ settings: { bodyLimitMb: 1 } });
+    const length = 24 * 1024 * 1024;
+    const socket = connect(Number(new URL(app.url).port), '127.0.0.1');
+    const head = `POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n`;
+    for (const body of [
+      `Content-Length: ${length}\r\n\r\n`,
+      `Transfer-Encoding: chunked\r\n\r\n${length.toString(16)}\r\n`,
+    ]) {
+      socket.pause();
+      socket.write(head + body);
+      await new Promise((resolve) => socket.write('x'.repeat(length), resolve));
+      if (body.startsWith('T')) socket.write('\r\n0\r\n\r\n');
+      const answer = await new Promise((resolve) => socket.once('data', resolve).resume());
+      expect(String(answer)).toMatch(/^HTTP\/1\.1 413 [\s\S]*request_too_large/);
+    }
+    socket.destroy();
   });
 
   it('35. 404, 405, 413 and 415', async () => {
