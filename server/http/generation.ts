@@ -1,6 +1,7 @@
 // Requests to the engine: submitted together, admitted together, read to their end.
 
 import type { EngineEvent, EngineRequest, FinishedEvent, PromptTokenEvent, TokenEvent } from '../engine/port.ts';
+import { errors } from '../errors.ts';
 import { expectedTokens } from './admission.ts';
 import type { AppContext } from './context.ts';
 import type { GenerationClock } from './metrics.ts';
@@ -30,6 +31,7 @@ export async function admit(
   const { lifecycle, metrics, admission, limits } = context;
   const engine = lifecycle.engine();
   scope.throwIfAborted();
+  checkFits(requests, context.settings.queueTokens);
   const contexts = new Map(engine.models().map(({ name, context }) => [name, context]));
   const costs = requests.map((request) => expectedTokens(request, contexts.get(request.model) ?? 1));
   const total = costs.reduce((sum, cost) => sum + cost, 0);
@@ -62,6 +64,18 @@ export async function admit(
     limits.settle(scope.owner, total - submitted, 0);
     for (const { events } of generations) void events.return?.();
     throw error;
+  }
+}
+
+/** What has no place in an empty queue would be told to come again for ever. Counted as the engine counts what waits. */
+function checkFits(requests: readonly EngineRequest[], tokensMax: number): void {
+  for (const { text, ids } of requests) {
+    const tokens = Math.floor((text.length > tokensMax ? Buffer.byteLength(text) : 0) / 4) + (ids?.length ?? 0);
+    if (tokens > tokensMax) {
+      throw errors.invalid(
+        `The prompt is too long: some ${tokens} tokens, of which ${tokensMax} may wait (--queue-tokens).`,
+      );
+    }
   }
 }
 

@@ -120,6 +120,21 @@ describe('keys in front of a busy engine', () => {
     expect(most).toBe(3);
   });
 
+  it('are a 400, not a 429 for ever, when they would not fit into an empty queue', async () => {
+    const app = await server({ settings: { queueTokens: 1000 } });
+    const long = await post(
+      app,
+      '/v1/chat/completions',
+      ask({ messages: [{ role: 'user', content: 'ö'.repeat(2100) }] }),
+    );
+    expect([long.status, await long.json()]).toMatchObject([
+      400,
+      { error: { message: expect.stringMatching(/10\d\d tokens, of which 1000/) } },
+    ]);
+    const ids = await post(app, '/v1/completions', { prompt: Array(1001).fill(5) });
+    expect(ids.status).toBe(400);
+  });
+
   it('are bounded: 429 queue_full for the one who fills the queue, room for the other', async () => {
     const app = await narrow({ settings: { queueRequests: 4 }, everyMs: 50 });
     const flood = Array.from({ length: 12 }, (_, at) => say(app, 'a', `a${at}`));
