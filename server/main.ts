@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
 import { setTimeout as delay } from 'node:timers/promises';
+import { createSecureContext } from 'node:tls';
 import type { FastifyInstance } from 'fastify';
 import { buildApp } from './app.ts';
 import { TemplateRenderer } from './chat/templates.ts';
@@ -48,6 +49,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   const begin = performance.now();
   const model = settings.shape ? { path: '', name: settings.modelName || settings.shape } : findModel(settings);
   const others = findOthers(settings, model);
+  const tls = tlsOf(settings);
   const speaker = makeSpeaker({ level: settings.logLevel, format: settings.logFormat, out: options.out });
   const generated = needsKey(settings) ? generateKey() : null;
   const keys = openKeys(settings, generated, speaker);
@@ -65,7 +67,7 @@ export async function serve(options: ServeOptions): Promise<void> {
     keys,
     render: (source, variables) => renderer.render(source, variables),
     logger: speaker.logger,
-    ...tlsOf(settings),
+    ...tls,
   });
   const stop = options.stop ?? firstSignal();
   let engine: Engine | null = null;
@@ -166,7 +168,13 @@ function lanUrl(url: string, host: string): string {
 
 function tlsOf(settings: Settings): { tls?: { cert: string; key: string } } {
   if (!settings.tlsCert) return {};
-  return { tls: { cert: readOwn(settings.tlsCert, '--tls-cert'), key: readOwn(settings.tlsKey, '--tls-key') } };
+  const tls = { cert: readOwn(settings.tlsCert, '--tls-cert'), key: readOwn(settings.tlsKey, '--tls-key') };
+  try {
+    createSecureContext(tls);
+  } catch (error) {
+    throw new UsageError(`--tls-cert and --tls-key: ${(error as Error).message}`);
+  }
+  return { tls };
 }
 
 /** A file the operator named. */

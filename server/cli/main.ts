@@ -1,7 +1,7 @@
 // hearth <command>: finds the command and turns its outcome into an exit code.
 
 import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { readSettings, UsageError } from '../config.ts';
 import { benchBinary } from '../engine/native/library.ts';
 import { EngineError } from '../engine/port.ts';
@@ -80,7 +80,7 @@ function usage(): string {
 
 ${lines.join('\n')}
 
-hearth <command> --help shows a command's options.
+hearth <command> --help shows a command's options, hearth --version what this is.
 
 Examples:
   hearth serve                       the model that ships, on http://127.0.0.1:8080
@@ -89,8 +89,28 @@ Examples:
 `;
 }
 
+/** `hearth list | head`: who has read enough closes the pipe. That is no failure, and a server goes on without its log. */
+function mindClosedPipes(name: string | undefined): void {
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EPIPE') throw error;
+      if (name !== 'serve') process.exit();
+    });
+  }
+}
+
+function version(): string {
+  const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'));
+  return version;
+}
+
 async function main(argv: string[]): Promise<number> {
   const [name, ...rest] = argv;
+  if (name === '--version') {
+    process.stdout.write(`hearth ${version()}\n`);
+    return 0;
+  }
+  if (name === 'help' && rest[0]) return main([rest[0], '--help']);
   if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
     process.stdout.write(wrapped(usage()));
     return name === undefined ? 2 : 0;
@@ -106,6 +126,7 @@ const lostDevice = (error: unknown) =>
     ? `the device was lost, and the server with it: ${error.message.replace(/\s*\n\s*/g, ' ')}`
     : null;
 
+mindClosedPipes(process.argv[2]);
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {

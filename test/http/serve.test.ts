@@ -1,6 +1,6 @@
 // The process around the app: settings from three places, problems in one line, start, drain.
 
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -210,6 +210,32 @@ describe('the command line', () => {
       expect(code).toBe(2);
       expect(err).toMatch(/^hearth: [^\n]+\n$/);
     }
+  }, 60_000);
+
+  it('ends when certificates cannot be read or are none', async () => {
+    const text = fileOf('no.pem', 'no certificate');
+    for (const [path, words] of [
+      ['/nowhere', /cannot read/],
+      [text, /PEM/i],
+    ] as const) {
+      const { code, err } = await run('serve', '--port', '0', '--tls-cert', path, '--tls-key', path);
+      expect([code, err]).toEqual([2, expect.stringMatching(words)]);
+    }
+  }, 60_000);
+
+  it('says its version', async () => {
+    expect((await run('--version')).out).toMatch(/^hearth \d+\.\d+\.\d+\n$/);
+  }, 60_000);
+
+  it('does not mind a reader that has read enough', async () => {
+    const child = spawn(process.execPath, ['--import', 'tsx', main, 'list']);
+    child.stdout.destroy();
+    let err = '';
+    child.stderr.on('data', (data) => {
+      err += data;
+    });
+    expect(await new Promise((resolve) => child.once('close', resolve))).toBe(0);
+    expect(err).toBe('');
   }, 60_000);
 
   it('has help for everything', async () => {
