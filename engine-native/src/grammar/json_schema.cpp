@@ -1,6 +1,7 @@
 #include "grammar/json_schema.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <optional>
 #include <set>
@@ -77,11 +78,7 @@ class Compiler {
     std::vector<std::string> wanted;
     if (s.contains("type")) {
       const Json& type = s["type"];
-      if (!type.is_string() && !type.is_array()) return invalid(path + "/type: must be a string or a list of strings");
-      for (const Json& t : type.is_array() ? type : Json::array({type})) {
-        if (!t.is_string()) return invalid(path + "/type: must be a string or a list of strings");
-        wanted.push_back(t);
-      }
+      for (const Json& t : type.is_array() ? type : Json::array({type})) wanted.push_back(t);
       if (wanted.empty()) return invalid(path + "/type: nothing fulfils this schema");
     } else {
       wanted = implied_types(s);
@@ -110,7 +107,6 @@ class Compiler {
     for (auto& [key, value] : s.items())
       if (key != "enum" && key != "const" && key != "type" && !is_annotation(key))
         return unsupported(path + "/" + escaped(key) + ": not supported beside enum or const");
-    if (s.contains("enum") && (!s["enum"].is_array() || s["enum"].empty())) return invalid(path + "/enum: must be a list that is not empty");
     std::vector<Expr> parts;
     for (const Json& v : s.contains("const") ? Json::array({s["const"]}) : s["enum"]) {
       if (s.contains("const") && s.contains("enum") && std::find(s["enum"].begin(), s["enum"].end(), v) == s["enum"].end()) continue;
@@ -144,7 +140,7 @@ class Compiler {
     if (!s.contains(key)) return Status::ok();
     const Json& v = s[key];
     double n = v.is_number() ? v.get<double>() : -1;
-    if (n < 0 || n != static_cast<double>(static_cast<int64_t>(n))) return invalid(path + "/" + key + ": must be a whole number that is not negative");
+    if (n < 0 || n != std::trunc(n)) return invalid(path + "/" + key + ": must be a whole number that is not negative");
     if (n > count_max) return unsupported(path + "/" + key + ": more than " + std::to_string(count_max) + " is not supported");
     out = static_cast<int>(n);
     return Status::ok();
@@ -221,15 +217,9 @@ class Compiler {
   Result<Expr> object(const Json& s, const std::string& path, int depth) {
     static const Json none = Json::object();
     const Json& members = s.contains("properties") ? s["properties"] : none;
-    if (!members.is_object()) return invalid(path + "/properties: must be an object");
     std::set<std::string> required;
-    if (s.contains("required")) {
-      if (!s["required"].is_array()) return invalid(path + "/required: must be a list of names");
-      for (const Json& name : s["required"]) {
-        if (!name.is_string()) return invalid(path + "/required: must be a list of names");
-        required.insert(name.get<std::string>());
-      }
-    }
+    if (s.contains("required"))
+      for (const Json& name : s["required"]) required.insert(name.get<std::string>());
     Json rest = s.contains("additionalProperties") ? s["additionalProperties"] : Json(true);
     std::vector<std::pair<Expr, bool>> pairs;  // member, must it come
     std::vector<std::string> names;

@@ -34,6 +34,24 @@ std::vector<std::string> types(const Json& schema) {
   return out;
 }
 
+bool all_text(const Json& list) {
+  return list.is_array() && std::all_of(list.begin(), list.end(), [](const Json& one) { return one.is_string(); });
+}
+
+// Whether the two lists have a value in common.
+bool share_a_value(Json a, const Json& b) {
+  std::sort(a.begin(), a.end());
+  return std::any_of(b.begin(), b.end(), [&](const Json& value) { return std::binary_search(a.begin(), a.end(), value); });
+}
+
+Status check_shape(const std::string& key, const Json& value, const std::string& path) {
+  if (key == "type" && !value.is_string() && !all_text(value)) return invalid(path + "/type: must be a string or a list of strings");
+  if (key == "properties" && !value.is_object()) return invalid(path + "/properties: must be an object");
+  if (key == "required" && !all_text(value)) return invalid(path + "/required: must be a list of names");
+  if (key == "enum" && (!value.is_array() || value.empty())) return invalid(path + "/enum: must be a list that is not empty");
+  return Status::ok();
+}
+
 bool requires_member(const Json& schema, const std::string& name) {
   return schema.contains("required") && std::find(schema["required"].begin(), schema["required"].end(), Json(name)) != schema["required"].end();
 }
@@ -63,8 +81,10 @@ bool only_annotations_beside(const Json& schema, const std::string& main) {
 }
 
 Status check_keywords(const Json& schema, const std::string& path) {
-  for (auto& [key, value] : schema.items())
+  for (auto& [key, value] : schema.items()) {
     if (!known_keywords.contains(key)) return unsupported(path + "/" + escaped(key) + ": this keyword is not supported");
+    HEARTH_TRY(check_shape(key, value, path));
+  }
   return Status::ok();
 }
 
@@ -99,11 +119,7 @@ bool exclude_each_other(const Json& a, const Json& b, int depth) {
     if (!shared) return true;
   }
   Json va = values(a), vb = values(b);
-  if (!va.empty() && !vb.empty()) {
-    bool shared = false;
-    for (const Json& v : va) shared |= std::find(vb.begin(), vb.end(), v) != vb.end();
-    return !shared;
-  }
+  if (!va.empty() && !vb.empty()) return !share_a_value(std::move(va), vb);
   if (!a.contains("properties") || !b.contains("properties")) return false;
   for (auto& [name, schema] : a["properties"].items())
     if (requires_member(a, name) && requires_member(b, name) && b["properties"].contains(name) &&

@@ -16,7 +16,8 @@ std::string escaped(std::string_view key);
 
 bool is_annotation(const std::string& key);
 bool only_annotations_beside(const Json& schema, const std::string& main);
-// An error that names the first keyword that is not supported. `path` begins its JSON path.
+// An error that names the first keyword that is not supported, or whose value has not the shape that those who read it
+// count on: "type", "properties", "required", "enum". `path` begins its JSON path.
 Status check_keywords(const Json& schema, const std::string& path);
 
 // The JSON type of a value: "integer" or "number" for numbers.

@@ -7,6 +7,8 @@
 namespace hearth::grammar {
 namespace {
 
+constexpr size_t alternatives_max = 256;  // that a schema may be spread out into
+
 std::string unescaped(const std::string& text) {
   std::string out;
   for (size_t i = 0; i < text.size(); ++i) {
@@ -21,7 +23,23 @@ Status require_list(const Json& list, const std::string& path) {
   return list.is_array() && !list.empty() ? Status::ok() : invalid(path + ": must be a list of schemas that is not empty");
 }
 
-Status cross(std::vector<Json>& out, const std::vector<Json>& more, const std::string& path) {
+int64_t values_in(const Json& json) {
+  if (!json.is_structured()) return 1;
+  int64_t count = 1;
+  for (const Json& one : json) count += values_in(one);
+  return count;
+}
+
+}  // namespace
+
+Status SchemaSpreader::spend(const Json& a, const Json& b, const std::string& path) {
+  constexpr int64_t overhead = 16;  // of a copy or a comparison, in values
+  values_left_ -= values_in(a) + values_in(b) + overhead;
+  return values_left_ >= 0 ? Status::ok() : invalid(path + ": too many combinations");
+}
+
+// Of each of `out` and each of `more`, what fulfils both.
+Status SchemaSpreader::cross(std::vector<Json>& out, const std::vector<Json>& more, const std::string& path) {
   std::vector<Json> joined;
   for (const Json& a : out)
     for (const Json& b : more) {
@@ -30,16 +48,14 @@ Status cross(std::vector<Json>& out, const std::vector<Json>& more, const std::s
         bool bare = std::all_of(a.items().begin(), a.items().end(), [](const auto& item) { return is_annotation(item.key()); });
         if (!bare) return unsupported(path + ": a reference beside other keywords here is not supported");
       }
-      if (reference) { joined.push_back(b); continue; }
-      HEARTH_ASSIGN(Json both, merge_schemas(a, b, path));
-      if (both != Json(false)) joined.push_back(both);
+      HEARTH_TRY(spend(a, b, path));
+      HEARTH_ASSIGN(Json both, reference ? b : merge_schemas(a, b, path));
+      if (both != Json(false)) joined.push_back(std::move(both));
+      if (joined.size() > alternatives_max) return invalid(path + ": too many combinations");
     }
-  if (joined.size() > 256) return invalid(path + ": too many combinations");
   out = std::move(joined);
   return Status::ok();
 }
-
-}  // namespace
 
 Result<const Json*> SchemaSpreader::resolve(const Json& ref, const std::string& path) const {
   if (!ref.is_string()) return invalid(path + "/$ref: must be a string");
@@ -59,9 +75,11 @@ Result<const Json*> SchemaSpreader::resolve(const Json& ref, const std::string& 
   return at;
 }
 
-Result<std::vector<Json>> SchemaSpreader::spread(const Json& schema, const std::string& path, int depth) const {
+Result<std::vector<Json>> SchemaSpreader::spread(const Json& schema, const std::string& path, int depth) {
   if (depth > schema_nesting_max) return invalid(path + ": schemas refer to each other without end");
-  if (!schema.is_object()) return std::vector<Json>{schema};
+  HEARTH_TRY(spend(schema, Json(), path));
+  if (schema.is_boolean()) return std::vector<Json>{schema};
+  if (!schema.is_object()) return invalid(path + ": a schema must be an object, true or false");
   HEARTH_TRY(check_keywords(schema, path));
   Json base = Json::object();
   for (auto& [key, value] : schema.items())
@@ -88,7 +106,7 @@ Result<std::vector<Json>> SchemaSpreader::spread(const Json& schema, const std::
 }
 
 // A choice that stands alone keeps references as they are, so that recursion through it stays a rule.
-Result<std::vector<Json>> SchemaSpreader::spread_choices(const Json& list, const std::string& key, const std::string& path, int depth, bool alone) const {
+Result<std::vector<Json>> SchemaSpreader::spread_choices(const Json& list, const std::string& key, const std::string& path, int depth, bool alone) {
   HEARTH_TRY(require_list(list, path));
   std::vector<Json> out;
   for (size_t i = 0; i < list.size(); ++i) {
@@ -105,15 +123,17 @@ Result<std::vector<Json>> SchemaSpreader::spread_choices(const Json& list, const
   return out;
 }
 
-Status SchemaSpreader::check_exclusive(const Json& list, const std::string& path, int depth) const {
+Status SchemaSpreader::check_exclusive(const Json& list, const std::string& path, int depth) {
   std::vector<std::vector<Json>> groups;
   for (size_t i = 0; i < list.size(); ++i) {
     HEARTH_ASSIGN(std::vector<Json> group, spread(list[i], path + "/" + std::to_string(i), depth + 1));
     for (size_t k = 0; k < groups.size(); ++k)
       for (const Json& a : groups[k])
-        for (const Json& b : group)
+        for (const Json& b : group) {
+          HEARTH_TRY(spend(a, b, path));
           if (!exclude_each_other(a, b))
             return unsupported(path + "/" + std::to_string(i) + ": alternatives of oneOf must exclude each other by type or by a constant member; use anyOf");
+        }
     groups.push_back(std::move(group));
   }
   return Status::ok();

@@ -10,6 +10,9 @@
 namespace hearth::grammar {
 
 inline constexpr int schema_nesting_max = 64;
+// JSON values copied and compared while one schema is spread out: about a second's work. Choices within choices multiply,
+// and a short schema may name any number of them.
+inline constexpr int64_t schema_values_max = 8'000'000;
 
 class SchemaSpreader {
  public:
@@ -19,13 +22,17 @@ class SchemaSpreader {
   // What a "$ref" points to, within the root. `path` begins error messages' JSON paths, here and below.
   Result<const Json*> resolve(const Json& ref, const std::string& path) const;
   // The schema as a list of schemas of which one must hold, none of them with combinations at its top but single $refs.
-  Result<std::vector<Json>> spread(const Json& schema, const std::string& path, int depth) const;
+  Result<std::vector<Json>> spread(const Json& schema, const std::string& path, int depth);
 
  private:
-  Result<std::vector<Json>> spread_choices(const Json& list, const std::string& key, const std::string& path, int depth, bool alone) const;
-  Status check_exclusive(const Json& list, const std::string& path, int depth) const;
+  Result<std::vector<Json>> spread_choices(const Json& list, const std::string& key, const std::string& path, int depth, bool alone);
+  Status check_exclusive(const Json& list, const std::string& path, int depth);
+  Status cross(std::vector<Json>& out, const std::vector<Json>& more, const std::string& path);
+  // Counts the values that are about to be copied or compared against what one schema may cost.
+  Status spend(const Json& a, const Json& b, const std::string& path);
 
   const Json& root_;
+  int64_t values_left_ = schema_values_max;
 };
 
 }  // namespace hearth::grammar

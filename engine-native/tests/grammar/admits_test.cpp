@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -83,7 +84,7 @@ int characters(const std::string& text) {
 
 bool fits(const Spec& v, const std::string& type) {
   if (type == "number") return v.is_number();
-  if (type == "integer") return v.is_number_integer() || (v.is_number() && v.get<double>() == static_cast<double>(v.get<int64_t>()));
+  if (type == "integer") return v.is_number_integer() || (v.is_number() && v.get<double>() == std::trunc(v.get<double>()));
   return type == std::string(v.type_name());
 }
 

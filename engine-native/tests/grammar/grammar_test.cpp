@@ -207,6 +207,37 @@ TEST(Grammar, ErrorsNameTheirPath) {
   names(R"({"type":"string","const":1})", "#");
 }
 
+// What allOf joins comes from a request and may be anything.
+TEST(Grammar, MalformedPartsOfCombinationsAreErrors) {
+  for (const auto& [schema_text, path] : std::initializer_list<std::pair<const char*, const char*>>{
+           {R"({"allOf":[5,{"type":"object"}]})", "#/allOf/0"},
+           {R"({"allOf":[{"required":"a"},{"required":"b"}]})", "#/allOf/0/required"},
+           {R"({"allOf":[{"required":["a"]},{"required":[7]}]})", "#/allOf/1/required"},
+           {R"({"allOf":[{"properties":[1]},{"properties":{"a":{}}}]})", "#/allOf/0/properties"},
+           {R"({"allOf":[{"type":{"a":1}},{"type":"object"}]})", "#/allOf/0/type"},
+           {R"({"anyOf":[{"enum":7}],"type":"string"})", "#/anyOf/0/enum"},
+           {R"({"type":"string","minLength":1e300})", "#/minLength"}})
+    EXPECT_NE(error_of(schema_text).find(path), std::string::npos) << schema_text << " gave: " << error_of(schema_text);
+}
+
+TEST(Grammar, CombinationsAreBounded) {
+  auto list = [](int count, const Spec& one) { return Spec(std::vector<Spec>(count, one)); };
+  // Each level is chosen from two hundred times the next, and none of it can be fulfilled.
+  Spec nested = {{"$defs", {{"l0", {{"type", "integer"}}}}}, {"type", "string"}, {"anyOf", list(200, {{"$ref", "#/$defs/l9"}})}};
+  for (int level = 1; level < 10; ++level)
+    nested["$defs"]["l" + std::to_string(level)] = {{"type", "string"}, {"anyOf", list(200, {{"$ref", "#/$defs/l" + std::to_string(level - 1)}})}};
+  Spec exclusive = Spec::array();
+  for (int i = 0; i < 15000; ++i) exclusive.push_back({{"const", i}});
+  Spec crossed = {{"allOf", Spec::array({{{"anyOf", list(250, {{"title", "a"}})}}})}, {"anyOf", list(15000, {{"title", "b"}})}};
+  for (const Spec& hostile : {nested, Spec{{"oneOf", exclusive}}, crossed}) {
+    auto begin = std::chrono::steady_clock::now();
+    auto grammar = Grammar::compile({{"type", "json_schema"}, {"spec", hostile}}, words().trie);
+    ASSERT_FALSE(grammar);
+    EXPECT_NE(grammar.status().message().find("too many combinations"), std::string::npos) << grammar.status().message();
+    EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), 20) << hostile.begin().key();
+  }
+}
+
 TEST(Grammar, OtherSpecsAndTheirErrors) {
   auto regex = compile({{"type", "regex"}, {"spec", "[0-9]{3}-(ab|cd)+"}});
   EXPECT_TRUE(matches(regex, "123-abcd"));
