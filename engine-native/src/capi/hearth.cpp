@@ -6,6 +6,7 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "core/guard.h"
 #include "runtime/doctor.h"
 #include "runtime/engine.h"
 #include "runtime/json_reader.h"
@@ -20,7 +21,16 @@ static_assert(static_cast<int>(Code::invalid_argument) == HEARTH_INVALID && stat
               static_cast<int>(Code::corrupt) == HEARTH_CORRUPT && static_cast<int>(Code::io) == HEARTH_IO &&
               static_cast<int>(Code::device) == HEARTH_DEVICE && static_cast<int>(Code::cancelled) == HEARTH_CANCELLED &&
               static_cast<int>(Code::busy) == HEARTH_BUSY && static_cast<int>(Code::closed) == HEARTH_CLOSED &&
-              static_cast<int>(Code::internal) == HEARTH_INTERNAL && runtime::status_too_long == HEARTH_TOO_LONG);
+              static_cast<int>(Code::internal) == HEARTH_INTERNAL && static_cast<int>(runtime::code_too_long) == HEARTH_TOO_LONG);
+
+constexpr bool is(runtime::RecordType type, int number) { return static_cast<int>(type) == number; }
+constexpr bool is(runtime::Reason reason, int number) { return static_cast<int>(reason) == number; }
+static_assert(is(runtime::RecordType::token, HEARTH_RECORD_TOKEN) && is(runtime::RecordType::prompt, HEARTH_RECORD_PROMPT) &&
+              is(runtime::RecordType::embedding, HEARTH_RECORD_EMBEDDING) && is(runtime::RecordType::finished, HEARTH_RECORD_FINISHED) &&
+              is(runtime::RecordType::notice, HEARTH_RECORD_NOTICE) && is(runtime::RecordType::accepted, HEARTH_RECORD_ACCEPTED));
+static_assert(is(runtime::Reason::none, HEARTH_FINISH_NONE) && is(runtime::Reason::stop, HEARTH_FINISH_STOP) &&
+              is(runtime::Reason::length, HEARTH_FINISH_LENGTH) && is(runtime::Reason::cancelled, HEARTH_FINISH_CANCELLED) &&
+              is(runtime::Reason::error, HEARTH_FINISH_ERROR) && is(runtime::Reason::done, HEARTH_FINISH_DONE));
 
 // A handle is a number that was never a pointer: a closed or invented one is found missing, not followed.
 struct Registry {
@@ -54,23 +64,15 @@ struct ErrorText {
   }
 };
 
-// The one guard every entry goes through: nothing thrown inside crosses the wall.
+// Every entry goes through here: nothing thrown inside crosses the wall.
 template <class Body>
-int32_t guarded(const ErrorText& error, Body&& body) noexcept {
-  try {
-    return error(body());
-  } catch (const std::bad_alloc&) {
-    return error(out_of_memory("the host ran out of memory"));
-  } catch (const std::exception& e) {
-    return error(Status(Code::internal, e.what()));
-  } catch (...) {
-    return error(Status(Code::internal, "an unknown exception"));
-  }
+int32_t answered(const ErrorText& error, Body&& body) noexcept {
+  return error(guarded(body));
 }
 
 template <class Body>
 int32_t with_engine(hearth_engine* handle, const ErrorText& error, Body&& body) noexcept {
-  return guarded(error, [&]() -> Status {
+  return answered(error, [&]() -> Status {
     std::shared_ptr<Engine> engine = find(handle);
     if (!engine) return {Code::closed, "the engine handle is unknown or closed"};
     return body(*engine);
@@ -116,7 +118,7 @@ uint32_t hearth_abi(void) { return HEARTH_ABI; }
 const char* hearth_version(void) { return "0.1.0"; }
 
 int32_t hearth_open(const char* options_json, hearth_engine** engine, char* error, uint32_t error_size) {
-  return guarded({error, error_size}, [&]() -> Status {
+  return answered({error, error_size}, [&]() -> Status {
     HEARTH_TRY(require(engine, "engine"));
     *engine = nullptr;
     HEARTH_ASSIGN(auto options, runtime::parse_engine_options(options_json ? options_json : "{}"));
@@ -135,7 +137,7 @@ int32_t hearth_stop(hearth_engine* engine) {
 }
 
 void hearth_close(hearth_engine* engine) {
-  guarded({nullptr, 0}, [&] {
+  answered({nullptr, 0}, [&] {
     std::shared_ptr<Engine> closing;
     {
       Registry& r = registry();
@@ -176,7 +178,7 @@ int32_t hearth_stats(hearth_engine* engine, char* json, uint32_t capacity, uint3
 
 int32_t hearth_doctor(hearth_engine* engine, const char* options_json, char* json, uint32_t capacity, uint32_t* needed,
                       char* error, uint32_t error_size) {
-  return guarded({error, error_size}, [&]() -> Status {
+  return answered({error, error_size}, [&]() -> Status {
     HEARTH_TRY(require(needed, "needed"));
     std::shared_ptr<Engine> found = find(engine);
     if (engine && !found) return {Code::closed, "the engine handle is unknown or closed"};

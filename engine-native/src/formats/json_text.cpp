@@ -6,35 +6,12 @@
 #include <set>
 #include <vector>
 
+#include "core/nesting.h"
 #include "formats/mapped_file.h"
 
 namespace hearth::formats {
 
 using nlohmann::json;
-
-namespace {
-
-// Depth is measured before parsing: a document of a million brackets would cost gigabytes as a tree.
-int nesting_depth(std::string_view text) {
-  int depth = 0, deepest = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); i++) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') i++;
-      else if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '{' || c == '[') {
-      deepest = std::max(deepest, ++depth);
-    } else if (c == '}' || c == ']') {
-      depth--;
-    }
-  }
-  return deepest;
-}
-
-}  // namespace
 
 Result<json> parse_json(std::string_view text, const std::string& what) {
   if (text.size() > json_bytes_max) {

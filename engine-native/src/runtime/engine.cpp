@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/guard.h"
 #include "core/log.h"
 #include "runtime/json_reader.h"
 #include "runtime/prepare.h"
@@ -15,9 +16,6 @@ constexpr size_t step_times_kept = 1024;
 constexpr size_t finished_in_step_max = 4096;
 constexpr size_t ring_bytes_min = 65536;
 constexpr auto snapshot_period = std::chrono::milliseconds(20);
-
-enum : uint16_t { finished_record = 4, accepted_record = 6 };
-enum : uint32_t { reason_cancelled = 3, reason_error = 4 };
 
 }  // namespace
 
@@ -148,7 +146,7 @@ bool Engine::step_models(bool& worked) {
     bool busy = false;
     auto begin = Clock::now();
     uint64_t allocations = hooks().allocations ? hooks().allocations() : 0;
-    Status status = runner.step(busy);
+    Status status = guarded([&] { return runner.step(busy); });
     if (busy) {
       if (hooks().allocations) step_allocations_ += hooks().allocations() - allocations;
       float ms = std::chrono::duration<float, std::milli>(Clock::now() - begin).count();
@@ -192,17 +190,11 @@ bool Engine::all_done() {
 // The device failed: every live request ends with the error, and nothing new is taken.
 void Engine::die(const Status& status) {
   log::write(log::Level::error, "the device failed, nothing more is served: " + status.message());
-  std::vector<std::shared_ptr<LiveRequest>> all;
   {
     std::lock_guard lock(mutex_);
     failure_ = Status(Code::device, "the engine is dead: " + status.message());
-    for (auto& [id, request] : requests_) all.push_back(request);
   }
-  for (auto& loaded : stepping_) {
-    std::vector<LiveRequest*> live(loaded->runner->live().begin(), loaded->runner->live().end());
-    for (LiveRequest* request : live)
-      loaded->runner->end(*request, reason_error, static_cast<int>(Code::device), failure_.message());
-  }
+  for (auto& loaded : stepping_) loaded->runner->end_all(Reason::error, failure_);
   stepping_.clear();
 }
 
@@ -210,39 +202,40 @@ void Engine::die(const Status& status) {
 void Engine::enter(const std::shared_ptr<LiveRequest>& request) {
   LiveRequest& r = *request;
   LoadedModel& loaded = *r.model;
-  bool dead = false, stopped = false;
+  Status failure;
+  bool stopped = false;
   {
     std::lock_guard lock(mutex_);
-    dead = !failure_;
+    failure = failure_;
     stopped = stopping_;
   }
-  if (dead) return send_finished(r, reason_error, static_cast<int>(Code::device), failure_.message());
-  if (stopped || r.cancelled || loaded.state != ModelState::ready) return send_finished(r, reason_cancelled, 0, {});
-  if (r.error_status != 0) return send_finished(r, reason_error, r.error_status, r.error_message);
+  if (!failure) return send_finished(r, Reason::error, failure);
+  if (stopped || r.cancelled || loaded.state != ModelState::ready) return send_finished(r, Reason::cancelled);
+  if (!r.error) return send_finished(r, Reason::error, r.error);
   Record accepted;
-  accepted.type = accepted_record;
+  accepted.type = RecordType::accepted;
   accepted.request = r.id;
   accepted.index = static_cast<uint32_t>(r.prompt);
   accepted.logprob = NAN;
   outbox_.send(accepted);
   r.in_runner = true;
-  Status status = loaded.runner->add(r);
+  Status status = guarded([&] { return loaded.runner->add(r); });
   if (!status) {
     r.in_runner = false;
-    send_finished(r, reason_error, static_cast<int>(status.code()), status.message());
+    send_finished(r, Reason::error, status);
   }
 }
 
 // The end of a request no runner has.
-void Engine::send_finished(LiveRequest& r, uint32_t reason, int status, const std::string& message) {
+void Engine::send_finished(LiveRequest& r, Reason reason, const Status& status) {
   if (r.finished) return;
   Json json = {{"prompt_tokens", r.prompt}, {"cached_tokens", 0}, {"image_tokens", r.image_tokens}, {"completion_tokens", 0},
                {"queue_ms", std::chrono::duration<double, std::milli>(Clock::now() - r.submitted).count()},
                {"prefill_ms", 0}, {"decode_ms", 0}, {"draft_tokens", 0}, {"draft_accepted", 0}, {"stop", nullptr}};
-  if (status != 0) json["error"] = {{"status", status}, {"message", message.substr(0, 2000)}};
+  if (!status) json["error"] = error_json(status);
   std::string text = dump(json);
   Record record;
-  record.type = finished_record;
+  record.type = RecordType::finished;
   record.request = r.id;
   record.reason = reason;
   record.logprob = NAN;
@@ -347,7 +340,7 @@ Status Engine::cancel(uint32_t id) {
   }
   request->cancelled = true;
   post([this, request] {
-    if (request->in_runner && !request->finished) request->model->runner->end(*request, reason_cancelled);
+    if (request->in_runner && !request->finished) request->model->runner->end(*request, Reason::cancelled);
   });
   return Status::ok();
 }
@@ -367,20 +360,15 @@ void Engine::snapshot() {
 
 Json Engine::stats() {
   Snapshot s;
-  int64_t preparing = 0;
   {
     std::lock_guard lock(mutex_);
     s = snapshot_;
-  }
-  {
-    std::lock_guard lock(prepare_mutex_);
-    preparing = static_cast<int64_t>(to_prepare_.size());
   }
   Json models = Json::array(), memory = Json::array();
   for (const auto& [weak, r] : s.models) {
     auto loaded = weak.lock();
     if (!loaded) continue;
-    models.push_back({{"model", loaded->name}, {"running", r.running}, {"waiting", r.waiting + preparing},
+    models.push_back({{"model", loaded->name}, {"running", r.running}, {"waiting", r.waiting + loaded->preparing},
                       {"kv_blocks_total", r.blocks.total}, {"kv_blocks_used", r.blocks.used}, {"kv_blocks_cached", r.blocks.cached},
                       {"prefix_hit_tokens", r.prefix_hit_tokens}, {"prefix_query_tokens", r.prefix_query_tokens},
                       {"preemptions", r.preemptions}, {"prompt_tokens", r.prompt_tokens},
@@ -391,7 +379,6 @@ Json Engine::stats() {
                       {"host_kv_fetched_bytes", r.host_fetched_bytes}});
     for (const Json& line : loaded->info["memory"])
       memory.push_back({{"what", loaded->name + ": " + line["what"].get<std::string>()}, {"bytes", line["bytes"]}});
-    preparing = 0;
   }
   std::sort(s.step_ms.begin(), s.step_ms.end());
   auto percentile = [&](double p) { return s.step_ms.empty() ? 0.f : s.step_ms[static_cast<size_t>(p * (s.step_ms.size() - 1))]; };
@@ -409,10 +396,7 @@ void Engine::stop() {
     for (auto& [id, job] : jobs_) job->cancel();
   }
   post([this] {
-    for (auto& loaded : stepping_) {
-      std::vector<LiveRequest*> live(loaded->runner->live().begin(), loaded->runner->live().end());
-      for (LiveRequest* request : live) loaded->runner->end(*request, reason_cancelled);
-    }
+    for (auto& loaded : stepping_) loaded->runner->end_all(Reason::cancelled);
   });
 }
 
@@ -433,9 +417,13 @@ void Engine::close() {
   for (std::thread& thread : prepare_threads_)
     if (thread.joinable()) thread.join();
   prepare_threads_.clear();
-  for (auto& [handle, loaded] : models_) loaded->runner.reset();
   stepping_.clear();
-  models_.clear();
+  std::map<uint32_t, std::shared_ptr<LoadedModel>> models;  // others may still be looking handles up
+  {
+    std::lock_guard lock(mutex_);
+    models.swap(models_);
+  }
+  for (auto& [handle, loaded] : models) loaded->runner.reset();
 }
 
 }  // namespace hearth::runtime

@@ -94,7 +94,7 @@ class Engine {
   bool all_done();
   void die(const Status& status);
   void enter(const std::shared_ptr<LiveRequest>& request);
-  void send_finished(LiveRequest& request, uint32_t reason, int status, const std::string& message);
+  void send_finished(LiveRequest& request, Reason reason, const Status& status = {});
   void forget_finished();
   void snapshot();
   // Preparing threads.
@@ -107,6 +107,7 @@ class Engine {
   Result<nlohmann::json> run_plan(const ModelRequest& request);
   int64_t reserved_bytes();
   Result<nlohmann::json> run_load(const std::shared_ptr<LoadedModel>& loaded, const ModelRequest& request, Job& job);
+  Status load_into(LoadedModel& loaded, const ModelRequest& request, Job& job);
   Status refuse_when_stopped();
 
   EngineOptions options_;

@@ -5,17 +5,12 @@
 #include <cmath>
 #include <fstream>
 
+#include "core/guard.h"
 #include "core/log.h"
 #include "runtime/engine.h"
 #include "runtime/json_reader.h"
 
 namespace hearth::runtime {
-namespace {
-
-enum : uint16_t { finished_record = 4, notice_record = 5 };
-enum : uint32_t { reason_cancelled = 3, reason_error = 4, reason_done = 5 };
-
-}  // namespace
 
 int64_t resident_bytes() {
   std::ifstream file("/proc/self/statm");
@@ -67,43 +62,13 @@ Status Engine::model_open(std::string_view json, uint32_t& model, uint32_t& job_
 }
 
 Result<Json> Engine::run_load(const std::shared_ptr<LoadedModel>& loaded, const ModelRequest& request, Job& job) {
-  auto fail = [&](Status status) {
+  if (Status status = guarded([&] { return load_into(*loaded, request, job); }); !status) {
     std::lock_guard lock(mutex_);
     loaded->state = ModelState::closed;
     models_.erase(loaded->handle);
     log::write(log::Level::warn, "model " + loaded->name + " was not loaded: " + status.message());
     return status;
-  };
-  auto opened = open_device(options_);
-  if (!opened) return fail(opened.status());
-  loaded->device = std::move(opened).value();
-  auto progress = [](void* context, const char* stage, double done, double total) {
-    static_cast<Job*>(context)->report(stage, done, total);
-  };
-  auto result = load_model(request.load, *loaded->device, progress, &job);
-  if (!result) return fail(result.status());
-  loaded->model = std::move(result->model);
-  for (const model::MemoryLine& line : loaded->model->memory()) loaded->planned_bytes += line.bytes;
-  loaded->vocabulary = std::move(result->vocabulary);
-  RunnerOptions options;
-  options.prefix_cache = request.prefix_cache;
-  options.overlap = hooks().overlap.value_or(loaded->device->info().kind == device::DeviceKind::cuda);
-  options.queue_requests = options_.queue_requests;
-  options.host_kv_bytes = host_tier_bytes(request.host_kv_mb, loaded->device->info());
-  options.wake = [this] { wake(); };
-  options.preparing = [model = loaded.get()] { return model->preparing.load(); };
-  auto runner = ModelRunner::create(*loaded->model, loaded->vocabulary, outbox_, options,
-                                    [this](LiveRequest& r) { finished_.push_back(r.id); });
-  if (!runner) return fail(runner.status());
-  loaded->runner = std::move(runner).value();
-  loaded->grammars = std::make_unique<grammar::GrammarCache>(make_token_trie(*loaded));
-  loaded->info = describe_model(*loaded, result->chat_template);
-  if (const RunnerStats stats = loaded->runner->stats(); stats.host_blocks > 0) {
-    const int64_t bytes = stats.host_blocks * static_cast<int64_t>(loaded->model->kv_block_bytes());
-    loaded->info["memory"].push_back({{"what", "host memory behind the KV pool"}, {"bytes", bytes}});
-    if (loaded->device->info().kind == device::DeviceKind::cpu) loaded->planned_bytes += bytes;
   }
-  if (job.cancelled()) return fail(Status(Code::cancelled, "the load was cancelled"));
   log::write(log::Level::debug, "model " + loaded->name + " is ready on " + loaded->device->info().name);
   job.report("ready", 1, 1, loaded->info["memory"]);
   post([this, loaded] {
@@ -114,6 +79,34 @@ Result<Json> Engine::run_load(const std::shared_ptr<LoadedModel>& loaded, const 
     loaded->state = ModelState::ready;
   });
   return Json{{"model", loaded->handle}};
+}
+
+Status Engine::load_into(LoadedModel& loaded, const ModelRequest& request, Job& job) {
+  HEARTH_ASSIGN(loaded.device, open_device(options_));
+  auto progress = [](void* context, const char* stage, double done, double total) {
+    static_cast<Job*>(context)->report(stage, done, total);
+  };
+  HEARTH_ASSIGN(LoadResult result, load_model(request.load, *loaded.device, progress, &job));
+  loaded.model = std::move(result.model);
+  for (const model::MemoryLine& line : loaded.model->memory()) loaded.planned_bytes += line.bytes;
+  loaded.vocabulary = std::move(result.vocabulary);
+  RunnerOptions options;
+  options.prefix_cache = request.prefix_cache;
+  options.overlap = hooks().overlap.value_or(loaded.device->info().kind == device::DeviceKind::cuda);
+  options.queue_requests = options_.queue_requests;
+  options.host_kv_bytes = host_tier_bytes(request.host_kv_mb, loaded.device->info());
+  options.wake = [this] { wake(); };
+  options.preparing = [model = &loaded] { return model->preparing.load(); };
+  HEARTH_ASSIGN(loaded.runner, ModelRunner::create(*loaded.model, loaded.vocabulary, outbox_, options,
+                                                   [this](LiveRequest& r) { finished_.push_back(r.id); }));
+  loaded.grammars = std::make_unique<grammar::GrammarCache>(make_token_trie(loaded));
+  loaded.info = describe_model(loaded, result.chat_template);
+  if (const RunnerStats stats = loaded.runner->stats(); stats.host_blocks > 0) {
+    const int64_t bytes = stats.host_blocks * static_cast<int64_t>(loaded.model->kv_block_bytes());
+    loaded.info["memory"].push_back({{"what", "host memory behind the KV pool"}, {"bytes", bytes}});
+    if (loaded.device->info().kind == device::DeviceKind::cpu) loaded.planned_bytes += bytes;
+  }
+  return job.cancelled() ? Status(Code::cancelled, "the load was cancelled") : Status::ok();
 }
 
 Status Engine::model_close(uint32_t model) {
@@ -129,8 +122,7 @@ Status Engine::model_close(uint32_t model) {
   }
   bool out = false;
   post([this, loaded, &out] {
-    std::vector<LiveRequest*> live(loaded->runner->live().begin(), loaded->runner->live().end());
-    for (LiveRequest* request : live) loaded->runner->end(*request, reason_cancelled);
+    loaded->runner->end_all(Reason::cancelled);
     std::erase(stepping_, loaded);
     std::lock_guard lock(mutex_);
     out = true;
@@ -174,7 +166,7 @@ void Engine::launch_job(std::shared_ptr<Job> job, JobFunction function) {
       std::string text = job->take_notice();
       if (text.empty()) return;
       Record record;
-      record.type = notice_record;
+      record.type = RecordType::notice;
       record.request = job->id();
       record.logprob = NAN;
       record.text = text;
@@ -183,7 +175,7 @@ void Engine::launch_job(std::shared_ptr<Job> job, JobFunction function) {
   };
   std::lock_guard lock(mutex_);  // finish_job finds the thread set, however short the job is
   job->thread = std::thread([this, job, function = std::move(function)] {
-    Result<Json> result = function(*job);
+    Result<Json> result = guarded([&] { return function(*job); });
     post([this, job, result = std::move(result)] { finish_job(job, result); });
   });
 }
@@ -197,15 +189,15 @@ void Engine::finish_job(const std::shared_ptr<Job>& job, const Result<Json>& res
   thread.join();  // its last act was to post this
   Json json = Json::object();
   Record record;
-  record.type = finished_record;
+  record.type = RecordType::finished;
   record.request = job->id();
   record.logprob = NAN;
-  record.reason = reason_done;
+  record.reason = Reason::done;
   if (result) {
     json["result"] = *result;
   } else {
-    record.reason = result.status().code() == Code::cancelled ? reason_cancelled : reason_error;
-    json["error"] = {{"status", static_cast<int>(result.status().code())}, {"message", result.status().message()}};
+    record.reason = result.status().code() == Code::cancelled ? Reason::cancelled : Reason::error;
+    json["error"] = error_json(result.status());
   }
   std::string text = dump(json);
   record.bytes = text;

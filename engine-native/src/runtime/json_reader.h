@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/nesting.h"
 #include "core/status.h"
 
 namespace hearth::runtime {
@@ -18,9 +19,18 @@ using Json = nlohmann::json;
 // Text for messages and records that may hold bytes a client sent: bad UTF-8 is replaced, never thrown.
 inline std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
+// "error" of a FINISHED record.
+inline Json error_json(const Status& status) {
+  constexpr size_t message_bytes_max = 8000;
+  return {{"status", static_cast<int>(status.code())}, {"message", status.message().substr(0, message_bytes_max)}};
+}
+
 class JsonReader {
  public:
+  static constexpr int nesting_depth_max = 512;
+
   static Result<JsonReader> parse(std::string_view text, const char* what) {
+    if (nesting_depth(text) > nesting_depth_max) return invalid(std::string(what) + " nests deeper than " + std::to_string(nesting_depth_max));
     Json json = Json::parse(text, nullptr, false);
     if (json.is_discarded() || !json.is_object()) return invalid(std::string(what) + " is not a JSON object");
     return JsonReader(std::move(json));

@@ -23,8 +23,8 @@ namespace hearth::runtime {
 struct LoadedModel;
 using Clock = std::chrono::steady_clock;
 
-// include/hearth.h's numbers; the C ABI is not visible from here, capi checks that they agree.
-inline constexpr int status_too_long = 13;
+// HEARTH_TOO_LONG of include/hearth.h (capi checks the number): a code of requests alone.
+inline constexpr Code code_too_long = static_cast<Code>(13);
 
 // Requests that were accepted and have not started: what the bounded queue bounds.
 struct QueueCount {
@@ -63,8 +63,7 @@ struct LiveRequest : scheduler::Sequence {
   std::vector<std::string> stop_json;  // the stop strings as JSON, for FINISHED
   std::shared_ptr<grammar::Grammar> grammar;
   std::unique_ptr<grammar::Matcher> matcher;  // made by the step thread, which alone uses the grammar
-  int error_status = 0;                // why it cannot run
-  std::string error_message;
+  Status error;                        // why it cannot run
 
   // While it runs.
   int generated = 0;

@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "formats/gguf_checkpoint.h"
+#include "formats/json_text.h"
 #include "formats/mapped_file.h"
 #include "runtime/json_reader.h"
 #include "runtime/loaded_model.h"
@@ -27,7 +28,7 @@ Json template_of(const Json& config) {
   if (at->is_string()) return *at;
   if (!at->is_array()) return nullptr;
   for (const Json& entry : *at)
-    if (entry.is_object() && entry.value("name", "") == "default" && entry.contains("template")) return entry["template"];
+    if (formats::string_member(entry, "name") == "default" && entry.contains("template")) return entry["template"];
   return nullptr;
 }
 

@@ -174,7 +174,7 @@ Status ModelRunner::begin_images() {
     LiveRequest& r = *live_[i];
     bool hit = false;
     for (const LiveImage& image : r.images) hit |= image.hash == hash && image.begin == r.ready;
-    if (hit) end(r, 4, static_cast<int>(status.code()), status.message());
+    if (hit) end(r, Reason::error, status);
   }
   return Status::ok();
 }
@@ -194,7 +194,7 @@ Status ModelRunner::encode_images(bool& worked) {
     LiveRequest& r = *live_[i];
     bool failed = false;
     for (const LiveImage& image : r.images) failed |= !status && image.resident && !image.resident->ready;
-    if (failed) end(r, 4, static_cast<int>(status.code()), status.message());
+    if (failed) end(r, Reason::error, status);
     else if (!r.images.empty()) update_ready(r);
   }
   if (!status) images_.drop_failed();
@@ -437,7 +437,7 @@ void ModelRunner::finish_prompts(Step& step) {
     if (r.draws || share.start + share.count < r.prompt) continue;
     if (r.hidden) publish_embedding(r);
     if (r.options.kind == Kind::score && r.prompt_reported == 0) publish_prompt_token(r, 0, nullptr);
-    finish(r, 5, "null", {});
+    finish(r, Reason::done, "null", {});
   }
 }
 
@@ -445,8 +445,7 @@ void ModelRunner::fail_step(Step& step, const Status& status) {
   outbox_.ring().unreserve(step.reserved);
   step.reserved = 0;
   for (size_t i = 0; i < step.shares.size(); ++i)
-    if (scheduler::Sequence* s = step.shares[i].sequence)
-      end(request_of(*s), 4, static_cast<int>(status.code()), status.message());
+    if (scheduler::Sequence* s = step.shares[i].sequence) end(request_of(*s), Reason::error, status);
   step.shares.clear();
 }
 

@@ -58,8 +58,9 @@ class ModelRunner {
 
   // A prepared request enters the queue. On an error it was not taken.
   Status add(LiveRequest& request);
-  // Ends a request wherever it is; sends FINISHED.
-  void end(LiveRequest& request, uint32_t reason, int status = 0, const std::string& message = {});
+  // Ends a request wherever it is; sends FINISHED, with the error if there is one.
+  void end(LiveRequest& request, Reason reason, const Status& status = {});
+  void end_all(Reason reason, const Status& status = {});
   // One turn. `worked` says whether anything was done. An error of code `device` is the engine's end.
   Status step(bool& worked);
   bool idle() const { return live_.empty() && !in_flight_; }
@@ -135,7 +136,7 @@ class ModelRunner {
   bool publish_token(LiveRequest& request, const sampling::Drawn& drawn);  // true: the request ended with it
   void publish_embedding(LiveRequest& request);
   uint32_t pack_top(const sampling::Drawn& drawn);
-  void finish(LiveRequest& request, uint32_t reason, const char* stop_json, std::string_view text);
+  void finish(LiveRequest& request, Reason reason, const char* stop_json, std::string_view text);
   std::string_view finish_json(const LiveRequest& request, const char* stop_json);
   void detach(LiveRequest& request);
 

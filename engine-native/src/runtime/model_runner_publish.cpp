@@ -10,11 +10,6 @@
 namespace hearth::runtime {
 namespace {
 
-// hearth_record_type and hearth_finish_reason of include/hearth.h.
-enum : uint16_t { token_record = 1, prompt_record = 2, embedding_record = 3, finished_record = 4 };
-enum : uint32_t { reason_stop = 1, reason_length = 2, reason_error = 4 };
-constexpr int status_unsupported = 3;
-
 double milliseconds(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
 }  // namespace
@@ -40,12 +35,12 @@ uint32_t ModelRunner::pack_top(const sampling::Drawn& drawn) {
 
 void ModelRunner::publish_prompt_token(LiveRequest& r, int index, const sampling::Drawn* drawn) {
   Record record;
-  record.type = prompt_record;
+  record.type = RecordType::prompt;
   record.request = r.id;
   record.index = static_cast<uint32_t>(index);
   record.token = r.tokens[index];
   record.bytes = vocabulary_->token_bytes(record.token);
-  record.flags = vocabulary_->is_special(record.token) ? 1 : 0;
+  record.flags = vocabulary_->is_special(record.token) ? special_flag : 0;
   record.logprob = drawn ? drawn->logprob : NAN;
   if (drawn) {
     record.top_count = pack_top(*drawn);
@@ -73,11 +68,11 @@ bool ModelRunner::publish_token(LiveRequest& r, const sampling::Drawn& drawn) {
     stop = r.stop.push(piece_, text_);
   }
   Record record;
-  record.type = token_record;
+  record.type = RecordType::token;
   record.request = r.id;
   record.index = static_cast<uint32_t>(r.generated - 1);
   record.token = drawn.token;
-  record.flags = !shown || vocabulary_->is_special(drawn.token) ? 1 : 0;
+  record.flags = !shown || vocabulary_->is_special(drawn.token) ? special_flag : 0;
   record.logprob = r.options.logprobs ? drawn.logprob : NAN;
   record.bytes = vocabulary_->token_bytes(drawn.token);
   record.text = text_;
@@ -88,7 +83,7 @@ bool ModelRunner::publish_token(LiveRequest& r, const sampling::Drawn& drawn) {
   if (r.matcher && !ends && stop < 0) {
     if (!r.matcher->accept(drawn.token)) {
       // Only when no token of the vocabulary spells what the grammar wants.
-      end(r, reason_error, status_unsupported, "the vocabulary cannot spell what the grammar asks for");
+      end(r, Reason::error, unsupported("the vocabulary cannot spell what the grammar asks for"));
       return true;
     }
     exhausted = r.matcher->exhausted();
@@ -103,7 +98,8 @@ bool ModelRunner::publish_token(LiveRequest& r, const sampling::Drawn& drawn) {
     r.stop.push(piece_, text_);
     r.stop.flush(text_);
   }
-  finish(r, stop >= 0 || ends || exhausted ? reason_stop : reason_length, stop >= 0 ? r.stop_json[stop].c_str() : ends ? id : "null", text_);
+  const Reason reason = stop >= 0 || ends || exhausted ? Reason::stop : Reason::length;
+  finish(r, reason, stop >= 0 ? r.stop_json[stop].c_str() : ends ? id : "null", text_);
   return true;
 }
 
@@ -115,7 +111,7 @@ void ModelRunner::publish_embedding(LiveRequest& r) {
   double scale = (r.options.normalize && norm > 0 ? 1 / std::sqrt(norm) : 1) / r.pooled_rows;
   for (size_t i = 0; i < count; ++i) values_[i] = static_cast<float>(r.pooled[i] * scale);
   Record record;
-  record.type = embedding_record;
+  record.type = RecordType::embedding;
   record.request = r.id;
   record.values = values_;
   outbox_.ring().write(record);
@@ -134,11 +130,11 @@ std::string_view ModelRunner::finish_json(const LiveRequest& r, const char* stop
 }
 
 // The end of a request inside a step, written against the step's reservation.
-void ModelRunner::finish(LiveRequest& r, uint32_t reason, const char* stop_json, std::string_view text) {
+void ModelRunner::finish(LiveRequest& r, Reason reason, const char* stop_json, std::string_view text) {
   std::string_view json = finish_json(r, stop_json);
   json_[json.size()] = '}';
   Record record;
-  record.type = finished_record;
+  record.type = RecordType::finished;
   record.request = r.id;
   record.reason = reason;
   record.logprob = NAN;
@@ -150,21 +146,21 @@ void ModelRunner::finish(LiveRequest& r, uint32_t reason, const char* stop_json,
   on_finished_(r);
 }
 
-void ModelRunner::end(LiveRequest& r, uint32_t reason, int status, const std::string& message) {
+void ModelRunner::end(LiveRequest& r, Reason reason, const Status& status) {
   if (r.finished) return;
   now_ = Clock::now();
   std::string text;
-  if (r.stream && reason != 4) {
+  if (r.stream && reason != Reason::error) {
     std::string piece;
     r.stream->flush(piece);
     r.stop.push(piece, text);
     r.stop.flush(text);
   }
   std::string json(finish_json(r, "null"));
-  if (status != 0) json += ",\"error\":" + dump({{"status", status}, {"message", message.substr(0, 2000)}});
+  if (!status) json += ",\"error\":" + dump(error_json(status));
   json += '}';
   Record record;
-  record.type = finished_record;
+  record.type = RecordType::finished;
   record.request = r.id;
   record.reason = reason;
   record.logprob = NAN;
@@ -174,6 +170,11 @@ void ModelRunner::end(LiveRequest& r, uint32_t reason, int status, const std::st
   r.finished = true;
   outbox_.send(record);
   on_finished_(r);
+}
+
+void ModelRunner::end_all(Reason reason, const Status& status) {
+  while (!live_.empty()) end(*live_.front(), reason, status);
+  for (Step& step : steps_) outbox_.ring().unreserve(std::exchange(step.reserved, 0));  // nobody is left to write for
 }
 
 }  // namespace hearth::runtime

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <random>
 
+#include "core/guard.h"
 #include "runtime/draft.h"
 #include "runtime/json_reader.h"
 #include "runtime/loaded_model.h"
@@ -204,6 +205,29 @@ void fill_keys(LiveRequest& r) {
     for (int row = 0; row < image.rows; ++row) r.keys[image.begin + row] = kv::key_of_image_row(image.hash, row);
 }
 
+Status compile_grammar(LiveRequest& r, const LoadedModel& m) {
+  if (r.options.grammar.is_null()) return Status::ok();
+  HEARTH_ASSIGN(r.grammar, m.grammars->get(r.options.grammar));
+  return Status::ok();
+}
+
+Status check_length(const LiveRequest& r, int context) {
+  const int least_new = r.options.kind == Kind::generate ? 1 : 0;
+  if (r.prompt + least_new <= context) return Status::ok();
+  return {code_too_long, "{\"prompt_tokens\":" + std::to_string(r.prompt) + ",\"context\":" + std::to_string(context) + "}"};
+}
+
+Status prepare(LiveRequest& r, const LoadedModel& m) {
+  const int context = m.runner->context();
+  HEARTH_TRY(make_tokens(r, m));
+  HEARTH_TRY(compile_grammar(r, m));
+  HEARTH_TRY(check_length(r, context));
+  prepare_output(r, m);
+  prepare_rows(r, m, context);
+  fill_keys(r);
+  return Status::ok();
+}
+
 }  // namespace
 
 Status check_submission(const LiveRequest& r, const LoadedModel& m) {
@@ -216,33 +240,8 @@ Status check_submission(const LiveRequest& r, const LoadedModel& m) {
   return Status::ok();
 }
 
-namespace {
-
-Status compile_grammar(LiveRequest& r, const LoadedModel& m) {
-  if (r.options.grammar.is_null()) return Status::ok();
-  HEARTH_ASSIGN(r.grammar, m.grammars->get(r.options.grammar));
-  return Status::ok();
-}
-
-}  // namespace
-
 void prepare_request(LiveRequest& r, const LoadedModel& m) {
-  Status status = make_tokens(r, m);
-  if (status) status = compile_grammar(r, m);
-  if (!status) {
-    r.error_status = static_cast<int>(status.code());
-    r.error_message = status.message();
-    return;
-  }
-  int context = m.runner->context();
-  if (r.prompt + (r.options.kind == Kind::generate ? 1 : 0) > context) {
-    r.error_status = status_too_long;
-    r.error_message = "{\"prompt_tokens\":" + std::to_string(r.prompt) + ",\"context\":" + std::to_string(context) + "}";
-    return;
-  }
-  prepare_output(r, m);
-  prepare_rows(r, m, context);
-  fill_keys(r);
+  r.error = guarded([&] { return prepare(r, m); });
 }
 
 }  // namespace hearth::runtime

@@ -9,7 +9,7 @@ namespace hearth::runtime {
 
 // What can be refused at once, before the request is accepted.
 Status check_submission(const LiveRequest& request, const LoadedModel& model);
-// Fills the request. On failure error_status and error_message say why it cannot run.
+// Fills the request. On failure its `error` says why it cannot run. Never throws.
 void prepare_request(LiveRequest& request, const LoadedModel& model);
 
 }  // namespace hearth::runtime

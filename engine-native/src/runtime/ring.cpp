@@ -13,10 +13,11 @@ constexpr size_t header_size = 48;
 
 struct Header {
   uint32_t size;
-  uint16_t type, flags;
+  RecordType type;
+  uint16_t flags;
   uint32_t request;
   int32_t token;
-  uint32_t reason;
+  Reason reason;
   float logprob;
   uint32_t index, bytes_size, text_size, top_count, top_size, values_count;
 };
@@ -126,10 +127,6 @@ void Doorbell::hang_up() {
   writer_ = -1;
 }
 
-int Doorbell::take_reader() {
-  int reader = reader_;
-  reader_ = -1;
-  return reader;
-}
+int Doorbell::take_reader() { return reader_.exchange(-1); }
 
 }  // namespace hearth::runtime

@@ -12,12 +12,19 @@
 
 namespace hearth::runtime {
 
+// hearth_record_type and hearth_finish_reason of include/hearth.h, which cannot be seen from here: capi checks that the
+// numbers agree.
+enum class RecordType : uint16_t { none = 0, token = 1, prompt = 2, embedding = 3, finished = 4, notice = 5, accepted = 6 };
+enum class Reason : uint32_t { none = 0, stop = 1, length = 2, cancelled = 3, error = 4, done = 5 };
+inline constexpr uint16_t special_flag = 1;  // the token is special: its text is not part of the answer
+
 // What goes into a record; the ring writes header and padding.
 struct Record {
-  uint16_t type = 0, flags = 0;
+  RecordType type = RecordType::none;
+  uint16_t flags = 0;
   uint32_t request = 0;
   int32_t token = -1;
-  uint32_t reason = 0;
+  Reason reason = Reason::none;
   float logprob = 0;
   uint32_t index = 0;
   std::string_view bytes{}, text{};
@@ -74,7 +81,8 @@ class Doorbell {
   int take_reader();    // once; -1 afterwards. The caller closes it.
 
  private:
-  int reader_ = -1, writer_ = -1;
+  std::atomic<int> reader_{-1};
+  int writer_ = -1;
 };
 
 }  // namespace hearth::runtime

@@ -25,8 +25,8 @@ TEST(Ring, LaysRecordsOutAsTheHeaderSays) {
   Ring ring(4096);
   float values[] = {1.5f, -2};
   Record record;
-  record.type = 3;
-  record.flags = 1;
+  record.type = RecordType::embedding;
+  record.flags = special_flag;
   record.request = 7;
   record.token = -5;
   record.index = 9;

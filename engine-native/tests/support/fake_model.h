@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <new>
+#include <stdexcept>
 #include <thread>
 
 #include "model/model.h"
@@ -32,7 +34,7 @@ inline uint64_t scramble(uint64_t x) {
 // Set by tests: the next forward fails as a lost device would; a pause makes steps long enough to act in between.
 struct FakeControls {
   std::atomic<bool> fail_device{false};
-  std::atomic<int> pause_us{0}, copy_pause_us{0};
+  std::atomic<int> pause_us{0}, copy_pause_us{0}, prepare_pause_us{0};
   std::atomic<int> forwards{0}, encoded{0};
 };
 inline FakeControls& controls() {
@@ -114,7 +116,10 @@ class FakeModel final : public model::Model {
     }
     return layout;
   }
+  static constexpr int throwing_width = 63;  // of an image that memory runs out for
   Result<std::unique_ptr<PreparedImage>> prepare_image(const model::ImagePixels& pixels) const override {
+    if (pixels.width == throwing_width) throw std::bad_alloc();
+    if (int pause = controls().prepare_pause_us) usleep_(pause);
     auto prepared = std::make_unique<Prepared>();
     prepared->rows = pixels.height;
     for (uint8_t byte : pixels.rgb) prepared->hash = scramble(prepared->hash + byte + 1);
@@ -199,11 +204,12 @@ class FakeModel final : public model::Model {
   std::vector<int32_t> sampled_;
 };
 
-// Shapes by name: "fake", "fake-small-pool", "fake-vision", "fake-broken" (fails to load).
+// Shapes by name: "fake", "fake-small-pool", "fake-vision", "fake-broken" (fails to load), "fake-throwing" (throws instead).
 inline Result<runtime::LoadResult> load_fake(const model::LoadOptions& options, device::Device& device,
                                              model::Model::Progress progress, void* context) {
   FakeShape shape;
   if (options.shape == "fake-broken") return corrupt("weights.safetensors: tensor lm_head.weight is cut off");
+  if (options.shape == "fake-throwing") throw std::runtime_error("a library was surprised");
   if (options.shape == "fake-small-pool") shape.kv_blocks = 12;
   if (options.shape == "fake-vision") shape.vision = true;
   if (options.shape == "fake-vision-3d") shape.vision = true, shape.axes = 3;

@@ -33,5 +33,6 @@ __attribute__((visibility("default"))) void hearth_fake_overlap(int on) { hearth
 __attribute__((visibility("default"))) void hearth_fake_fail_device() { hearth::testing::controls().fail_device = true; }
 __attribute__((visibility("default"))) void hearth_fake_pause_us(int us) { hearth::testing::controls().pause_us = us; }
 __attribute__((visibility("default"))) void hearth_fake_copy_pause_us(int us) { hearth::testing::controls().copy_pause_us = us; }
+__attribute__((visibility("default"))) void hearth_fake_prepare_pause_us(int us) { hearth::testing::controls().prepare_pause_us = us; }
 __attribute__((visibility("default"))) int hearth_fake_encoded() { return hearth::testing::controls().encoded; }
 }

@@ -1,6 +1,7 @@
 // Every promise of include/hearth.h, through the shared library.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <thread>
 
@@ -13,6 +14,7 @@ void hearth_fake_preempt_every(int steps);
 void hearth_fake_overlap(int on);
 void hearth_fake_fail_device();
 void hearth_fake_pause_us(int us);
+void hearth_fake_prepare_pause_us(int us);
 int hearth_fake_encoded();
 }
 
@@ -23,10 +25,13 @@ struct Promises : ::testing::Test {
     hearth_fake_preempt_every(0);
     hearth_fake_overlap(0);
     hearth_fake_pause_us(0);
+    hearth_fake_prepare_pause_us(0);
   }
 };
 
 Json greedy(int max_tokens) { return {{"max_tokens", max_tokens}, {"temperature", 0}, {"ignore_eos", true}}; }
+Json with_image(int width, int height) { return {{"max_tokens", 2}, {"images", {{{"width", width}, {"height", height}}}}}; }
+Prompt image_prompt(int width, int height) { return {"a@b", {}, {}, std::vector<uint8_t>(static_cast<size_t>(width) * height * 3, 7)}; }
 int error_status(const Answer& answer) { return answer.usage()["error"]["status"]; }
 
 }  // namespace
@@ -117,6 +122,76 @@ TEST_F(Promises, FailedLoadIsAnErrorAndLeavesNoHandle) {
   for (const char* bad : {"{}", "{\"shape\":\"a\",\"path\":\"b\"}", "{\"shape\":\"fake\",\"precision\":\"w3\"}",
                           "{\"shape\":\"fake\",\"group\":48}", "{\"shape\":\"fake\",\"oops\":1}", "{\"shape\":7}"})
     EXPECT_EQ(hearth_model_open(client.engine, bad, &model, &job, nullptr, 0), HEARTH_INVALID) << bad;
+}
+
+// What a library throws on a thread of the engine's ends what that thread was about, not the process.
+TEST_F(Promises, ALoadThatThrowsIsAnErrorAndLeavesNoHandle) {
+  Client client;
+  uint32_t model = 0, job = 0;
+  ASSERT_EQ(hearth_model_open(client.engine, "{\"shape\":\"fake-throwing\"}", &model, &job, nullptr, 0), HEARTH_OK);
+  ASSERT_TRUE(client.wait(job));
+  EXPECT_EQ(client.answers[job].end().reason, HEARTH_FINISH_ERROR);
+  EXPECT_EQ(error_status(client.answers[job]), HEARTH_INTERNAL);
+  EXPECT_EQ(client.answers[job].usage()["error"]["message"], "a library was surprised");
+  EXPECT_EQ(hearth_model_close(client.engine, model, nullptr, 0), HEARTH_CLOSED);
+  EXPECT_NE(client.load({{"shape", "fake"}}), 0u);
+}
+
+TEST_F(Promises, ARequestWhosePreparingThrowsIsAnErrorAndTheNextIsServed) {
+  Client client;
+  uint32_t model = client.load({{"shape", "fake-vision"}});
+  const Answer& thrown = client.run(model, with_image(63, 2), image_prompt(63, 2));
+  ASSERT_TRUE(thrown.finished);
+  EXPECT_EQ(thrown.end().reason, HEARTH_FINISH_ERROR);
+  EXPECT_EQ(error_status(thrown), HEARTH_OUT_OF_MEMORY);
+  const Answer& next = client.run(model, with_image(62, 2), image_prompt(62, 2));
+  ASSERT_TRUE(next.finished);
+  EXPECT_NE(next.end().reason, HEARTH_FINISH_ERROR);
+}
+
+TEST_F(Promises, JsonThatNestsWithoutEndIsRefused) {
+  Client client;
+  uint32_t model = client.load({{"shape", "fake"}}), id = 0;
+  const std::string open(200000, '['), close(200000, ']');
+  const std::string request = R"({"grammar":{"type":"json_schema","spec":{"default":)" + open + close + "}}}";
+  EXPECT_EQ(hearth_submit(client.engine, model, request.c_str(), nullptr, 0, nullptr, 0, nullptr, 0, nullptr, 0, &id, client.error,
+                          sizeof client.error), HEARTH_INVALID);
+  EXPECT_NE(std::string(client.error).find("deeper"), std::string::npos) << client.error;
+}
+
+TEST_F(Promises, RequestsBeingPreparedWaitAtTheirOwnModel) {
+  Client client;
+  uint32_t first = client.load({{"shape", "fake"}, {"name", "first"}}), second = client.load({{"shape", "fake-vision"}, {"name", "second"}});
+  ASSERT_TRUE(first != 0 && second != 0);
+  hearth_fake_prepare_pause_us(200000);
+  std::vector<uint32_t> ids;
+  for (int i = 0; i < 4; ++i) ids.push_back(client.submit(second, with_image(2, 2), image_prompt(2, 2)));
+  const Json models = client.stats()["models"];
+  for (uint32_t id : ids) EXPECT_TRUE(client.wait(id));
+  ASSERT_EQ(models.size(), 2u);
+  EXPECT_EQ(models[0]["waiting"], 0) << models.dump();
+  EXPECT_EQ(models[1]["waiting"], 4) << models.dump();
+}
+
+// Handles are looked up by other threads until the very end, and afterwards.
+TEST_F(Promises, CallsMayComeWhileTheEngineCloses) {
+  for (int round = 0; round < 20; ++round) {
+    Client client;
+    uint32_t model = client.load({{"shape", "fake"}});
+    hearth_engine* engine = client.engine;
+    std::atomic<bool> began{false};
+    std::thread caller([&] {
+      char json[8192];
+      uint32_t needed = 0;
+      for (int32_t status = HEARTH_OK; status != HEARTH_CLOSED; began = true) {
+        hearth_stats(engine, json, sizeof json, &needed);
+        status = hearth_model_info(engine, model, json, sizeof json, &needed, nullptr, 0);
+      }
+    });
+    while (!began) std::this_thread::yield();
+    hearth_close(engine);
+    caller.join();
+  }
 }
 
 TEST_F(Promises, RecordsComeInOrderAndExactlyOneFinished) {
