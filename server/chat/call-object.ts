@@ -17,6 +17,7 @@ export class CallObject {
   #text = '';
   #key = '';
   #arguments = '';
+  #taken = 0;
   #argumentsWhole = false;
   #sawArguments = false;
 
@@ -44,15 +45,15 @@ export class CallObject {
     this.#taken = this.#arguments.length;
     return piece;
   }
-  #taken = 0;
 
-  /** Arguments that are no object: absent, null, or JSON inside a string. */
+  /** Arguments that are no object: absent, null, JSON inside a string, or what is no JSON, as the model wrote it. */
   #wholeArguments(): string {
     const text = this.#arguments.trim();
     if (!this.#sawArguments || text === '' || text === 'null') return '{}';
     if (!text.startsWith('"')) return text;
-    const inner: unknown = JSON.parse(text);
-    return typeof inner === 'string' && inner.trim() !== '' ? inner : '{}';
+    const inner = parsed(text);
+    if (inner === null) return text;
+    return inner.trim() === '' ? '{}' : inner;
   }
 
   #read(char: string): void {

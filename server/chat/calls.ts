@@ -230,6 +230,9 @@ class MistralReader implements CallReader {
   #value: CallObject | null = null;
   #wanted = false;
   #raw = '';
+  #depth = 0;
+  #inString = false;
+  #escaped = false;
   done = false;
 
   read(text: string, calls: CallSink): string {
@@ -301,9 +304,6 @@ class MistralReader implements CallReader {
     return text.slice(at);
   }
 
-  #depth = 0;
-  #inString = false;
-  #escaped = false;
   #track(char: string): number {
     if (this.#inString) {
       if (this.#escaped) this.#escaped = false;

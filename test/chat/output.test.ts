@@ -68,6 +68,9 @@ describe('tool calls', () => {
       '',
     ],
     ['hermes', `<tool_call>{"name": "f", "arguments": null}</tool_call>`, [empty], ''],
+    // No JSON string: small models write line feeds as they are. The client gets what the model wrote.
+    ['hermes', `<tool_call>{"name": "f", "arguments": "a\nb"}</tool_call>`, [{ name: 'f', arguments: '"a\nb"' }], ''],
+    ['llama', `{"name": "f", "parameters": "\\q"}`, [{ name: 'f', arguments: '"\\q"' }], ''],
     ['hermes', 'No call, but 1 < 2 and <tool', [], 'No call, but 1 < 2 and <tool'],
     ['hermes', '  spaced answer \n', [], '  spaced answer \n'],
     ['llama', '{"name": "get_weather", "parameters": {"city": "Paris", "n": {"a": [1, "}{"]}}}', [paris], ''],
