@@ -1,6 +1,7 @@
 // The life of one request: ends when its answer does, when its client leaves, or when the server stops.
 
 import type { ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
 import type { ApiError } from '../errors.ts';
 import type { KeyOwner } from './keys.ts';
 import type { Abortable, Lifecycle } from './lifecycle.ts';
@@ -11,6 +12,29 @@ export class ClientGone extends Error {
     super('the client closed the connection');
     this.name = 'ClientGone';
   }
+}
+
+/** Requests by their connection: an answer that stands behind another on it is not told that it has gone. */
+const connections = new WeakMap<Socket, Map<RequestScope, () => void>>();
+
+/** `socket` is missing where requests are injected without one. */
+function whenGone(socket: Socket | undefined, scope: RequestScope, tell: () => void): void {
+  if (!socket) return;
+  if (socket.destroyed) return tell();
+  let scopes = connections.get(socket);
+  if (!scopes) {
+    const made = new Map<RequestScope, () => void>();
+    socket.once('close', () => {
+      for (const one of [...made.values()]) one();
+    });
+    connections.set(socket, made);
+    scopes = made;
+  }
+  scopes.set(scope, tell);
+}
+
+function forget(socket: Socket | undefined, scope: RequestScope): void {
+  if (socket) connections.get(socket)?.delete(scope);
 }
 
 export class RequestScope implements Abortable {
@@ -28,10 +52,9 @@ export class RequestScope implements Abortable {
     this.#lifecycle = lifecycle;
     this.#response = response;
     lifecycle.track(this);
-    response?.once('close', () => {
-      if (!response.writableFinished) this.abort(null);
-      this.release();
-    });
+    if (!response) return;
+    response.once('close', () => this.#closed());
+    whenGone(response.req.socket, this, () => this.#closed());
   }
 
   /** Why the request was ended, or null while it lives. */
@@ -67,7 +90,13 @@ export class RequestScope implements Abortable {
     if (this.#reason) throw this.#reason;
   }
 
+  #closed(): void {
+    if (!this.#response!.writableFinished) this.abort(null);
+    this.release();
+  }
+
   release(): void {
+    if (this.#response) forget(this.#response.req.socket, this);
     const tell = this.#atEnd ?? [];
     this.#atEnd = null;
     for (const one of tell) one();
