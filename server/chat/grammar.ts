@@ -65,6 +65,21 @@ function layoutOf(format: CallFormat, template: string): Layout {
 
 const noParameters = { type: 'object', properties: {}, additionalProperties: false };
 
+const shaping = ['type', '$ref', 'anyOf', 'oneOf', 'allOf', 'enum', 'const'];
+
+/** Arguments are an object, also where a schema leaves it open: {} is a common way to say that there are none to speak of. */
+function argumentsSchema(parameters: Record<string, unknown> = noParameters): Record<string, unknown> {
+  return shaping.some((key) => Object.hasOwn(parameters, key)) ? parameters : { ...parameters, type: 'object' };
+}
+
+/** Whose schema an error of the engine is about, and what it says; null for other errors. */
+export function schemaProblem(message: string, { tools, toolChoice }: GrammarInput) {
+  const [, index, problem] = /^grammar\/spec\/calls\/(\d+)\/schema(.*)$/s.exec(message) ?? [];
+  if (problem === undefined) return null;
+  const name = typeof toolChoice === 'object' ? toolChoice.function.name : tools?.[Number(index)]?.function.name;
+  return `The parameters of function '${name}': #${problem}`;
+}
+
 /** The constraint of a request, or null when its text is free. */
 export function grammarOf(input: GrammarInput, family: Family, template: string | null): Grammar | null {
   const after = family.reasoning ? { after: family.reasoning.close } : {};
@@ -88,7 +103,7 @@ function toolGrammar(input: GrammarInput, family: Family, template: string | nul
     .filter(({ function: { name } }) => named === null || name === named)
     .map(({ function: { name, parameters, strict } }) => ({
       begin: begin(name),
-      schema: free && !strict ? { type: 'object' } : (parameters ?? noParameters),
+      schema: free && !strict ? { type: 'object' } : argumentsSchema(parameters),
       end,
     }));
   const spec = { calls, ...around, required: !free, parallel: named === null && parallel !== false };

@@ -4,12 +4,19 @@
 import { randomUUID } from 'node:crypto';
 import { callParser } from '../chat/calls.ts';
 import { callMarksAreSpecial, type Family, familyOf, thinkMarksAreSpecial } from '../chat/families.ts';
-import { type GrammarInput, grammarOf } from '../chat/grammar.ts';
+import { type GrammarInput, grammarOf, schemaProblem } from '../chat/grammar.ts';
 import { type OutputDelta, type OutputParser, PlainParser } from '../chat/output.ts';
 import { buildPrompt, type PromptInput } from '../chat/prompt.ts';
 import { ReasoningParser } from '../chat/reasoning.ts';
 import { TemplateError } from '../chat/templates.ts';
-import type { DecodedImage, EngineRequest, ModelInfo, RequestUsage, TokenEvent } from '../engine/port.ts';
+import {
+  type DecodedImage,
+  EngineError,
+  type EngineRequest,
+  type ModelInfo,
+  type RequestUsage,
+  type TokenEvent,
+} from '../engine/port.ts';
 import { errors } from '../errors.ts';
 import { choiceSeed } from '../openai/common.ts';
 import type { AppContext } from './context.ts';
@@ -57,7 +64,12 @@ export async function startChat(
     kind: 'generate',
     ...prompt,
   };
-  const generations = await admit(context, perChoice(base, task.choices), scope);
+  const generations = await admit(context, perChoice(base, task.choices), scope).catch((error: unknown) => {
+    const problem = error instanceof EngineError ? schemaProblem(error.message, constraint) : null;
+    if (problem === null) throw error;
+    const unsupported = (error as EngineError).code === 'unsupported';
+    throw unsupported ? errors.unsupportedValue('tools', problem) : errors.invalid(problem, 'tools');
+  });
   const promptTokens = generations[0]!.promptTokens;
   return { generations, promptTokens, parserOf: () => makeParser(constraint, family, prompt.text) };
 }

@@ -2,6 +2,7 @@
 
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { EngineError } from '../../server/engine/port.ts';
 import { ask, chunks, client, post, server } from './support.ts';
 
 const templates = readFileSync(
@@ -221,6 +222,29 @@ describe('C. Tool calls', () => {
 });
 
 describe('structured output', () => {
+  it('what a schema cannot hold is named with its function, and arguments are objects even where it is empty', async () => {
+    const words = 'grammar/spec/calls/1/schema/properties/a/not: this keyword is not supported';
+    const refused = await server({
+      models: [qwen],
+      reply: () => ({ refuse: new EngineError('unsupported', words) }),
+    });
+    const answer = await post(refused, '/v1/chat/completions', ask({ tools, tool_choice: 'required' }));
+    expect([answer.status, await answer.json()]).toMatchObject([
+      400,
+      {
+        error: {
+          message: "The parameters of function 'ping': #/properties/a/not: this keyword is not supported",
+          param: 'tools',
+          code: 'unsupported_value',
+        },
+      },
+    ]);
+    const app = await serve(['x']);
+    const empty = { type: 'function', function: { name: 'f', parameters: {} } };
+    await post(app, '/v1/chat/completions', ask({ tools: [empty], tool_choice: 'required' }));
+    expect(app.engine.requests[0]!.grammar).toMatchObject({ spec: { calls: [{ schema: { type: 'object' } }] } });
+  });
+
   it('strict functions are held to their schema under auto, others are not', async () => {
     const app = await serve(['ok']);
     const strict = { ...tool('ping'), function: { ...tool('ping').function, strict: true } };
