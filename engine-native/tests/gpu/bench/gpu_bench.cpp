@@ -298,7 +298,7 @@ void bench_trace(const std::function<void()>& step) {
   }
 }
 
-// The last chain of linears of a step: when its blocks passed which point, in cycles since each began (mean and last).
+// The last chain of linears of a step: when its blocks passed which point, in cycles since its predecessors were done, which all see at once.
 void bench_chain_trace(const std::function<void()>& step) {
   kernels::cuda::tuning().chain_trace |= 1;
   median_us(step, 20);
@@ -310,7 +310,7 @@ void bench_chain_trace(const std::function<void()>& step) {
   auto line = [&](const char* name, int phase, int point) {
     double sum = 0, least = 1e18, most = 0;
     for (int b = 0; b < blocks; ++b) {
-      const double t = static_cast<double>(at[(b * 7 + phase) * 8 + point] - at[(b * 7 + 6) * 8]);
+      const double t = static_cast<double>(at[(b * 7 + phase) * 8 + point] - at[(b * 7 + 6) * 8 + 1]);
       sum += t; least = std::min(least, t); most = std::max(most, t);
     }
     std::printf("    %-22s mean %8.0f  first %8.0f  last %8.0f\n", name, sum / blocks, least, most);

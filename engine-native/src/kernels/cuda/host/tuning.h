@@ -44,7 +44,7 @@ struct Tuning {
   int dense_stream = 1;                   // 1: dense linears on Hopper by linear_stream where it was faster (host/hopper_dense.cpp)
   int chain_rows_min = 5, chain_rows = 64; // rows of a captured step whose w4 linears between attentions are one kernel (Hopper; at most 64)
   int chain_trace = 0;                    // 1: clocks of the last chain go to the exchange (hearth-gpu-bench --what chaintrace)
-  int chain_kb = 219;                     // shared memory of its blocks
+  int chain_kb = 227;                     // shared memory of its blocks at most
   int chain_beside_kb = 137;              // the same up to 8 rows, where blocks of the decode attention stand beside them
   int w4_ranks = 0;                       // blocks of a cluster that share K: 1, 2 or 4; 0: by the model of hopper.cpp
   int w4_wide = 2;                        // other kernels for 65-128 rows (bit 0) and 17-32 (bit 1)

@@ -11,6 +11,7 @@
 // Sums are always added in the order of k, so results are the same bits every time.
 #pragma once
 
+#include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/chain_params.h"
 #include "kernels/cuda/sm90/linear_w4_cluster.cuh"
 
@@ -178,6 +179,33 @@ __device__ __forceinline__ void chain_store(const ChainOutput& p, int rows, int 
   to[4] = high;
 }
 
+__device__ __forceinline__ bool chain_logistic(int activation) { return activation == activation_silu || activation == activation_quick_gelu || activation == activation_gelu_tanh; }
+
+// Gates of two tiles' eights of rows at once: their sums lie in shared memory, [tile][half][32 lanes] of four from eight `eight0` on.
+template <class T, class Shared> struct ChainGates {
+  const Shared& own;
+  const uint32_t sums;
+  const int half, first, eight0, g, t;
+  __device__ __forceinline__ void store(const ChainOutput& p, int rows, const int (&tile)[2], const int (&eight)[2]) const {
+    float gate[4], up[4];
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const float4 sum = chain_load_sums(sums + (tile[k] * half + eight[k] - eight0) * 512 + (g * 4 + t) * 16);
+      const float2 factor = *reinterpret_cast<const float2*>(own.row_factors + eight[k] * 8 + 2 * t);
+      const float low = own.factors[tile[k] * 16 + g], high = own.factors[tile[k] * 16 + g + 8];
+      gate[2 * k] = sum.x * (low * factor.x); gate[2 * k + 1] = sum.y * (low * factor.y);
+      up[2 * k] = sum.z * (high * factor.x); up[2 * k + 1] = sum.w * (high * factor.y);
+    }
+    activate_logistic(gate, p.activation);
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const uint32_t pair = transpose8x8(pack2<T>(gate[2 * k] * up[2 * k], gate[2 * k + 1] * up[2 * k + 1]));
+      const int row = eight[k] * 8 + g;
+      if (row < rows) *reinterpret_cast<uint32_t*>(static_cast<T*>(p.y) + row * static_cast<int64_t>(p.y_stride) + (first + tile[k]) * 8 + 2 * t) = pair;
+    }
+  }
+};
+
 // The factors of half of a normed phase's rows: a lane has four rows of every slices-th tile; many loads at a time, as each
 // takes a trip to the L2.
 template <int N> __device__ __forceinline__ void chain_row_factors(const W4ChainPhase& p, float* to, int half) {
@@ -209,7 +237,7 @@ template <class T, int N, int MT, int STEP, class Weights, bool BESIDE>
 __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
   constexpr int workers = w4_chain_workers, tile_step = STEP > 0 ? 4 : 1;
   extern __shared__ __align__(1024) char shared[];
-  __shared__ ChainShared<N == 8 ? 24 : 48> own;  // eight rows are not shared
+  __shared__ ChainShared<N == 8 ? 24 : workers * MT> own;  // eight rows are not shared
   uint32_t ring = (shared_address(shared) + 1023) & ~1023u, lane = threadIdx.x % 32;
   uint32_t full0 = shared_address(own.full), empty0 = shared_address(own.empty);
   const uint32_t sums_full0 = shared_address(own.sums_full),
@@ -433,9 +461,29 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
             chain_store_sums(place, chain_add(chain_load_sums(place), make_float4(d[m][4 * j], d[m][4 * j + 1], d[m][4 * j + 2], d[m][4 * j + 3])));
           }
         }
-        // One body for all: unrolled, it was fetched cold from memory in every phase.
+        // What gates leave (nearly all models'), two eights of rows abreast and without a branch: one after the other they take as
+        // long as their exponentials and reciprocals, 600 cycles each.
+        const int width = mine1 - mine0;
+        const bool fast = N > 16 && output.gated && output.normed && !output.bias && chain_logistic(output.activation);
+        if (fast && width > 0) {
+          const int own_tiles = tile0 < count ? min(p.tiles_warp, (count - 1 - tile0) / tile_step + 1) : 0;
+          const ChainGates<T, decltype(own)> gates{own, sums, half, first, mine0, static_cast<int>(g), static_cast<int>(t)};
 #pragma unroll 1
-        for (int m = 0; m < p.tiles_warp; ++m) {
+          for (int left = own_tiles * width, tile = tile0, j = mine0; left > 0; left -= 2) {
+            int tiles[2] = {tile, tile}, eights[2] = {j, j};
+            auto advance = [&] {
+              if (++j < mine1) return;
+              j = mine0;
+              tile += tile_step;
+            };
+            advance();
+            if (left > 1) { tiles[1] = tile; eights[1] = j; advance(); }
+            gates.store(output, args.rows, tiles, eights);
+          }
+        }
+        // One body for all others: unrolled, it was fetched cold from memory in every phase.
+#pragma unroll 1
+        for (int m = fast ? p.tiles_warp : 0; m < p.tiles_warp; ++m) {
           const int tile = tile0 + m * tile_step;
           if (tile >= count) break;
           const float low = own.factors[tile * 16 + g], high = own.factors[tile * 16 + g + 8];
