@@ -344,14 +344,14 @@ __device__ __forceinline__ void add_to(float* to, float v) { asm volatile("red.g
 // The sums of the cluster's blocks and of a block's halves, added in the order of k and stored: tile i of the pass by block
 // i % ranks, a warp 8 rows of one at a time. In each block they lie as [half][tile][8 rows][lane].
 template <int N>
-__device__ __forceinline__ void w4_finish(const LinearArgs& p, const W4Share& share, const float* factors, int workers, int halves, uint32_t sums, int first, int count, int row0, int warp) {
+__device__ __forceinline__ void w4_finish(const LinearArgs& p, const W4Share& share, const float* factors, float lift, int workers, int halves, uint32_t sums, int first, int count, int row0, int warp) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int live = (min(N, p.rows - row0) + 7) / 8, jobs = ((count - share.rank + share.ranks - 1) >> share.shift) * (N / 8);
 #pragma unroll 1
   for (int job = warp; job < jobs; job += workers) {
     const int tile = share.rank + (job / (N / 8) << share.shift), j = job % (N / 8), row = row0 + j * 8 + 2 * t, column = (first + tile) * 16 + g;
     if (j >= live) continue;
-    const float low = factors[(first + tile) * 16 + g], high = factors[(first + tile) * 16 + g + 8];
+    const float low = factors[(first + tile) * 16 + g] * lift, high = factors[(first + tile) * 16 + g + 8] * lift;
     float4 v[4][2];
 #pragma unroll
     for (int r = 0; r < 4; ++r)
@@ -382,6 +382,7 @@ __device__ __forceinline__ void w4_finish(const LinearArgs& p, const W4Share& sh
 // what a thread of each kind keeps with wgmma.
 template <class T, bool G128, int N, int WORKERS, int MT, int STEP, int LOAD_REGISTERS, int MULTIPLY_REGISTERS>
 __device__ __forceinline__ void linear_w4_cluster(const W4ClusterArgs& args) {
+  using Weights = std::conditional_t<(STEP > 0), W4Scaled<T>, W4Exact<T>>;
   const LinearArgs& p = args.linear;
   extern __shared__ __align__(1024) char shared[];
   __shared__ __align__(8) uint64_t full[w4_cluster_stages_max], empty[w4_cluster_stages_max];
@@ -449,7 +450,7 @@ __device__ __forceinline__ void linear_w4_cluster(const W4ClusterArgs& args) {
       uint32_t previous = 0;
       for (int i = 0; i < steps; ++i) {
         barrier_wait(slot_full, parity);
-        w4_stage_wgmma<T, G128, N, MT, STEP>(group, unit_bytes, slot_ring, slot_ring + N * 256, tile, tile_step, blocks, count - 1, half, half_end, lane, d,
+        w4_stage_wgmma<T, G128, N, MT, STEP, false, Weights>(group, unit_bytes, slot_ring, slot_ring + N * 256, tile, tile_step, blocks, count - 1, half, half_end, lane, d,
                                              [&] { if (previous && lane == 0) barrier_arrive(previous); });
         if (blocks > 0) previous = slot_empty;
         else if (lane == 0) barrier_arrive(slot_empty);
@@ -484,7 +485,7 @@ __device__ __forceinline__ void linear_w4_cluster(const W4ClusterArgs& args) {
       for (int m = 0; m < MT; ++m) {
         const int at = m * tile_step + tile;
         if (at >= count) continue;
-        const float low = __ldg(p.weight_scale + (first + at) * 16 + g), high = __ldg(p.weight_scale + (first + at) * 16 + g + 8);
+        const float low = __ldg(p.weight_scale + (first + at) * 16 + g) * Weights::lift, high = __ldg(p.weight_scale + (first + at) * 16 + g + 8) * Weights::lift;
 #pragma unroll
         for (int j = 0; j < N / 8; ++j) {
           if (j >= live) continue;
@@ -509,11 +510,11 @@ __device__ __forceinline__ void linear_w4_cluster(const W4ClusterArgs& args) {
     }
     if (share.ranks == 1) {
       multipliers_sync<WORKERS * 32>();
-      w4_finish<N>(p, share, factors, WORKERS, halves, sums, first, count, row0, warp);
+      w4_finish<N>(p, share, factors, Weights::lift, WORKERS, halves, sums, first, count, row0, warp);
       continue;
     }
     cluster_sync();
-    w4_finish<N>(p, share, factors, WORKERS, halves, sums, first, count, row0, warp);
+    w4_finish<N>(p, share, factors, Weights::lift, WORKERS, halves, sums, first, count, row0, warp);
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // the copy engine writes here next
     cluster_sync();
   }
