@@ -17,7 +17,7 @@ extern const device::CudaModule module_linear_w4_cluster_small_f16, module_linea
 namespace {
 
 constexpr int bk = 64;
-constexpr int type_uint64 = 4, type_float16 = 6, type_bfloat16 = 9, swizzle_128 = 3, promotion_256 = 3;  // CUtensorMap enums
+constexpr int type_uint64 = 4, type_float16 = 6, type_bfloat16 = 9, swizzle_128 = 3, promotion_128 = 2, promotion_256 = 3;  // CUtensorMap enums
 
 // A matrix of 16-bit rows, read in boxes of `box_rows` rows by 64 elements.
 Status encode(const device::cu::Api& api, TensorMapBytes& map, DType type, const void* data, int k, int rows, int64_t stride, int box_rows) {
@@ -83,12 +83,13 @@ ClusterPlan plan_cluster(const LinearArgs& a, const ClusterSize& size, int ranks
 
 }  // namespace
 
-// As 64-bit words: [tiles][k / 128][unit_bytes / 8].
+// As 64-bit words: [tiles][k / 128][unit_bytes / 8]. The L2 fetches no more than lines of 128 bytes: units (1,072 bytes) end where
+// they like, and what is brought beyond an end is gone before it is wanted.
 Status describe_units(const device::cu::Api& api, TensorMapBytes& map, const LinearArgs& a, int box_tiles, int box_units) {
   const uint64_t units = a.k_padded / 128, unit_bytes = a.unit_bytes;
   const uint64_t dims[3] = {unit_bytes / 8, units, static_cast<uint64_t>(a.tiles)}, strides[2] = {unit_bytes, units * unit_bytes};
   const uint32_t box[3] = {static_cast<uint32_t>(unit_bytes / 8), static_cast<uint32_t>(box_units), static_cast<uint32_t>(box_tiles)}, steps[3] = {1, 1, 1};
-  const int code = api.cuTensorMapEncodeTiled(reinterpret_cast<device::cu::TensorMap*>(&map), type_uint64, 3, const_cast<void*>(a.weight), dims, strides, box, steps, 0, 0, promotion_256, 0);
+  const int code = api.cuTensorMapEncodeTiled(reinterpret_cast<device::cu::TensorMap*>(&map), type_uint64, 3, const_cast<void*>(a.weight), dims, strides, box, steps, 0, 0, promotion_128, 0);
   return code == 0 ? Status::ok() : device::cu::error(code, "describing weights to the copy engine");
 }
 
