@@ -146,7 +146,9 @@ function logRequests(app: FastifyInstance): void {
       status: reply.statusCode,
       ms: Math.round(reply.elapsedTime),
     };
-    if (request.url.startsWith('/health') || request.url === '/metrics') request.log.debug(line, 'request');
+    // What probes ask for every few seconds.
+    if (/^\/(?:health|metrics)/.test(request.routeOptions.config.definition?.url ?? ''))
+      request.log.debug(line, 'request');
     else request.log.info(line, 'request');
   });
 }

@@ -89,11 +89,12 @@ function problemOf(error: z.ZodError): Problem {
   return { kind: 'invalid', param, message: `${lines.join('; ')}.` };
 }
 
-/** The most telling issue inside a union: that of the branch which got furthest. */
+/** The most telling issue inside a union: that of the branch which got furthest, and not of one for another `type`. */
 function deepest(issue: z.core.$ZodIssue): { path: PropertyKey[]; message: string } {
   if (issue.code !== 'invalid_union' || issue.errors.length === 0)
     return { path: [...issue.path], message: issue.message };
   const inner = issue.errors
+    .filter(([first]) => !(first?.code === 'invalid_value' && first.path.length === 1 && first.path[0] === 'type'))
     .flatMap((branch) => branch.slice(0, 1).map(deepest))
     .sort((a, b) => b.path.length - a.path.length)[0];
   if (!inner || inner.path.length === 0) return { path: [...issue.path], message: issue.message };

@@ -146,6 +146,18 @@ describe('G. Responses', () => {
     }
   });
 
+  it('46. says what is wrong with an item, by its own type', async () => {
+    const app = await serve({ tokens: ['a'] });
+    const words = async (item: object) => {
+      const answer = await post(app, '/v1/responses', { input: [item] });
+      return ((await answer.json()) as { error: { message: string } }).error.message;
+    };
+    expect(await words({ type: 'item_reference', id: 'x' })).toMatch(/input\[0\]': must be a message, function_call, /);
+    expect(await words({ type: 'function_call', name: 'f', arguments: '{}' })).toMatch(/input\[0\]\.call_id'/);
+    expect(await words({ role: 'nobody', content: 'x' })).toMatch(/input\[0\]\.role'/);
+    expect(await words({ role: 'user', content: [{ type: 'input_audio' }] })).toMatch(/audio is not taken/);
+  });
+
   it('46. formats and choices become constraints', async () => {
     const app = await serve({ tokens: ['{}'] });
     const schema = { type: 'object', properties: {} };
