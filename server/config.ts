@@ -2,6 +2,7 @@
 // come from this schema. Precedence: flag, then environment, then config file, then default.
 
 import { readFileSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
 
@@ -319,6 +320,11 @@ function checkTogether(settings: Settings): void {
   if (settings.basePath && !/^(\/[A-Za-z0-9._~-]+)+$/.test(settings.basePath)) {
     throw new UsageError('--base-path: must look like /prefix, without a slash at its end');
   }
+  // Either would be compared with what browsers send, and never match.
+  const noOrigin = settings.corsOrigins.find((origin) => !/^(?:\*|null|[a-z][a-z0-9+.-]*:\/\/[^/\s]+)$/i.test(origin));
+  if (noOrigin) throw new UsageError(`--cors-origins: '${noOrigin}' is no origin such as https://app.example`);
+  const noHost = settings.allowedHosts.find((name) => !/^(?:\*|[^\s:/]+)$/.test(name) && isIP(name) === 0);
+  if (noHost) throw new UsageError(`--allowed-hosts: '${noHost}' must be a name without scheme and port`);
   if (![32, 64, 128].includes(settings.group)) throw new UsageError('--group: must be 32, 64 or 128');
   if (![0, 4, 8, 16].includes(settings.headBits)) throw new UsageError('--head-bits: must be 0, 4, 8 or 16');
 }

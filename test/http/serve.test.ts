@@ -32,9 +32,9 @@ describe('settings', () => {
   });
 
   it('switches and lists are read in every spelling', () => {
-    expect(readSettings(['--no-auth', '--cors-origins=a,b', '--lenient'], {}).settings).toMatchObject({
+    expect(readSettings(['--no-auth', '--cors-origins=https://a,http://b:1', '--lenient'], {}).settings).toMatchObject({
       auth: false,
-      corsOrigins: ['a', 'b'],
+      corsOrigins: ['https://a', 'http://b:1'],
       lenient: true,
     });
     expect(readSettings([], { HEARTH_AUTH: 'off', HEARTH_LENIENT: '1' }).settings).toMatchObject({
@@ -55,6 +55,8 @@ describe('settings', () => {
       [['--config', join(folder, 'none')], {}, /^config file .*ENOENT/],
       [['--tls-cert', 'x'], {}, /belong together/],
       [['--base-path', 'x/'], {}, /^--base-path/],
+      [['--cors-origins', 'https://app.example/'], {}, /^--cors-origins: 'https:\/\/app\.example\/' is no origin/],
+      [['--allowed-hosts', 'app.example:443'], {}, /^--allowed-hosts: 'app\.example:443' must be a name/],
       [['--no-port'], {}, /^unknown option/],
     ] as const) {
       const run = () => readSettings(argv, env);
