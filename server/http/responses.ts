@@ -27,6 +27,9 @@ import { addRoute } from './routes.ts';
 import { ClientGone, RequestScope } from './scope.ts';
 import { type StreamSteps, sendWhole, streamAnswer } from './streaming.ts';
 
+/** The code of a WebSocket's end when a server stops (RFC 6455). */
+const goingAway = 1001;
+
 interface Turn {
   run: ChatRun;
   body: ResponseRequest;
@@ -44,6 +47,9 @@ export async function responses(app: FastifyInstance, context: AppContext): Prom
   const maxPayload = context.settings.bodyLimitMb * 1024 * 1024;
   // An emitter of its events is all of a server that @fastify/websocket needs.
   await app.register(websocket, { options: { maxPayload, server: app.webSockets as Server } });
+  app.webSockets.on('goodbye', () => {
+    for (const client of app.websocketServer.clients) client.close(goingAway, 'The server is shutting down.');
+  });
   addRoute(app, {
     method: 'POST',
     url: '/v1/responses',

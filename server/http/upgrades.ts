@@ -9,12 +9,15 @@ import type { FastifyInstance } from 'fastify';
 
 declare module 'fastify' {
   interface FastifyInstance {
-    /** Emits 'upgrade' for connections that ask for a WebSocket. */
+    /** Emits 'upgrade' for connections that ask for a WebSocket, and 'goodbye' shortly before all of them are ended. */
     webSockets: EventEmitter;
   }
 }
 
-/** Emits 'upgrade' for those that ask for a WebSocket, as a server does. Closing the app ends them all. */
+/** How long clients have to read the goodbye. */
+const goodbyeMs = 50;
+
+/** Takes them from the app's server; closing the app ends them all. */
 export function takeUpgrades(app: FastifyInstance): EventEmitter {
   const webSockets = new EventEmitter();
   const open = new Set<Duplex>();
@@ -24,10 +27,11 @@ export function takeUpgrades(app: FastifyInstance): EventEmitter {
     if (request.headers.upgrade?.toLowerCase() === 'websocket') webSockets.emit('upgrade', request, socket, head);
     else serveAsAsked(app, request, socket, head);
   });
-  // After @fastify/websocket has said goodbye to its clients, and before Node waits for connections to end: these are not
-  // Node's to close any more, whether they got an upgrade or not.
+  // Before @fastify/websocket and Node wait for connections to end: these are not Node's to close any more, whether they
+  // got an upgrade or not.
   app.addHook('preClose', async () => {
-    await new Promise((resolve) => setTimeout(resolve, open.size ? 50 : 0));
+    webSockets.emit('goodbye');
+    await new Promise((resolve) => setTimeout(resolve, open.size ? goodbyeMs : 0));
     for (const socket of open) socket.destroy();
   });
   return webSockets;

@@ -269,6 +269,19 @@ describe('G. WebSocket', () => {
     expect(plain.status).toBe(400);
   });
 
+  it('47. a server that stops says goodbye, and waits for nobody', async () => {
+    const app = await serve({ tokens: ['a'] });
+    const socket = await open(app);
+    const silent = await open(app);
+    silent.pause();
+    const end = new Promise((resolve) => socket.once('close', (code, reason) => resolve([code, String(reason)])));
+    const begin = performance.now();
+    await app.app.close();
+    expect(await end).toEqual([1001, 'The server is shutting down.']);
+    expect(performance.now() - begin).toBeLessThan(5000);
+    silent.terminate();
+  });
+
   it('47. pages of other origins open none, unless they may call the API or show a key', async () => {
     const app = await serve({ tokens: ['a'] }, { corsOrigins: ['https://app.example'] });
     for (const origin of ['https://evil.example', 'http://127.0.0.1:1', 'null']) {
