@@ -132,6 +132,16 @@ void place_positions(LiveRequest& r, int axes, const std::vector<PlacedImage>& p
   r.next_position = position;
 }
 
+// A tokenizer may know tokens that the model has no row for. A step with one of them would fail, and with it every request
+// that has a share in it.
+Status check_tokens(const LiveRequest& r, const LoadedModel& m) {
+  const int size = m.model->info().vocabulary;
+  for (int32_t id : r.tokens)
+    if (id >= size)
+      return invalid("the prompt holds token " + std::to_string(id) + ", which is outside the model's vocabulary of " + std::to_string(size));
+  return Status::ok();
+}
+
 Status make_tokens(LiveRequest& r, const LoadedModel& m) {
   std::vector<int32_t> ids;
   HEARTH_TRY(m.vocabulary->encode(r.text, r.options.add_special_tokens, r.literal, ids));
@@ -141,6 +151,7 @@ Status make_tokens(LiveRequest& r, const LoadedModel& m) {
   else r.tokens = std::move(ids);
   r.prompt = static_cast<int>(r.tokens.size());
   if (r.prompt == 0) return invalid("the prompt is empty");
+  HEARTH_TRY(check_tokens(r, m));
   place_positions(r, m.model->info().position_axes, placed);
   std::string().swap(r.text);
   return Status::ok();

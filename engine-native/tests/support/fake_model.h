@@ -204,13 +204,16 @@ class FakeModel final : public model::Model {
   std::vector<int32_t> sampled_;
 };
 
-// Shapes by name: "fake", "fake-small-pool", "fake-vision", "fake-broken" (fails to load), "fake-throwing" (throws instead).
+// Shapes by name: "fake", "fake-small-pool", "fake-vision", "fake-broken" (fails to load), "fake-throwing" (throws instead),
+// "fake-narrow" (its tokenizer has more tokens than the model).
 inline Result<runtime::LoadResult> load_fake(const model::LoadOptions& options, device::Device& device,
                                              model::Model::Progress progress, void* context) {
   FakeShape shape;
   if (options.shape == "fake-broken") return corrupt("weights.safetensors: tensor lm_head.weight is cut off");
   if (options.shape == "fake-throwing") throw std::runtime_error("a library was surprised");
   if (options.shape == "fake-small-pool") shape.kv_blocks = 12;
+  const int tokens = shape.vocabulary;
+  if (options.shape == "fake-narrow") shape.vocabulary = 200;
   if (options.shape == "fake-vision") shape.vision = true;
   if (options.shape == "fake-vision-3d") shape.vision = true, shape.axes = 3;
   if (options.shape == "fake-endless") shape.end_tokens.clear(), shape.context = 1 << 20, shape.kv_blocks = 1024;
@@ -222,7 +225,7 @@ inline Result<runtime::LoadResult> load_fake(const model::LoadOptions& options, 
   if (progress) progress(context, "weights", 1, 1);
   runtime::LoadResult result;
   result.model = std::make_unique<FakeModel>(shape, device);
-  result.vocabulary = runtime::make_byte_vocabulary(shape.vocabulary);
+  result.vocabulary = runtime::make_byte_vocabulary(tokens);
   result.chat_template = "{{ messages[0].content }}";
   return result;
 }

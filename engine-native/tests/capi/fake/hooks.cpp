@@ -16,7 +16,7 @@ const bool installed = [] {
   // For a server in a process of its own: the device is lost at that step.
   if (const char* steps = std::getenv("HEARTH_FAKE_FAIL_AT_STEP")) fail_at_step = std::atoi(steps);
   hooks.before_step = [](hearth::runtime::ModelRunner& runner) {
-    static std::mt19937 random(1);
+    thread_local std::mt19937 random(1);  // engines of a test that overlap have a step thread each
     if (fail_at_step > 0 && !runner.idle() && --fail_at_step == 0) hearth::testing::controls().fail_device = true;
     int every = preempt_every;
     if (every > 0 && random() % every == 0) runner.scheduler().preempt_youngest();
