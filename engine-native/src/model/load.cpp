@@ -67,24 +67,28 @@ Result<std::string> fingerprint(const formats::Checkpoint& checkpoint, const std
   return std::string(text);
 }
 
-template <class T>
-Status read_default(const Config& config, const char* key, std::optional<T>& to) {
+// The ranges are those of a request: what a client may not ask for, a file may not ask of everybody.
+Status read_default(const Config& config, const char* key, float low, float high, std::optional<float>& to) {
   if (!config.has(key)) return Status::ok();
-  if constexpr (std::is_same_v<T, int>) {
-    HEARTH_ASSIGN(to, config.integer(key, 0, 1 << 30));
-  } else {
-    HEARTH_ASSIGN(to, config.number(key));
+  HEARTH_ASSIGN(const float number, config.number(key));
+  if (number < low || number > high) {
+    char range[80];
+    std::snprintf(range, sizeof(range), "must be from %g to %g", static_cast<double>(low), static_cast<double>(high));
+    return config.bad(key, range);
   }
+  to = number;
   return Status::ok();
 }
 
 Status read_generation(const formats::Checkpoint& checkpoint, const DecoderSpec& spec, ModelInfo& info) {
   const Config config(checkpoint.generation_config(), checkpoint.path() + "/generation_config.json");
-  HEARTH_TRY(read_default(config, "temperature", info.sampling.temperature));
-  HEARTH_TRY(read_default(config, "top_p", info.sampling.top_p));
-  HEARTH_TRY(read_default(config, "min_p", info.sampling.min_p));
-  HEARTH_TRY(read_default(config, "top_k", info.sampling.top_k));
-  HEARTH_TRY(read_default(config, "repetition_penalty", info.sampling.repetition_penalty));
+  HEARTH_TRY(read_default(config, "temperature", 0, 100, info.sampling.temperature));
+  HEARTH_TRY(read_default(config, "top_p", 0, 1, info.sampling.top_p));
+  HEARTH_TRY(read_default(config, "min_p", 0, 1, info.sampling.min_p));
+  HEARTH_TRY(read_default(config, "repetition_penalty", 0.01f, 100, info.sampling.repetition_penalty));
+  if (config.has("top_k")) {
+    HEARTH_ASSIGN(info.sampling.top_k, config.integer("top_k", 0, 1 << 30));
+  }
   HEARTH_ASSIGN(info.end_tokens, read_tokens(config, "eos_token_id", spec.vocabulary));
   if (info.end_tokens.empty()) info.end_tokens = spec.end_tokens;
   info.bos_token = spec.bos_token;
@@ -113,7 +117,8 @@ class Loader {
     report("plan", 1, 1);
     HEARTH_TRY(fill());
     report("tune", 0, 1);
-    HEARTH_TRY(ops::tune(device_, model_->weights_->tune_requests(), step_limits_.rows, [this](double done, double total) { report("tune", done, total); }));
+    HEARTH_TRY(ops::tune(device_, model_->weights_->tune_requests(), step_limits_.rows,
+                         [this](double done, double total) { report("tune", done, total); }));
     HEARTH_TRY(model_->capture_graphs());
     HEARTH_TRY(device_.stream().synchronize());
     if (settled_) model_->checkpoint_ = std::move(checkpoint_);
@@ -427,7 +432,9 @@ Status Loader::fill() {
     HEARTH_TRY(model_->vision_weights_->load([&](double done, double) { advance(before + done); }));
   }
   ModelInfo& info = model_->info_;
-  HEARTH_ASSIGN(info.fingerprint, fingerprint(*checkpoint_, "hearth-1/" + info.precision + "/" + info.kv + "/" + std::to_string(options_.head_bits) + (options_.vision == "auto" ? "" : "/" + options_.vision)));
+  const std::string build = "hearth-1/" + info.precision + "/" + info.kv + "/" + std::to_string(options_.head_bits) +
+                            (options_.vision == "auto" ? "" : "/" + options_.vision);
+  HEARTH_ASSIGN(info.fingerprint, fingerprint(*checkpoint_, build));
   // What is left of the files in memory: shared pages, vectors, what was read ahead.
   if (device_.host_visible()) checkpoint_->forget_all();
   HEARTH_TRY(model_->decoder_.allocate(model_->limits_));

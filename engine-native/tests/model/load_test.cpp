@@ -356,8 +356,12 @@ TEST(Info, GenerationDefaultsAndTokens) {
   EXPECT_EQ(info.sampling.top_k, 20);
   EXPECT_FALSE(info.sampling.min_p);
   EXPECT_EQ(info.parameters, 288 * 64 * 2 + 64 + 2 * (4 * 64 * 64 + 3 * 64 * 160 + 2 * 64));
-  copy.edit([](json& c) { c["temperature"] = "hot"; }, "generation_config.json");
-  EXPECT_HAS(load_error(copy.path()), "temperature");
+  const std::pair<const char*, json> wrong[] = {{"temperature", "hot"}, {"temperature", -1}, {"top_p", 1.5}, {"min_p", -0.1},
+                                                {"top_k", -1}, {"repetition_penalty", 0}};
+  for (const auto& [key, value] : wrong) {
+    copy.edit([&](json& c) { c = {{key, value}}; }, "generation_config.json");
+    EXPECT_HAS(load_error(copy.path()), key);
+  }
 }
 
 TEST(Info, FingerprintFollowsTheWeights) {
