@@ -2,11 +2,11 @@
 // hub's checksums, and never visible half-done: everything lands in `<target>.partial` and is renamed when complete.
 import { createHash } from 'node:crypto';
 import { createReadStream, createWriteStream } from 'node:fs';
-import { mkdir, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join, normalize, sep } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { HUB_URL, listFiles } from '@huggingface/hub';
+import { HUB_URL, type ListFileEntry, listFiles } from '@huggingface/hub';
 import { HubError } from './hub-error.ts';
 
 export interface PullOptions {
@@ -33,6 +33,8 @@ export interface HubFile {
   size: number;
   /** sha256 of large files; the hub gives none for small ones. */
   sha256: string | null;
+  /** Changes with the contents: the hub's own name for them. */
+  version: string;
 }
 
 /** Files worth having: weights as safetensors (else llm-awq's .pt), configuration, tokenizer, templates, licences. */
@@ -55,6 +57,11 @@ function below(folder: string, path: string): string {
   return join(folder, inner);
 }
 
+const toHubFile = ({ path, size, oid, lfs }: ListFileEntry): HubFile => {
+  const sha256 = lfs?.oid ?? null;
+  return { path, size, sha256, version: sha256 ?? oid ?? '' };
+};
+
 async function list(options: PullOptions): Promise<HubFile[]> {
   const files: HubFile[] = [];
   try {
@@ -66,7 +73,7 @@ async function list(options: PullOptions): Promise<HubFile[]> {
       ...(options.token ? { accessToken: options.token } : {}),
     });
     for await (const entry of entries) {
-      if (entry.type === 'file') files.push({ path: entry.path, size: entry.size, sha256: entry.lfs?.oid ?? null });
+      if (entry.type === 'file') files.push(toHubFile(entry));
     }
   } catch (error) {
     throw explain(error, options);
@@ -174,6 +181,27 @@ async function fetchInto(
   return total;
 }
 
+/** In the partial folder: which contents its files are of. */
+const versionsFile = '.hearth-versions.json';
+
+/**
+ * Removes what an earlier try brought of other contents: the repository may have changed since, or another revision be
+ * asked for, and files of one size would be taken for the same.
+ */
+async function dropOutdated(partial: string, files: readonly HubFile[]): Promise<void> {
+  const record = join(partial, versionsFile);
+  const known = await readFile(record, 'utf8').then(
+    (text) => new Map(Object.entries(JSON.parse(text) as Record<string, string>)),
+    () => new Map<string, string>(),
+  );
+  for (const { path, version } of files) {
+    if (known.get(path) === version) continue;
+    for (const old of [below(partial, path), `${below(partial, path)}.part`]) await rm(old, { force: true });
+  }
+  await mkdir(partial, { recursive: true });
+  await writeFile(record, JSON.stringify(Object.fromEntries(files.map(({ path, version }) => [path, version]))));
+}
+
 /** Pulls a model into `options.target`. Rejects with a HubError; what was downloaded stays for the next try. */
 export async function pull(options: PullOptions): Promise<HubFile[]> {
   if ((await sizeOf(options.target)) >= 0)
@@ -182,6 +210,7 @@ export async function pull(options: PullOptions): Promise<HubFile[]> {
   const partial = `${options.target}.partial`;
   const totalBytes = files.reduce((total, file) => total + file.size, 0);
   let doneBytes = 0;
+  await dropOutdated(partial, files);
   for (const file of files) {
     const path = below(partial, file.path);
     const advance = (bytes: number) => {
@@ -191,6 +220,7 @@ export async function pull(options: PullOptions): Promise<HubFile[]> {
     if ((await sizeOf(path)) === file.size) advance(file.size);
     else await download(file, path, options, advance);
   }
+  await rm(join(partial, versionsFile));
   await rename(partial, options.target);
   return files;
 }

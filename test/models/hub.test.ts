@@ -1,6 +1,6 @@
 // hearth pull against a hub of our own on loopback: resume, checksums, gated repositories, hostile names.
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -34,7 +34,7 @@ function answer(request: IncomingMessage, response: ServerResponse): void {
       type: 'file',
       path,
       size: bytes.length,
-      oid: 'f'.repeat(40),
+      oid: createHash('sha1').update(bytes).digest('hex'),
       ...(lfs ? { lfs: { oid: announcedSha ?? sha256(bytes), size: bytes.length, pointerSize: 130 } } : {}),
     }));
     return void response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(tree));
@@ -92,6 +92,21 @@ describe('hearth pull', () => {
     expect(readFileSync(join(target(), 'model.safetensors')).equals(weights)).toBe(true);
   });
 
+  it('begins again with what has changed on the hub since a download broke off', async () => {
+    cutAfter = 100_000;
+    await expect(pullTiny()).rejects.toThrow(/again/);
+    cutAfter = null;
+    const newer = Buffer.from(weights.map((byte) => byte ^ 1));
+    files['config.json'] = { bytes: Buffer.from('{"model_type":"qwen2"}') };
+    files['model.safetensors'] = { bytes: newer, lfs: true };
+    requests = [];
+    await pullTiny();
+    expect(readFileSync(join(target(), 'config.json'), 'utf8')).toContain('qwen2');
+    expect(readFileSync(join(target(), 'model.safetensors')).equals(newer)).toBe(true);
+    expect(requests.some(({ url }) => url.includes('tokenizer.json'))).toBe(false);
+    expect(readdirSync(target()).sort()).toEqual(['config.json', 'model.safetensors', 'tokenizer.json']);
+  });
+
   it('throws away a file whose checksum is wrong', async () => {
     files['model.safetensors'] = { bytes: weights, lfs: true, announcedSha: '0'.repeat(64) };
     await expect(pullTiny()).rejects.toThrow(/model\.safetensors: the checksum is wrong/);
@@ -133,7 +148,7 @@ describe('hearth pull', () => {
 
 describe('selectFiles', () => {
   it('takes .pt only where there are no safetensors, and keeps VILA folders', () => {
-    const file = (path: string) => ({ path, size: 1, sha256: null });
+    const file = (path: string) => ({ path, size: 1, sha256: null, version: path });
     const vila = ['config.json', 'llm/config.json', 'llm/vila-1.5-3b-w4-g128-awq-v2.pt', 'original/x.pth'].map(file);
     expect(selectFiles(vila).map(({ path }) => path)).toEqual([
       'config.json',
