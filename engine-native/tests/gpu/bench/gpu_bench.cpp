@@ -398,7 +398,7 @@ int main(int argc, char** argv) {
   const KvFormat kv = wants(what, "int8kv") ? KvFormat::int8 : KvFormat::f16;
   const int longest = contexts.empty() ? 256 : *std::max_element(contexts.begin(), contexts.end()), most = wants(what, "batch") ? *std::max_element(batches.begin(), batches.end()) : 1;
   const int64_t kv_tokens = std::max<int64_t>(wants(what, "context") ? 131072 + 256 : 64 * 256, int64_t{most} * (longest + kv_block_tokens));
-  Model model(*shape, kv, fp16, 2048, kv_tokens, 64);
+  Model model(*shape, kv, fp16, 2048, kv_tokens, std::max(64, most));
   std::printf("weights %.3f GB, limit %.0f tok/s at batch 1\n", model.weight_bytes / 1e9, gb / model.weight_bytes);
   if (!sets[0].empty()) need(kernels::cuda::set_tuning(sets[0]));  // also for the traces
   auto decode = [&](int sequences, int tokens, const char* label) {
