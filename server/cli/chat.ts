@@ -12,10 +12,10 @@ import { bold, dim, ember, red } from './terminal.ts';
 
 export const help = `hearth chat [NAME] [options]
 
-Talks with a model in the terminal. Uses the server at --url when one answers there and NAME is not given;
-else starts one for as long as the conversation lasts.
+Talks with a model in the terminal: with NAME on a server of its own, which lasts as long as the conversation; without, on
+the one that runs at --url, or at http://127.0.0.1:8080 if one answers there, or else on one of its own.
 
-  --url URL        a running server (default: http://127.0.0.1:8080)
+  --url URL        a running server (or HEARTH_URL)
   --system TEXT    system prompt
   --temperature T  0 always takes the likeliest token
   --max-tokens N   longest answer
@@ -81,8 +81,15 @@ function pictureBytes(file: string): Buffer {
   }
 }
 
+/** An address below the server's own, which may have a base path, a slash at its end, or be the one that SDKs want (…/v1). */
+function addressOf(url: string, path: string): URL {
+  const address = `${url.replace(/\/(?:v1\/?)?$/, '')}/${path}`;
+  if (!/^https?:\/\//i.test(url) || !URL.canParse(address)) throw new UsageError(`--url: '${url}' is no http address`);
+  return new URL(address);
+}
+
 async function answers(url: string): Promise<boolean> {
-  return fetch(new URL('/health/live', url), { signal: AbortSignal.timeout(1500) }).then(
+  return fetch(addressOf(url, 'health/live'), { signal: AbortSignal.timeout(1500) }).then(
     (response) => response.ok,
     () => false,
   );
@@ -127,7 +134,7 @@ async function startServer(name: string | undefined): Promise<{ url: string; chi
 }
 
 async function firstModel(url: string, key: string | undefined): Promise<string> {
-  const response = await fetch(new URL('/v1/models', url), { headers: key ? { authorization: `Bearer ${key}` } : {} });
+  const response = await fetch(addressOf(url, 'v1/models'), { headers: key ? { authorization: `Bearer ${key}` } : {} });
   const body = (await response.json()) as { data?: Array<{ id: string }>; error?: { message: string } };
   if (!body.data?.[0]) throw new UsageError(body.error?.message ?? 'the server serves no model');
   return body.data[0].id;
@@ -165,7 +172,7 @@ async function ask(
   signal: AbortSignal,
 ): Promise<Answer> {
   const startedAt = performance.now();
-  const response = await fetch(new URL('/v1/chat/completions', options.url), {
+  const response = await fetch(addressOf(options.url, 'v1/chat/completions'), {
     method: 'POST',
     headers: { 'content-type': 'application/json', ...(options.key ? { authorization: `Bearer ${options.key}` } : {}) },
     body: JSON.stringify({
@@ -178,7 +185,7 @@ async function ask(
     }),
     signal,
   });
-  if (!response.ok) throw new Error(((await response.json()) as { error: { message: string } }).error.message);
+  if (!response.ok) throw new UsageError(((await response.json()) as { error: { message: string } }).error.message);
   const answer: Answer = { text: '', reason: null, usage: null, firstTokenMs: 0, seconds: 0 };
   for await (const data of dataLines(response)) {
     if (data === '[DONE]') break;
@@ -357,7 +364,7 @@ export async function run(args: string[]): Promise<number> {
     args,
     allowPositionals: true,
     options: {
-      url: { type: 'string', default: process.env.HEARTH_URL ?? 'http://127.0.0.1:8080' },
+      url: { type: 'string' },
       system: { type: 'string', default: '' },
       temperature: { type: 'string' },
       'max-tokens': { type: 'string' },
@@ -367,9 +374,15 @@ export async function run(args: string[]): Promise<number> {
     },
   });
   const name = positionals[0];
-  const own = name !== undefined || !(await answers(values.url)) ? await startServer(name) : null;
+  if (values.url !== undefined && name !== undefined) throw new UsageError('--url and NAME exclude each other');
+  const given = name === undefined ? (values.url ?? process.env.HEARTH_URL) : undefined;
+  const running = given ?? 'http://127.0.0.1:8080';
+  const there = name === undefined && (await answers(running));
+  // Whoever names a server does not want another one.
+  if (given !== undefined && !there) throw new UsageError(`no server answers at ${given}`);
+  const own = there ? null : await startServer(name);
   try {
-    const url = own?.url ?? values.url;
+    const url = own?.url ?? running;
     const key = process.env.HEARTH_API_KEY;
     const options: Options = {
       url,

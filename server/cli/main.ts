@@ -126,11 +126,15 @@ const lostDevice = (error: unknown) =>
     ? `the device was lost, and the server with it: ${error.message.replace(/\s*\n\s*/g, ' ')}`
     : null;
 
+/** What the engine refuses to a command is for its caller to put right; a server's start has its own words for that. */
+const refusal = (error: unknown, command: string | undefined) =>
+  error instanceof EngineError && error.code !== 'internal' && command !== 'serve' ? error.message : null;
+
 mindClosedPipes(process.argv[2]);
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
-  const misread = unreadableOptions(error, process.argv[2]);
+  const misread = unreadableOptions(error, process.argv[2]) ?? refusal(error, process.argv[2]);
   const known = error instanceof UsageError || error instanceof HubError || misread !== null;
   const message = misread ?? (known ? (error as Error).message : lostDevice(error));
   process.stderr.write(`hearth: ${message ?? (error instanceof Error ? error.stack : error)}\n`);

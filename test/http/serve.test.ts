@@ -207,7 +207,7 @@ describe('the command line', () => {
     });
 
   it('says what is wrong in one line, with exit code 2', async () => {
-    const results = await Promise.all([run('nope'), run('serve', '--nope'), run('doctor', '--nope')]);
+    const results = await Promise.all([run('nope'), run('serve', '--nope'), run('doctor', '--nope'), run('chat', '--url', 'x')]);
     for (const { code, err } of results) {
       expect(code).toBe(2);
       expect(err).toMatch(/^hearth: [^\n]+\n$/);
@@ -221,6 +221,25 @@ describe('the command line', () => {
       [text, /PEM/i],
     ] as const) {
       const { code, err } = await run('serve', '--port', '0', '--tls-cert', path, '--tls-key', path);
+      expect([code, err]).toEqual([2, expect.stringMatching(words)]);
+    }
+  }, 60_000);
+
+  it('chat goes to the server that was named, under its base path too, and to no other', async () => {
+    const engine = () => Promise.resolve(new ScriptedEngine({ reply: () => ({ tokens: ['Good', ' day'] }) }));
+    const server = start(['--base-path', '/llm'], { open: engine });
+    const url = await server.url();
+    while ((await fetch(`${url}/health`)).status !== 200) await new Promise((resolve) => setTimeout(resolve, 10));
+    for (const spelling of [url, `${url}/`, `${url}/v1`]) {
+      expect(await run('chat', '--url', spelling, '--once', 'Hi')).toMatchObject({ code: 0, out: 'Good day\n' });
+    }
+    server.stop();
+    await server.done;
+    for (const [given, words] of [
+      [url, /^hearth: no server answers at /],
+      ['nowhere', /^hearth: --url: 'nowhere'/],
+    ] as const) {
+      const { code, err } = await run('chat', '--url', given, '--once', 'Hi');
       expect([code, err]).toEqual([2, expect.stringMatching(words)]);
     }
   }, 60_000);
