@@ -14,6 +14,7 @@
 #include "device/cpu_features.h"
 #include "device/cpu_stream.h"
 #include "device/device.h"
+#include "device/host_memory.h"
 
 namespace hearth::device {
 namespace {
@@ -33,26 +34,6 @@ int physical_cores() {
     if (siblings.insert(list).second) ++cores;
   }
   return cores > 0 ? cores : 1;
-}
-
-int64_t read_integer(const char* path) {
-  std::ifstream file(path);
-  int64_t value = -1;
-  return file >> value ? value : -1;
-}
-
-int64_t meminfo_bytes(const std::string& key) {
-  std::ifstream file("/proc/meminfo");
-  for (std::string line; std::getline(file, line);) {
-    if (line.rfind(key + ":", 0) == 0) return std::strtoll(line.c_str() + key.size() + 1, nullptr, 10) * 1024;
-  }
-  return -1;
-}
-
-// A container's limit, which /proc/meminfo does not know.
-int64_t cgroup_free_bytes() {
-  const int64_t limit = read_integer("/sys/fs/cgroup/memory.max"), used = read_integer("/sys/fs/cgroup/memory.current");
-  return limit > 0 && used >= 0 ? limit - used : -1;
 }
 
 int64_t last_level_cache_bytes() {
@@ -118,10 +99,7 @@ class CpuDevice final : public Device {
   }
 
   Result<size_t> available_bytes() override {
-    int64_t free = meminfo_bytes("MemAvailable");
-    if (free >= 0) free = std::max<int64_t>(0, free - mapped_);
-    const int64_t limit = cgroup_free_bytes();
-    if (limit >= 0 && (free < 0 || limit < free)) free = limit;
+    const int64_t free = host_available_bytes(mapped_);
     if (free < 0) return io_error("/proc/meminfo has no MemAvailable");
     return static_cast<size_t>(free);
   }

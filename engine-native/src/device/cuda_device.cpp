@@ -3,13 +3,13 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <map>
 #include <mutex>
 #include <string>
 
 #include "core/huge_pages.h"
 #include "device/cuda_functions.h"
+#include "device/host_memory.h"
 #include "device/profiles.h"
 
 namespace hearth::device {
@@ -33,16 +33,6 @@ Status built_without() {
 }
 
 size_t round_up(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
-
-size_t memory_available_bytes() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string key; file >> key;) {
-    size_t kib = 0;
-    if (key == "MemAvailable:" && file >> kib) return kib * 1024;
-    file.ignore(256, '\n');
-  }
-  return 0;
-}
 
 struct CudaGraph final : Device::Graph {
   const cu::Api* api = nullptr;
@@ -297,7 +287,7 @@ void CudaDevice::release(void* pointer) {
 
 Result<size_t> CudaDevice::available_bytes() {
   enter();
-  if (unified_) return memory_available_bytes();
+  if (unified_) return static_cast<size_t>(std::max<int64_t>(0, host_available_bytes()));
   size_t free = 0, total = 0;
   HEARTH_TRY(check(api_->cuMemGetInfo(&free, &total), "asking for free GPU memory"));
   return free;

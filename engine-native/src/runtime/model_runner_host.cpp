@@ -2,9 +2,8 @@
 // prefix is faster brought back than computed again.
 #include <algorithm>
 #include <climits>
-#include <fstream>
-#include <string>
 
+#include "device/host_memory.h"
 #include "runtime/loaded_model.h"
 #include "runtime/model_runner.h"
 
@@ -16,19 +15,12 @@ constexpr int saves_in_flight_max = 32;
 constexpr int slots_ahead = 2 * saves_in_flight_max;  // of memory, before they are needed
 constexpr int prefill_rows_min = 32;              // of a step that tells what a token's prefill costs
 
-int64_t memory_available_bytes() {
-  std::ifstream file("/proc/meminfo");
-  for (std::string line; std::getline(file, line);)
-    if (line.rfind("MemAvailable:", 0) == 0) return std::stoll(line.substr(13)) * 1024;
-  return 0;
-}
-
 }  // namespace
 
 int64_t host_tier_bytes(int64_t megabytes, const device::DeviceInfo& device) {
   if (megabytes >= 0) return megabytes << 20;
   if (device.kind == device::DeviceKind::cpu || device.profile.unified_memory) return 0;
-  return std::min(memory_available_bytes() / 4, int64_t{4} << 30);
+  return std::clamp<int64_t>(device::host_available_bytes() / 4, 0, int64_t{4} << 30);
 }
 
 Status ModelRunner::open_host_tier() {
