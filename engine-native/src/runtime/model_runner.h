@@ -133,6 +133,11 @@ class ModelRunner {
   void fail_step(Step& step, const Status& status);
   // Publishing.
   void publish_prompt_token(LiveRequest& request, int index, const sampling::Drawn* drawn);
+  void note_token(LiveRequest& request, int32_t token);
+  // Adds the text that became certain with the token to text_. Index of the stop string that ended it, or -1.
+  int release_text(LiveRequest& request, int32_t token);
+  void flush_text(LiveRequest& request);  // what is still held back, into text_
+  void write_token(const LiveRequest& request, const sampling::Drawn& drawn, bool shown);
   bool publish_token(LiveRequest& request, const sampling::Drawn& drawn);  // true: the request ended with it
   void publish_embedding(LiveRequest& request);
   uint32_t pack_top(const sampling::Drawn& drawn);

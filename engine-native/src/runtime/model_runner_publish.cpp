@@ -50,23 +50,30 @@ void ModelRunner::publish_prompt_token(LiveRequest& r, int index, const sampling
   r.prompt_reported = index + 1;
 }
 
-bool ModelRunner::publish_token(LiveRequest& r, const sampling::Drawn& drawn) {
-  r.tokens.push_back(drawn.token);
+void ModelRunner::note_token(LiveRequest& r, int32_t token) {
+  r.tokens.push_back(token);
   ++r.generated;
   ++generation_tokens_;
-  if (!r.has_token) {
-    r.has_token = true;
-    r.first_token = now_;
-  }
-  bool ends = std::find(r.end_tokens.begin(), r.end_tokens.end(), drawn.token) != r.end_tokens.end();
-  bool shown = !ends || r.options.include_stop;
-  int stop = -1;
+  if (r.has_token) return;
+  r.has_token = true;
+  r.first_token = now_;
+}
+
+int ModelRunner::release_text(LiveRequest& r, int32_t token) {
+  piece_.clear();
+  r.stream->push(token, piece_);
+  return r.stop.push(piece_, text_);
+}
+
+void ModelRunner::flush_text(LiveRequest& r) {
   text_.clear();
-  if (shown) {
-    piece_.clear();
-    r.stream->push(drawn.token, piece_);
-    stop = r.stop.push(piece_, text_);
-  }
+  piece_.clear();
+  r.stream->flush(piece_);
+  r.stop.push(piece_, text_);
+  r.stop.flush(text_);
+}
+
+void ModelRunner::write_token(const LiveRequest& r, const sampling::Drawn& drawn, bool shown) {
   Record record;
   record.type = RecordType::token;
   record.request = r.id;
@@ -79,6 +86,15 @@ bool ModelRunner::publish_token(LiveRequest& r, const sampling::Drawn& drawn) {
   record.top_count = pack_top(drawn);
   record.top = top_;
   outbox_.ring().write(record);
+}
+
+bool ModelRunner::publish_token(LiveRequest& r, const sampling::Drawn& drawn) {
+  note_token(r, drawn.token);
+  const bool ends = std::find(r.end_tokens.begin(), r.end_tokens.end(), drawn.token) != r.end_tokens.end();
+  const bool shown = !ends || r.options.include_stop;
+  text_.clear();
+  const int stop = shown ? release_text(r, drawn.token) : -1;
+  write_token(r, drawn, shown);
   bool exhausted = false;
   if (r.matcher && !ends && stop < 0) {
     if (!r.matcher->accept(drawn.token)) {
@@ -89,17 +105,15 @@ bool ModelRunner::publish_token(LiveRequest& r, const sampling::Drawn& drawn) {
     exhausted = r.matcher->exhausted();
   }
   if (stop < 0 && !ends && !exhausted && r.generated < r.max_new) return false;
-  text_.clear();
+  const Reason reason = stop >= 0 || ends || exhausted ? Reason::stop : Reason::length;
+  if (stop >= 0) {
+    finish(r, reason, r.stop_json[stop].c_str(), {});  // what stood before the stop string is out already
+    return true;
+  }
   char id[16];
   std::snprintf(id, sizeof id, "%d", drawn.token);
-  if (stop < 0) {
-    piece_.clear();
-    r.stream->flush(piece_);
-    r.stop.push(piece_, text_);
-    r.stop.flush(text_);
-  }
-  const Reason reason = stop >= 0 || ends || exhausted ? Reason::stop : Reason::length;
-  finish(r, reason, stop >= 0 ? r.stop_json[stop].c_str() : ends ? id : "null", text_);
+  flush_text(r);
+  finish(r, reason, ends ? id : "null", text_);
   return true;
 }
 
@@ -149,13 +163,8 @@ void ModelRunner::finish(LiveRequest& r, Reason reason, const char* stop_json, s
 void ModelRunner::end(LiveRequest& r, Reason reason, const Status& status) {
   if (r.finished) return;
   now_ = Clock::now();
-  std::string text;
-  if (r.stream && reason != Reason::error) {
-    std::string piece;
-    r.stream->flush(piece);
-    r.stop.push(piece, text);
-    r.stop.flush(text);
-  }
+  text_.clear();
+  if (r.stream && reason != Reason::error) flush_text(r);
   std::string json(finish_json(r, "null"));
   if (!status) json += ",\"error\":" + dump(error_json(status));
   json += '}';
@@ -165,7 +174,7 @@ void ModelRunner::end(LiveRequest& r, Reason reason, const Status& status) {
   record.reason = reason;
   record.logprob = NAN;
   record.bytes = json;
-  record.text = text;
+  record.text = text_;
   detach(r);
   r.finished = true;
   outbox_.send(record);
