@@ -70,6 +70,11 @@ class TokenTrie {
   static constexpr char special_open = '\xfe', special_close = '\xff';
 
  private:
+  // The stages of build(): the texts, giving the ids that have one; nodes of the ids in the order of their texts; at_least().
+  std::vector<int32_t> collect_texts(const std::function<Token(int32_t)>& token);
+  void make_nodes(std::span<const int32_t> sorted);
+  void sort_by_length(std::vector<int32_t> ids);
+
   int size_ = 0, longest_ = 0;
   std::string text_;
   std::vector<size_t> begin_;
