@@ -207,7 +207,12 @@ describe('the command line', () => {
     });
 
   it('says what is wrong in one line, with exit code 2', async () => {
-    const results = await Promise.all([run('nope'), run('serve', '--nope'), run('doctor', '--nope'), run('chat', '--url', 'x')]);
+    const results = await Promise.all([
+      run('nope'),
+      run('serve', '--nope'),
+      run('doctor', '--nope'),
+      run('chat', '--url', 'x'),
+    ]);
     for (const { code, err } of results) {
       expect(code).toBe(2);
       expect(err).toMatch(/^hearth: [^\n]+\n$/);
