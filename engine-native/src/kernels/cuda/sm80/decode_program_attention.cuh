@@ -9,26 +9,12 @@
 //
 // decode_program_heads.cuh    queries, and the row's own key and value
 // decode_program_history.cuh  KV blocks in the ring and in registers
+// decode_program_bytes.cuh    products of INT8 KV
 #pragma once
 
-#include "kernels/cuda/sm80/decode_program_history.cuh"
+#include "kernels/cuda/sm80/decode_program_bytes.cuh"
 
 namespace hearth::kernels::cuda {
-
-// The first product of a sum: with accumulators that are set to zero before, these take registers from early on.
-template <class T> __device__ __forceinline__ void mma_first(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  if constexpr (std::is_same_v<T, __half>)
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
-        : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.f));
-  else
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
-        : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.f));
-}
-
-// What a worker has gathered of its KV blocks. Lane (g, t) holds dimensions 64 b + 8 g + 2 c + {0, 1} of heads 2 t and 2 t + 1.
-template <int DP> struct AttentionSums {
-  float best[2], sum[2], o[DP / 64][4][4];
-};
 
 // A worker's part of an item.
 template <class T, int DP, bool INT8, bool QUICK>
@@ -36,7 +22,8 @@ struct Attention {
   // The scratch: the row's k and v [2][DP], by head its query [DP] in 16 bits and {best, sum} [workers + 1], parts [workers][live][DP].
   static constexpr int VB = DP / 64, own_part = program_workers, heads_at = 2 * DP * 4, head_pitch = attention_head_bytes(DP);
   using Sums = AttentionSums<DP>;
-  using Block = KvOperands<DP>;
+  static constexpr bool bytes = INT8 && QUICK;
+  using Block = typename History<T, DP, INT8, QUICK>::Block;
 
   // Few in registers, which the first KV block fills.
   const uint32_t scratch;
@@ -76,8 +63,18 @@ struct Attention {
     task.row = item().row;
     task.turns = control.turns[item().sequence];
     task.to = which < 0 ? query(i) : scratch + which * DP * 4;
-    if constexpr (QUICK) quick_head<T, DP>(args(), phase().attention, source(), task, my.lane);
+    if constexpr (QUICK) quick_head<T, DP, INT8>(args(), phase().attention, source(), task, my.lane);
     else any_head<T, DP>(args(), phase().attention, source(), task, reinterpret_cast<float*>(program_shared + control.x + heads_at + live * head_pitch) + my.warp * DP);
+  }
+  // Four dimensions of a query in bytes and of the own key.
+  static __device__ __forceinline__ float own_score(uint32_t query, uint32_t key) {
+    const int upper = static_cast<int>(shared_load4(query)), lower = static_cast<int>(shared_load4(query + 8));
+    const uint4 k = shared_load16(key);
+    const uint32_t of_key[4] = {k.x, k.y, k.z, k.w};
+    float s = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s += static_cast<float>(static_cast<int8_t>(upper >> 8 * i) * 256 + static_cast<int8_t>(lower >> 8 * i)) * __uint_as_float(of_key[i]);
+    return s;
   }
   // By the warps that made the queries.
   __device__ __forceinline__ void attend_own(float factor) const {
@@ -85,13 +82,19 @@ struct Attention {
     const int h = program_workers - 1 - my.warp;
     if (h >= live || !owner()) return;
     float s = 0;
+    if constexpr (bytes) {
+      const int d = my.lane * 4;
+      if (d < DP) s = own_score(query(h) + query_byte(d), scratch + d * 4);
+      factor *= __uint_as_float(shared_load4(query_unit<DP>(query(h))));
+    } else {
 #pragma unroll
-    for (int i = 0; i < VB; ++i) {
-      const int pair = my.lane + 32 * i;
-      if (pair >= dim() / 2) break;
-      const float2 x = unpack2<T>(shared_load4(query(h) + pair * 4));
-      const uint2 k = shared_load8(scratch + pair * 8);
-      s += x.x * __uint_as_float(k.x) + x.y * __uint_as_float(k.y);
+      for (int i = 0; i < VB; ++i) {
+        const int pair = my.lane + 32 * i;
+        if (pair >= dim() / 2) break;
+        const float2 x = unpack2<T>(shared_load4(query(h) + pair * 4));
+        const uint2 k = shared_load8(scratch + pair * 8);
+        s += x.x * __uint_as_float(k.x) + x.y * __uint_as_float(k.y);
+      }
     }
     s = warp_sum(s);
     if (my.lane == 0) shared_store8(stat(own_part, h), make_float2(s * factor, 1.f));
@@ -158,6 +161,18 @@ struct Attention {
   }
   // The worker's first KV block, in registers.
   __device__ __forceinline__ void attend_first(const Block& block, float factor) const {
+    if constexpr (bytes) {
+      const ByteProducts<DP> products(query(0), head_pitch, live, factor);
+      ByteSums<DP> w;
+      products.template add<true>(block, w);
+      w.settle();
+#pragma unroll
+      for (int b = 0; b < VB; ++b) leave_values(b, w.o[b]);
+      return leave_stats(w);
+    }
+    else attend_operands(block, factor);
+  }
+  __device__ __forceinline__ void attend_operands(const KvOperands<DP>& block, float factor) const {
     Sums w;
     float s[4];
     scores([&](int b, uint4 (&lower)[2], uint4 (&upper)[2]) {
@@ -180,6 +195,27 @@ struct Attention {
   __device__ __forceinline__ void attend_further(History<T, DP, INT8, QUICK>& history) const {
     if (!history.find_block(blocks)) return;
     const float factor = scale();
+    if constexpr (bytes) return attend_further_bytes(history, factor);
+    else attend_further_operands(history, factor);
+  }
+  __device__ __forceinline__ void attend_further_bytes(History<T, DP, INT8, QUICK>& history, float factor) const {
+    const ByteProducts<DP> products(query(0), head_pitch, live, factor);
+    ByteSums<DP> w;
+    take_part(w);
+    w.v_best = ByteSums<DP>::unit;
+    w.bias[0] = w.bias[1] = 0;
+    do {
+      Block block;
+      history.load(block);
+      products.template add<false>(block, w);
+      history.mine += program_workers;
+    } while (history.find_block(blocks));
+    w.settle();
+#pragma unroll
+    for (int b = 0; b < VB; ++b) leave_values(b, w.o[b]);
+    leave_stats(w);
+  }
+  __device__ __forceinline__ void attend_further_operands(History<T, DP, INT8, QUICK>& history, float factor) const {
     Sums w;
     take_part(w);
     do {
@@ -389,7 +425,7 @@ __device__ __noinline__ uint32_t attend_first(uint32_t packed) {
   find_item(packed / next_phase);
   if (program_control().item.active == 0) return packed;
   const uint32_t base = shared_base();
-  KvOperands<DP> block{};  // set on all ways: of what is undefined on one the compiler spills all
+  typename History<T, DP, INT8, QUICK>::Block block{};  // set on all ways: of what is undefined on one the compiler spills all
   auto take_first = [&] {
     PhasePlace at(packed);
     History<T, DP, INT8, QUICK> history{base, at.ring, Place().warp, 0};
@@ -485,7 +521,10 @@ __device__ __forceinline__ uint32_t attention_phase(uint32_t at) {
   prepare_turns(program_shape(program_phase(index).shape).attention);
   const int form = program_phase(index).form;
   const bool wide = form & form_wide;
-  if (form & form_int8) return wide ? attention_items<T, 128, true, false>(at) : attention_items<T, 64, true, false>(at);
+  if (form & form_int8) {
+    if (form & form_quick) return wide ? attention_items<T, 128, true, true>(at) : attention_items<T, 64, true, true>(at);
+    return wide ? attention_items<T, 128, true, false>(at) : attention_items<T, 64, true, false>(at);
+  }
   if (form & form_quick) return wide ? attention_items<T, 128, false, true>(at) : attention_items<T, 64, false, true>(at);
   return wide ? attention_items<T, 128, false, false>(at) : attention_items<T, 64, false, false>(at);
 }

@@ -66,9 +66,65 @@ struct HeadTask {
   uint32_t to;
 };
 
-// In registers: norm, rope (halves), rounding; for heads of 64 and 128. Lane i has dimensions 2 i, 2 i + 1 and their partners
-// in the other half.
-template <class T, int DP>
+// Where the upper byte of dimension d of a query of INT8 KV is, eight bytes before the lower: what a lane of the tensor cores takes of
+// 32 dimensions stands together (see KvBytes). Behind the head's parts' {best, sum}: what its query was divided by.
+__device__ __forceinline__ int query_byte(int d) { return d / 64 * 128 + d % 16 / 8 * 64 + d % 64 / 16 * 16 + d % 8 / 4 * 4 + d % 4; }
+template <int DP> __device__ __forceinline__ uint32_t query_unit(uint32_t query) { return query + DP * 2 + (program_workers + 1) * 8; }
+
+// A head in registers: lane i has dimensions 2 i, 2 i + 1 and, in `upper`, their partners in the other half.
+struct HeadPairs { float2 lower, upper; };
+
+// The rotation of head_prepare.
+template <int DP> __device__ __forceinline__ void rotate_head(HeadPairs& head, int lane) {
+  auto turn = [](float2 v) { return make_float2(v.x + v.y, v.x - v.y); };
+  float2 x = turn(head.lower), y = turn(head.upper);
+#pragma unroll
+  for (int d = 1; d < DP / 4; d *= 2) {
+    const float sign = lane & d ? -1.f : 1.f;
+    x = make_float2(__shfl_xor_sync(0xffffffffu, x.x, d) + sign * x.x, __shfl_xor_sync(0xffffffffu, x.y, d) + sign * x.y);
+    y = make_float2(__shfl_xor_sync(0xffffffffu, y.x, d) + sign * y.x, __shfl_xor_sync(0xffffffffu, y.y, d) + sign * y.y);
+  }
+  const float factor = rsqrtf(static_cast<float>(DP));
+  head.lower = make_float2((x.x + y.x) * factor, (x.y + y.y) * factor);
+  head.upper = make_float2((x.x - y.x) * factor, (x.y - y.y) * factor);
+}
+// The largest of a warp's values that are not negative: their bits are in order.
+__device__ __forceinline__ float warp_most(float v) { return __uint_as_float(__reduce_max_sync(0xffffffffu, __float_as_uint(v))); }
+__device__ __forceinline__ void shared_store2(uint32_t address, int low, int high) {
+  asm volatile("st.shared.u16 [%0], %1;" ::"r"(address), "h"(static_cast<short>((low & 255) | high << 8)) : "memory");
+}
+// A query as upper and lower bytes, both signed.
+template <int DP> __device__ __forceinline__ void store_query_bytes(uint32_t to, const HeadPairs& head, float largest, bool live, int lane) {
+  const float inverse = largest > 1e-30f ? __fdividef(32512.f, largest) : 0.f;
+  if (lane == 0) shared_store4(query_unit<DP>(to), largest * (1.f / 32512.f));
+  if (!live) return;
+  auto store = [&](int d, float2 v) {
+    const int a = __float2int_rn(v.x * inverse), b = __float2int_rn(v.y * inverse), a_low = static_cast<int8_t>(a), b_low = static_cast<int8_t>(b);
+    shared_store2(to + query_byte(d), (a - a_low) >> 8, (b - b_low) >> 8);
+    shared_store2(to + query_byte(d) + 8, a_low, b_low);
+  };
+  store(lane * 2, head.lower);
+  store(DP / 2 + lane * 2, head.upper);
+}
+// The row's own key or value to the pool, by the rule of head_write, and, rounded like there, to shared memory.
+template <int DP> __device__ __forceinline__ void store_own_bytes(const AttentionArgs& a, const AttentionPhase& from, const HeadTask& task, const HeadPairs& head, float largest, bool live, int lane) {
+  const bool some = largest > 1e-36f;
+  const float inverse = some ? __fdiv_rn(127.f, largest) : 0.f, scale = some ? __fdiv_rn(largest, 127.f) : 0.f;
+  const int64_t at = (static_cast<int64_t>(task.slot / kv_tokens) * a.kv_heads + task.kv_head) * kv_tokens + task.slot % kv_tokens;
+  if (lane == 0 && task.slot >= 0) (task.which == 0 ? from.k_scale : from.v_scale)[at] = scale;
+  if (!live) return;
+  int8_t* const pool = static_cast<int8_t*>(task.which == 0 ? from.k : from.v) + at * DP;
+  auto store = [&](int d, float2 v) {
+    const float2 r = make_float2(fminf(fmaxf(rintf(v.x * inverse), -127.f), 127.f), fminf(fmaxf(rintf(v.y * inverse), -127.f), 127.f));
+    shared_store8(task.to + d * 4, make_float2(r.x * scale, r.y * scale));
+    if (task.slot >= 0) *reinterpret_cast<uint16_t*>(pool + d) = static_cast<uint16_t>((static_cast<int>(r.x) & 255) | static_cast<int>(r.y) << 8);
+  };
+  store(lane * 2, head.lower);
+  store(DP / 2 + lane * 2, head.upper);
+}
+
+// In registers: norm, rope (halves), rounding; for heads of 64 and 128.
+template <class T, int DP, bool INT8>
 __device__ __forceinline__ void quick_head(const AttentionArgs& a, const AttentionPhase& from, const HeadSource& source, const HeadTask& task, int lane) {
   constexpr int half = DP / 2;
   const int d = lane * 2;
@@ -92,6 +148,15 @@ __device__ __forceinline__ void quick_head(const AttentionArgs& a, const Attenti
     const float2 u = x, v = y;
     x = make_float2(u.x * turn.x - v.x * turn.y, u.y * turn.z - v.y * turn.w);
     y = make_float2(v.x * turn.x + u.x * turn.y, v.y * turn.z + u.y * turn.w);
+  }
+  if constexpr (INT8) {
+    HeadPairs head{x, y};
+    if (!live) head = {};
+    if (turned) rotate_head<DP>(head, lane);
+    const float largest = warp_most(fmaxf(fmaxf(fabsf(head.lower.x), fabsf(head.lower.y)), fmaxf(fabsf(head.upper.x), fabsf(head.upper.y))));
+    if (task.which < 0) store_query_bytes<DP>(task.to, head, largest, live, lane);
+    else store_own_bytes<DP>(a, from, task, head, largest, live, lane);
+    return;
   }
   if (!live) return;
   const uint32_t low = pack2<T>(x.x, x.y), high = pack2<T>(y.x, y.y);

@@ -32,12 +32,21 @@ template <int DP> struct KvOperands {
   bool seen[2];
 };
 
+// A KV block of a lane as the pool has it, of heads of 64 and 128. Keys: dimensions 64 h + 16 t and on of tokens g and g + 8. Values:
+// dimensions 64 b + 8 g and on of tokens 2 t, 2 t + 1, 2 t + 8 and 2 t + 9. v_scale: less than zero where the row does not see
+// token g or g + 8; of such a token k_scale may be anything.
+template <int DP> struct KvBytes {
+  uint4 keys[DP / 64][2];
+  uint2 values[DP / 64][4];
+  float k_scale[2], v_scale[2];
+};
+
 // A worker's way through its item's history in the ring, and what it takes out of it. DP: the head's dimensions, padded.
-// QUICK: heads of DP dimensions, in 16 bits, turned by halves.
+// QUICK: heads of DP dimensions, turned by halves.
 template <class T, int DP, bool INT8, bool QUICK>
 struct History {
   static constexpr int VB = DP / 64;
-  using Block = KvOperands<DP>;
+  using Block = std::conditional_t<INT8 && QUICK, KvBytes<DP>, KvOperands<DP>>;
 
   const uint32_t base;  // of the shared memory
   RingPlace at;
@@ -123,7 +132,7 @@ struct History {
     }
   }
   // What the row sees, and scales. An unwritten scale of a token past the context may be anything.
-  __device__ __forceinline__ void load_seen(Block& block) const {
+  __device__ __forceinline__ void load_seen(KvOperands<DP>& block) const {
     const Place my;
     const Seen row = seen();
 #pragma unroll
@@ -134,6 +143,31 @@ struct History {
         block.k_scale[i] = block.seen[i] ? __uint_as_float(shared_load4(scales)) : 0.f;
         block.v_scale[i] = block.seen[i] ? __uint_as_float(shared_load4(scales + kv_tokens * 4)) : 0.f;
       }
+    }
+  }
+  __device__ __forceinline__ void load(KvOperands<DP>& block) const {
+#pragma unroll
+    for (int b = 0; b < VB; ++b) load_values(b, block.values[b]);
+#pragma unroll
+    for (int b = 0; b < DP / 32; b += 2) load_keys(b, block.keys[b], block.keys[b + 1]);
+    load_seen(block);
+  }
+  __device__ __forceinline__ void load(KvBytes<DP>& block) const {
+    const Place my;
+    const Seen row = seen();
+    const uint32_t tile = key_tile(), values = tile + (kv_tokens + 2 * my.t) * DP + 8 * my.g, scales = tile + 2 * kv_tokens * DP + my.g * 4;
+#pragma unroll
+    for (int h = 0; h < VB; ++h)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) block.keys[h][i] = shared_load16(tile + (my.g + 8 * i) * DP + 64 * h + 16 * my.t);
+#pragma unroll
+    for (int b = 0; b < VB; ++b)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) block.values[b][j] = shared_load8(values + 64 * b + (j % 2 + j / 2 * 8) * DP);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      block.k_scale[i] = __uint_as_float(shared_load4(scales + 32 * i));
+      block.v_scale[i] = row(my.g + 8 * i) ? __uint_as_float(shared_load4(scales + kv_tokens * 4 + 32 * i)) : -1.f;
     }
   }
   // Between the functions that need it.
@@ -150,11 +184,7 @@ struct History {
   __device__ __forceinline__ void take_first(Block& block) {
     const int blocks = min(item(offsetof(AttentionItem, blocks)), program_workers);
     if (find_block(blocks)) {
-#pragma unroll
-      for (int b = 0; b < VB; ++b) load_values(b, block.values[b]);
-#pragma unroll
-      for (int b = 0; b < DP / 32; b += 2) load_keys(b, block.keys[b], block.keys[b + 1]);
-      load_seen(block);
+      load(block);
       mine += program_workers;
       find_block(blocks);
     }
