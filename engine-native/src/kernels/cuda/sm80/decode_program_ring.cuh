@@ -29,6 +29,20 @@ __device__ __forceinline__ void barrier_expect(uint32_t barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 #endif
 }
+// One thread of a warp, known to the compiler to be only one: for a copy by others it makes a loop over lanes.
+__device__ __forceinline__ bool elected() {
+  uint32_t one = 0;
+#if __CUDA_ARCH__ >= 900
+  asm volatile("{\n.reg .pred one;\nelect.sync _|one, 0xffffffff;\nselp.u32 %0, 1, 0, one;\n}" : "=r"(one));
+#endif
+  return one;
+}
+// Has the barrier wait for so many bytes more.
+__device__ __forceinline__ void barrier_announce(uint32_t barrier, int bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+#endif
+}
 __device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("{\n.reg .pred done;\nwait:\nmbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@!done bra wait;\n}" ::"r"(barrier), "r"(parity) : "memory");
@@ -262,7 +276,7 @@ struct Loader {
     if constexpr (BULK) {
 #if __CUDA_ARCH__ >= 900
       const uint32_t barrier = full + at.slot * 8;
-      if (lane == 0) {
+      if (elected()) {
         barrier_expect(barrier, bytes);
         copy_bulk(to, from, bytes, barrier);
       }
@@ -361,43 +375,53 @@ struct Loader {
     next_from = from + 32 < item.blocks ? from + 32 : 0;
     next_ids = next_from == from ? ids : ids_at(item, next_from);
   }
-  __device__ __forceinline__ int64_t tile_of(const AttentionItem& item, int block) const {
-    return static_cast<int64_t>(__shfl_sync(0xffffffffu, ids, block % 32)) * p.attention.kv_heads + item.kv_head;
+  __device__ __forceinline__ uint64_t tile_of(const AttentionItem& item, int block) const {
+    return static_cast<uint32_t>(__shfl_sync(0xffffffffu, ids, block % 32)) * p.attention.kv_heads + item.kv_head;
+  }
+  // For the whole warp, so that what follows from it need not be brought to the registers that a copy wants.
+  __device__ __forceinline__ uint64_t common_tile_of(const AttentionItem& item, int block) const {
+    return static_cast<uint32_t>(__reduce_max_sync(0xffffffffu, lane == block % 32 ? ids : 0)) * p.attention.kv_heads + item.kv_head;
   }
 
-  // Bulk copies of a slot's KV blocks, two (of int8 four) each. One thread issues them, those of four blocks with nothing else
-  // between: a copy of 4 KB must not take longer than its bytes.
+  // Bulk copies of a slot's KV blocks, two each. One thread issues them, those of four blocks with nothing else between: a copy of 4 KB
+  // must not take longer than its bytes. Scales of int8, 64 bytes a block each, would take as long: four blocks' are 16 bytes a lane.
   __device__ __forceinline__ void copy_history(const AttentionPhase& a, const AttentionItem& item, int done, int count, int bytes, bool int8) {
 #if __CUDA_ARCH__ >= 900
     constexpr int group = 4;
     const uint32_t barrier = full + at.slot * 8;
     uint32_t to = ring + at.slot * p.slot_bytes;
-    if (lane == 0) barrier_expect(barrier, count * (2 * bytes + (int8 ? 2 * kv_tokens * 4 : 0)));
+    if (elected()) barrier_announce(barrier, count * 2 * bytes);
     const char *const k = static_cast<const char*>(a.k), *const v = static_cast<const char*>(a.v);
     const int end = done + count;
 #pragma unroll 1
     for (int block = done; block < end;) {
       const int next = min(end, block / group * group + group);
       find_ids(item, block);
-      int64_t tile[group];
+      if (int8) {
+        const int j = lane / 8, part = lane % 8;
+        const uint64_t tile = tile_of(item, block + j);
+        if (block + j < next) copy16(to + j * p.attention_bytes + 2 * bytes + part * 16, (part < 4 ? a.k_scale : a.v_scale) + tile * kv_tokens + part % 4 * 4);
+      }
+      uint64_t from[group];
 #pragma unroll
-      for (int j = 0; j < group; ++j) tile[j] = tile_of(item, block + j);
-      if (lane == 0) {
+      for (int j = 0; j < group; ++j) from[j] = common_tile_of(item, block + j) * static_cast<uint32_t>(bytes);
+      if (elected()) {
 #pragma unroll
         for (int j = 0; j < group; ++j) {
           if (block + j >= next) break;
-          copy_bulk(to, k + tile[j] * bytes, bytes, barrier);
-          copy_bulk(to + bytes, v + tile[j] * bytes, bytes, barrier);
-          if (int8) {
-            copy_bulk(to + 2 * bytes, reinterpret_cast<const char*>(a.k_scale + tile[j] * kv_tokens), kv_tokens * 4, barrier);
-            copy_bulk(to + 2 * bytes + kv_tokens * 4, reinterpret_cast<const char*>(a.v_scale + tile[j] * kv_tokens), kv_tokens * 4, barrier);
-          }
-          to += p.attention_bytes;
+          copy_bulk(to + j * p.attention_bytes, k + from[j], bytes, barrier);
+          copy_bulk(to + j * p.attention_bytes + bytes, v + from[j], bytes, barrier);
         }
       }
       __syncwarp();
+      to += (next - block) * p.attention_bytes;
       block = next;
     }
+    if (int8) {
+      asm volatile("cp.async.mbarrier.arrive.shared.b64 [%0];" ::"r"(barrier) : "memory");
+      __syncwarp();  // all lanes' arrivals are awaited before the last one comes
+    }
+    if (elected()) barrier_arrive(barrier);
 #endif
   }
 
@@ -419,7 +443,7 @@ struct Loader {
         }
         for (int i = 0; i < count; ++i) {
           find_ids(item, done + i);
-          const int64_t tile = tile_of(item, done + i);
+          const uint64_t tile = tile_of(item, done + i);
           const uint32_t to = ring + at.slot * p.slot_bytes + i * p.attention_bytes;
           spread(to, static_cast<const char*>(a.k) + tile * bytes, bytes);
           spread(to + bytes, static_cast<const char*>(a.v) + tile * bytes, bytes);
