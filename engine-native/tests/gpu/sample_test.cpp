@@ -21,7 +21,9 @@ void check_sample(int vocabulary, int rows, int style) {
   // Coarse values make ties; a wide spread makes the tail negligible.
   // Style 7 is nearly flat: the cut falls among more candidates than a list holds.
   for (size_t i = 0; i < logits.count(); ++i) logits.set(i, style == 7 ? random_normal() * 0.3f : style % 3 == 0 ? std::round(random_normal() * 4) / 4 : random_normal() * (style % 3 == 1 ? 1 : 5));
-  if (style == 0) {  // what is never drawn: a row of nothing else, and here and there in the last
+  // From 8 on rows want nothing but fewer tokens.
+  const bool simple = style == 0 || style >= 8;
+  if (style == 0 || style == 9) {  // what is never drawn: a row of nothing else, and here and there in the last
     for (int t = 0; t < vocabulary; ++t) logits.set(t, coin() ? -INFINITY : NAN);
     for (int i = 0; i < vocabulary; ++i) logits.set(logits.count() - 1 - random_int(0, vocabulary - 1), coin() ? NAN : -INFINITY);
   }
@@ -39,9 +41,13 @@ void check_sample(int vocabulary, int rows, int style) {
   for (int i = 0; i < rows; ++i) {
     SampleRow& r = row[i];
     r.slot = i; r.seed = random_engine()(); r.position = static_cast<uint32_t>(random_int(0, 5000));
-    if (style == 0) {  // the best token, noisy or not: the kernel for that
+    if (simple) {  // the best token, noisy or not, or the best noisy one of those that are kept: the kernels for that
       r.record = random_int(0, 4) != 0;
-      if (coin()) r.temperature = 0.2f + random_int(0, 100) / 60.f;
+      r.temperature = random_int(0, style >= 8 ? 4 : 1) == 0 ? 0.f : 0.2f + random_int(0, 100) / 60.f;
+      const int kind = style >= 8 ? random_int(0, 6) : 0;
+      if (kind == 1 || kind == 2 || kind >= 5) r.top_p = random_int(0, 100) / 100.f;
+      if (kind == 2 || kind == 3 || kind == 6) r.min_p = random_int(0, 30) / 100.f;
+      if (kind >= 4) r.top_k = random_int(1, std::min(vocabulary, coin() ? 3 : 60));
       continue;
     }
     r.temperature = coin() ? 0.f : 0.2f + random_int(0, 100) / 60.f;
@@ -69,7 +75,7 @@ void check_sample(int vocabulary, int rows, int style) {
   SampleParams p;
   p.rows = rows; p.logits = r_logits.data(); p.logits_stride = vocabulary; p.row = row.data(); p.host_row = row.data();
   p.bias_ids = bias_ids.host_as<int32_t>(); p.bias_values = bias_values.host_as<float>(); p.masks = masks.host_as<uint32_t>();
-  const bool counts_tokens = style != 0;
+  const bool counts_tokens = !simple;
   p.prompt_seen = counts_tokens ? r_seen.data() : nullptr; p.output_count = counts_tokens ? r_counts.data() : nullptr; p.sampled = r_sampled.data(); p.token = r_token.data();
   p.logprob = r_logprob.data(); p.top_ids = r_ids.data(); p.top_logprobs = r_top.data(); p.workspace = r_workspace.data();
   reference.run(s, p, cpu);
@@ -100,11 +106,11 @@ void check_sample(int vocabulary, int rows, int style) {
 
 TEST(Sample, MatchesReference) {
   for (int vocabulary : {1, 2, 31, 500, 32000, 50001})
-    for (int style = 0; style < 8; ++style) check_sample(vocabulary, vocabulary > 1000 ? 6 : 12, style);
+    for (int style = 0; style < 11; ++style) check_sample(vocabulary, vocabulary > 1000 ? 6 : 12, style);
 }
-TEST(Sample, LargeVocabulary) { for (int style : {4, 6, 7}) check_sample(151936, 4, style); }
+TEST(Sample, LargeVocabulary) { for (int style : {4, 6, 7, 8, 10}) check_sample(151936, 4, style); }
 // More rows than the device holds blocks of: one block a row.
-TEST(Sample, ManyRows) { check_sample(3000, 700, 5); }
+TEST(Sample, ManyRows) { for (int style : {5, 8}) check_sample(3000, 700, style); }
 
 }  // namespace
 }  // namespace hearth::gpu_test

@@ -28,6 +28,23 @@ __device__ __forceinline__ uint32_t order_key(float v) {
   const uint32_t bits = __float_as_uint(__fadd_rn(v, 0.f));
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
+// A token by its logit or noisy logit, in the order of Best; 0: none.
+using TokenKey = unsigned long long;
+__device__ __forceinline__ TokenKey token_key(float value, int id) { return static_cast<TokenKey>(order_key(value)) << 32 | ~static_cast<uint32_t>(id); }
+__device__ __forceinline__ float key_logit(TokenKey key) {
+  const auto bits = static_cast<uint32_t>(key >> 32);
+  return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
+}
+// The largest of the block, to every thread.
+template <int WARPS> __device__ __forceinline__ TokenKey block_most(TokenKey v, TokenKey* of_warp) {
+#pragma unroll
+  for (int d = 16; d > 0; d >>= 1) v = max(v, __shfl_xor_sync(0xffffffffu, v, d));
+  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = v;
+  __syncthreads();
+#pragma unroll
+  for (int w = 0; w < WARPS; ++w) v = max(v, of_warp[w]);
+  return v;
+}
 // Best value first, then the lowest id. Id -1: none.
 struct Best { float value; int id; };
 __device__ __forceinline__ Best better(Best a, Best b) {
@@ -48,6 +65,46 @@ __device__ __forceinline__ Best draw_token(Best best, const SampleRowArgs& r, fl
   if (best.id >= 0 && scaled + gumbel_bound(word) + 1e-6f * fabsf(scaled) < best.value) return best;
   const double u = (word + 0.5) * 0x1p-32;
   return better(best, Best{__fadd_rn(scaled, static_cast<float>(-log(-log(u)))), t});
+}
+
+// The noisy logit itself. Called: its logarithms would stand wherever a token is looked at.
+__device__ __noinline__ float noisy_logit(float scaled, uint32_t word) {
+  const double u = (word + 0.5) * 0x1p-32;
+  return __fadd_rn(scaled, static_cast<float>(-log(-log(u))));
+}
+// Takes N tokens of every lane into a draw: logits of minus infinity and below `floor` are none. `best`: the lane's so far. Logarithms
+// in 64 bits are dear, most of all on small cards: so the warp's most promising token comes first, and then what may still beat it.
+template <int N, class Id> __device__ __forceinline__ Best warp_draw(Best best, const SampleRowArgs& r, const float (&logit)[N], const Id& id, float floor) {
+  float scaled[N], bound[N];
+  uint32_t word[N];
+  auto warp_largest = [](float v) {
+    const uint32_t key = __reduce_max_sync(0xffffffffu, order_key(v));
+    return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+  };
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    word[i] = philox_word(r.seed, r.position, id(i));
+    scaled[i] = __fdiv_rn(logit[i], r.temperature);
+    bound[i] = logit[i] > -INFINITY && logit[i] >= floor ? scaled[i] + gumbel_bound(word[i]) + 1e-6f * fabsf(scaled[i]) : -INFINITY;
+  }
+  float most = bound[0], its_scaled = scaled[0];
+  uint32_t its_word = word[0];
+  int its_id = id(0);
+#pragma unroll
+  for (int i = 1; i < N; ++i)
+    if (bound[i] > most) { most = bound[i]; its_scaled = scaled[i]; its_word = word[i]; its_id = id(i); }
+  const float enough = warp_largest(best.id < 0 ? -INFINITY : best.value), promising = warp_largest(most);
+  if (promising == -INFINITY || promising < enough) return best;
+  int done = -1;
+  if (most == promising) {
+    best = better(best, Best{noisy_logit(its_scaled, its_word), its_id});
+    done = its_id;
+  }
+  const float threshold = warp_largest(best.id < 0 ? -INFINITY : best.value);
+#pragma unroll
+  for (int i = 0; i < N; ++i)
+    if (bound[i] > -INFINITY && bound[i] >= threshold && id(i) != done) best = better(best, Best{noisy_logit(scaled[i], word[i]), id(i)});
+  return best;
 }
 
 }  // namespace hearth::kernels::cuda

@@ -11,6 +11,9 @@ constexpr int sample_chunks_max = 64;  // blocks of one row
 constexpr int sample_bins = 1024;      // of the histogram over (best - logit) / temperature
 constexpr int sample_list_max = 2048;  // candidates that are sorted outright
 
+constexpr int sample_held = 4;         // tokens that a thread of sample_truncated holds
+constexpr int sample_meeting_words = 20;  // of the counters, of a row of sample_truncated
+
 struct SampleRowArgs {
   float temperature, top_p, min_p;
   int32_t top_k;
@@ -39,7 +42,7 @@ struct SampleArgs {
   const uint16_t* prompt_seen; uint16_t* output_count;
   int32_t *sampled, *token; float* logprob; int32_t* top_ids; float* top_logprobs;
   SampleRowState* state;                           // [rows]
-  int32_t* counters;                               // [rows][2] (sample_plain: 4), zero; set back by the last block of a row
+  int32_t* counters;                               // [rows][2] (sample_plain: 4, sample_truncated: sample_meeting_words), zero; set back by the last block of a row
   int rows, vocabulary, chunks;
 };
 

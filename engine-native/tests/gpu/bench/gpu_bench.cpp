@@ -1,6 +1,7 @@
 // hearth-gpu-bench: what each CUDA op takes in place, and whole layer chains of the Llama shapes in captured graphs,
 // beside the limits measured in the same process. Predicts what hearth-bench measures through the runtime.
 //   hearth-gpu-bench [--profile NAME] [--shape 7b|8b|3b|1b] [--batches 2,64] [--what decode,batch,prefill,ops,parts,pass,tune,context,fp16,sample]
+//                    (behind: sampling behind a decode step)
 //                    (attention: decode attention alone) [--rows 4,16] [--contexts 160,2048 (of decode and batch)] [--set 'ranks=2,prefetch=64;ranks=4' (each in turn)]
 #include <chrono>
 #include <cmath>
@@ -326,7 +327,9 @@ void bench_chain_trace(const std::function<void()>& step) {
 bool wants(const std::string& what, const char* name) { return what.find(name) != std::string::npos; }
 
 // Sampling alone: peaked logits (a trained model's) and flat ones (a random model's).
-void bench_sample(int vocabulary, float spread) {
+// before: what stands in front of the sampling, of one row.
+void bench_sample(int vocabulary, float spread, const std::function<void()>& before = {}) {
+  const double alone = before ? median_us(before, 60) : 0;
   SampleSpec s{vocabulary, 64, 64};
   const auto* sample = kernels::cuda::sample_implementations()[0];
   SampleParams p;
@@ -336,6 +339,8 @@ void bench_sample(int vocabulary, float spread) {
   for (auto& v : l) v = normal(random) * spread;
   auto* logits = static_cast<float*>(take(l.size() * 4));
   need(gpu->upload(logits, l.data(), l.size() * 4));
+  // One row is drawn with the noise of so many positions in turn: of some a token is looked at in vain.
+  constexpr int positions = 16;
   auto* row = static_cast<SampleRow*>(take(64 * sizeof(SampleRow)));
   auto ints = [](size_t n) { return static_cast<int32_t*>(take(n * 4)); };
   p.logits = logits; p.logits_stride = s.vocabulary; p.row = row; p.workspace = take(sample->workspace_bytes(s, 64, gpu->info()));
@@ -343,9 +348,10 @@ void bench_sample(int vocabulary, float spread) {
   const char* kinds[] = {"greedy", "temperature", "top_p", "top_k", "top_k+top_p", "min_p", "top_p+logprobs"};
   for (int kind = 0; kind < 7; ++kind)
     for (int rows : {1, 64}) {
+      if (before && rows > 1) continue;
       std::vector<SampleRow> rs(64);
       for (int i = 0; i < 64; ++i) {
-        rs[i].slot = i; rs[i].seed = i; rs[i].temperature = kind ? 0.8f : 0;
+        rs[i].slot = i; rs[i].seed = i; rs[i].position = i; rs[i].temperature = kind ? 0.8f : 0;
         if (kind == 2 || kind == 4 || kind == 6) rs[i].top_p = 0.9f;
         if (kind == 3 || kind == 4) rs[i].top_k = 40;
         if (kind == 5) rs[i].min_p = 0.05f;
@@ -354,7 +360,18 @@ void bench_sample(int vocabulary, float spread) {
       need(gpu->upload(row, rs.data(), rs.size() * sizeof(SampleRow)));
       need(gpu->stream().synchronize());
       p.rows = rows; p.host_row = rs.data();
-      std::printf("sample %d logits of spread %.1f: %s rows %d: %.1f us\n", vocabulary, spread, kinds[kind], rows, median_us([&] { sample->run(s, p, gpu->stream()); }, 20));
+      auto sampled = [&](int position) {
+        p.row = row + position;
+        if (before) before();
+        sample->run(s, p, gpu->stream());
+      };
+      const int turns = rows > 1 ? 1 : positions;
+      double us = 0;
+      if (before) for (int i = 0; i < turns; ++i) us += median_us([&] { sampled(i); }, 10) / turns;  // a graph a step, as an engine has it
+      else us = median_us([&] { for (int i = 0; i < turns; ++i) sampled(i); }, 20) / turns;
+      std::printf("sample %d logits of spread %.1f: %s rows %d: ", s.vocabulary, spread, kinds[kind], rows);
+      if (before) std::printf("%.1f us behind a step of %.1f us\n", us - alone, alone);
+      else std::printf("%.1f us\n", us);
     }
   for (void* pointer : {static_cast<void*>(logits), static_cast<void*>(p.workspace)}) gpu->release(pointer);
 }
@@ -409,7 +426,7 @@ int main(int argc, char** argv) {
     std::fflush(stdout);
     return us;
   };
-  if (what == "trace")
+  if (wants(what, "trace") && !wants(what, "chaintrace"))
     for (int n : batches) {
       std::printf("trace of batch %d context %d\n", n, contexts[0]);
       const Batch bt = model.batch(n, 1, contexts[0]);
@@ -490,6 +507,10 @@ int main(int argc, char** argv) {
         std::printf("attention %3d x %6d: %8.2f us a layer, limit %7.2f (%.2f)\n", sequences, tokens, us, limit, limit / us);
         std::fflush(stdout);
       }
+    if (wants(what, "behind")) {
+      const Batch bt = model.batch(1, 1, 160);
+      bench_sample(model.s.vocabulary, 3, [&] { model.step(bt); });
+    }
     if (wants(what, "decode")) for (int n : contexts.empty() ? std::vector{160} : contexts) decode(1, n, "decode");
     if (wants(what, "batch")) for (int n : batches) for (int tokens : contexts.empty() ? std::vector{192} : contexts) decode(n, tokens, "decode");
     if (wants(what, "context")) for (int n : {8192, 32768, 131072}) decode(1, n, "decode");

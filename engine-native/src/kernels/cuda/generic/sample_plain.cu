@@ -10,52 +10,36 @@ using namespace hearth::kernels::cuda;
 
 namespace {
 
-using Key = unsigned long long;  // the order of a value above, then the lowest id; 0: none
 constexpr int warps = sample_threads / 32, loads = 4;  // of a thread at a time
 
-__device__ __forceinline__ Key key_of(float value, int id) { return static_cast<Key>(order_key(value)) << 32 | ~static_cast<uint32_t>(id); }
-
-// The largest of the block, to every thread.
-__device__ __forceinline__ Key block_most(Key v, Key* of_warp) {
-#pragma unroll
-  for (int d = 16; d > 0; d >>= 1) v = max(v, __shfl_xor_sync(0xffffffffu, v, d));
-  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = v;
-  __syncthreads();
-#pragma unroll
-  for (int w = 0; w < warps; ++w) v = max(v, of_warp[w]);
-  return v;
-}
-
-// f(id, logit) for the tokens of [begin, end) that may be drawn.
+// f(first, logits) for the tokens of [begin, end), `loads` of a thread at a time, sample_threads apart from `first` on; minus infinity
+// beyond the end. Whole warps take part.
 template <class F> __device__ __forceinline__ void for_tokens(const float* logits, int begin, int end, F&& f) {
 #pragma unroll 1
-  for (int first = begin + static_cast<int>(threadIdx.x); first < end; first += loads * sample_threads) {
+  for (int base = begin; base < end; base += loads * sample_threads) {
+    const int first = base + static_cast<int>(threadIdx.x);
     float l[loads];
 #pragma unroll
     for (int i = 0; i < loads; ++i) l[i] = first + i * sample_threads < end ? __ldcg(logits + first + i * sample_threads) : -INFINITY;
-#pragma unroll
-    for (int i = 0; i < loads; ++i)
-      if (l[i] > -INFINITY) f(first + i * sample_threads, l[i]);
+    f(first, l);
   }
 }
 
 // The block's best by noisy logit; `top` is its best without noise, further below which no token is worth its noise.
-__device__ __noinline__ Key noisy_most(const SampleRowArgs& r, const float* logits, int begin, int end, Key top, Key* of_warp) {
+__device__ __noinline__ TokenKey noisy_most(const SampleRowArgs& r, const float* logits, int begin, int end, TokenKey top, TokenKey* of_warp) {
   Best best{-INFINITY, -1};
   if (top) {
-    const float floor = __ldcg(logits + ~static_cast<uint32_t>(top)) - (gumbel_max + 4.0f) * r.temperature;  // 4: the least noise is about -3.1
-    for_tokens(logits, begin, end, [&](int t, float l) {
-      if (l >= floor) best = draw_token(best, r, l, t);
-    });
+    const float floor = key_logit(top) - (gumbel_max + 4.0f) * r.temperature;  // 4: the least noise is about -3.1
+    for_tokens(logits, begin, end, [&](int first, const float (&l)[loads]) { best = warp_draw(best, r, l, [&](int i) { return first + i * sample_threads; }, floor); });
   }
-  return block_most(best.id < 0 ? 0 : key_of(best.value, best.id), of_warp);
+  return block_most<warps>(best.id < 0 ? 0 : token_key(best.value, best.id), of_warp);
 }
 
 }  // namespace
 
 // Grid (chunks, rows). A row's words of the counters: the best so far (two), blocks that are done.
 extern "C" __global__ void __launch_bounds__(sample_threads) sample_plain_kernel(const SampleArgs p) {
-  __shared__ Key of_warp[2][warps];
+  __shared__ TokenKey of_warp[2][warps];
   const int row = blockIdx.y, chunks = gridDim.x;
   const int part = (p.vocabulary + chunks - 1) / chunks, begin = min(p.vocabulary, static_cast<int>(blockIdx.x) * part), end = min(p.vocabulary, begin + part);
   launch_dependents();
@@ -64,18 +48,22 @@ extern "C" __global__ void __launch_bounds__(sample_threads) sample_plain_kernel
   const int slot = __ldcg(&r.slot), record = __ldcg(&r.record);
   const float temperature = __ldcg(&r.temperature);
   const float* logits = p.logits + row * p.logits_stride;
-  Key best = 0;
-  for_tokens(logits, begin, end, [&](int t, float l) { best = max(best, key_of(l, t)); });
-  best = block_most(best, of_warp[0]);
+  TokenKey best = 0;
+  for_tokens(logits, begin, end, [&](int first, const float (&l)[loads]) {
+#pragma unroll
+    for (int i = 0; i < loads; ++i)
+      if (l[i] > -INFINITY) best = max(best, token_key(l[i], first + i * sample_threads));
+  });
+  best = block_most<warps>(best, of_warp[0]);
   if (temperature > 0) best = noisy_most(r, logits, begin, end, best, of_warp[1]);
   if (threadIdx.x > 0) return;
-  auto* of_row = reinterpret_cast<Key*>(p.counters + row * 4);
+  auto* of_row = reinterpret_cast<TokenKey*>(p.counters + row * 4);
   int32_t* done = p.counters + row * 4 + 2;
   atomicMax(of_row, best);
   __threadfence();
   if (atomicAdd(done, 1) < chunks - 1) return;
   __threadfence();
-  const Key most = atomicExch(of_row, Key{0});  // as the next kernel wants it
+  const TokenKey most = atomicExch(of_row, TokenKey{0});  // as the next kernel wants it
   *done = 0;
   const int token = most ? static_cast<int>(~static_cast<uint32_t>(most)) : 0;
   p.token[row] = token;
