@@ -3,6 +3,7 @@
 //   hearth-bench --json (--model DIR | --shape NAME) --device cpu|cuda --precision w4a16|w4a8|w4a32|w8a8|f16|...
 //                --batch 1,4,16 --prompt 128,512,2048 --new 128 [--context N] [--threads N] [--kv auto|f16|int8|...]
 //                [--group N] [--symmetric] [--head-bits N] [--repeat N] [--chunk N] [--images 1,8] [--interactive]
+//                [--sampling '{"temperature":0.6,"top_p":0.9}']   how tokens are drawn; without it the best one is taken
 //                [--set name=value,...]   choices between CUDA kernels, as in hearth-gpu-bench
 // --interactive: measures "PROMPT BATCH NEW" for each line of standard input, so that another program can take turns.
 //
@@ -39,7 +40,7 @@ using runtime::Json;
 using Clock = std::chrono::steady_clock;
 
 struct Arguments {
-  std::string model, shape, device = "cpu", precision = "auto", vision = "auto", kv = "auto", set;
+  std::string model, shape, device = "cpu", precision = "auto", vision = "auto", kv = "auto", set, sampling = R"({"temperature":0})";
   std::vector<int> batch = {1}, prompt = {128}, images;
   bool symmetric = false, interactive = false;
   int count_new = 128, context = 0, threads = 0, group = 0, head_bits = 0, repeat = 1, chunk = 0;
@@ -48,7 +49,7 @@ struct Arguments {
 
 constexpr const char* usage_text =
     "usage: hearth-bench --json (--model DIR | --shape NAME) --device cpu|cuda --precision P --batch 1,4 --prompt 128,512 "
-    "--new 128 [--context N] [--threads N] [--kv K] [--group N] [--symmetric] [--head-bits N] [--repeat N] [--chunk N] [--images 1,8 [--vision-precision P]] [--interactive] [--set CHOICES]\n";
+    "--new 128 [--context N] [--threads N] [--kv K] [--group N] [--symmetric] [--head-bits N] [--repeat N] [--chunk N] [--images 1,8 [--vision-precision P]] [--interactive] [--sampling JSON] [--set CHOICES]\n";
 
 [[noreturn]] void usage(const std::string& problem) {
   std::fprintf(stderr, "hearth-bench: %s\n%s", problem.c_str(), usage_text);
@@ -107,6 +108,7 @@ Arguments parse(int argc, char** argv) {
     else if (option == "--images") a.images = numbers(value, "--images");
     else if (option == "--repeat") a.repeat = std::max(1, number(value, "--repeat"));
     else if (option == "--set") a.set = value;
+    else if (option == "--sampling") a.sampling = value;
     else if (option == "--chunk") a.chunk = number(value, "--chunk");
     else usage("unknown option " + option);
   }
@@ -318,7 +320,9 @@ class Bench {
   Timing once(int batch, int prompt) {
     std::mt19937 random(static_cast<unsigned>(batch * 131 + prompt));
     int vocabulary = info_["vocabulary"];
-    std::string json = Json{{"max_tokens", count_new_}, {"ignore_eos", true}, {"temperature", 0}, {"speculate", false}}.dump();
+    Json request = Json::parse(a_.sampling);
+    request.update(Json{{"max_tokens", count_new_}, {"ignore_eos", true}, {"speculate", false}});
+    const std::string json = request.dump();
     std::vector<std::vector<int32_t>> prompts(batch, std::vector<int32_t>(prompt));
     for (auto& ids : prompts)
       for (int32_t& id : ids) id = static_cast<int32_t>(random() % vocabulary);
