@@ -123,9 +123,11 @@ __device__ __forceinline__ void decode_program(const Program& p) {
   } else {
 #pragma unroll 1
     while (at < control.end) {
-      if (program_phase(at / next_phase).kind != phase_linear) at += next_phase;
-      else if (control.rows == 1) at = finish_phase<T, 1, finishers>(at);
-      else at = control.rows == 2 ? finish_phase<T, 2, finishers>(at) : finish_phase<T, 4, finishers>(at);
+      const ProgramPhase& phase = program_phase(at / next_phase);
+      if (phase.kind != phase_linear) { at += next_phase; continue; }
+      const bool gated = linear_shape(phase).gated;
+      if (control.rows == 1) at = finish_phase<T, 1, finishers>(at, gated);
+      else at = control.rows == 2 ? finish_phase<T, 2, finishers>(at, gated) : finish_phase<T, 4, finishers>(at, gated);
     }
   }
   end_program<BULK>(p, control);

@@ -23,6 +23,10 @@ __device__ __forceinline__ uint32_t exchange_load(const uint32_t* p) {
 __device__ __forceinline__ void exchange_store(uint32_t* p, uint32_t word) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(~word) : "memory");
 }
+// Without a branch.
+__device__ __forceinline__ void exchange_store_if(uint32_t wanted, uint32_t* p, uint32_t word) {
+  asm volatile("{\n.reg .pred wanted;\nsetp.ne.u32 wanted, %0, 0;\n@wanted st.relaxed.gpu.global.u32 [%1], %2;\n}" ::"r"(wanted), "l"(p), "r"(~word) : "memory");
+}
 // Two words of 32 bits that are never all ones.
 __device__ __forceinline__ uint2 exchange_load8(const uint32_t* p) {
   uint2 v;

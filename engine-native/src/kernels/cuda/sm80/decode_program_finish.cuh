@@ -9,7 +9,7 @@ namespace hearth::kernels::cuda {
 // One finishing warp's view of a phase, in registers: others wait for what it does between a tile's sums and its stores. Its
 // lanes share a tile's outputs: eight have a row of activations, lane c of them columns 2 c and 2 c + 1, or gate and up of
 // column c. Where rows are fewer than four, as many more eights share the workers whose sums are added up.
-template <class T, int ROWS>
+template <class T, int ROWS, bool GATED>
 struct Finisher {
   static constexpr int row_lanes = 32 / ROWS, shares = 4 / ROWS, chunks = program_workers / 4 / shares;  // chunks: four workers' sums each, of a lane
   const ProgramControl& control;
@@ -18,7 +18,7 @@ struct Finisher {
   int activation, y_type;
   // What a tile's outputs take, as bits (see `kept`: predicates would be read back from memory between sums and stores).
   // live: there is such a row, and this is its first eight.
-  enum : uint32_t { live = 1, gated = 2, residual = 4, plain = 8, keeps = 16, scaled = 32, biased = 64, normed = 128, handed_on = 256 };
+  enum : uint32_t { live = 1, residual = 4, plain = 8, keeps = 16, scaled = 32, biased = 64, normed = 128, handed_on = 256 };
   uint32_t flags;
   const float *factors, *bias, *next_norm;                 // factors: the lane's first of tile 0
   char* const y;                                           // the row
@@ -28,26 +28,26 @@ struct Finisher {
   float norm = 1;                                          // the row's
 
   __device__ __forceinline__ Finisher(const ProgramControl& control, const ProgramPhase& phase, const LinearShape& shape)
-      : control(control), l(shape), lane(threadIdx.x % 32), rows(ROWS < 4 ? ROWS : control.rows), n(min(lane / 8 % ROWS, rows - 1)), c(lane % 8), width(shape.gated ? shape.out / 2 : shape.out),
+      : control(control), l(shape), lane(threadIdx.x % 32), rows(ROWS < 4 ? ROWS : control.rows), n(min(lane / 8 % ROWS, rows - 1)), c(lane % 8), width(GATED ? shape.out / 2 : shape.out),
         activation(shape.activation), y_type(shape.y_type),
-        flags((lane / 8 < rows ? live : 0) | (shape.gated ? gated : 0) | (shape.residual ? residual : 0) | (phase.to_plain ? plain : 0) | (phase.keeps ? keeps : 0) | (shape.factors_at ? scaled : 0) |
-              (phase.linear.bias ? biased : 0) | (phase.linear.next_norm ? normed : 0) | (phase.to >= 0 ? handed_on : 0)),
+        flags((lane / 8 < rows ? live : 0) | (shape.residual ? residual : 0) | (phase.to_plain ? plain : 0) | (phase.keeps ? keeps : 0) | (shape.factors_at ? scaled : 0) |
+              (phase.linear.bias ? biased : 0) | (phase.linear.next_norm && phase.to >= 0 ? normed : 0) | (phase.to >= 0 ? handed_on : 0)),
         factors(reinterpret_cast<const float*>(static_cast<const char*>(phase.linear.weight) + shape.factors_at) + first()), bias(phase.linear.bias), next_norm(phase.linear.next_norm),
         y(static_cast<char*>(phase.linear.y) + n * static_cast<int64_t>(shape.y_stride) * (shape.y_type == type_f32 ? 4 : 2)), words(control.exchange + phase.to + n * (width / 2)),
         squares((rows - n) * (width / 2) + n * shape.tiles), unit(units(shape)) {}
   __device__ __forceinline__ bool is(uint32_t flag) const { return flags & flag; }
   // From here on what depends on them is found out anew.
   __device__ __forceinline__ void anew() { asm volatile("" : "+r"(flags), "+r"(activation), "+r"(y_type)); }
-  __device__ __forceinline__ int second() const { return is(gated) ? 8 : 1; }  // tile rows from the lane's first output to its second
+  __device__ __forceinline__ int second() const { return GATED ? 8 : 1; }  // tile rows from the lane's first output to its second
 
   // Sums of rows 8 to 15 of a tile of 4-bit weights are 16 times too large.
   __device__ __forceinline__ float2 units(const LinearShape& shape) const {
     constexpr float sixteenth = 0.0625f;
     if (shape.group == 0) return make_float2(1, 1);
-    return make_float2(!is(gated) && c >= 4 ? sixteenth : 1, is(gated) || c >= 4 ? sixteenth : 1);
+    return make_float2(!GATED && c >= 4 ? sixteenth : 1, GATED || c >= 4 ? sixteenth : 1);
   }
   // The lane's first output in a tile, by the tile's rows.
-  __device__ __forceinline__ int first() const { return is(gated) ? c : 2 * c; }
+  __device__ __forceinline__ int first() const { return GATED ? c : 2 * c; }
   // Over the lanes that have parts of the same outputs, and over those of a row.
   __device__ __forceinline__ float over_shares(float v) const {
 #pragma unroll
@@ -98,9 +98,9 @@ struct Finisher {
     norm = 16.f * rsqrtf(__fdividef(over_shares(over_columns(sum)), l.in) + l.norm_epsilon);
   }
 
-  __device__ __forceinline__ int column(int tile) const { return tile * (is(gated) ? 8 : 16) + first(); }
+  __device__ __forceinline__ int column(int tile) const { return tile * (GATED ? 8 : 16) + first(); }
   __device__ __forceinline__ bool has(int column) const { return is(live) && column < width; }
-  __device__ __forceinline__ bool has_second(int column) const { return !is(gated) && has(column + 1); }
+  __device__ __forceinline__ bool has_second(int column) const { return !GATED && has(column + 1); }
 
   // What is needed of a lane's outputs beside the sums, read while an earlier tile is still multiplied.
   struct Constants { float2 factor, bias, next, old; };
@@ -112,7 +112,7 @@ struct Finisher {
     };
     Constants o;
     o.factor = both(scaled, factors + tile * 16, true, true, second(), 1);
-    o.bias = both(biased, bias + column, one, is(gated) ? one : two, is(gated) ? width : 1, 0);
+    o.bias = both(biased, bias + column, one, GATED ? one : two, GATED ? width : 1, 0);
     o.next = both(normed, next_norm + column, one, two, 1, 16);
     const float* const old = reinterpret_cast<const float*>(y) + column;
     o.old = make_float2(is(residual) && one ? __ldcg(old) : 0.f, is(residual) && two ? __ldcg(old + 1) : 0.f);
@@ -123,16 +123,22 @@ struct Finisher {
     float2 scale, bias, next, old;
     uint32_t* word;
     int column;
+    uint32_t stores;  // whether the lane has the word
+    // From here on they are in registers, not their parts.
+    __device__ __forceinline__ void keep() { asm volatile("" : "+f"(scale.x), "+f"(scale.y), "+f"(next.x), "+f"(next.y), "+l"(word), "+r"(stores)); }
   };
   __device__ __forceinline__ Output output(int tile, const Constants& c) const {
     const int column = this->column(tile);
-    return {{c.factor.x * unit.x * norm, c.factor.y * unit.y * norm}, c.bias, {c.next.x * 0.0625f, c.next.y * 0.0625f}, c.old, words + (is(plain) ? column / 2 : fragment_word(column)), column};
+    const bool stores = is(handed_on) && has(column) && column % 2 == 0;
+    Output o{{c.factor.x * unit.x * norm, c.factor.y * unit.y * norm}, c.bias, {c.next.x * 0.0625f, c.next.y * 0.0625f}, c.old, words + (is(plain) ? column / 2 : fragment_word(column)), column, stores};
+    o.keep();
+    return o;
   }
   // Where the lane's sums are in those of a tile; of the next four workers 16 bytes on, or, the other way round, before:
   // of eight lanes four begin with the odd ones, which are in other banks.
   __device__ __forceinline__ uint32_t sums_at() const { return (n * 16 + first()) * sum_pitch * 4 + (lane / (8 * ROWS) * chunks ^ swapped()) * 16; }
-  __device__ __forceinline__ int swapped() const { return is(gated) ? 0 : c / 4; }
-  __device__ __forceinline__ float sum(uint32_t at) const {
+  __device__ __forceinline__ int swapped() const { return GATED ? 0 : c / 4; }
+  __device__ __forceinline__ float of_chunks(uint32_t at) const {
     const int beside = 16 - 32 * swapped();
     float of_chunk[chunks];
 #pragma unroll
@@ -144,19 +150,28 @@ struct Finisher {
     for (int apart = 1; apart < chunks; apart *= 2)
 #pragma unroll
       for (int i = 0; i < chunks; i += 2 * apart) of_chunk[i] += of_chunk[i + apart];
-    return over_shares(of_chunk[0]);
+    return of_chunk[0];
   }
-  __device__ __forceinline__ float2 sums(uint32_t at) const { return make_float2(sum(at), sum(at + second() * sum_pitch * 4)); }
+  __device__ __forceinline__ float2 sums(uint32_t at) const {
+    float2 v = make_float2(of_chunks(at), of_chunks(at + second() * sum_pitch * 4));
+#pragma unroll
+    for (int d = 8 * ROWS; d < 32; d *= 2) {  // over the lanes that have parts of the same outputs, both on their way
+      const float first = __shfl_xor_sync(0xffffffffu, v.x, d), second = __shfl_xor_sync(0xffffffffu, v.y, d);
+      v.x += first;
+      v.y += second;
+    }
+    return v;
+  }
   // The lane's outputs from its sums: activation, gate, residual; of a gated linear the second is none.
   __device__ __forceinline__ float2 values(float2 sums, const Output& o) const {
-    const float2 v = make_float2(activate(sums.x * o.scale.x + o.bias.x, activation), sums.y * o.scale.y + o.bias.y);
-    if (is(gated)) return make_float2(v.x * v.y + o.old.x, 0);
-    return make_float2(v.x + o.old.x, activate(v.y, activation) + o.old.y);
+    float2 v = make_float2(sums.x * o.scale.x + o.bias.x, sums.y * o.scale.y + o.bias.y);
+    if (GATED) return make_float2(activate(v.x, activation) * v.y + o.old.x, 0);
+    if (activation != activation_none) v = make_float2(activate(v.x, activation), activate(v.y, activation));
+    return make_float2(v.x + o.old.x, v.y + o.old.y);
   }
   __device__ __forceinline__ void exchange(int tile, const Output& o, float2 v) const {
     const float2 here = make_float2(v.x * o.next.x, v.y * o.next.y);
-    const float beside = is(gated) ? __shfl_down_sync(0xffffffffu, here.x, 1) : here.y;
-    if (has(o.column) && o.column % 2 == 0) exchange_store(o.word, pack2<T>(here.x, beside));
+    exchange_store_if(o.stores, o.word, pack2<T>(here.x, GATED ? __shfl_down_sync(0xffffffffu, here.x, 1) : here.y));
     if (!is(normed)) return;
     const float square = over_columns(v.x * v.x + v.y * v.y);
     if (is(live) && c == 0) exchange_store(words + squares + tile, __float_as_uint(square));
@@ -164,7 +179,7 @@ struct Finisher {
   // To the exchange first: others wait for it.
   __device__ __forceinline__ void finish(int tile, const Output& o, float2 sums) const {
     const float2 v = values(sums, o);
-    if (is(handed_on)) exchange(tile, o, v);
+    exchange(tile, o, v);
     if (!is(keeps)) return;
     if (has(o.column)) store(y, y_type, o.column, v.x);
     if (has_second(o.column)) store(y, y_type, o.column + 1, v.y);
@@ -184,7 +199,7 @@ __device__ __forceinline__ void reset_read(int index) {
 // Finisher `which` does every FINISHERS-th tile of the block, and waits for the others' sums, too: one that skipped them
 // could be a lap ahead, or behind, and parities do not tell laps apart. The same lane has the same column of the residual in
 // all linears that add to it (the host sees to that), so it reads what it wrote itself.
-template <class T, int ROWS, int FINISHERS>
+template <class T, int ROWS, int FINISHERS, bool GATED>
 __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
   const int index = place / next_phase, which = threadIdx.x / 32 - program_workers;
   RingPlace at = PhasePlace(place).sums;
@@ -192,7 +207,7 @@ __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
   const ProgramPhase& phase = program_phase(index);
   const LinearShape& l = linear_shape(phase);
   const TileRange tiles = tile_range(l, phase);
-  Finisher<T, ROWS> finisher(control, phase, l);
+  Finisher<T, ROWS, GATED> finisher(control, phase, l);
   const int slots = control.sum_slots, sum_bytes = program_sum_bytes(finisher.rows);
   const uint32_t sums = shared_address(program_shared) + control.sums + finisher.sums_at();
   const uint32_t summed = shared_address(control.summed), taken = shared_address(control.taken);
@@ -200,7 +215,7 @@ __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
   // Without a tile nobody waits for this warp, and what it would read might be gone.
   if (tiles.begin < tiles.end) {
     int own = tiles.begin + which;
-    typename Finisher<T, ROWS>::Constants next{};
+    typename Finisher<T, ROWS, GATED>::Constants next{};
     if (own < tiles.end) next = finisher.prepare(row_tile(own));
     if (own < tiles.end && l.norm == norm_rms) {
       // Not before: waiting for squares in the memory system would hold up the words of others.
@@ -233,6 +248,11 @@ __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
   PhasePlace next(place);
   next.sums = at;
   return next.packed() + next_phase;
+}
+
+template <class T, int ROWS, int FINISHERS>
+__device__ __forceinline__ uint32_t finish_phase(uint32_t at, bool gated) {
+  return gated ? finish_phase<T, ROWS, FINISHERS, true>(at) : finish_phase<T, ROWS, FINISHERS, false>(at);
 }
 
 }  // namespace hearth::kernels::cuda
