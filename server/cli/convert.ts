@@ -12,8 +12,9 @@ export const help = `hearth convert DIR|FILE.gguf --target TARGET --out DIR [opt
 Packs a model's weights ahead of time for one kind of device, as one memory-mappable safetensors file with the layout
 in its metadata. Loading it reorders nothing; another device refuses it and says which target it wants.
 
-  --target TARGET     cpu or cuda (this machine's); or cpu-avx2, cpu-avx-vnni, cpu-avx512, cpu-amx,
-                      cpu-neon, cpu-dotprod, cpu-i8mm, cuda-sm80, cuda-sm86, cuda-sm87, cuda-sm89, cuda-sm90
+  --target TARGET     cpu or cuda (this machine's); cuda-sm80, cuda-sm86, cuda-sm87, cuda-sm89, cuda-sm90;
+                      cpu-avx2, cpu-avx-vnni, cpu-avx512, cpu-amx on x86-64; cpu-neon, cpu-dotprod, cpu-i8mm
+                      on aarch64
   --out DIR           folder to make
   --quantize KIND     round dense weights on the way: w4a16, w4a32, w4a8, w8a8 (default: none)
   --group N           group of those: 32, 64 or 128 (default)

@@ -12,8 +12,8 @@ export const help = `hearth list [--fits] [--json]
 Shows the models on this machine and the catalogue of checkpoints that Hearth can serve.
 
   --fits             add what this device can hold: precision, context, roofline tokens a second
-  --memory GB        plan for this much memory instead of the device's
-  --bandwidth GB/S   plan for this bandwidth instead of the device's
+  --memory GB        --fits for this much memory instead of the device's
+  --bandwidth GB/S   --fits for this bandwidth instead of the device's
   --json             print as JSON
 
 Environment: HEARTH_MODELS for the folder of pulled models.
@@ -87,7 +87,8 @@ export async function run(args: string[]): Promise<number> {
   });
   const entries = catalogue();
   const local = localModels();
-  const device = values.fits ? await deviceNumbers(values) : null;
+  const fits = values.fits || values.memory !== undefined || values.bandwidth !== undefined;
+  const device = fits ? await deviceNumbers(values) : null;
   if (values.json) {
     const offered = entries.map((entry) => ({ ...entry, fit: device ? bestFit(entry, device) : undefined }));
     console.log(JSON.stringify({ folder: modelsFolder(), device, local, catalogue: offered }));

@@ -212,6 +212,7 @@ describe('the command line', () => {
       run('serve', '--nope'),
       run('doctor', '--nope'),
       run('chat', '--url', 'x'),
+      run('list', '--memory', 'x'),
     ]);
     for (const { code, err } of results) {
       expect(code).toBe(2);
