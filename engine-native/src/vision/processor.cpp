@@ -15,7 +15,7 @@ Result<std::vector<float>> read_triple(const Config& config, const char* key, co
   if (!list.is_array() || list.size() != 3) return config.bad(key, "must hold three numbers");
   std::vector<float> values;
   for (const nlohmann::json& value : list) {
-    if (!value.is_number()) return config.bad(key, "must hold three numbers");
+    if (!value.is_number() || !(std::fabs(value.get<double>()) < 1e6)) return config.bad(key, "must hold three numbers of a colour's size");
     values.push_back(value.get<float>());
   }
   return values;
@@ -83,7 +83,7 @@ Status read_normalisation(const Config& config, const float (&mean)[3], const fl
     if (!(deviations[c] > 0)) return config.bad("image_std", "must be positive");
     // f32 rounding at the same places as the reference: after the rescale, the difference and the quotient.
     for (int b = 0; b < 256; b++) spec.table[c][b] = (static_cast<float>(b * scale) - means[c]) / deviations[c];
-    spec.mean_colour[c] = static_cast<uint8_t>(std::clamp(static_cast<int>(static_cast<double>(means[c]) * 255 + 1e-6), 0, 255));
+    spec.mean_colour[c] = static_cast<uint8_t>(std::clamp(static_cast<double>(means[c]) * 255 + 1e-6, 0.0, 255.0));
   }
   for (const char* key : {"do_resize", "do_rescale", "do_normalize"}) HEARTH_TRY(model::refuse(config, key, true));
   return Status::ok();

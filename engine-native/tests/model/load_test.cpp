@@ -164,6 +164,9 @@ TEST(Unsupported, VisionSettingsAreRefusedByName) {
     copy.edit(c.change);
     EXPECT_HAS(load_error(copy.path()), c.word);
   }
+  const Copy copy("llava-clip");
+  copy.edit([](json& c) { c["image_mean"] = {1e300, 0.5, 0.5}; }, "preprocessor_config.json");
+  EXPECT_HAS(load_error(copy.path()), "image_mean");
 }
 
 TEST(Options, AreCheckedByName) {
