@@ -15,22 +15,22 @@ export class ClientGone extends Error {
 }
 
 /** Requests by their connection: an answer that stands behind another on it is not told that it has gone. */
-const connections = new WeakMap<Socket, Map<RequestScope, () => void>>();
+const connections = new WeakMap<Socket, Set<RequestScope>>();
 
-/** `socket` is missing where requests are injected without one. */
-function whenGone(socket: Socket | undefined, scope: RequestScope, tell: () => void): void {
+/** Releases the scope with its connection. `socket` is missing where requests are injected without one. */
+function releaseWith(socket: Socket | undefined, scope: RequestScope): void {
   if (!socket) return;
-  if (socket.destroyed) return tell();
+  if (socket.destroyed) return scope.release();
   let scopes = connections.get(socket);
   if (!scopes) {
-    const made = new Map<RequestScope, () => void>();
+    const made = new Set<RequestScope>();
     socket.once('close', () => {
-      for (const one of [...made.values()]) one();
+      for (const one of [...made]) one.release();
     });
     connections.set(socket, made);
     scopes = made;
   }
-  scopes.set(scope, tell);
+  scopes.add(scope);
 }
 
 function forget(socket: Socket | undefined, scope: RequestScope): void {
@@ -53,8 +53,8 @@ export class RequestScope implements Abortable {
     this.#response = response;
     lifecycle.track(this);
     if (!response) return;
-    response.once('close', () => this.#closed());
-    whenGone(response.req.socket, this, () => this.#closed());
+    response.once('close', () => this.release());
+    releaseWith(response.req.socket, this);
   }
 
   /** Why the request was ended, or null while it lives. */
@@ -90,12 +90,9 @@ export class RequestScope implements Abortable {
     if (this.#reason) throw this.#reason;
   }
 
-  #closed(): void {
-    if (!this.#response!.writableFinished) this.abort(null);
-    this.release();
-  }
-
+  /** The request is over. What of it still runs, other choices than the one that failed, is for nobody. */
   release(): void {
+    this.abort(null);
     if (this.#response) forget(this.#response.req.socket, this);
     const tell = this.#atEnd ?? [];
     this.#atEnd = null;
