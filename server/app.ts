@@ -99,7 +99,7 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
   logRequests(app);
   await guardAccess(app, settings, dependencies.keys);
   countRequests(app, metrics, limits);
-  handleErrors(app, metrics, settings.bodyLimitMb * 1024 * 1024);
+  handleErrors(app, metrics, settings);
   await app.register(
     async (scope) => {
       health(scope, context);
@@ -173,7 +173,8 @@ function sendAnthropic(reply: FastifyReply, error: ApiError) {
   return reply.status(error.status).headers(error.headers).send(body);
 }
 
-function handleErrors(app: FastifyInstance, metrics: Metrics, bodyBytesMax: number): void {
+function handleErrors(app: FastifyInstance, metrics: Metrics, settings: HttpSettings): void {
+  const bodyBytesMax = settings.bodyLimitMb * 1024 * 1024;
   app.setErrorHandler((error: FastifyError | ApiError, request, reply) => {
     if (error instanceof ClientGone) {
       reply.hijack();
@@ -189,8 +190,17 @@ function handleErrors(app: FastifyInstance, metrics: Metrics, bodyBytesMax: numb
     return request.routeOptions.url?.includes('/v1/messages') ? sendAnthropic(reply, known) : send(reply, known);
   });
   app.setNotFoundHandler((request) => {
-    throw errors.unknownUrl(request.method, request.url.split('?')[0]!);
+    const url = request.url.split('?')[0]!;
+    throw errors.unknownUrl(request.method, url, meantUrl(app, settings.basePath, url));
   });
+}
+
+/** The route that a client was after whose base URL has /v1 twice or not at all, or a slash too many; null when it is none. */
+function meantUrl(app: FastifyInstance, basePath: string, url: string): string | null {
+  const spellings = (route: string) => [route.slice('/v1'.length), `/v1${route}`, `${route}/`];
+  const routes = app.definitions.map((definition) => definition.url).filter((route) => route.startsWith('/v1/'));
+  const meant = routes.find((route) => spellings(route).some((spelling) => basePath + spelling === url));
+  return meant ? basePath + meant : null;
 }
 
 /** Fastify's own errors in the words of the catalogue. */

@@ -96,10 +96,14 @@ export const errors = {
       code: 'model_not_found',
     }),
 
-  unknownUrl: (method: string, url: string) =>
-    new ApiError(404, 'invalid_request_error', `Unknown request URL: ${method} ${bounded(url, 200)}.`, {
-      code: 'unknown_url',
-    }),
+  unknownUrl: (method: string, url: string, meant: string | null = null) =>
+    new ApiError(
+      404,
+      'invalid_request_error',
+      `Unknown request URL: ${method} ${bounded(url, 200)}.` +
+        (meant ? ` It is ${bounded(meant, 200)} here: the base URL of clients ends in /v1.` : ''),
+      { code: 'unknown_url' },
+    ),
 
   notFound: (message: string, code: string | null = null, param: string | null = null) =>
     new ApiError(404, 'invalid_request_error', message, { code, param }),

@@ -104,7 +104,14 @@ describe('E. Errors', () => {
 
   it('35. 404, 405, 413 and 415', async () => {
     const app = await server({ settings: { bodyLimitMb: 1 } });
-    expect(await errorOf(await post(app, '/v1/chat', {}))).toMatchObject({ code: 'unknown_url' });
+    expect(await errorOf(await post(app, '/v1/chat', {}))).toMatchObject({
+      message: 'Unknown request URL: POST /v1/chat.',
+      code: 'unknown_url',
+    });
+    for (const url of ['/chat/completions', '/v1/v1/chat/completions', '/v1/chat/completions/']) {
+      const message = `Unknown request URL: POST ${url}. It is /v1/chat/completions here: the base URL of clients ends in /v1.`;
+      expect(await errorOf(await post(app, url, {}))).toMatchObject({ message, code: 'unknown_url' });
+    }
     const method = await fetch(`${app.url}/v1/chat/completions`, { method: 'DELETE' });
     expect([method.status, method.headers.get('allow')]).toEqual([405, 'POST']);
     const type = await post(app, '/v1/chat/completions', 'x=1', { headers: { 'content-type': 'text/plain' } });
