@@ -24,7 +24,9 @@ export function takeUpgrades(app: FastifyInstance): EventEmitter {
   app.server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     if (!open.has(socket)) socket.once('close', () => open.delete(socket));
     open.add(socket);
-    if (request.headers.upgrade?.toLowerCase() === 'websocket') webSockets.emit('upgrade', request, socket, head);
+    // A handshake is a GET; proxies are known to put the header into every request.
+    const isHandshake = request.method === 'GET' && request.headers.upgrade?.toLowerCase() === 'websocket';
+    if (isHandshake) webSockets.emit('upgrade', request, socket, head);
     else serveAsAsked(app, request, socket, head);
   });
   // Before @fastify/websocket and Node wait for connections to end: these are not Node's to close any more, whether they

@@ -155,14 +155,14 @@ describe('F. Connections', () => {
     expect(app.engine.live.size).toBe(0);
   });
 
-  it('upgrades to something else than WebSocket are not taken, and the request is answered', async () => {
+  it('upgrades that are no handshake of a WebSocket are not taken, and the request is answered', async () => {
     const app = await server({ reply: () => ({ tokens: ['Hi'] }) });
     const { port } = new URL(app.url);
     const body = JSON.stringify(ask({ padding: null, messages: [{ role: 'user', content: 'x'.repeat(200_000) }] }));
-    // What Java's own client sends with every request over plain HTTP, and curl --http2.
-    const head = (extra: string) =>
+    // What Java's own client sends with every request over plain HTTP, and curl --http2; and what some proxies do.
+    const head = (protocol: string, extra: string) =>
       `POST /v1/chat/completions HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings${extra}\r\nHost: localhost\r\n` +
-      'HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\n' +
+      `HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: ${protocol}\r\n` +
       `Content-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n`;
     const socket = connect(Number(port), '127.0.0.1');
     let received = '';
@@ -170,12 +170,12 @@ describe('F. Connections', () => {
       received += data;
     });
     // Twice on one connection, the second time with the body in pieces.
-    socket.write(head('') + body);
+    socket.write(head('h2c', '') + body);
     await until(() => received.includes('"content":"Hi"'));
     expect(received).toMatch(/^HTTP\/1\.1 200 OK/);
     received = '';
     const closed = new Promise((resolve) => socket.once('close', resolve));
-    socket.write(head(', close') + body.slice(0, 10));
+    socket.write(head('websocket', ', close') + body.slice(0, 10));
     await new Promise((resolve) => setTimeout(resolve, 20));
     socket.write(body.slice(10));
     await closed;
