@@ -21,8 +21,8 @@ void check_sample(int vocabulary, int rows, int style) {
   // Coarse values make ties; a wide spread makes the tail negligible.
   // Style 7 is nearly flat: the cut falls among more candidates than a list holds.
   for (size_t i = 0; i < logits.count(); ++i) logits.set(i, style == 7 ? random_normal() * 0.3f : style % 3 == 0 ? std::round(random_normal() * 4) / 4 : random_normal() * (style % 3 == 1 ? 1 : 5));
-  // From 8 on rows want nothing but fewer tokens.
-  const bool simple = style == 0 || style >= 8;
+  // From 8 on rows want nothing but fewer tokens, from 11 on all but log-probabilities.
+  const bool simple = style == 0 || (style >= 8 && style < 11);
   if (style == 0 || style == 9) {  // what is never drawn: a row of nothing else, and here and there in the last
     for (int t = 0; t < vocabulary; ++t) logits.set(t, coin() ? -INFINITY : NAN);
     for (int i = 0; i < vocabulary; ++i) logits.set(logits.count() - 1 - random_int(0, vocabulary - 1), coin() ? NAN : -INFINITY);
@@ -59,7 +59,8 @@ void check_sample(int vocabulary, int rows, int style) {
     if (coin()) { r.bias_begin = random_int(0, 20); r.bias_count = random_int(0, 40); }
     if (random_int(0, 3) == 0) r.mask = random_int(0, 1);
     if (random_int(0, 4) == 0) r.forced = random_int(0, vocabulary - 1);
-    r.top_logprobs = random_int(-1, 20);
+    if (style >= 11) r.forced = -1;
+    else r.top_logprobs = random_int(-1, 20);
     r.record = random_int(0, 4) != 0;
   }
   Array d_row(DType::u8, rows * sizeof(SampleRow));
@@ -106,9 +107,9 @@ void check_sample(int vocabulary, int rows, int style) {
 
 TEST(Sample, MatchesReference) {
   for (int vocabulary : {1, 2, 31, 500, 32000, 50001})
-    for (int style = 0; style < 11; ++style) check_sample(vocabulary, vocabulary > 1000 ? 6 : 12, style);
+    for (int style = 0; style < 14; ++style) check_sample(vocabulary, vocabulary > 1000 ? 6 : 12, style);
 }
-TEST(Sample, LargeVocabulary) { for (int style : {4, 6, 7, 8, 10}) check_sample(151936, 4, style); }
+TEST(Sample, LargeVocabulary) { for (int style : {4, 6, 7, 8, 10, 13}) check_sample(151936, 4, style); }
 // More rows than the device holds blocks of: one block a row.
 TEST(Sample, ManyRows) { for (int style : {5, 8}) check_sample(3000, 700, style); }
 

@@ -11,8 +11,8 @@ constexpr int sample_chunks_max = 64;  // blocks of one row
 constexpr int sample_bins = 1024;      // of the histogram over (best - logit) / temperature
 constexpr int sample_list_max = 2048;  // candidates that are sorted outright
 
-constexpr int sample_held = 4;         // tokens that a thread of sample_truncated holds
-constexpr int sample_meeting_words = 20;  // of the counters, of a row of sample_truncated
+constexpr int sample_held = 4;         // tokens that a thread of sample_token holds
+constexpr int sample_meeting_words = 20;  // of the counters, of a row of sample_token
 
 struct SampleRowArgs {
   float temperature, top_p, min_p;
@@ -23,6 +23,9 @@ struct SampleRowArgs {
 };
 // Whether a row (of either struct) draws from fewer tokens than all.
 template <class Row> HEARTH_HOST_DEVICE constexpr bool truncated(const Row& r) { return r.temperature > 0 && (r.top_k > 0 || r.min_p > 0 || r.top_p < 1); }
+template <class Row> HEARTH_HOST_DEVICE constexpr bool penalised(const Row& r) { return r.repetition_penalty != 1 || r.frequency_penalty != 0 || r.presence_penalty != 0; }
+// Whether its logits are others than the model's.
+template <class Row> HEARTH_HOST_DEVICE constexpr bool adjusted(const Row& r) { return penalised(r) || r.bias_count > 0 || r.mask >= 0; }
 // What one block found in its part of the vocabulary.
 struct SamplePartial { float value; int32_t id; float top, sum; };
 struct SampleMass { double total, above; };
@@ -42,7 +45,7 @@ struct SampleArgs {
   const uint16_t* prompt_seen; uint16_t* output_count;
   int32_t *sampled, *token; float* logprob; int32_t* top_ids; float* top_logprobs;
   SampleRowState* state;                           // [rows]
-  int32_t* counters;                               // [rows][2] (sample_plain: 4, sample_truncated: sample_meeting_words), zero; set back by the last block of a row
+  int32_t* counters;                               // [rows][2] (sample_plain: 4, sample_token: sample_meeting_words), zero; set back by the last block of a row
   int rows, vocabulary, chunks;
 };
 

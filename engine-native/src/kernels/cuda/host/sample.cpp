@@ -1,5 +1,5 @@
-// Sampling on CUDA: one kernel, several blocks a row that meet at a barrier of their own; smaller ones where no row wants more than
-// its best token, noisy or not, or that of those that top_p, min_p or top_k keep.
+// Sampling on CUDA: one kernel, several blocks a row that meet at a barrier of their own; one without sorting for rows that want no
+// log-probabilities, where all their blocks fit on the device; a small one where no row wants more than its best token, noisy or not.
 #include <algorithm>
 
 #include "kernels/cuda/host/convert.h"
@@ -12,12 +12,12 @@ using device::DeviceInfo;
 using device::Stream;
 using namespace ops;
 
-extern const device::CudaModule module_sample, module_sample_plain, module_sample_truncated;
+extern const device::CudaModule module_sample, module_sample_plain, module_sample_token;
 
 namespace {
 
 const CudaKernel sample_kernel{&module_sample, "sample_kernel"}, plain_kernel{&module_sample_plain, "sample_plain_kernel"},
-    truncated_kernel{&module_sample_truncated, "sample_truncated_kernel"};
+    token_kernel{&module_sample_token, "sample_token_kernel"};
 constexpr int plain_tokens = 4 * sample_threads;  // of a block that reads all its logits at once
 
 const char* declines(const SampleSpec& s, const DeviceInfo& info) {
@@ -33,11 +33,7 @@ int chunk_count(const SampleSpec& s, int rows, device::CudaStream& stream) {
   return std::clamp(std::min(resident / rows, useful), 1, sample_chunks_max);
 }
 
-// Wants no more than a token, drawn from the logits as they are.
-bool simple(const SampleRow& r) {
-  const bool penalised = r.repetition_penalty != 1 || r.frequency_penalty != 0 || r.presence_penalty != 0;
-  return !penalised && r.bias_count == 0 && r.mask < 0 && r.forced < 0 && r.top_logprobs < 0;
-}
+bool wants_token(const SampleRow& r) { return r.forced < 0 && r.top_logprobs < 0; }
 
 void run(const SampleSpec& s, const SampleParams& p, Stream& base) {
   device::CudaStream& stream = device::cuda(base);
@@ -52,15 +48,15 @@ void run(const SampleSpec& s, const SampleParams& p, Stream& base) {
   a.counters = stream.counters();
   a.rows = p.rows; a.vocabulary = s.vocabulary;
   auto all = [&](auto&& wanted) { return std::all_of(p.host_row, p.host_row + p.rows, wanted); };
-  if (p.host_row && !p.output_count && all(simple)) {
-    if (all([](const SampleRow& r) { return !truncated(r); })) {
+  if (p.host_row && all(wants_token)) {
+    if (!p.output_count && all([](const SampleRow& r) { return !truncated(r) && !adjusted(r); })) {
       const int wanted = std::max(1, stream.multiprocessors() * 8 / p.rows);
       a.chunks = std::clamp(divide_up(s.vocabulary, plain_tokens), 1, wanted);
       return stream.launch(plain_kernel, {a.chunks, p.rows, 1, sample_threads}, a);
     }
     a.chunks = divide_up(s.vocabulary, sample_held * sample_threads);
-    const int resident = stream.multiprocessors() * stream.occupancy(truncated_kernel, sample_threads, 0);
-    if (a.chunks * p.rows <= resident) return stream.launch(truncated_kernel, {a.chunks, p.rows, 1, sample_threads}, a);
+    const int resident = stream.multiprocessors() * stream.occupancy(token_kernel, sample_threads, 0);
+    if (a.chunks * p.rows <= resident) return stream.launch(token_kernel, {a.chunks, p.rows, 1, sample_threads}, a);
   }
   a.chunks = chunk_count(s, p.rows, stream);
   stream.launch(sample_kernel, {a.chunks, p.rows, 1, sample_threads}, a);

@@ -1,5 +1,4 @@
-// Rows that draw from fewer tokens than all (top_p, min_p or top_k), and want nothing else: without sorting. Whether a token is kept
-// depends on how many tokens are better and what these weigh. So the best by noisy logit of all is found and then looked at: mostly it
+// Rows that want a token and no log-probabilities: without sorting. Whether top_p, min_p and top_k keep a token depends on how many tokens are better and what these weigh. So the best by noisy logit of all is found and then looked at: mostly it
 // is kept, and since those that are kept are the best ones, it is what would have been drawn from them. Else the same again among the
 // tokens better than it. With top_k, top_p is of what the best k weigh: that is found once, by a histogram and, of the part where the
 // last of them lies, finer ones. Blocks of a row meet twice a turn and must all be on the device at once; a thread holds its tokens.
@@ -27,6 +26,29 @@ __device__ __forceinline__ void meet(Meeting& row, int target) {
     do asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(arrived) : "l"(&row.arrived) : "memory"); while (arrived < target);
   }
   __syncthreads();
+}
+// Bias, penalties and mask, on the block's logits in memory: a token's is looked up by other blocks, too.
+__device__ __forceinline__ void adjust(const SampleArgs& p, const SampleRowArgs& r, float* logits) {
+  const int begin = blockIdx.x * sample_held * sample_threads, end = min(p.vocabulary, begin + sample_held * sample_threads);
+  if (threadIdx.x == 0)  // ids may repeat, so one thread adds them in order
+    for (int i = r.bias_begin; i < r.bias_begin + r.bias_count; ++i)
+      if (p.bias_ids[i] >= begin && p.bias_ids[i] < end) logits[p.bias_ids[i]] += p.bias_values[i];
+  __syncthreads();
+  const bool repetition = r.repetition_penalty != 1.f, counts = r.frequency_penalty != 0.f || r.presence_penalty != 0.f;
+  const int64_t slot = static_cast<int64_t>(r.slot) * p.vocabulary;
+  const uint32_t* mask = r.mask >= 0 ? p.masks + static_cast<int64_t>(r.mask) * ((p.vocabulary + 31) / 32) : nullptr;
+#pragma unroll 1
+  for (int t = begin + threadIdx.x; t < end; t += sample_threads) {
+    float l = __ldcg(logits + t);
+    if (repetition || counts) {
+      const int count = p.output_count ? __ldcg(p.output_count + slot + t) : 0;
+      const bool seen = count > 0 || (p.prompt_seen && __ldcg(p.prompt_seen + slot + t) != 0);
+      if (repetition && seen) l = l > 0 ? __fdiv_rn(l, r.repetition_penalty) : __fmul_rn(l, r.repetition_penalty);
+      if (counts && count > 0) l = __fsub_rn(l, __fadd_rn(__fmul_rn(r.frequency_penalty, static_cast<float>(count)), r.presence_penalty));
+    }
+    if (mask && !((mask[t / 32] >> (t % 32)) & 1u)) l = -INFINITY;
+    logits[t] = l;
+  }
 }
 __device__ __forceinline__ float weight_of(float logit, float best, float inverse) { return expf((logit - best) * inverse); }
 
@@ -143,7 +165,7 @@ __device__ __forceinline__ Sums block_sums(Sums v, Sums* of_warp) {
 }  // namespace
 
 // Grid (chunks, rows).
-extern "C" __global__ void __launch_bounds__(sample_threads) sample_truncated_kernel(const SampleArgs p) {
+extern "C" __global__ void __launch_bounds__(sample_threads, 4) sample_token_kernel(const SampleArgs p) {
   __shared__ TokenKey of_warp[2][warps];
   __shared__ Sums sums[warps];
   __shared__ Histogram histogram;
@@ -152,7 +174,8 @@ extern "C" __global__ void __launch_bounds__(sample_threads) sample_truncated_ke
   launch_dependents();
   wait_predecessors();
   const SampleRowArgs& r = p.row[row_index];
-  const float* logits = p.logits + row_index * p.logits_stride;
+  float* logits = p.logits + row_index * p.logits_stride;
+  if (adjusted(r)) adjust(p, r, logits);
   Tokens tokens;
   tokens.first = blockIdx.x * sample_held * sample_threads + thread;
 #pragma unroll
@@ -210,7 +233,13 @@ extern "C" __global__ void __launch_bounds__(sample_threads) sample_truncated_ke
     const int token = drawn ? static_cast<int>(~static_cast<uint32_t>(drawn)) : 0;
     p.token[row_index] = token;
     p.logprob[row_index] = 0.f;
-    if (r.record) p.sampled[r.slot] = token;
+    if (r.record) {
+      p.sampled[r.slot] = token;
+      if (p.output_count) {
+        uint16_t* count = p.output_count + static_cast<int64_t>(r.slot) * p.vocabulary + token;
+        if (*count < 0xffff) ++*count;
+      }
+    }
   }
   if (atomicAdd(&row.left, 1) == chunks - 1) row = Meeting{};  // as the next kernel wants it
 }
