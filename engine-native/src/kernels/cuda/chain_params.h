@@ -22,6 +22,7 @@ struct W4ChainPhase {
   int columns, parts, tiles_warp;             // warps side by side, how many share k, tiles of a warp
   int chunk;                                  // eights of rows whose sums meet at a time, or
   int split_rows;                             // 1: the blocks of a pair finish half of the rows each
+  int inbox;                                  // from a block's own sums to those that the other sends
   int out, gated, residual, activation, y_type;
 };
 // The history that the attention after the chain reads, in a pool of blocks: `block_bytes` of keys and as many of values each.
@@ -34,7 +35,6 @@ struct W4ChainArgs {
   int32_t* counters;                          // one a phase, then one of blocks that have ended; zero before and after
   long long* trace;                           // [block][phase][8] clocks, or nullptr
   int phases, rows, slots, slot_bytes;         // the ring's
-  int inbox;                                  // from a block's own sums to those that the other sends
   W4ChainHistory history;
   W4ChainPhase phase[w4_chain_phases_max];
 };

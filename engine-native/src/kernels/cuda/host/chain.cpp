@@ -45,9 +45,10 @@ Deal deal(int tiles, int units, const ChainSize& size) {
     const int mine = divide_up(work, columns), parts = all / columns;
     if (mine > most || parts > 6) continue;
     // A tile's products; what a warp does once a unit of k, its loads of the activations (wgmma has none); what it does for a
-    // unit that is another's.
+    // unit that is another's. Up to 8 rows also the meeting of sums, and that a tile alone is one chain of products, which
+    // nothing hides.
     const double own = divide_up(std::max(1, units / ranks), parts), others = size.blocks ? 0 : units / ranks - own;
-    const double cost = own * (mine + (size.blocks ? 0.1 : 0.35)) + others * 0.4;
+    const double cost = own * (mine + (size.blocks ? 0.1 : size.beside && mine == 1 ? 0.41 : 0.35)) + others * 0.4 + (size.beside ? 0.3 * (parts - 1) : 0);
     if (!best.columns || cost < least) { best = {columns, parts, mine}; least = cost; }
   }
   return best;
@@ -135,22 +136,21 @@ class Chain final : public CudaStream::Deferred {
   int plan_sums() {
     constexpr int enough = 48 * 1024;
     const int live = divide_up(args_.rows, 8);
-    int own = 0, inbox = 0, halves = 0;
+    int most_bytes = 0;
     for (int i = 0; i < args_.phases; ++i) {
       W4ChainPhase& p = args_.phase[i];
       const int half = most(p) * divide_up(live, 2) * 512, eight = most(p) * p.parts * 512;
       p.chunk = live;
       p.split_rows = live > 1 && p.parts == 1 && !p.residual && half <= enough;
       if (p.split_rows) {
-        halves = std::max(halves, half);
+        most_bytes = std::max(most_bytes, half);
         continue;
       }
       p.chunk = std::clamp(enough / eight, 1, live);
-      own = std::max(own, eight * p.chunk);
-      inbox = std::max(inbox, divide_up(most(p), ranks) * live * 512);
+      p.inbox = eight * p.chunk;
+      most_bytes = std::max(most_bytes, p.inbox + divide_up(most(p), ranks) * live * 512);
     }
-    args_.inbox = own;
-    return round_up(std::max(own + inbox, halves), 1024);
+    return round_up(most_bytes, 1024);
   }
   // Slots of one size, and how many units of k of each phase one holds: as most bytes of weights are under way in the phase
   // that has fewest. Few large stages, since each costs its loaders and readers some hundred cycles.

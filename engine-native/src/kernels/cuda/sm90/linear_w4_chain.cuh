@@ -340,7 +340,8 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
         own.norms[n] = p.next_norm ? __ldg(p.next_norm + at) * 0.0625f : 0;
       }
       multipliers_sync<workers * 32>();
-      const int live = (args.rows + 7) / 8, g = lane / 4, t = lane % 4, chunk = p.chunk;
+      // Of eight rows known here, so that a phase's end has neither loops over them nor their counters in registers.
+      const int live = N == 8 ? 1 : (args.rows + 7) / 8, g = lane / 4, t = lane % 4, chunk = N == 8 ? 1 : p.chunk;
       // What a lane has of the residual at eight rows of the f-th tile that it finishes.
       auto fetch_residual = [&](int f, int eight, float (&old)[4]) {
         const int row = eight * 8 + 2 * t;
@@ -499,7 +500,7 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
       // ---- Or a tile's sums meet in the block that finishes it, `chunk` eights of rows at a time: each block adds up its warps' in
       // shared memory, in the order of k, then the other block's arrive ----
       auto finish_tiles = [&] {
-        const uint32_t inbox = sums + args.inbox, to = address_in(inbox, rank ^ 1) + lane * 16;
+        const uint32_t inbox = sums + p.inbox, to = address_in(inbox, rank ^ 1) + lane * 16;
 #pragma unroll 1
         for (int c = 0; c * chunk < live; ++c, ++exchanged) {
           const int j0 = c * chunk, width = min(chunk, live - j0);
