@@ -95,7 +95,8 @@ class CompressedTensorsReader final : public LinearReader {
     for (const int i : {0, 1}) {
       const int64_t size = wide ? load_at<int64_t>(view.data.data(), i) : load_at<int32_t>(view.data.data(), i);
       const int64_t expected = i == 0 ? packed.out : packed.in;
-      if (size != expected) return corrupt(label(view) + " says " + std::to_string(size) + " where the packed weight has " + std::to_string(expected));
+      if (size != expected)
+        return corrupt(label(view) + " says " + std::to_string(size) + " where the packed weight has " + std::to_string(expected));
     }
     return Status::ok();
   }

@@ -32,7 +32,8 @@ std::optional<int> size_member(const json& object, const char* key, int64_t low)
 Status parse_modules(const json& entry, const std::string& where, PackedHeader& header) {
   const json *modules = member(entry, "modules"), *rows = member(entry, "rows"), *biases = member(entry, "biases");
   const bool lists = modules && rows && biases && modules->is_array() && rows->is_array() && biases->is_array();
-  if (!lists || modules->empty() || modules->size() != rows->size() || modules->size() != biases->size()) return corrupt(where + ": modules, rows and biases do not match");
+  if (!lists || modules->empty() || modules->size() != rows->size() || modules->size() != biases->size())
+    return corrupt(where + ": modules, rows and biases do not match");
   int64_t out = 0;
   for (size_t i = 0; i < modules->size(); i++) {
     const auto count = as_count((*rows)[i]);
@@ -107,7 +108,8 @@ Result<PackedIndex> PackedIndex::parse(const std::map<std::string, std::string>&
     }
     for (size_t i = 0; i < header.modules.size(); i++) {
       header.linear.bias |= header.biases[i];
-      if (!index.modules_.emplace(header.modules[i], std::pair{key, i}).second) return corrupt(where + ": module '" + header.modules[i] + "' is packed twice");
+      if (!index.modules_.emplace(header.modules[i], std::pair{key, i}).second)
+        return corrupt(where + ": module '" + header.modules[i] + "' is packed twice");
     }
     index.headers_.emplace(key, std::move(header));
   }

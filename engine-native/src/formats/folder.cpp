@@ -217,7 +217,9 @@ Result<LinearHeader> FolderCheckpoint::linear_header(std::string_view module) co
 }
 
 Result<LinearData> FolderCheckpoint::linear(std::string_view module) const {
-  if (packed_ && packed_->module(module)) return unsupported(path_ + ": '" + std::string(module) + "' is packed for " + packed_->target() + " and cannot be read back; use the folder it was converted from");
+  if (packed_ && packed_->module(module))
+    return unsupported(path_ + ": '" + std::string(module) + "' is packed for " + packed_->target() +
+                       " and cannot be read back; use the folder it was converted from");
   const std::string name(module);
   Result<LinearData> linear = reader_ && reader_->has(store_, name) ? reader_->read(store_, name) : read_dense(store_, name);
   if (!linear) return linear.status().with(path_);

@@ -95,7 +95,8 @@ Status Parser::parse_array(GgufValue& value, const std::string& key) {
     if (value.count > left() / size) return error("key '" + key + "': an array of " + std::to_string(value.count) + " elements in a file too short");
     position_ += value.count * size;
   } else if (value.element == GgufType::string) {
-    if (value.count > left() / sizeof(uint64_t)) return error("key '" + key + "': an array of " + std::to_string(value.count) + " strings in a file too short");
+    if (value.count > left() / sizeof(uint64_t))
+      return error("key '" + key + "': an array of " + std::to_string(value.count) + " strings in a file too short");
     for (uint64_t i = 0; i < value.count; i++) HEARTH_TRY(take_string().status());
   } else {
     return error("key '" + key + "': an array of type " + std::to_string(element));

@@ -143,7 +143,8 @@ Status GgufCheckpoint::add_tensors() {
     Entry entry{.tensor = std::move(tensor), .permuted_head = 0};
     const bool turned = name.find(".q_proj.") != std::string::npos || name.find(".k_proj.") != std::string::npos;
     if (architecture_->permuted_rope && turned) {
-      if (entry.tensor.shape.front() % head_size != 0) return corrupt(label + ": " + std::to_string(entry.tensor.shape.front()) + " rows are not whole heads");
+      if (entry.tensor.shape.front() % head_size != 0)
+        return corrupt(label + ": " + std::to_string(entry.tensor.shape.front()) + " rows are not whole heads");
       entry.permuted_head = head_size;
     }
     if (!tensors_.emplace(name, std::move(entry)).second) return corrupt(label + " appears twice");
@@ -152,7 +153,8 @@ Status GgufCheckpoint::add_tensors() {
   const bool tied = !tensors_.contains("lm_head.weight");
   config_["tie_word_embeddings"] = tied;
   const auto table = tensors_.find("model.embed_tokens.weight");
-  if (table == tensors_.end() || table->second.tensor.shape.size() != 2) return corrupt(path_ + ": tensor 'token_embd.weight' is missing or has no two dimensions");
+  if (table == tensors_.end() || table->second.tensor.shape.size() != 2)
+    return corrupt(path_ + ": tensor 'token_embd.weight' is missing or has no two dimensions");
   config_["vocab_size"] = table->second.tensor.shape[0];
   return Status::ok();
 }
@@ -166,7 +168,8 @@ Status GgufCheckpoint::make_config() {
       {"num_attention_heads", "attention.head_count"}};
   for (const auto& [to, from] : counts) {
     const auto value = gguf_.integer(key(from));
-    if (!value || *value < 1 || *value > std::numeric_limits<int>::max()) return corrupt(path_ + ": key '" + key(from) + "' is missing or out of range");
+    if (!value || *value < 1 || *value > std::numeric_limits<int>::max())
+      return corrupt(path_ + ": key '" + key(from) + "' is missing or out of range");
     config_[to] = *value;
   }
   HEARTH_TRY(make_attention_config(config_));
@@ -188,7 +191,8 @@ Status GgufCheckpoint::make_attention_config(json& config) const {
   const int64_t heads = config["num_attention_heads"].get<int64_t>(), width = config["hidden_size"].get<int64_t>();
   const int64_t kv_heads = gguf_.integer(key("attention.head_count_kv")).value_or(heads);
   const int64_t head_size = gguf_.integer(key("attention.key_length")).value_or(width % heads == 0 ? width / heads : 0);
-  if (kv_heads < 1 || heads % kv_heads != 0) return corrupt(path_ + ": " + std::to_string(heads) + " heads over " + std::to_string(kv_heads) + " key heads");
+  if (kv_heads < 1 || heads % kv_heads != 0)
+    return corrupt(path_ + ": " + std::to_string(heads) + " heads over " + std::to_string(kv_heads) + " key heads");
   if (head_size < 2 || head_size % 2 != 0 || head_size > 4096) return corrupt(path_ + ": heads of " + std::to_string(head_size));
   if (gguf_.integer(key("attention.value_length")).value_or(head_size) != head_size) return unsupported(path_ + ": value heads of another size");
   if (gguf_.integer(key("rope.dimension_count")).value_or(head_size) != head_size) return unsupported(path_ + ": rope over part of a head");
@@ -311,7 +315,8 @@ Result<LinearHeader> GgufCheckpoint::linear_header(std::string_view module) cons
   if (!found) return corrupt(path_ + ": tensor '" + std::string(module) + ".weight' is missing");
   const auto& shape = found->tensor.shape;
   constexpr int64_t most = std::numeric_limits<int>::max();
-  if (shape.size() != 2 || shape[0] > most || shape[1] > most) return corrupt(path_ + ": tensor '" + found->tensor.name + "' is no linear: shape " + shape_text(shape));
+  if (shape.size() != 2 || shape[0] > most || shape[1] > most)
+    return corrupt(path_ + ": tensor '" + found->tensor.name + "' is no linear: shape " + shape_text(shape));
   const bool bias = tensors_.contains(std::string(module) + ".bias");
   if (found->tensor.type == GgmlType::q4_0) return w4_header(shape[1], shape[0], 32, true, bias);
   LinearHeader header;

@@ -121,7 +121,8 @@ Result<Entry> read_entry(std::span<const std::byte> archive, Reader& reader, con
   if (!reader.has(uint64_t{name_size} + extra_size + comment_size)) return corrupt(file + ": a zip directory entry is truncated");
   entry.name = reader.text(name_size);
   const uint64_t extra_end = reader.position() + extra_size;
-  if (!read_extra64(Reader(archive, reader.position()), extra_end, entry)) return corrupt(file + ": zip entry '" + entry.name + "' has a damaged size");
+  if (!read_extra64(Reader(archive, reader.position()), extra_end, entry))
+    return corrupt(file + ": zip entry '" + entry.name + "' has a damaged size");
   reader.skip(uint64_t{extra_size} + comment_size);
   return entry;
 }

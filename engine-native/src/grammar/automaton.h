@@ -8,8 +8,8 @@
 // Masks. What a token does from the top of a stack is known without what lies below as long as it does not leave the
 // rule it began in. For each state that is worked out once (`Local`): tokens accepted whatever lies below, and tokens that
 // leave the rule midway, for which the whole stack must be asked. A config's mask is the union over its stacks, plus the
-// few of the second kind that go through. Copies of one repetition differ in long tokens only: the others come from a twin. So the body of all strings is walked over the vocabulary once, not once a
-// property. The idea of splitting by context is that of XGrammar (Dong et al. 2024); the lazy configs are a subset
+// few of the second kind that go through. Copies of one repetition differ in long tokens only: the others come from a
+// twin. So the body of all strings is walked over the vocabulary once, not once a property. The idea of splitting by context is that of XGrammar (Dong et al. 2024); the lazy configs are a subset
 // construction over a graph-structured stack.
 #pragma once
 

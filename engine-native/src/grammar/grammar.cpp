@@ -127,7 +127,8 @@ class SpecCompiler {
   }
 
   static Result<std::string> text_of(const Json& object, const char* key, bool needed) {
-    if (!object.contains(key) || object[key].is_null()) return needed ? Result<std::string>(invalid(std::string("grammar/spec/") + key + ": is missing")) : std::string();
+    if (!object.contains(key) || object[key].is_null())
+      return needed ? Result<std::string>(invalid(std::string("grammar/spec/") + key + ": is missing")) : std::string();
     if (!object[key].is_string()) return invalid(std::string("grammar/spec/") + key + ": must be text");
     return object[key].get<std::string>();
   }

@@ -18,17 +18,22 @@ namespace {
 constexpr int rules_max = 4096;
 constexpr int count_max = 10000;  // of characters and items in bounds
 
-const std::map<std::string, const char*> formats = {
-    {"date", R"((?:\d{4})-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)|02-(?:0[1-9]|1\d|2[0-8])))"},
-    {"time", R"((?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d))"},
-    {"date-time", R"((?:\d{4})-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)|02-(?:0[1-9]|1\d|2[0-8]))T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d))"},
+const std::string date = R"((?:\d{4})-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)|02-(?:0[1-9]|1\d|2[0-8])))";
+const std::string time_of_day = R"((?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,6})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d))";
+const std::string host_label = R"([A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?)";
+const std::string hostname = host_label + R"((?:\.)" + host_label + "){0,4}";
+
+const std::map<std::string, std::string> formats = {
+    {"date", date},
+    {"time", time_of_day},
+    {"date-time", date + "T" + time_of_day},
     {"duration", R"(P(?:\d{1,4}W|\d{1,4}D(?:T\d{1,4}H)?|T\d{1,4}(?:H(?:\d{1,4}M(?:\d{1,4}S)?)?|M(?:\d{1,4}S)?|S)))"},
     {"uuid", R"([0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12})"},
-    {"email", R"([A-Za-z0-9_+-]{1,32}(?:\.[A-Za-z0-9_+-]{1,16}){0,3}@[A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?){1,4})"},
-    {"hostname", R"([A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?){0,4})"},
+    {"email", R"([A-Za-z0-9_+-]{1,32}(?:\.[A-Za-z0-9_+-]{1,16}){0,3}@)" + host_label + R"((?:\.)" + host_label + "){1,4}"},
+    {"hostname", hostname},
     {"ipv4", R"((?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d))"},
     {"ipv6", R"((?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4})"},
-    {"uri", R"(https?://[A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?){0,4}(?::[1-9]\d{0,3})?(?:/[A-Za-z0-9._~-]*)*(?:\?[A-Za-z0-9._~=&-]*)?(?:#[A-Za-z0-9._~-]*)?)"},
+    {"uri", "https?://" + hostname + R"((?::[1-9]\d{0,3})?(?:/[A-Za-z0-9._~-]*)*(?:\?[A-Za-z0-9._~=&-]*)?(?:#[A-Za-z0-9._~-]*)?)"},
 };
 
 class Compiler {
@@ -235,7 +240,8 @@ class Compiler {
     }
     for (const std::string& name : required) {  // required without a schema of its own
       HEARTH_ASSIGN(Expr inner, value(rest, path + "/additionalProperties", depth + 1));
-      if (inner->kind == Expression::Kind::nothing) return invalid(path + "/required: \"" + name.substr(0, 60) + "\" is not allowed by additionalProperties");
+      if (inner->kind == Expression::Kind::nothing)
+        return invalid(path + "/required: \"" + name.substr(0, 60) + "\" is not allowed by additionalProperties");
       names.push_back(name);
       pairs.emplace_back(member(name, inner), true);
     }

@@ -276,7 +276,9 @@ Status Loader::choose_context() {
   info.context = options_.context > 0 ? options_.context : longest;
   const int64_t pool = (options_.kv_tokens + ops::kv_block_tokens - 1) / ops::kv_block_tokens * ops::kv_block_tokens;
   if (options_.kv_tokens > 0 && pool < info.context) {
-    if (options_.context > 0) return invalid("kv_tokens " + std::to_string(options_.kv_tokens) + " is less than the context of " + std::to_string(info.context));
+    if (options_.context > 0)
+      return invalid("kv_tokens " + std::to_string(options_.kv_tokens) + " is less than the context of " +
+                     std::to_string(info.context));
     info.context = static_cast<int>(pool);
   }
   return Status::ok();

@@ -73,12 +73,15 @@ Status check_rows(const SequenceRows& rows, const StepBuffers::Limits& limits, i
   }
   if (rows.slot < 0 || rows.slot >= limits.sequences) return invalid("slot " + std::to_string(rows.slot) + " is out of range");
   const size_t needed = static_cast<size_t>(rows.start + rows.count + block_tokens - 1) / block_tokens;
-  if (rows.blocks.size() < needed) return invalid("a sequence has " + std::to_string(rows.blocks.size()) + " KV blocks and needs " + std::to_string(needed));
+  if (rows.blocks.size() < needed)
+    return invalid("a sequence has " + std::to_string(rows.blocks.size()) + " KV blocks and needs " + std::to_string(needed));
   for (size_t i = 0; i < needed; i++) {
     if (rows.blocks[i] < 0 || rows.blocks[i] >= limits.blocks) return invalid("KV block " + std::to_string(rows.blocks[i]) + " is out of range");
   }
-  if (rows.ids.size() != count || (!rows.source.empty() && rows.source.size() != count)) return invalid("a sequence's ids or sources do not match its rows");
-  if (!rows.positions.empty() && rows.positions.size() != count * static_cast<size_t>(axes)) return invalid("a sequence's positions do not match its rows");
+  if (rows.ids.size() != count || (!rows.source.empty() && rows.source.size() != count))
+    return invalid("a sequence's ids or sources do not match its rows");
+  if (!rows.positions.empty() && rows.positions.size() != count * static_cast<size_t>(axes))
+    return invalid("a sequence's positions do not match its rows");
   for (int i = 0; i < rows.count; i++) {
     const int source = source_of(rows, i), id = rows.ids[static_cast<size_t>(i)];
     const int most = source == 0 ? limits.vocabulary : source == 1 ? limits.sequences : source == 2 ? limits.image_rows : 0;

@@ -108,7 +108,9 @@ Status WeightPlan::check_packed(const LinearRequest& request, const HeldLinear& 
   const formats::PackedHeader wanted = packed_header(request, held, linear);
   const formats::PackedHeader* found = checkpoint_.packed_header(wanted.key());
   const std::string again = "; run: hearth convert SOURCE --target " + target_name(device_.info()) + " --out DIR";
-  if (!found) return unsupported(checkpoint_.path() + " was converted for another kind of device (" + std::string(checkpoint_.target()) + ")" + again);
+  if (!found)
+    return unsupported(checkpoint_.path() + " was converted for another kind of device (" + std::string(checkpoint_.target()) +
+                       ")" + again);
   if (found->linear.layout != wanted.linear.layout || found->bytes != wanted.bytes || found->linear.format != wanted.linear.format ||
       found->linear.group != wanted.linear.group || found->linear.symmetric != wanted.linear.symmetric || found->rows != wanted.rows) {
     return unsupported(checkpoint_.path() + " was converted for " + std::string(checkpoint_.target()) + " (layout " + found->linear.layout +

@@ -23,7 +23,8 @@ ScaleResult search_scales(Math& math, const std::string& pair, const Array& inpu
   const double count = static_cast<double>(exact.size());
   const std::vector<float> mean = math.mean_magnitude(input);
   std::vector<Array> rounded(weights.size());
-  ScaleResult best{.pair = pair, .alpha = 0, .loss_rounding = 0, .loss = std::numeric_limits<double>::infinity(), .reference = math.sum_of_squares(exact) / count, .scales = std::vector<float>(mean.size(), 1.0f), .losses = {}};
+  ScaleResult best{.pair = pair, .alpha = 0, .loss_rounding = 0, .loss = std::numeric_limits<double>::infinity(),
+                   .reference = math.sum_of_squares(exact) / count, .scales = std::vector<float>(mean.size(), 1.0f), .losses = {}};
   for (int i = 0; i < alpha_steps; i++) {
     const float alpha = static_cast<float>(i) / alpha_steps;
     const std::vector<float> scales = awq_scales(mean, alpha);

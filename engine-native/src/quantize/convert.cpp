@@ -52,7 +52,9 @@ class Converter {
   Status gather() {
     if (!options_.shape.empty()) return gather_shape();
     HEARTH_ASSIGN(checkpoint_, formats::Checkpoint::open(options_.path));
-    if (!checkpoint_->target().empty()) return invalid(options_.path + " is already converted, for " + std::string(checkpoint_->target()) + "; convert the folder it came from");
+    if (!checkpoint_->target().empty())
+      return invalid(options_.path + " is already converted, for " + std::string(checkpoint_->target()) +
+                     "; convert the folder it came from");
     load_.path = options_.path;
     return choose_target();
   }

@@ -44,7 +44,9 @@ Result<Array> embed(const formats::Checkpoint& checkpoint, const model::DecoderS
   HEARTH_ASSIGN(const formats::TensorView* table, checkpoint.require("model.embed_tokens.weight", {{int64_t{spec.vocabulary}, width}}));
   Array x(static_cast<int64_t>(ids.size()), width);
   for (size_t i = 0; i < ids.size(); i++) {
-    if (ids[i] < 0 || ids[i] >= spec.vocabulary) return corrupt(checkpoint.path() + ": the tokenizer gives token " + std::to_string(ids[i]) + ", the model has " + std::to_string(spec.vocabulary));
+    if (ids[i] < 0 || ids[i] >= spec.vocabulary)
+      return corrupt(checkpoint.path() + ": the tokenizer gives token " + std::to_string(ids[i]) + ", the model has " +
+                     std::to_string(spec.vocabulary));
     HEARTH_TRY(read_rows(*table, ids[i], 1, width, x.host.data() + i * static_cast<size_t>(width)));
   }
   for (float& value : x.host) value *= spec.embed_scale;

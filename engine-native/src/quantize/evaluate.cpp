@@ -98,7 +98,8 @@ class Evaluation {
     const int windows = static_cast<int>(ids_.size()) / window_;
     for (int w = 0; w < windows; w++) {
       HEARTH_TRY(score(std::span(ids_).subspan(static_cast<size_t>(w) * static_cast<size_t>(window_), static_cast<size_t>(window_))));
-      if (progress_ && !progress_({"evaluate", double(w + 1), double(windows), clock.seconds_left(w + 1, windows), ""})) return Status(Code::cancelled, "evaluation cancelled");
+      if (progress_ && !progress_({"evaluate", double(w + 1), double(windows), clock.seconds_left(w + 1, windows), ""}))
+        return Status(Code::cancelled, "evaluation cancelled");
     }
     return result(windows);
   }
@@ -158,7 +159,9 @@ class Evaluation {
       const int64_t context = spec.decoder.context;
       window_ = static_cast<int>(std::clamp<int64_t>(context, 2, window_max));
     }
-    if (static_cast<int>(ids_.size()) < window_) return invalid(options_.text + ": " + std::to_string(ids_.size()) + " tokens, fewer than one window of " + std::to_string(window_));
+    if (static_cast<int>(ids_.size()) < window_)
+      return invalid(options_.text + ": " + std::to_string(ids_.size()) + " tokens, fewer than one window of " +
+                     std::to_string(window_));
     HEARTH_ASSIGN(Scorer model, open_model());
     model_ = std::make_unique<Scorer>(std::move(model));
     if (options_.against.empty()) return Status::ok();
@@ -188,11 +191,13 @@ class Evaluation {
 
   json result(int windows) const {
     const double tokens = static_cast<double>(sums_.tokens);
-    json result{{"path", options_.path}, {"text", options_.text}, {"precision", model_->info().precision}, {"kv", model_->info().kv}, {"windows", windows}, {"window", window_},
+    json result{{"path", options_.path}, {"text", options_.text}, {"precision", model_->info().precision},
+                {"kv", model_->info().kv}, {"windows", windows}, {"window", window_},
                 {"tokens", sums_.tokens}, {"loss", sums_.loss / tokens}, {"perplexity", std::exp(sums_.loss / tokens)},
                 {"tokens_per_second", double(windows) * window_ / seconds_}};
     if (reference_) {
-      result["against"] = {{"path", options_.against}, {"precision", reference_->info().precision}, {"kv", reference_->info().kv}, {"loss", sums_.reference_loss / tokens},
+      result["against"] = {{"path", options_.against}, {"precision", reference_->info().precision},
+                           {"kv", reference_->info().kv}, {"loss", sums_.reference_loss / tokens},
                            {"perplexity", std::exp(sums_.reference_loss / tokens)}, {"kl", sums_.divergence / tokens},
                            {"top1_agreement", sums_.agreement / tokens}};
     }

@@ -90,10 +90,14 @@ Status Quantizer::check_options() const {
   if (options_.method != "awq" && options_.method != "rtn" && options_.method != "smoothquant") {
     return invalid("method '" + options_.method + "' is none of awq, smoothquant, rtn");
   }
-  if (options_.rounding != "compensated" && options_.rounding != "nearest") return invalid("rounding '" + options_.rounding + "' is none of compensated, nearest");
-  if (options_.device != "auto" && options_.device != "cpu" && options_.device != "cuda") return invalid("device '" + options_.device + "' is none of auto, cpu, cuda");
-  if (options_.group != 32 && options_.group != 64 && options_.group != 128) return invalid("group " + std::to_string(options_.group) + " is none of 32, 64, 128");
-  if (options_.tokens < 1 || options_.sequence < 2 || options_.search_tokens < 0 || options_.threads < 0) return invalid("tokens, sequence and threads must be positive");
+  if (options_.rounding != "compensated" && options_.rounding != "nearest")
+    return invalid("rounding '" + options_.rounding + "' is none of compensated, nearest");
+  if (options_.device != "auto" && options_.device != "cpu" && options_.device != "cuda")
+    return invalid("device '" + options_.device + "' is none of auto, cpu, cuda");
+  if (options_.group != 32 && options_.group != 64 && options_.group != 128)
+    return invalid("group " + std::to_string(options_.group) + " is none of 32, 64, 128");
+  if (options_.tokens < 1 || options_.sequence < 2 || options_.search_tokens < 0 || options_.threads < 0)
+    return invalid("tokens, sequence and threads must be positive");
   if (calibrated() && options_.calibrate.empty()) return invalid(options_.method + " needs a calibration text");
   return Status::ok();
 }
@@ -132,7 +136,9 @@ Status Quantizer::check_fit() const {
   }
   for (const int group : {64, 32}) {
     for (const int64_t width : widths) {
-      if (width % group == 0) return invalid("group " + std::to_string(options_.group) + " divides none of the model's widths; --group " + std::to_string(group) + " does");
+      if (width % group == 0)
+        return invalid("group " + std::to_string(options_.group) + " divides none of the model's widths; --group " +
+                       std::to_string(group) + " does");
     }
   }
   return unsupported("no group of 128, 64 or 32 divides the model's widths");
@@ -225,7 +231,8 @@ json Quantizer::measure(const Block& block, const Capture& capture, std::vector<
   for (size_t i = 0; i < weights.size(); i++) {
     const Array input = math_->pick(input_of(capture, i), rows);
     exact.push_back(runner_->linear(*weights[i], weights[i]->values, input, false));
-    linears.push_back({{"module", weights[i]->module}, {"quantized", fits(*weights[i])}, {"error_rounding", rounded_error(*weights[i], input, exact.back(), {})}});
+    linears.push_back({{"module", weights[i]->module}, {"quantized", fits(*weights[i])},
+                       {"error_rounding", rounded_error(*weights[i], input, exact.back(), {})}});
   }
   return linears;
 }
@@ -317,7 +324,8 @@ Result<json> Quantizer::search_layer(Block& block, Capture& capture, const Array
   report["clipped"] = result.clipped;
   report["pairs"] = json::array();
   for (const ScaleResult& pair : result.pairs) {
-    report["pairs"].push_back({{"pair", pair.pair}, {"alpha", pair.alpha}, {"loss", pair.loss}, {"loss_rounding", pair.loss_rounding}, {"mean_square", pair.reference}});
+    report["pairs"].push_back({{"pair", pair.pair}, {"alpha", pair.alpha}, {"loss", pair.loss},
+                               {"loss_rounding", pair.loss_rounding}, {"mean_square", pair.reference}});
   }
   return linears;
 }

@@ -94,7 +94,8 @@ void bind_usual_ops(const device::DeviceInfo& info) {
 Json describe_choices(const device::DeviceInfo& info) {
   Json out = Json::array();
   if (const int rows = device::program_rows(info.profile); rows > 0)
-    out.push_back({{"op", "decode_step"}, {"spec", rows == 1 ? "w4, 1 row" : "w4, 1 to " + std::to_string(rows) + " rows"}, {"chosen", "one kernel a step (decode program)"}, {"refused", Json::array()}});
+    out.push_back({{"op", "decode_step"}, {"spec", rows == 1 ? "w4, 1 row" : "w4, 1 to " + std::to_string(rows) + " rows"},
+                   {"chosen", "one kernel a step (decode program)"}, {"refused", Json::array()}});
   for (const ops::Choice& choice : ops::choices()) {
     Json refused = Json::array();
     for (const auto& [implementation, reason] : choice.refused)
@@ -126,7 +127,8 @@ Result<Json> doctor(Engine* engine, std::string_view options_json) {
   if (auto count = device::count_cuda_devices()) cuda["devices"] = *count;
   else cuda["reason"] = count.status().message();
   if (ops::choices().empty()) bind_usual_ops(device.info());
-  return Json{{"devices", Json::array({describe_device(device, engine == nullptr)})}, {"cuda", cuda}, {"kernels", describe_choices(device.info())}, {"profiles", describe_profiles()}};
+  return Json{{"devices", Json::array({describe_device(device, engine == nullptr)})}, {"cuda", cuda},
+              {"kernels", describe_choices(device.info())}, {"profiles", describe_profiles()}};
 }
 
 }  // namespace hearth::runtime

@@ -45,7 +45,8 @@ Status decoder_added(const Json& json, Parts& parts) {
     int64_t id = 0;
     const std::string& key = it.key();
     auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
-    if (error != std::errc() || end != key.data() + key.size() || !it.value().is_object()) return wrong_type("added_tokens_decoder", "an object of id: token");
+    if (error != std::errc() || end != key.data() + key.size() || !it.value().is_object())
+      return wrong_type("added_tokens_decoder", "an object of id: token");
     Json item = it.value();
     item["id"] = id;
     list.push_back(std::move(item));

@@ -38,7 +38,8 @@ Result<int32_t> unk_in(const Json& json, const Parts& parts) {
 }
 
 Status refuse_affixes(const Json& json) {
-  if (const Json& dropout = member(json, "dropout"); dropout.is_number() && dropout.get<double>() > 0) return unsupported("dropout (it makes encoding random)");
+  if (const Json& dropout = member(json, "dropout"); dropout.is_number() && dropout.get<double>() > 0)
+    return unsupported("dropout (it makes encoding random)");
   for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     HEARTH_ASSIGN(std::string affix, string_or(json, key, ""));
     if (!affix.empty()) return unsupported(std::string(key) + " \"" + affix + "\"");
@@ -101,7 +102,8 @@ class BpeReader {
     }
     std::string both = std::string(left) + std::string(right);
     int32_t a = id_or(vocab_, left, -1), b = id_or(vocab_, right, -1), whole = id_or(vocab_, both, -1);
-    if (a < 0 || b < 0 || whole < 0) return corrupt("merge " + std::to_string(rank) + " (\"" + std::string(left) + "\" \"" + std::string(right) + "\") names a token that is not in the vocabulary");
+    if (a < 0 || b < 0 || whole < 0)
+      return corrupt("merge " + std::to_string(rank) + " (\"" + std::string(left) + "\" \"" + std::string(right) + "\") names a token that is not in the vocabulary");
     if (is_special(parts_, both)) return Status::ok();  // control tokens never come out of text
     rules_.merges.push_back({a, b, rank, whole});
     if (rules_.byte_level) return Status::ok();
@@ -135,7 +137,8 @@ Status read_vocab_list(const Json& json, Parts& parts, std::vector<double>& scor
   if (!vocab.is_array() || vocab.empty()) return wrong_type("vocab", "a list that holds something");
   for (size_t id = 0; id < vocab.size(); ++id) {
     const Json& entry = vocab[id];
-    if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string() || !entry[1].is_number()) return corrupt("vocab entry " + std::to_string(id) + " is not [text, score]");
+    if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string() || !entry[1].is_number())
+      return corrupt("vocab entry " + std::to_string(id) + " is not [text, score]");
     scores.push_back(entry[1].get<double>());
     if (!std::isfinite(scores.back())) return corrupt("vocab entry " + std::to_string(id) + ": the score is not a number");
     HEARTH_TRY(parts.add_text(static_cast<int64_t>(id), entry[0].get_ref<const std::string&>()));

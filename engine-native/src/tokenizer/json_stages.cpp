@@ -244,7 +244,8 @@ Status read_template(const Json& json, Parts& parts) {
     if (!ids.is_array()) return corrupt("\"special_tokens\" lacks ids for \"" + name + "\"");
     for (const Json& value : ids) {
       HEARTH_ASSIGN(int64_t id, integer_of(value, "ids"));
-      if (id < 0 || id > max_token_id || !parts.has(static_cast<int32_t>(id))) return corrupt("id " + std::to_string(id) + " of \"" + name + "\" is outside the vocabulary");
+      if (id < 0 || id > max_token_id || !parts.has(static_cast<int32_t>(id)))
+        return corrupt("id " + std::to_string(id) + " of \"" + name + "\" is outside the vocabulary");
       side->push_back(static_cast<int32_t>(id));
     }
   }

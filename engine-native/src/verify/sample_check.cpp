@@ -80,7 +80,9 @@ void run_case(const Implementation<SampleSpec, SampleParams>& sample, int vocabu
   }
   check.cases += rows;
   check.error = std::max(check.error, static_cast<double>(different) / rows);
-  if (different) fail(check, std::to_string(different) + " of " + std::to_string(rows) + " rows drew another token or log-probability, vocabulary " + std::to_string(vocabulary));
+  if (different)
+    fail(check, std::to_string(different) + " of " + std::to_string(rows) +
+         " rows drew another token or log-probability, vocabulary " + std::to_string(vocabulary));
 }
 
 }  // namespace

@@ -100,7 +100,8 @@ struct EmbedCase {
     ids.integers(names), source.integers(sources), sampled.integers(tokens), table.normal(), image.normal(), out.poison();
   }
   EmbedParams params(bool host, void* y) {
-    if (host) return {rows, ids.host_as<int32_t>(), source.host_as<int32_t>(), sampled.host_as<int32_t>(), table.host(), image.host_as<float>(), static_cast<float*>(y)};
+    if (host)
+      return {rows, ids.host_as<int32_t>(), source.host_as<int32_t>(), sampled.host_as<int32_t>(), table.host(), image.host_as<float>(), static_cast<float*>(y)};
     return {rows, ids.twin_as<int32_t>(), source.twin_as<int32_t>(), sampled.twin_as<int32_t>(), table.twin(), image.twin_as<float>(), static_cast<float*>(y)};
   }
 };

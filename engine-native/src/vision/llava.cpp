@@ -244,7 +244,8 @@ void LlavaEncoder::run_block(int index) {
 void LlavaEncoder::run_projector(const void* from, int64_t stride, int rows) {
   device::Stream& stream = device_.stream();
   const int64_t out = spec_.width_out;
-  if (spec_.projector == LlavaSpec::Projector::linear) return projector_[0].run(rows, from, stride, projected_, out, transformer_.workspace(), stream);
+  if (spec_.projector == LlavaSpec::Projector::linear)
+    return projector_[0].run(rows, from, stride, projected_, out, transformer_.workspace(), stream);
   projector_[0].run(rows, from, stride, hidden_, out, transformer_.workspace(), stream);
   projector_[1].run(rows, hidden_, out, projected_, out, transformer_.workspace(), stream);
 }

@@ -112,7 +112,8 @@ Status read_size(const Config& config, LlavaSpec& spec) {
     processor.resize = ProcessorSpec::Resize::exact;
     HEARTH_ASSIGN(const int height, object.integer("height", 1, 1 << 14));
     HEARTH_ASSIGN(const int width, object.integer("width", 1, 1 << 14));
-    if (height != spec.image || width != spec.image) return object.bad("height", "and width are not the tower's image_size of " + std::to_string(spec.image));
+    if (height != spec.image || width != spec.image)
+      return object.bad("height", "and width are not the tower's image_size of " + std::to_string(spec.image));
   } else {
     HEARTH_ASSIGN(processor.shortest_edge, config.integer("size", 1, 1 << 14));
   }
@@ -127,7 +128,8 @@ Status read_crop(const Config& config, LlavaSpec& spec) {
   const Config object(crop.is_object() ? crop : config.data(), config.where() + ": crop_size");
   HEARTH_ASSIGN(const int height, object.integer(crop.is_object() ? "height" : "crop_size", 1, 1 << 14));
   HEARTH_ASSIGN(const int width, object.integer(crop.is_object() ? "width" : "crop_size", 1, 1 << 14));
-  if (height != spec.image || width != spec.image) return object.bad("height", "and width are not the tower's image_size of " + std::to_string(spec.image));
+  if (height != spec.image || width != spec.image)
+    return object.bad("height", "and width are not the tower's image_size of " + std::to_string(spec.image));
   return Status::ok();
 }
 

@@ -44,7 +44,8 @@ Status read_sizes(const Config& tower, QwenSpec& spec) {
   HEARTH_TRY(model::refuse(tower, "spatial_merge_size", 2));
   HEARTH_ASSIGN(const int out, tower.integer("out_hidden_size", 1, 1 << 20));
   if (out != spec.width_out) return tower.bad("out_hidden_size", "is not the language model's hidden_size of " + std::to_string(spec.width_out));
-  if (blocks.width % blocks.heads != 0 || blocks.width / blocks.heads % 4 != 0) return tower.bad("num_heads", "must divide hidden_size into heads of a multiple of 4");
+  if (blocks.width % blocks.heads != 0 || blocks.width / blocks.heads % 4 != 0)
+    return tower.bad("num_heads", "must divide hidden_size into heads of a multiple of 4");
   return Status::ok();
 }
 

@@ -128,7 +128,8 @@ Status QwenEncoder::allocate() {
 Result<Layout> QwenEncoder::layout(int width, int height) const {
   HEARTH_ASSIGN(const Size size, processed_size(spec_.processor, width, height));
   const int cells_h = size.height / spec_.patch / 2, cells_w = size.width / spec_.patch / 2;
-  if (cells_h * cells_w > max_rows()) return invalid("an image of " + std::to_string(width) + "x" + std::to_string(height) + " takes more rows than the model allows");
+  if (cells_h * cells_w > max_rows())
+    return invalid("an image of " + std::to_string(width) + "x" + std::to_string(height) + " takes more rows than the model allows");
   Layout layout;
   layout.rows = cells_h * cells_w;
   layout.position_span = std::max(cells_h, cells_w);
