@@ -173,6 +173,13 @@ function sendAnthropic(reply: FastifyReply, error: ApiError) {
   return reply.status(error.status).headers(error.headers).send(body);
 }
 
+/** Where the prompt stands in bodies that have no messages. */
+const promptFields: Record<string, string> = {
+  '/v1/completions': 'prompt',
+  '/v1/embeddings': 'input',
+  '/v1/responses': 'input',
+};
+
 function handleErrors(app: FastifyInstance, metrics: Metrics, settings: HttpSettings): void {
   const bodyBytesMax = settings.bodyLimitMb * 1024 * 1024;
   app.setErrorHandler((error: FastifyError | ApiError, request, reply) => {
@@ -181,7 +188,8 @@ function handleErrors(app: FastifyInstance, metrics: Metrics, settings: HttpSett
       reply.raw.destroy();
       return;
     }
-    const known = fromFastify(error, bodyBytesMax) ?? toApiError(error);
+    const route = request.routeOptions.config.definition?.url ?? '';
+    const known = fromFastify(error, bodyBytesMax) ?? toApiError(error, promptFields[route]);
     if (isOurFault(error) && known.status >= 500) request.log.error({ err: error }, 'a request failed');
     metrics.refused(known.status, known.code);
     // Fastify would close the connection in the middle of a body that is too large: clients that send it all before they

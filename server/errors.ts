@@ -67,16 +67,17 @@ export const errors = {
   unsupportedValue: (field: string, message: string) =>
     new ApiError(400, 'invalid_request_error', message, { param: field, code: 'unsupported_value' }),
 
-  contextLength: (promptTokens: number, context: number, requested = 0) =>
+  /** `field` is where the route's prompt stands: messages, prompt or input. */
+  contextLength: (promptTokens: number, context: number, requested = 0, field = 'messages') =>
     new ApiError(
       400,
       'invalid_request_error',
       requested > 0
         ? `This model's maximum context length is ${context} tokens. However, you requested ${promptTokens + requested} ` +
-            `tokens (${promptTokens} in the messages, ${requested} in the completion).`
-        : `This model's maximum context length is ${context} tokens. However, your messages resulted in ` +
-            `${promptTokens} tokens. Please reduce the length of the messages.`,
-      { param: 'messages', code: 'context_length_exceeded' },
+            `tokens (${promptTokens} in the ${field}, ${requested} in the completion).`
+        : `This model's maximum context length is ${context} tokens. However, your ${field} resulted in ` +
+            `${promptTokens} tokens. Please reduce the length of the ${field}.`,
+      { param: field, code: 'context_length_exceeded' },
     ),
 
   invalidImage: (message: string, param: string) =>

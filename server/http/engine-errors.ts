@@ -6,7 +6,8 @@ import { ClientGone } from './scope.ts';
 
 const number = (value: unknown) => (typeof value === 'number' ? value : 0);
 
-export function toApiError(error: unknown): ApiError {
+/** `promptField` is the field of the request that holds what the engine counts. */
+export function toApiError(error: unknown, promptField = 'messages'): ApiError {
   if (error instanceof ApiError) return error;
   if (!(error instanceof EngineError)) return errors.internal();
   switch (error.code) {
@@ -18,7 +19,7 @@ export function toApiError(error: unknown): ApiError {
       return errors.notFound(error.message, 'model_not_found', 'model');
     case 'context_length_exceeded': {
       const { prompt_tokens, context, requested } = error.detail;
-      return errors.contextLength(number(prompt_tokens), number(context), number(requested));
+      return errors.contextLength(number(prompt_tokens), number(context), number(requested), promptField);
     }
     case 'busy':
       return errors.queueFull(1);

@@ -41,6 +41,23 @@ describe('E. Errors', () => {
     }
   });
 
+  it('35. a prompt that is too long is told by the name of its field', async () => {
+    const app = await refusing(new EngineError('context_length_exceeded', 'x', { prompt_tokens: 9, context: 8 }));
+    for (const [path, body, field] of [
+      ['/v1/chat/completions', ask(), 'messages'],
+      ['/v1/completions', { prompt: 'x' }, 'prompt'],
+      ['/v1/embeddings', { input: 'x' }, 'input'],
+      ['/v1/responses', { input: 'x' }, 'input'],
+    ] as const) {
+      const error = await errorOf(await post(app, path, body));
+      expect(error).toMatchObject({ code: 'context_length_exceeded', param: field });
+      expect(error.message).toBe(
+        `This model's maximum context length is 8 tokens. However, your ${field} resulted in 9 tokens. ` +
+          `Please reduce the length of the ${field}.`,
+      );
+    }
+  });
+
   it('35. map to the statuses and SDK classes of the table', async () => {
     const bad = await sdkError(await refusing(new EngineError('invalid', 'temperature is out of range')));
     expect(bad).toBeInstanceOf(OpenAI.BadRequestError);
