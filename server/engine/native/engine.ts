@@ -68,18 +68,22 @@ function checked(call: (error: Uint8Array, size: number) => number): void {
 
 const messageIn = (error: Buffer) => error.toString('utf8', 0, Math.max(0, error.indexOf(0)));
 
+type AsyncCall = (error: Uint8Array, size: number, done: (failure: unknown, result: number) => void) => void;
+
+/** Calls on other threads, with what they close over: koffi keeps no buffer alive that it has passed on. */
+const underWay = new Set<AsyncCall>();
+
 /** The same on one of koffi's threads: for calls that wait or copy much. */
-function checkedAsync(
-  call: (error: Uint8Array, size: number, done: (failure: unknown, result: number) => void) => void,
-) {
+function checkedAsync(call: AsyncCall): Promise<void> {
   const error = Buffer.alloc(errorSize);
+  underWay.add(call);
   return new Promise<void>((resolve, reject) => {
     call(error, errorSize, (failure, result) => {
       if (failure) reject(failure);
       else if (result !== status.OK) reject(toEngineError(result, messageIn(error)));
       else resolve();
     });
-  });
+  }).finally(() => underWay.delete(call));
 }
 
 /** Asks for a text of unknown length: once for its size when the first guess is too small. */
