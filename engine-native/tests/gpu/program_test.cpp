@@ -209,10 +209,24 @@ TEST(Program, StepMatchesItsOps) {
   check_step({2048, 30, 1, 64, 1024, 64, 0, DType::f16, KvFormat::f16, false, false, 6000}, {40});
   check_step({4096, 32, 32, 128, 11008, 128, 0, DType::f16, KvFormat::f16}, {300});
   check_step({4096, 32, 32, 128, 11008, 128, 0, DType::f16, KvFormat::f16}, {150, 160});
-  // Several rows' activations in more than two batches, the last of them not whole.
+  // Blocks that share K two, three and four at a time, with a last part that is shorter; empty slots.
+  check_step({2560, 20, 4, 128, 6912, 32, 0, DType::f16, KvFormat::f16}, {90, 0, 33});
   check_step({2048, 16, 16, 128, 9600, 64, 0, DType::f16, KvFormat::f16}, {40, 7, 200});
+  check_step({2048, 16, 4, 128, 15616, 128, 0, DType::bf16, KvFormat::bf16}, {40, 70});
   // Where replays once differed, one in five (docs/notes/cuda.md).
   check_step({4096, 32, 8, 128, 14336, 128, 0, DType::bf16, KvFormat::bf16}, {1200, 64, 0, 333}, 40);
+  check_step({4096, 32, 8, 128, 14336, 128, 0, DType::f16, KvFormat::f16}, {1200, 64, 0, 333}, 40);
+}
+
+// Where no number of blocks fits: tiles of several slots, several rows' activations in more than two batches, the last of them not whole.
+TEST(Program, LongInputsAreNotShared) {
+  auto& tuning = kernels::cuda::tuning();
+  const auto before = tuning;
+  tuning.program_parts = 0;
+  check_step({2560, 20, 4, 128, 6912, 128, 0, DType::f16, KvFormat::f16}, {90});
+  check_step({2560, 20, 4, 128, 6912, 128, 0, DType::f16, KvFormat::f16}, {90, 20});
+  check_step({2048, 16, 16, 128, 9600, 64, 0, DType::f16, KvFormat::f16}, {40, 7, 200});
+  tuning = before;
 }
 
 }  // namespace

@@ -15,10 +15,11 @@ HEARTH_HOST_DEVICE constexpr int program_finishers(bool bulk) { return 4 - progr
 constexpr int program_threads = (program_workers + 4) * 32;
 constexpr int program_rows_max = 4;
 constexpr int program_split_blocks = 8;                          // KV blocks at least of a part of a context that blocks share
+constexpr int program_parts_max = 8;                             // blocks that share the K of their tiles
 constexpr int program_heads = 8;                                 // query heads of one attention item
-constexpr int program_slots_max = 24, program_phases_max = 320, program_shapes_max = 12;
+constexpr int program_slots_max = 24, program_phases_max = 320, program_attentions_max = 128, program_shapes_max = 12;
 constexpr int dense_unit = 512;                                  // k of one ring slot of 16-bit weights
-constexpr int program_control_bytes = 4096;                      // of shared memory, followed by the shapes, the phases, the ring
+constexpr int program_control_bytes = 3584;                      // of shared memory, followed by the shapes, the phases, the attentions, the ring
 
 // Sums of a tile: [row of activations][row of the tile][worker], rows `sum_pitch` floats apart: other banks.
 constexpr int sum_pitch = program_workers + 4;
@@ -39,10 +40,13 @@ enum : int { form_int8 = 1, form_wide = 2, form_quick = 4 };
 struct LinearShape {
   int32_t units, in, out, tiles;      // units of 128 k (dense: dense_unit) a tile
   int32_t per, extra;                 // tiles of a block; `extra` blocks from the phase's start on have one more
-  int32_t x_stride, y_stride, factors_at;  // bytes from the weights to the rows' factors; 0: none
+  int32_t x_stride, y_stride;
   float norm_epsilon;
   int16_t unit_bytes, group;
+  int16_t parts, part_units;          // so many blocks share K: each multiplies its units of it for the tiles of all of them
   int8_t x_type, y_type, norm, activation, gated, residual;
+  int32_t parts_at;                   // what they send to one another, in words from the input on
+  void* y;
 };
 struct AttentionShape {
   void* qkv; void* out; const float* inverse_frequency;
@@ -53,27 +57,35 @@ struct ProgramShape {
   union { LinearShape linear; AttentionShape attention; };
 };
 
-struct LinearPhase { const void *weight, *x; void* y; const float *norm_weight, *bias, *next_norm; };
-struct AttentionPhase { void *k, *v; float *k_scale, *v_scale; const float *q_norm, *k_norm; };
-// from, to: where in the exchange the phase's input and output are, in words (see decode_program_exchange.cuh); -1: not
-// there. An output's squares by tile follow its rows. reset: words that nobody reads any more (of a linear). parts: what
-// blocks that share a context send to one of them (of an attention). spares: blocks that attend next have fewer of its tiles.
-// form: of a linear or an attention, which of the functions of its kind does it.
-struct alignas(8) ProgramPhase {
-  int8_t kind, shape, to_plain, keeps;  // to_plain: the exchange in the order of memory; keeps: the output is stored, too
-  int16_t start;
-  int8_t spares;
+// A block has all phases of a program in shared memory, so they are small: places in the exchange are counted in units of 128
+// words, arrays of floats in 16 bytes from one of them on.
+constexpr int exchange_unit = 128, exchange_units_max = INT16_MAX;
+constexpr int32_t floats_none = INT32_MIN;
+// from, to: where in the exchange the phase's input and output are (see decode_program_exchange.cuh); -1: not there. An
+// output's squares by tile follow its rows. reset_end: up to here nobody reads any more, from the phase before on. form: of a
+// linear or an attention, which of the functions of its kind does it. at: where in shared memory an attention's operands are,
+// in 8 bytes. parts: what blocks that share a context send to one of them, in words (of an attention).
+struct ProgramPhase {
+  uint8_t kind : 1, to_plain : 1, keeps : 1, spares : 1;  // to_plain: the exchange in the order of memory; keeps: the output is stored, too; spares: blocks that attend next have fewer of its tiles
   uint8_t form;
-  int32_t from, to;
-  union { int32_t reset_begin, parts; };
-  int32_t reset_end;
-  union { LinearPhase linear; AttentionPhase attention; };
+  int8_t shape;
+  union { int16_t start, at; };
+  int16_t from, to, reset_end;
+  union { int32_t bias, parts; };
+  int32_t next_norm, factors;
+
+  HEARTH_HOST_DEVICE int input() const { return from * exchange_unit; }  // in words; negative: not there
+  HEARTH_HOST_DEVICE int output() const { return to * exchange_unit; }
 };
+// Read by who loads. Of linears they stay among the kernel's parameters.
+struct LinearOperands { const void *weight, *x; const float* norm_weight; };
+struct AttentionOperands { void *k, *v; float *k_scale, *v_scale; const float *q_norm, *k_norm; };
 struct Program {
   AttentionArgs attention;            // template
   uint32_t* exchange;                 // all zero before and after
+  const float* floats;                // where places of biases and norms count from
   int32_t* ended;                     // zero; set back by the last block
-  int32_t phases, rows, slots, slot_bytes, flight, attention_bytes;  // attention_bytes: one KV block of one head in the ring
+  int32_t phases, attentions, rows, slots, slot_bytes, flight, attention_bytes;  // attention_bytes: one KV block of one head in the ring
   int32_t reset_begin, reset_end;     // by the last block
   int32_t sum_slots;                  // tiles whose sums may wait for the finishers
   int32_t slot_units;                 // of a w4 linear in a slot of the ring: one or two a worker
@@ -82,15 +94,20 @@ struct Program {
   int32_t more;                       // slots beyond `flight` while nobody in the block waits for activations
   ProgramShape shape[program_shapes_max];
   ProgramPhase phase[program_phases_max];
+  AttentionOperands attended[program_attentions_max];
+  LinearOperands linear[program_phases_max];  // by phase
 };
-static_assert(sizeof(ProgramPhase) == 72 && sizeof(Program) <= 32764, "kernel parameters are at most 32,764 bytes");
+static_assert(sizeof(ProgramPhase) == 24 && sizeof(Program) <= 32764, "kernel parameters are at most 32,764 bytes");
 
 constexpr int program_shapes_bytes = program_shapes_max * static_cast<int>(sizeof(ProgramShape));
-HEARTH_HOST_DEVICE constexpr int program_ring_at(int phases) {
-  return (program_control_bytes + program_shapes_bytes + phases * static_cast<int>(sizeof(ProgramPhase)) + 127) / 128 * 128;
+HEARTH_HOST_DEVICE constexpr int program_attentions_at(int phases) { return program_control_bytes + program_shapes_bytes + phases * static_cast<int>(sizeof(ProgramPhase)); }
+HEARTH_HOST_DEVICE constexpr int program_ring_at(int phases, int attentions) {
+  return (program_attentions_at(phases) + attentions * static_cast<int>(sizeof(AttentionOperands)) + 127) / 128 * 128;
 }
 
+// What blocks that share K send to one another, in words: sums [sender][tile][row][16].
+HEARTH_HOST_DEVICE constexpr int part_words(int rows, int tiles, int parts) { return ((parts - 1) * tiles * rows * 16 + exchange_unit - 1) / exchange_unit * exchange_unit; }
 // Of an output of `rows` rows: words, then its tiles' sums of squares.
-HEARTH_HOST_DEVICE constexpr int exchange_words(int rows, int width, int tiles) { return (rows * (width / 2 + tiles) + 31) / 32 * 32; }
+HEARTH_HOST_DEVICE constexpr int exchange_words(int rows, int width, int tiles) { return (rows * (width / 2 + tiles) + exchange_unit - 1) / exchange_unit * exchange_unit; }
 
 }  // namespace hearth::kernels::cuda

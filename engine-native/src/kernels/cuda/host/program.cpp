@@ -34,15 +34,15 @@ static_assert(sizeof(Program) <= 32764);
 int linear_units(const LinearArgs& a) { return divide_up(a.in, a.group ? 128 : dense_unit); }
 int linear_columns(const LinearArgs& a) { return a.gated ? a.out / 2 : a.out; }
 // Shared memory for activations (see ActivationPlace): a row, and scales and sums by group.
-int row_bytes(const LinearArgs& a) { return linear_units(a) * (a.group ? 256 : dense_unit * 2) + 64; }
+int row_bytes(const LinearArgs& a, int units) { return units * (a.group ? 256 : dense_unit * 2) + 64; }
 struct GroupSums {
   int units = 0, groups = 0;  // the most of any linear, and of 128 k of any
-  GroupSums with(const LinearArgs& a) const { return a.group ? GroupSums{std::max(units, linear_units(a)), std::max(groups, 128 / a.group)} : *this; }
+  GroupSums with(const LinearArgs& a, int of_units) const { return a.group ? GroupSums{std::max(units, of_units), std::max(groups, 128 / a.group)} : *this; }
   int unit_bytes(int rows) const { return groups * program_columns(rows) * 8; }
   int bytes(int rows) const { return round_up(units * unit_bytes(rows), 128); }
 };
 // Words of the exchange for what blocks that share a context send to one of them, by query head and split.
-int split_words(const AttentionArgs& a) { return a.splits > 1 ? round_up(a.sequences * a.heads * a.splits * (a.head_dim + 2), 32) : 0; }
+int split_words(const AttentionArgs& a) { return a.splits > 1 ? round_up(a.sequences * a.heads * a.splits * (a.head_dim + 2), exchange_unit) : 0; }
 int live_heads(const AttentionArgs& a) { return std::min(program_heads, a.heads / a.kv_heads); }
 int attention_scratch_bytes(const AttentionArgs& a) {
   const int d = a.head_dim <= 64 ? 64 : 128;
@@ -58,7 +58,7 @@ auto common(const AttentionArgs& a) {
                          std::make_tuple(a.heads, a.kv_heads, a.head_dim, a.kv_type, a.type, a.rope_dims, a.rope_interleaved, a.position_axes, a.axis_interleaved, a.axis_sections[0], a.axis_sections[1], a.axis_sections[2], a.qk_norm, a.splits));
 }
 auto fields(const LinearShape& l) {
-  return std::make_tuple(l.units, l.in, l.out, l.tiles, l.per, l.extra, l.x_stride, l.y_stride, l.factors_at, l.norm_epsilon, l.unit_bytes, l.group, l.x_type, l.y_type, l.norm, l.activation, l.gated, l.residual);
+  return std::make_tuple(l.units, l.in, l.out, l.tiles, l.per, l.extra, l.x_stride, l.y_stride, l.norm_epsilon, l.unit_bytes, l.group, l.parts, l.part_units, l.x_type, l.y_type, l.norm, l.activation, l.gated, l.residual, l.parts_at, l.y);
 }
 auto fields(const AttentionShape& a) { return std::make_tuple(a.qkv, a.out, a.inverse_frequency, a.scale, a.rope_amplitude, a.window); }
 
@@ -86,31 +86,36 @@ struct Output {
 
 class Collected final : public CudaStream::Deferred {
  public:
-  Collected(DType type, int rows, int blocks, int exchange_words) : type_(type), blocks_(blocks), exchange_limit_(exchange_words) {
+  Collected(DType type, int rows, int blocks, int exchange_words, int shared_limit)
+      : type_(type), blocks_(blocks), exchange_limit_(std::min(exchange_words, exchange_units_max * exchange_unit)), shared_limit_(shared_limit) {
     program_->rows = rows;
     program_->attention_bytes = 1;
   }
 
   // False when the phase cannot join those that are there.
   bool takes_linear(const LinearArgs& a, DType type, int limit) const {
-    return fits(type, a.rows, scratch_with(a), slot_bytes(a), limit) && shape_of(linear_shape(a)) < program_shapes_max && readable(linear_input(a), wanted_norm(a), a.group == 0, a.in % 128 == 0) && writable(linear_output(a), linear_input(a), &a);
+    return fits(type, a.rows, scratch_with(a), slot_bytes(a), limit) && reachable(a.weight_scale) && reachable(a.bias) && reachable(wanted_norm(a)) && shape_of(linear_shape(a)) < program_shapes_max &&
+           readable(linear_input(a), wanted_norm(a), a.group == 0, a.in % 128 == 0, part_words(a.rows, a.tiles, parts_of(a))) && writable(linear_output(a), linear_input(a), &a);
   }
   bool takes_attention(const AttentionArgs& a, DType type, int limit) const {
     const Rows in = attention_input(a);
-    return fits(type, a.sequences, attention_scratch_bytes(a), attention_block_bytes(a), limit) && shape_of(attention_shape(a)) < program_shapes_max && (!has_attention_ || common(a) == common(program_->attention)) &&
+    return program_->attentions < program_attentions_max && fits(type, a.sequences, attention_scratch_bytes(a), attention_block_bytes(a), limit) && shape_of(attention_shape(a)) < program_shapes_max && (!has_attention_ || common(a) == common(program_->attention)) &&
            readable(in, nullptr, true, in.columns % 128 == 0, split_words(a)) && writable(attention_output(a), in, nullptr);
   }
 
   void add_linear(const LinearArgs& a, std::function<void()> alone) {
     ProgramPhase& phase = add(phase_linear, scratch_with(a), slot_bytes(a), std::move(alone));
-    sums_ = sums_.with(a);
+    const LinearShape shape = linear_shape(a);
+    sums_ = sums_.with(a, shape.part_units);
     program_->unit_sums = sums_.unit_bytes(a.rows);
     program_->group_sums_bytes = sums_.bytes(a.rows);
-    program_->x_stride = std::max(program_->x_stride, row_bytes(a));
-    const LinearShape shape = linear_shape(a);
+    program_->x_stride = std::max(program_->x_stride, row_bytes(a, shape.part_units));
     phase.shape = static_cast<int8_t>(use_shape(shape));
-    phase.linear = {a.weight, a.x, a.y, a.norm_weight, a.bias, nullptr};
+    program_->linear[program_->phases - 1] = {a.weight, a.x, a.norm_weight};
+    phase.factors = place_of(a.weight_scale);
+    phase.bias = place_of(a.bias);
     phase.from = read(linear_input(a), wanted_norm(a), a.group == 0);
+    exchange_used_ += part_words(a.rows, a.tiles, shape.parts);
     const Output* before = a.residual ? last_writer(linear_output(a)) : nullptr;
     phase.start = before ? program_->phase[before->phase].start : next_extra(shape);
     writes(linear_output(a), shape.tiles, a.gated != 0);
@@ -118,9 +123,9 @@ class Collected final : public CudaStream::Deferred {
   void add_attention(const AttentionArgs& a, std::function<void()> alone) {
     ProgramPhase& phase = add(phase_attention, attention_scratch_bytes(a), attention_block_bytes(a), std::move(alone));
     phase.shape = static_cast<int8_t>(use_shape(attention_shape(a)));
-    phase.attention = {a.k, a.v, a.k_scale, a.v_scale, a.q_norm, a.k_norm};
     phase.form = attention_form(a);
     phase.from = read(attention_input(a), nullptr, true);
+    program_->attended[program_->attentions++] = {a.k, a.v, a.k_scale, a.v_scale, a.q_norm, a.k_norm};
     phase.parts = exchange_used_;  // put back with the input, whose reader reads them, too
     exchange_used_ += split_words(a);
     if (const Output* input = last_writer(attention_input(a))) spare_attending(program_->phase[input->phase]);
@@ -145,16 +150,24 @@ class Collected final : public CudaStream::Deferred {
     // Two units a worker in a slot take fewer turns, where that leaves enough slots.
     const int wide_slots = tuning().program_wide_slots ? tuning().program_wide_slots : slots_min;
     program_->slot_units = program_workers;
-    auto ring_slots = [&](int sum_slots) { return slots(scratch_, program_->slot_bytes, program_->phases, stream.shared_limit(), sum_slots); };
-    if (slots(scratch_, 2 * program_->slot_bytes, program_->phases, stream.shared_limit(), sum_slots_most()) >= wide_slots) {
+    auto ring_slots = [&](int sum_slots) { return slots(scratch_, program_->slot_bytes, program_->phases, program_->attentions, stream.shared_limit(), sum_slots); };
+    if (slots(scratch_, 2 * program_->slot_bytes, program_->phases, program_->attentions, stream.shared_limit(), sum_slots_least()) >= wide_slots) {
       program_->slot_units *= 2;
       program_->slot_bytes *= 2;
     }
-    for (int i = 0; i < program_->phases; ++i)
-      if (ProgramPhase& phase = program_->phase[i]; phase.kind == phase_linear) phase.form = linear_form(phase);
-    // Room for fewer sums where that makes a slot more of one row's ring, or a ring at all.
+    int operands_at = program_attentions_at(program_->phases);
+    for (int i = 0; i < program_->phases; ++i) {
+      ProgramPhase& phase = program_->phase[i];
+      if (phase.kind == phase_linear) {
+        phase.form = linear_form(phase);
+      } else {
+        phase.at = static_cast<int16_t>(operands_at / 8);
+        operands_at += static_cast<int>(sizeof(AttentionOperands));
+      }
+    }
+    // Room for fewer sums where that makes a slot more of the ring.
     program_->sum_slots = sum_slots_most();
-    const int wanted = program_->rows == 1 ? ring_slots(sum_slots_least()) : slots_min;
+    const int wanted = ring_slots(sum_slots_least());
     while (program_->sum_slots > sum_slots_least() && ring_slots(program_->sum_slots) < wanted) --program_->sum_slots;
     program_->slots = std::min(ring_slots(program_->sum_slots), tuning().program_slots);
     // What is under way holds up the words that blocks wait for: a slot of two units a worker is enough where there are two
@@ -168,25 +181,28 @@ class Collected final : public CudaStream::Deferred {
     program_->ended = stream.counters() + CudaStream::counter_count - 1;
     const char* mode = std::getenv("HEARTH_KERNELS");
     if (mode && std::strcmp(mode, "trace") == 0) std::fprintf(stderr, "kernel decode_step [%d rows]: %d ops as one kernel, %s\n", program_->rows, program_->phases, kernels[bulk][type_ == DType::bf16].name);
-    device::LaunchShape shape{blocks_, 1, 1, program_threads, program_ring_at(program_->phases) + program_->slots * program_->slot_bytes + sums_bytes(program_->sum_slots) + scratch_};
+    device::LaunchShape shape{blocks_, 1, 1, program_threads, program_ring_at(program_->phases, program_->attentions) + program_->slots * program_->slot_bytes + sums_bytes(program_->sum_slots) + scratch_};
     shape.together = true;
     stream.launch(kernels[bulk][type_ == DType::bf16], shape, *program_);
   }
 
   // Linears share one place for their activations.
-  int scratch_with(const LinearArgs& a) const { return sums_.with(a).bytes(a.rows) + a.rows * std::max(program_->x_stride, row_bytes(a)); }
+  int scratch_with(const LinearArgs& a) const {
+    const int units = divide_up(linear_units(a), parts_of(a));
+    return sums_.with(a, units).bytes(a.rows) + a.rows * std::max(program_->x_stride, row_bytes(a, units));
+  }
   static int slot_bytes(const LinearArgs& a) { return round_up(a.group ? program_workers * a.unit_bytes : 16 * (dense_unit * 2 + 64), 128); }
 
  private:
   bool fits(DType type, int rows, int scratch, int slot_bytes, int limit) const {
     if (program_->phases == program_phases_max || (program_->phases > 0 && (type != type_ || rows != program_->rows))) return false;
-    return slots(std::max(scratch, scratch_), std::max(slot_bytes, program_->slot_bytes), program_->phases + 1, limit, sum_slots_least()) >= slots_min;
+    return slots(std::max(scratch, scratch_), std::max(slot_bytes, program_->slot_bytes), program_->phases + 1, program_->attentions + 1, limit, sum_slots_least()) >= slots_min;
   }
   int sum_slots_most() const { return program_->rows == 1 ? program_sum_slots_max : 4; }
-  int sum_slots_least() const { return program_->rows == 1 ? 6 : 4; }
+  int sum_slots_least() const { return program_->rows == 1 ? 6 : 3; }
   int sums_bytes(int sum_slots) const { return sum_slots * program_sum_bytes(program_->rows); }
-  int slots(int scratch, int slot_bytes, int phases, int limit, int sum_slots) const {
-    return std::min(program_slots_max, (limit - program_ring_at(phases) - sums_bytes(sum_slots) - round_up(scratch, 128)) / std::max(slot_bytes, 1));
+  int slots(int scratch, int slot_bytes, int phases, int attentions, int limit, int sum_slots) const {
+    return std::min(program_slots_max, (limit - program_ring_at(phases, attentions) - sums_bytes(sum_slots) - round_up(scratch, 128)) / std::max(slot_bytes, 1));
   }
 
   ProgramPhase& add(int kind, int scratch, int slot_bytes, std::function<void()> alone) {
@@ -194,21 +210,37 @@ class Collected final : public CudaStream::Deferred {
     program_->slot_bytes = std::max(program_->slot_bytes, round_up(slot_bytes, 128));
     alone_.push_back(std::move(alone));
     ProgramPhase& phase = program_->phase[program_->phases++];
-    phase.kind = static_cast<int8_t>(kind);
+    phase.kind = kind == phase_attention;
     phase.from = phase.to = -1;
+    phase.bias = phase.next_norm = phase.factors = floats_none;
     phase.keeps = 1;
     return phase;
   }
 
   // ---- Shapes ----
+  // Blocks that share the K of a tile: as many as make each one's part a slot of the ring, so that a block needs no more
+  // activations of down than of anything else, and has shared memory for more slots.
+  int parts_of(const LinearArgs& a) const {
+    const int units = linear_units(a), most = 2 * program_workers;
+    // Blocks of few tiles wait for one another, and so do all a little; it pays where activations take much of the shared memory.
+    const bool pays = a.tiles >= blocks_ && (8 * a.rows * row_bytes(a, units) > shared_limit_ || tuning().program_parts > 1);
+    if (!tuning().program_parts || !pays || units <= most || a.group == 0 || a.gated || !a.residual || a.norm != norm_none) return 1;
+    const Output* input = last_writer(linear_input(a));
+    if (!input || input->reader >= 0) return 1;  // what they send is put back with the input, which so must have but this reader
+    for (int parts = 2; parts <= program_parts_max; ++parts)
+      if (blocks_ % parts == 0 && divide_up(units, parts) <= most) return parts;
+    return 1;
+  }
   LinearShape linear_shape(const LinearArgs& a) const {
     LinearShape l{};
     l.units = linear_units(a); l.in = a.in; l.out = a.out; l.tiles = a.tiles;
     l.per = a.tiles / blocks_; l.extra = a.tiles % blocks_;
     l.x_stride = static_cast<int32_t>(a.x_stride); l.y_stride = static_cast<int32_t>(a.y_stride);
-    l.factors_at = a.weight_scale ? static_cast<int32_t>(reinterpret_cast<const char*>(a.weight_scale) - static_cast<const char*>(a.weight)) : 0;
     l.norm_epsilon = a.norm_epsilon;
     l.unit_bytes = static_cast<int16_t>(a.unit_bytes); l.group = static_cast<int16_t>(a.group);
+    l.parts = static_cast<int16_t>(parts_of(a)); l.part_units = static_cast<int16_t>(divide_up<int>(l.units, l.parts));
+    l.parts_at = l.parts > 1 ? exchange_words(program_->rows, a.in, last_writer(linear_input(a))->tiles) : 0;
+    l.y = a.y;
     l.x_type = static_cast<int8_t>(a.x_type); l.y_type = static_cast<int8_t>(a.y_type); l.norm = static_cast<int8_t>(a.norm);
     l.activation = static_cast<int8_t>(a.activation); l.gated = a.gated != 0; l.residual = a.residual != 0;
     return l;
@@ -228,8 +260,8 @@ class Collected final : public CudaStream::Deferred {
     const LinearShape& l = program_->shape[phase.shape].linear;
     int form = l.group == 128 ? form_128 : l.group == 64 ? form_64 : l.group == 32 ? form_32 : form_dense;
     form |= program_->rows == 1 ? form_one : program_->rows == 2 ? form_two : form_four;
-    if (std::min(l.units, program_->slot_units) > program_workers) form |= form_pairs;
-    if (l.units <= program_->slot_units) form |= form_steady;
+    if (std::min<int>(l.part_units, program_->slot_units) > program_workers) form |= form_pairs;
+    if (l.part_units <= program_->slot_units) form |= form_steady;
     if (phase.from < 0) form |= form_loads;
     return static_cast<uint8_t>(form);
   }
@@ -281,7 +313,17 @@ class Collected final : public CudaStream::Deferred {
     for (int at = o ? o->phase : -1; at >= 0; at = input_of(at)) if (at == phase) return true;
     return false;
   }
-  int32_t read(const Rows& rows, const float* norm, bool plain) {
+  static int16_t units(int words) { return static_cast<int16_t>(words / exchange_unit); }
+  // Of an array of floats, from the first one that a program meets on.
+  bool reachable(const float* array) const {
+    return !array || !program_->floats || std::abs(reinterpret_cast<intptr_t>(array) - reinterpret_cast<intptr_t>(program_->floats)) / 16 < INT32_MAX;
+  }
+  int32_t place_of(const float* array) {
+    if (!array) return floats_none;
+    if (!program_->floats) program_->floats = array;
+    return static_cast<int32_t>((reinterpret_cast<intptr_t>(array) - reinterpret_cast<intptr_t>(program_->floats)) / 16);
+  }
+  int16_t read(const Rows& rows, const float* norm, bool plain) {
     Output* o = const_cast<Output*>(last_writer(rows));
     if (!o) {
       read_from_memory_.emplace_back(rows, program_->phases - 1);
@@ -289,9 +331,9 @@ class Collected final : public CudaStream::Deferred {
     }
     ProgramPhase& writer = program_->phase[o->phase];
     if (o->reader < 0) {
-      writer.to = exchange_used_;
+      writer.to = units(exchange_used_);
       writer.to_plain = plain;
-      if (writer.kind == phase_linear) writer.linear.next_norm = norm;
+      if (writer.kind == phase_linear) writer.next_norm = place_of(norm);
       o->norm = norm;
       o->plain = plain;
       exchange_used_ += exchange_words(program_->rows, rows.columns, o->tiles);
@@ -315,21 +357,20 @@ class Collected final : public CudaStream::Deferred {
     int begin = 0;
     for (int i = 0; i < program_->phases; ++i) {
       ProgramPhase& phase = program_->phase[i];
-      if (phase.kind != phase_linear) continue;
-      std::vector<bool> done(program_->phases);
-      for (int at = input_of(i); at >= 0; at = input_of(at)) done[at] = true;
-      int end = begin;
-      for (; next < order.size() && done[order[next]->reader]; ++next)
-        end = next + 1 < order.size() ? program_->phase[order[next + 1]->phase].to : exchange_used_;
-      phase.reset_begin = begin;
-      phase.reset_end = begin = end;
+      if (phase.kind == phase_linear) {
+        std::vector<bool> done(program_->phases);
+        for (int at = input_of(i); at >= 0; at = input_of(at)) done[at] = true;
+        for (; next < order.size() && done[order[next]->reader]; ++next)
+          begin = next + 1 < order.size() ? program_->phase[order[next + 1]->phase].output() : exchange_used_;
+      }
+      phase.reset_end = units(begin);
     }
     program_->reset_begin = begin;
     program_->reset_end = exchange_used_;
   }
   // The phase whose output phase i reads; -1: none here.
   int input_of(int i) const {
-    const int32_t from = program_->phase[i].from;
+    const int16_t from = program_->phase[i].from;
     for (const Output& o : outputs_) if (from >= 0 && o.reader >= 0 && program_->phase[o.phase].to == from) return o.phase;
     return -1;
   }
@@ -343,6 +384,7 @@ class Collected final : public CudaStream::Deferred {
   int blocks_, exchange_limit_, exchange_used_ = 0, scratch_ = 0, next_extra_ = 0, shapes_ = 0;
   int kinds_[program_shapes_max] = {};
   bool has_attention_ = false;
+  const int shared_limit_;
 };
 
 // The program to add to, a new one if the present one cannot take more; nullptr when even a new one cannot.
@@ -353,7 +395,7 @@ template <class Takes> Collected* program_for(CudaStream& stream, DType type, in
     if (takes(*present)) return present;
     stream.flush();
   }
-  auto fresh = std::make_unique<Collected>(type, rows, stream.multiprocessors(), static_cast<int>(stream.exchange_bytes() / 4));
+  auto fresh = std::make_unique<Collected>(type, rows, stream.multiprocessors(), static_cast<int>(stream.exchange_bytes() / 4), stream.shared_limit());
   if (!takes(*fresh)) return nullptr;
   auto* made = fresh.get();
   stream.deferred = std::move(fresh);
@@ -371,9 +413,8 @@ bool aligned4(const void* p) { return (reinterpret_cast<uintptr_t>(p) & 3) == 0;
 
 bool program_linear(CudaStream& stream, const LinearArgs& a, DType narrow, std::function<void()> alone) {
   if (!collects(stream, a.rows) || !small(a.x_stride) || !small(a.y_stride)) return false;
-  if (a.weight_scale && !small(reinterpret_cast<const char*>(a.weight_scale) - static_cast<const char*>(a.weight))) return false;
   if (a.group == 0 && (!tuning().program_dense || a.in % 32 != 0)) return false;
-  if (a.norm == norm_layer || a.x_stride % 8 != 0 || !aligned16(a.x) || (a.norm != norm_none && !aligned16(a.norm_weight))) return false;
+  if (a.norm == norm_layer || a.x_stride % 8 != 0 || !aligned16(a.x) || (a.norm != norm_none && !aligned16(a.norm_weight)) || !aligned16(a.bias) || !aligned16(a.weight_scale)) return false;
   Collected* program = program_for(stream, narrow, a.rows, [&](const Collected& c) { return c.takes_linear(a, narrow, stream.shared_limit()); });
   if (!program) return false;
   program->add_linear(a, std::move(alone));

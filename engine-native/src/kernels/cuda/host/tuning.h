@@ -34,6 +34,7 @@ struct Tuning {
   int program_rows = -1;                  // rows up to which a captured step is one program (host/program.cpp; at most 4); -1: as the device's profile says
   int program_dense = 0;                  // 1: 16-bit linears too
   int program_phases_min = 3;             // ops that are worth one
+  int program_parts = 1;                  // blocks of the decode program share the K of long linears: 1: where it pays, 2: wherever they can
   int program_slots = 24;                 // ring slots at most
   int program_flight = 0;                 // slots of weights being loaded at a time; 0: 1 or 2 (host/program.cpp)
   int program_always = 0;                 // 1: every op of few rows as a program of its own, captured or not: for tests

@@ -15,9 +15,9 @@ namespace hearth::kernels::cuda {
 // Where things are in shared memory, and the block's part of attention. By one thread.
 __device__ __forceinline__ void describe_places(const Program& p, ProgramControl& control) {
   const AttentionArgs& a = p.attention;
-  control.exchange = p.exchange; control.rows = p.rows; control.end = p.phases * next_phase; control.block = blockIdx.x;
+  control.exchange = p.exchange; control.linear = p.linear; control.floats = p.floats; control.rows = p.rows; control.end = p.phases * next_phase; control.block = blockIdx.x;
   control.slots = p.slots; control.slot_bytes = p.slot_bytes; control.slot_units = p.slot_units; control.sum_slots = p.sum_slots; control.attention_bytes = p.attention_bytes; control.attention_per_slot = p.slot_bytes / p.attention_bytes;
-  control.sums = program_ring_at(p.phases) + p.slots * p.slot_bytes;
+  control.sums = program_ring_at(p.phases, p.attentions) + p.slots * p.slot_bytes;
   control.x = control.sums + p.sum_slots * program_sum_bytes(p.rows);
   control.x_rows = control.x + p.group_sums_bytes;
   control.x_stride = p.x_stride; control.unit_sums = p.unit_sums;
@@ -67,8 +67,9 @@ __device__ __forceinline__ void describe_step(const Program& p, ProgramControl& 
   if (a.row_begin) spare_attending(p, control);
 }
 
-// Words of the kernel's parameter to shared memory.
+// Words of the kernel's parameter to shared memory. Read as memory: from the constant bank lanes get theirs one after the other.
 __device__ __forceinline__ void copy_words(void* to, const void* from, int bytes, int thread, int threads) {
+  asm volatile("" : "+l"(from));
   for (int i = thread; i < bytes / 4; i += threads) static_cast<uint32_t*>(to)[i] = static_cast<const uint32_t*>(from)[i];
 }
 
@@ -91,7 +92,7 @@ template <class T, bool BULK>
 __device__ __forceinline__ void decode_program(const Program& p) {
   ProgramControl& control = program_control();
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-  const int ring_at = program_ring_at(p.phases);
+  const int ring_at = program_ring_at(p.phases, p.attentions);
   constexpr int finishers = program_finishers(BULK);
   if (thread < p.slots) {
     barrier_init(shared_address(control.full + thread), BULK ? 1 : program_loaders(BULK) * 32);
@@ -108,6 +109,7 @@ __device__ __forceinline__ void decode_program(const Program& p) {
   if (warp > 2) {
     copy_words(program_shared + program_control_bytes, p.shape, sizeof(p.shape), thread - 96, program_threads - 96);
     copy_words(program_shared + program_control_bytes + program_shapes_bytes, p.phase, p.phases * static_cast<int>(sizeof(ProgramPhase)), thread - 96, program_threads - 96);
+    copy_words(program_shared + program_attentions_at(p.phases), p.attended, p.attentions * static_cast<int>(sizeof(AttentionOperands)), thread - 96, program_threads - 96);
   }
   __syncthreads();
   if (warp >= program_workers + finishers) {
@@ -125,9 +127,9 @@ __device__ __forceinline__ void decode_program(const Program& p) {
     while (at < control.end) {
       const ProgramPhase& phase = program_phase(at / next_phase);
       if (phase.kind != phase_linear) { at += next_phase; continue; }
-      const bool gated = linear_shape(phase).gated;
-      if (control.rows == 1) at = finish_phase<T, 1, finishers>(at, gated);
-      else at = control.rows == 2 ? finish_phase<T, 2, finishers>(at, gated) : finish_phase<T, 4, finishers>(at, gated);
+      const LinearShape& l = linear_shape(phase);
+      if (control.rows == 1) at = finish_phase<T, 1, finishers>(at, l);
+      else at = control.rows == 2 ? finish_phase<T, 2, finishers>(at, l) : finish_phase<T, 4, finishers>(at, l);
     }
   }
   end_program<BULK>(p, control);

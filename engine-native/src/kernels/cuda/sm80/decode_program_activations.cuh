@@ -19,7 +19,7 @@ template <int ROWS> struct Columns {
 };
 
 // Whether there is row n where ROWS are multiplied: four also serve three.
-template <int ROWS> __device__ __forceinline__ bool has_row(int n, int rows) { return ROWS < 4 || n < rows; }
+template <int ROWS> __device__ __forceinline__ bool has_row(int n, int rows) { return ROWS < 4 || n < 3 || rows == 4; }
 
 // Where linears keep their activations: by unit, group and row its scale and its negated sum (an integer; of one row then the
 // scale with a sum of zero); then rows, 256 bytes a unit. The same place for the same k in all of a program's linears, so that
@@ -197,7 +197,9 @@ __device__ __forceinline__ void keep_units(const ActivationPlace<ROWS>& to, int 
     }
     sum[n] = x.sum();
   }
-  const int own_sum = reduction.template sum<lanes>(sum), n = reduction.row();
+  const int own_sum = reduction.template sum<lanes>(sum);
+  int n = reduction.row();
+  kept(n);
   if (live && lane % lanes < ROWS && has_row<ROWS>(n, rows))
     *reinterpret_cast<uint2*>(to.sums + unit * to.unit_sums + lane / lanes * to.group_bytes + n * 8) = make_uint2(__float_as_uint(own_scale), static_cast<uint32_t>(-own_sum));
 }
@@ -289,10 +291,10 @@ template <int ROWS> struct ReceivedUnits {
 // everything, and what follows is copied, two batches ahead of what is converted. What all blocks read (90 KB each for
 // 11,008 columns of four rows) is what takes time, so nothing is read in vain.
 template <class T, int GROUP, int ROWS>
-__device__ __forceinline__ void receive_units(const ProgramControl& control, const LinearShape& l, int from, int index, const ActivationPlace<ROWS>& to) {
+__device__ __forceinline__ void receive_units(const ProgramControl& control, const LinearShape& l, int units, int from, int index, const ActivationPlace<ROWS>& to) {
   using Received = ReceivedUnits<ROWS>;
   const int lane = threadIdx.x % 32, half = lane / 16 * program_workers;
-  Received received{control.exchange + from + lane % 16 * 4, to, l.in / 2, control.rows, l.units};
+  Received received{control.exchange + from + lane % 16 * 4, to, l.in / 2, control.rows, units};
   int first = threadIdx.x / 32;  // of the first half warp
   received.begin(first + half);
   received.await(first + half);
@@ -319,13 +321,13 @@ __device__ __forceinline__ void receive_units(const ProgramControl& control, con
 
 // Columns k and k + 1 of row n out of memory, and their squares.
 template <class T>
-__device__ __forceinline__ uint32_t load_pair(const LinearShape& l, const LinearPhase& phase, int n, int k, float& square) {
+__device__ __forceinline__ uint32_t load_pair(const LinearShape& l, const LinearOperands& operands, int n, int k, float& square) {
   const int64_t at = static_cast<int64_t>(n) * l.x_stride + k;
   if (k >= l.in) return 0;
-  if (l.x_type != type_f32) return __ldcg(reinterpret_cast<const uint32_t*>(static_cast<const T*>(phase.x) + at));
-  float2 x = __ldcg(reinterpret_cast<const float2*>(static_cast<const float*>(phase.x) + at));
+  if (l.x_type != type_f32) return __ldcg(reinterpret_cast<const uint32_t*>(static_cast<const T*>(operands.x) + at));
+  float2 x = __ldcg(reinterpret_cast<const float2*>(static_cast<const float*>(operands.x) + at));
   if (l.norm == norm_rms) {
-    const float2 w = __ldg(reinterpret_cast<const float2*>(phase.norm_weight + k));
+    const float2 w = __ldg(reinterpret_cast<const float2*>(operands.norm_weight + k));
     square += x.x * x.x + x.y * x.y;
     x.x *= w.x * 0.0625f; x.y *= w.y * 0.0625f;
   }
@@ -336,7 +338,7 @@ __device__ __forceinline__ uint32_t load_pair(const LinearShape& l, const Linear
 template <class T, int GROUP, int ROWS>
 __device__ __noinline__ void load_units(int index) {
   ProgramControl& control = program_control();
-  const LinearPhase& phase = program_phase(index).linear;
+  const LinearOperands& operands = linear_operands(index);
   const LinearShape& l = linear_shape(program_phase(index));
   const ActivationPlace<ROWS> to(control);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, half = lane / 16 * program_workers;
@@ -348,7 +350,7 @@ __device__ __noinline__ void load_units(int index) {
 #pragma unroll
     for (int n = 0; n < ROWS; ++n) {
       words[n] = make_uint4(unwanted, unwanted, unwanted, unwanted);
-      if (has_row<ROWS>(n, control.rows)) words[n] = make_uint4(~load_pair<T>(l, phase, n, k, squares[n]), ~load_pair<T>(l, phase, n, k + 8, squares[n]), ~load_pair<T>(l, phase, n, k + 16, squares[n]), ~load_pair<T>(l, phase, n, k + 24, squares[n]));
+      if (has_row<ROWS>(n, control.rows)) words[n] = make_uint4(~load_pair<T>(l, operands, n, k, squares[n]), ~load_pair<T>(l, operands, n, k + 8, squares[n]), ~load_pair<T>(l, operands, n, k + 16, squares[n]), ~load_pair<T>(l, operands, n, k + 24, squares[n]));
     }
     if constexpr (ROWS == 1) keep_unit<T, GROUP>(to, unit, unit < l.units, words[0]);
     else keep_units<T, GROUP, ROWS>(to, control.rows, unit, unit < l.units, words);
@@ -371,18 +373,20 @@ __device__ __forceinline__ void load_phase(int index) {
 
 // Activations of a phase out of the exchange; what an earlier kernel left was loaded before.
 template <class T, int GROUP, int ROWS>
-__device__ __forceinline__ void receive(const ProgramControl& control, const LinearShape& l, int index, const ActivationPlace<ROWS>& to) {
+__device__ __forceinline__ void receive(const ProgramControl& control, const LinearShape& l, int index, const KPart& k, const ActivationPlace<ROWS>& to) {
   const ProgramPhase& phase = program_phase(index);
   if (phase.from < 0) return;
-  if constexpr (ROWS > 1) receive_units<T, GROUP, ROWS>(control, l, phase.from, index, to);
-  else if (l.units <= 2 * program_workers) receive_row<T, GROUP, 1>(control, l.units, phase.from, index, to);
-  else receive_row<T, GROUP, 3>(control, l.units, phase.from, index, to);
+  const int from = phase.input() + k.begin * 64;
+  if constexpr (ROWS > 1) receive_units<T, GROUP, ROWS>(control, l, k.units, from, index, to);
+  else if (k.units <= 2 * program_workers) receive_row<T, GROUP, 1>(control, k.units, from, index, to);
+  else receive_row<T, GROUP, 3>(control, k.units, from, index, to);
 }
 
 // 16-bit weights: this warp's 32 k of every 512, in the order of memory.
 template <class T>
 __device__ __forceinline__ void receive_dense(ProgramControl& control, const LinearShape& l, int index, const ActivationPlace<1>& to) {
   const ProgramPhase& phase = program_phase(index);
+  const LinearOperands& operands = linear_operands(index);
   const bool normed = l.norm == norm_rms;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll 1
@@ -392,13 +396,13 @@ __device__ __forceinline__ void receive_dense(ProgramControl& control, const Lin
     for (int k = warp * 32 + lane / 4 * dense_unit + lane % 4 * 8; k < l.in; k += 8 * dense_unit) {
       uint4 v;
       if (phase.from >= 0) {
-        do v = exchange_load16(control.exchange + phase.from + n * (l.in / 2) + k / 2); while (!arrived(v));
+        do v = exchange_load16(control.exchange + phase.input() + n * (l.in / 2) + k / 2); while (!arrived(v));
         v = make_uint4(~v.x, ~v.y, ~v.z, ~v.w);
       } else if (l.x_type == type_f32) {
-        const float4* from = reinterpret_cast<const float4*>(static_cast<const float*>(phase.linear.x) + static_cast<int64_t>(n) * l.x_stride + k);
+        const float4* from = reinterpret_cast<const float4*>(static_cast<const float*>(operands.x) + static_cast<int64_t>(n) * l.x_stride + k);
         float4 a = __ldcg(from), b = __ldcg(from + 1);
         if (normed) {
-          const float4* norm = reinterpret_cast<const float4*>(phase.linear.norm_weight + k);
+          const float4* norm = reinterpret_cast<const float4*>(operands.norm_weight + k);
           const float4 wa = __ldg(norm), wb = __ldg(norm + 1);
           square += (a.x * a.x + a.y * a.y) + (a.z * a.z + a.w * a.w) + ((b.x * b.x + b.y * b.y) + (b.z * b.z + b.w * b.w));
           a.x *= 0.0625f * wa.x; a.y *= 0.0625f * wa.y; a.z *= 0.0625f * wa.z; a.w *= 0.0625f * wa.w;
@@ -406,7 +410,7 @@ __device__ __forceinline__ void receive_dense(ProgramControl& control, const Lin
         }
         v = pack8<T>(a, b);
       } else {
-        v = __ldcg(reinterpret_cast<const uint4*>(static_cast<const T*>(phase.linear.x) + static_cast<int64_t>(n) * l.x_stride + k));
+        v = __ldcg(reinterpret_cast<const uint4*>(static_cast<const T*>(operands.x) + static_cast<int64_t>(n) * l.x_stride + k));
       }
       *reinterpret_cast<uint4*>(to.rows + n * to.stride + k * 2) = v;
     }

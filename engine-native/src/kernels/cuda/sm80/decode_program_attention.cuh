@@ -45,8 +45,9 @@ struct Attention {
   // ---- Queries, and the row's own token
   __device__ __forceinline__ HeadSource source() const {
     const AttentionArgs& a = args();
-    const bool awaited = phase().from >= 0;
-    return {awaited ? program_control().exchange + phase().from + item().row * ((a.heads + 2 * a.kv_heads) * dim() / 2) : static_cast<const uint32_t*>(shape().qkv) + static_cast<int64_t>(item().row) * (a.qkv_stride / 2), awaited};
+    const int from = phase().input();
+    const bool awaited = from >= 0;
+    return {awaited ? program_control().exchange + from + item().row * ((a.heads + 2 * a.kv_heads) * dim() / 2) : static_cast<const uint32_t*>(shape().qkv) + static_cast<int64_t>(item().row) * (a.qkv_stride / 2), awaited};
   }
   // A head a warp, from the last one on, whose KV blocks come last. Everything that the exchange has for this item is read,
   // also for an empty slot: only then may it be put back.
@@ -63,8 +64,8 @@ struct Attention {
     task.row = item().row;
     task.turns = control.turns[item().sequence];
     task.to = which < 0 ? query(i) : scratch + which * DP * 4;
-    if constexpr (QUICK) quick_head<T, DP, INT8>(args(), phase().attention, source(), task, my.lane);
-    else any_head<T, DP>(args(), phase().attention, source(), task, reinterpret_cast<float*>(program_shared + control.x + heads_at + live * head_pitch) + my.warp * DP);
+    if constexpr (QUICK) quick_head<T, DP, INT8>(args(), attention_operands(phase()), source(), task, my.lane);
+    else any_head<T, DP>(args(), attention_operands(phase()), source(), task, reinterpret_cast<float*>(program_shared + control.x + heads_at + live * head_pitch) + my.warp * DP);
   }
   // Four dimensions of a query in bytes and of the own key.
   static __device__ __forceinline__ float own_score(uint32_t query, uint32_t key) {
@@ -293,7 +294,7 @@ struct Attention {
   __device__ __forceinline__ OutputPlace output_place() const {
     const Place my;
     const int i = program_workers - 1 - my.warp, h = i / VB, d = (i % VB * 32 + my.lane) * 2, column = (item().head0 + h) * dim() + d;
-    return {h, d, owner(), phase().to >= 0 ? program_control().exchange + phase().to + item().row * (args().heads * dim() / 2) + (phase().to_plain ? column / 2 : fragment_word(column)) : nullptr};
+    return {h, d, owner(), phase().to >= 0 ? program_control().exchange + phase().output() + item().row * (args().heads * dim() / 2) + (phase().to_plain ? column / 2 : fragment_word(column)) : nullptr};
   }
   // To the exchange and, where somebody else may want it, to memory.
   __device__ __forceinline__ void store_pair(const OutputPlace& at, float2 v) const {

@@ -30,10 +30,10 @@ struct Finisher {
   __device__ __forceinline__ Finisher(const ProgramControl& control, const ProgramPhase& phase, const LinearShape& shape)
       : control(control), l(shape), lane(threadIdx.x % 32), rows(ROWS < 4 ? ROWS : control.rows), n(min(lane / 8 % ROWS, rows - 1)), c(lane % 8), width(GATED ? shape.out / 2 : shape.out),
         activation(shape.activation), y_type(shape.y_type),
-        flags((lane / 8 < rows ? live : 0) | (shape.residual ? residual : 0) | (phase.to_plain ? plain : 0) | (phase.keeps ? keeps : 0) | (shape.factors_at ? scaled : 0) |
-              (phase.linear.bias ? biased : 0) | (phase.linear.next_norm && phase.to >= 0 ? normed : 0) | (phase.to >= 0 ? handed_on : 0)),
-        factors(reinterpret_cast<const float*>(static_cast<const char*>(phase.linear.weight) + shape.factors_at) + first()), bias(phase.linear.bias), next_norm(phase.linear.next_norm),
-        y(static_cast<char*>(phase.linear.y) + n * static_cast<int64_t>(shape.y_stride) * (shape.y_type == type_f32 ? 4 : 2)), words(control.exchange + phase.to + n * (width / 2)),
+        flags((lane / 8 < rows ? live : 0) | (shape.residual ? residual : 0) | (phase.to_plain ? plain : 0) | (phase.keeps ? keeps : 0) | (phase.factors != floats_none ? scaled : 0) |
+              (phase.bias != floats_none ? biased : 0) | (phase.next_norm != floats_none && phase.to >= 0 ? normed : 0) | (phase.to >= 0 ? handed_on : 0)),
+        factors(program_floats(control, phase.factors) + first()), bias(program_floats(control, phase.bias)), next_norm(program_floats(control, phase.next_norm)),
+        y(static_cast<char*>(shape.y) + n * static_cast<int64_t>(shape.y_stride) * (shape.y_type == type_f32 ? 4 : 2)), words(control.exchange + phase.output() + n * (width / 2)),
         squares((rows - n) * (width / 2) + n * shape.tiles), unit(units(shape)) {}
   __device__ __forceinline__ bool is(uint32_t flag) const { return flags & flag; }
   // From here on what depends on them is found out anew.
@@ -162,6 +162,20 @@ struct Finisher {
     }
     return v;
   }
+  // Sums that one of the blocks that share K sends to another.
+  __device__ __forceinline__ uint32_t* part(int from, int sender, int tile) const { return control.exchange + from + l.parts_at + ((sender * l.tiles + tile) * rows + n) * 16 + c * 2; }
+  __device__ __forceinline__ void send(uint32_t* to, float2 sums) const { if (is(live)) exchange_store8(to, __float_as_uint(sums.x), __float_as_uint(sums.y)); }
+  __device__ __forceinline__ float2 received(int from, int tile) const {
+    float2 sum = make_float2(0, 0);
+#pragma unroll 1
+    for (int sender = 0; sender < l.parts - 1; ++sender) {
+      uint2 v;
+      do v = exchange_load8(part(from, sender, tile)); while (!arrived(v));
+      sum.x += __uint_as_float(~v.x);
+      sum.y += __uint_as_float(~v.y);
+    }
+    return sum;
+  }
   // The lane's outputs from its sums: activation, gate, residual; of a gated linear the second is none.
   __device__ __forceinline__ float2 values(float2 sums, const Output& o) const {
     float2 v = make_float2(sums.x * o.scale.x + o.bias.x, sums.y * o.scale.y + o.bias.y);
@@ -189,17 +203,49 @@ struct Finisher {
 // The block's share, by tiles in steps of four words, of what a linear knows to have been read. By one finisher.
 __device__ __forceinline__ void reset_read(int index) {
   const ProgramPhase& phase = program_phase(index);
-  if (phase.reset_end <= phase.reset_begin || thread_index() / 32 != program_workers) return;
+  const int from = index > 0 ? program_phase(index - 1).reset_end : 0;
+  if (phase.reset_end <= from || thread_index() / 32 != program_workers) return;
   const LinearShape& l = linear_shape(phase);
   const TileRange tiles = tile_range(l, phase);
-  const int quads = (phase.reset_end - phase.reset_begin) / 4, share = (quads + l.tiles - 1) / l.tiles;
-  exchange_reset(program_control().exchange, phase.reset_begin + min(quads, share * tiles.begin) * 4, phase.reset_begin + min(quads, share * tiles.end) * 4, thread_index() % 32, 32);
+  const int begin = from * exchange_unit, quads = (phase.reset_end - from) * (exchange_unit / 4), share = (quads + l.tiles - 1) / l.tiles;
+  exchange_reset(program_control().exchange, begin + min(quads, share * tiles.begin) * 4, begin + min(quads, share * tiles.end) * 4, thread_index() % 32, 32);
+}
+
+// Of a linear whose K blocks share, what this one has of the others' tiles: workers multiply these first.
+template <class T, int ROWS, int FINISHERS>
+__device__ __noinline__ uint32_t send_parts(uint32_t place) {
+  PhasePlace at(place);
+  const int which = threadIdx.x / 32 - program_workers;
+  const ProgramControl& control = program_control();
+  const ProgramPhase& phase = program_phase(at.phase);
+  const LinearShape& l = linear_shape(phase);
+  const Finisher<T, ROWS, false> finisher(control, phase, l);
+  const int slots = control.sum_slots, sum_bytes = program_sum_bytes(finisher.rows), own = part_of_block(l, phase);
+  const uint32_t sums = shared_address(program_shared) + control.sums + finisher.sums_at();
+  const uint32_t summed = shared_address(control.summed), taken = shared_address(control.taken);
+  int turn = which;  // tiles until this warp's next one
+#pragma unroll 1
+  for (int on = 1; on < l.parts; ++on) {
+    const TileRange tiles = tile_range(l, phase, on);
+    const int sender = own - (own + on < l.parts ? 0 : 1);  // among the owner's
+#pragma unroll 1
+    for (int tile = tiles.begin; tile < tiles.end; ++tile) {
+      barrier_wait(summed + at.sums.slot * 8, at.sums.parity);
+      float2 of_lane;
+      if (turn == 0) of_lane = finisher.sums(sums + at.sums.slot * sum_bytes);
+      barrier_arrive_warp(taken + at.sums.slot * 8);
+      if (turn == 0) finisher.send(finisher.part(phase.input(), sender, tiles.tile(tile)), of_lane);
+      turn = turn == 0 ? FINISHERS - 1 : turn - 1;
+      at.sums.next(slots);
+    }
+  }
+  return at.packed();
 }
 
 // Finisher `which` does every FINISHERS-th tile of the block, and waits for the others' sums, too: one that skipped them
 // could be a lap ahead, or behind, and parities do not tell laps apart. The same lane has the same column of the residual in
-// all linears that add to it (the host sees to that), so it reads what it wrote itself.
-template <class T, int ROWS, int FINISHERS, bool GATED>
+// all linears that add to it (the host sees to that), so it reads what it wrote itself. SHARED: with other blocks' parts of K.
+template <class T, int ROWS, int FINISHERS, bool GATED, bool SHARED>
 __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
   const int index = place / next_phase, which = threadIdx.x / 32 - program_workers;
   RingPlace at = PhasePlace(place).sums;
@@ -221,7 +267,7 @@ __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
       // Not before: waiting for squares in the memory system would hold up the words of others.
       if (phase.from >= 0) await_begun(index);
       else barrier_wait(summed + at.slot * 8, at.parity);  // then all workers have loaded theirs
-      finisher.find_norm(phase.from);
+      finisher.find_norm(phase.input());
     }
 #pragma unroll 1
     for (int tile = tiles.begin; tile < tiles.end; ++tile) {
@@ -233,10 +279,16 @@ __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
         const auto output = finisher.output(row_tile(tile), next);
         own += FINISHERS;
         if (own < tiles.end) next = finisher.prepare(row_tile(own));
+        float2 others = make_float2(0, 0);
+        if (SHARED) others = finisher.received(phase.input(), row_tile(tile));
         barrier_wait(summed + at.slot * 8, at.parity);
         finisher.anew();
-        const float2 of_lane = finisher.sums(sums + at.slot * sum_bytes);
+        float2 of_lane = finisher.sums(sums + at.slot * sum_bytes);
         barrier_arrive_warp(taken + at.slot * 8);
+        if (SHARED) {
+          of_lane.x += others.x;
+          of_lane.y += others.y;
+        }
         finisher.finish(row_tile(tile), output, of_lane);
         if (own >= tiles.end) program_trace(index, 3 + which);  // each would hold up the next tile
       }
@@ -251,8 +303,10 @@ __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
 }
 
 template <class T, int ROWS, int FINISHERS>
-__device__ __forceinline__ uint32_t finish_phase(uint32_t at, bool gated) {
-  return gated ? finish_phase<T, ROWS, FINISHERS, true>(at) : finish_phase<T, ROWS, FINISHERS, false>(at);
+__device__ __forceinline__ uint32_t finish_phase(uint32_t at, const LinearShape& l) {
+  if (l.gated) return finish_phase<T, ROWS, FINISHERS, true, false>(at);
+  if (l.parts > 1) return finish_phase<T, ROWS, FINISHERS, false, true>(send_parts<T, ROWS, FINISHERS>(at));
+  return finish_phase<T, ROWS, FINISHERS, false, false>(at);
 }
 
 }  // namespace hearth::kernels::cuda

@@ -107,7 +107,7 @@ template <int DP> __device__ __forceinline__ void store_query_bytes(uint32_t to,
   store(DP / 2 + lane * 2, head.upper);
 }
 // The row's own key or value to the pool, by the rule of head_write, and, rounded like there, to shared memory.
-template <int DP> __device__ __forceinline__ void store_own_bytes(const AttentionArgs& a, const AttentionPhase& from, const HeadTask& task, const HeadPairs& head, float largest, bool live, int lane) {
+template <int DP> __device__ __forceinline__ void store_own_bytes(const AttentionArgs& a, const AttentionOperands& from, const HeadTask& task, const HeadPairs& head, float largest, bool live, int lane) {
   const bool some = largest > 1e-36f;
   const float inverse = some ? __fdiv_rn(127.f, largest) : 0.f, scale = some ? __fdiv_rn(largest, 127.f) : 0.f;
   const int64_t at = (static_cast<int64_t>(task.slot / kv_tokens) * a.kv_heads + task.kv_head) * kv_tokens + task.slot % kv_tokens;
@@ -125,7 +125,7 @@ template <int DP> __device__ __forceinline__ void store_own_bytes(const Attentio
 
 // In registers: norm, rope (halves), rounding; for heads of 64 and 128.
 template <class T, int DP, bool INT8>
-__device__ __forceinline__ void quick_head(const AttentionArgs& a, const AttentionPhase& from, const HeadSource& source, const HeadTask& task, int lane) {
+__device__ __forceinline__ void quick_head(const AttentionArgs& a, const AttentionOperands& from, const HeadSource& source, const HeadTask& task, int lane) {
   constexpr int half = DP / 2;
   const int d = lane * 2;
   const bool live = d < half, turned = task.which < 1, normed = turned && a.qk_norm;
@@ -174,7 +174,7 @@ __device__ __forceinline__ void quick_head(const AttentionArgs& a, const Attenti
 
 // A head of any size, rope and KV format, through shared memory at `x`.
 template <class T, int DP>
-__device__ __noinline__ void any_head(const AttentionArgs& a, const AttentionPhase& from, const HeadSource& source, const HeadTask& task, float* x) {
+__device__ __noinline__ void any_head(const AttentionArgs& a, const AttentionOperands& from, const HeadSource& source, const HeadTask& task, float* x) {
   const int lane = threadIdx.x % 32, dim = a.head_dim, which = task.which;
 #pragma unroll 1
   for (int d = lane * 2; d < DP; d += 64) {

@@ -1,5 +1,5 @@
 // Linears of the decode program. 16-row tiles of the weight are dealt to the blocks, in whose ring they are one stream of
-// units (16 rows by 128 k); worker w multiplies units w, w + 16, ... of a tile and leaves its sums in shared memory; a finishing warp
+// units (16 rows by 128 k); worker w multiplies units w, w + 16, ... of a tile, or of the block's part of its K, and leaves its sums in shared memory; a finishing warp
 // (decode_program_finish.cuh) adds them up, applies what the linear has fused, and hands the outputs on. Workers never wait
 // for one another: only for their own activations, for weights, and for room for their sums.
 //
@@ -201,7 +201,7 @@ template <int GROUP, int ROWS, bool PAIRS> struct WorkerSlot {
     using U = Unit<GROUP>;
     const int g = here.lane / 4;
     int share = here.lane % 4 / Columns<ROWS>::rows;
-    if (ROWS < 4) kept(share);
+    kept(share);
     const uint32_t from = slot + (one ? here.warp * U::bytes : 0), beside = two ? from + program_workers * U::bytes : from;
 #pragma unroll
     for (int i = 0; i < 2 * F::units; ++i) words[i] = shared_load16((i < 2 ? from : beside) + i % 2 * 512 + here.lane * 16);
@@ -239,14 +239,15 @@ __device__ __noinline__ uint32_t linear_w4_phase(uint32_t packed) {
   const int index = at.phase;
   const ProgramPhase& phase = program_phase(index);
   const LinearShape& l = linear_shape(phase);
-  const TileRange tiles = tile_range(l, phase);
-  if (tiles.begin == tiles.end) return at.packed() + next_phase;
+  const KPart k = k_part(l, phase);
+  const int tiles = tiles_multiplied(l, phase);
+  if (tiles == 0) return at.packed() + next_phase;
   const ActivationPlace<ROWS> activations(control);
   Workplace here(control);
   constexpr bool ahead = ROWS == 1 && GROUP == 128 && two_slots_in_registers;  // of more rows and of smaller groups they spill
-  int units = l.units;
+  int units = k.units;
   const int slot_units = control.slot_units;
-  int left = (tiles.end - tiles.begin) * (STEADY ? 1 : (units + slot_units - 1) / slot_units);  // slots to be multiplied
+  int left = tiles * (STEADY ? 1 : (units + slot_units - 1) / slot_units);  // slots to be multiplied
   int unit = 0;  // of the tile, the first one of the slot that is to be multiplied
   auto following = [&] { return STEADY || unit + slot_units >= units ? 0 : unit + slot_units; };
   auto one = [&](int first) { return first + here.warp < units; };
@@ -284,11 +285,9 @@ __device__ __noinline__ uint32_t linear_w4_phase(uint32_t packed) {
       source[i].keep();
     }
   }
-  receive<T, GROUP, ROWS>(control, l, index, activations);
-  if (ROWS < 4) {
-    kept(units);
-    kept(here.lane);
-  }
+  receive<T, GROUP, ROWS>(control, l, index, k, activations);
+  kept(units);
+  kept(here.lane);
   if (here.warp == 0) program_trace(index, 1);
 
   const LanePlace<ROWS> place(activations, control, here.warp, here.lane);
@@ -318,7 +317,7 @@ __device__ __noinline__ uint32_t linear_w4_phase(uint32_t packed) {
   };
   // Whether there is a next slot, which then is in `next`.
   auto step = [&](const Slot& now, Slot& next) {
-    if (ROWS < 4) kept(units);
+    kept(units);
     uint32_t early = false;
     if (ahead) {
       early = landed() && left > 1;

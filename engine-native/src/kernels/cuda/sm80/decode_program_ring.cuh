@@ -99,6 +99,8 @@ struct ProgramControl {
   uint4 zeros;                                                 // what is multiplied where a column has no part (see LanePlace)
   float squares[program_rows_max][program_workers];
   uint32_t* exchange;
+  const LinearOperands* linear;
+  const float* floats;
   uint32_t end;                                                // a packed PhasePlace behind the last phase
   int rows, slots, slot_bytes, slot_units, sum_slots, sums, x, x_rows, x_stride, unit_sums, attention_bytes, attention_per_slot, last, block;  // sums, x, x_rows: where they begin
   int items, whole, splits, per_kv, head_tiles;                // of an attention
@@ -115,10 +117,15 @@ struct ProgramControl {
 };
 static_assert(sizeof(ProgramControl) <= program_control_bytes);
 
-// Dynamic shared memory: the control, the shapes and phases, the ring, the tiles' sums, activations (or what attention
+// Dynamic shared memory: the control, the shapes and phases, attentions' operands, the ring, the tiles' sums, activations (or what attention
 // needs). Named here, so that accesses are known to be to shared memory.
 extern __shared__ __align__(128) char program_shared[];
 __device__ __forceinline__ ProgramControl& program_control() { return *reinterpret_cast<ProgramControl*>(program_shared); }
+// A linear's operands in the kernel's parameters, which are memory like any other: for who reads them seldom.
+__device__ __forceinline__ const LinearOperands& linear_operands(int i) { return program_control().linear[i]; }
+// Null where there are none.
+__device__ __forceinline__ const float* program_floats(const ProgramControl& control, int32_t at) { return at == floats_none ? nullptr : control.floats + static_cast<int64_t>(at) * 4; }
+__device__ __forceinline__ const AttentionOperands& attention_operands(const ProgramPhase& phase) { return *reinterpret_cast<const AttentionOperands*>(program_shared + phase.at * 8); }
 __device__ __forceinline__ const ProgramPhase& program_phase(int i) { return reinterpret_cast<const ProgramPhase*>(program_shared + program_control_bytes + program_shapes_bytes)[i]; }
 __device__ __forceinline__ const ProgramShape& program_shape(int i) { return reinterpret_cast<const ProgramShape*>(program_shared + program_control_bytes)[i]; }
 __device__ __forceinline__ const LinearShape& linear_shape(const ProgramPhase& phase) { return program_shape(phase.shape).linear; }
@@ -173,6 +180,17 @@ constexpr uint32_t next_phase = 1 << 16;  // added to a packed place
 
 // ---- What a block does in a phase ----------------------------------------------------------------------------------------------
 
+// Blocks that share the K of their tiles lie side by side, from the phase's start on: each multiplies its part of it for the
+// tiles of all of them, and sends the others what it has of theirs (decode_program_finish.cuh).
+__device__ __forceinline__ int block_from(int start) { return static_cast<int>(blockIdx.x) - start + (static_cast<int>(blockIdx.x) < start ? gridDim.x : 0); }
+__device__ __forceinline__ int part_of_block(const LinearShape& l, const ProgramPhase& phase) { return block_from(phase.start) % l.parts; }
+struct KPart { int begin, units; };  // in units
+__device__ __forceinline__ KPart k_part(const LinearShape& l, const ProgramPhase& phase) {
+  if (l.parts == 1) return {0, l.units};
+  const int begin = part_of_block(l, phase) * l.part_units;
+  return {begin, min(static_cast<int>(l.part_units), l.units - begin)};
+}
+
 // Tiles of a block, by ordinals that count from block to block: [begin, end). Blocks from `start` on have one more, as many
 // as there are extra; the host moves `start` along, so that over a step all have the same. One row's tiles are dealt in turn:
 // all blocks multiply first what the next linear's workers convert first. Several rows' are dealt in stretches, since their
@@ -182,7 +200,8 @@ struct TileRange {
   int begin, end, first, step;
   __device__ __forceinline__ int tile(int ordinal) const { return first + (ordinal - begin) * step; }
 };
-__device__ __forceinline__ TileRange tile_range(const LinearShape& l, const ProgramPhase& phase) {
+// on: of the block so many on (round about) among those that share K.
+__device__ __forceinline__ TileRange tile_range(const LinearShape& l, const ProgramPhase& phase, int on = 0) {
   const ProgramControl& control = program_control();
   int block = blockIdx.x, blocks = gridDim.x, start = phase.start, first = 0, per = l.per, extra = l.extra;
   bool in_turn = control.rows == 1;
@@ -199,8 +218,18 @@ __device__ __forceinline__ TileRange tile_range(const LinearShape& l, const Prog
   }
   block -= start;
   if (block < 0) block += blocks;
+  if (on > 0) {
+    const int part = block % l.parts;
+    block += (part + on) % l.parts - part;
+  }
   const int begin = first + block * per + min(block, extra);
   return {begin, begin + per + (block < extra ? 1 : 0), in_turn ? block : begin, in_turn ? blocks : 1};
+}
+
+__device__ __forceinline__ int tiles_multiplied(const LinearShape& l, const ProgramPhase& phase) {
+  if (l.parts > 1) return l.parts * l.per + max(0, min(static_cast<int>(l.parts), l.extra - block_from(phase.start) / l.parts * l.parts));
+  const TileRange tiles = tile_range(l, phase);
+  return tiles.end - tiles.begin;
 }
 
 // KV blocks of a part of a context of so many: more than one for each worker are shared, evenly.
@@ -331,20 +360,22 @@ struct Loader {
   // it ends.
   __device__ __forceinline__ int flight_of(int index) const { return p.flight + (*const_cast<volatile int*>(&program_control().begun) > index ? p.more : 0); }
   // A slot is 16 or 32 units of one tile, or its last ones.
-  __device__ __forceinline__ void linear(int index) {
+  __device__ __forceinline__ void linear(int index, const char* weight) {
     const ProgramPhase& phase = program_phase(index);
     const LinearShape& l = linear_shape(phase);
-    const TileRange tiles = tile_range(l, phase);
-    const char* const weight = static_cast<const char*>(phase.linear.weight);
-    if (l.group == 0) return dense(l, weight, tiles);
-    const int unit_bytes = l.unit_bytes, units = l.units;
-    for (int tile = tiles.begin; tile < tiles.end; ++tile) {
-      const char* from = weight + static_cast<int64_t>(tiles.tile(tile)) * units * unit_bytes;
-      for (int left = units; left > 0; left -= p.slot_units) {
-        const int bytes = min(left, p.slot_units) * unit_bytes;
-        acquire(flight_of(index));
-        load_weights(from, bytes);
-        from += bytes;
+    if (l.group == 0) return dense(l, weight, tile_range(l, phase));
+    const int unit_bytes = l.unit_bytes;
+    const KPart k = k_part(l, phase);
+    for (int on = 1; on <= l.parts; ++on) {  // the block's own come last
+      const TileRange tiles = tile_range(l, phase, on % l.parts);
+      for (int tile = tiles.begin; tile < tiles.end; ++tile) {
+        const char* from = weight + (static_cast<int64_t>(tiles.tile(tile)) * l.units + k.begin) * unit_bytes;
+        for (int left = k.units; left > 0; left -= p.slot_units) {
+          const int bytes = min(left, p.slot_units) * unit_bytes;
+          acquire(flight_of(index));
+          load_weights(from, bytes);
+          from += bytes;
+        }
       }
     }
   }
@@ -385,7 +416,7 @@ struct Loader {
 
   // Bulk copies of a slot's KV blocks, two each. One thread issues them, those of four blocks with nothing else between: a copy of 4 KB
   // must not take longer than its bytes. Scales of int8, 64 bytes a block each, would take as long: four blocks' are 16 bytes a lane.
-  __device__ __forceinline__ void copy_history(const AttentionPhase& a, const AttentionItem& item, int done, int count, int bytes, bool int8) {
+  __device__ __forceinline__ void copy_history(const AttentionOperands& a, const AttentionItem& item, int done, int count, int bytes, bool int8) {
 #if __CUDA_ARCH__ >= 900
     constexpr int group = 4;
     const uint32_t barrier = full + at.slot * 8;
@@ -428,7 +459,7 @@ struct Loader {
   __device__ __forceinline__ void attention(const ProgramPhase& phase) {
     const ProgramControl& control = program_control();
     const AttentionArgs& args = p.attention;  // what is common to all
-    const AttentionPhase& a = phase.attention;
+    const AttentionOperands& a = attention_operands(phase);
     const bool int8 = args.kv_type == kv_int8;
     const int bytes = kv_tokens * args.head_dim * (int8 ? 1 : 2), per_slot = control.attention_per_slot;
     for (int index = blockIdx.x; index < control.items; index += gridDim.x) {
@@ -458,9 +489,13 @@ struct Loader {
   }
 
   __device__ __forceinline__ void run() {
+    const void* next = p.linear[0].weight;
     for (int i = 0; i < p.phases; ++i) {
       const ProgramPhase& phase = program_phase(i);
-      if (phase.kind == phase_linear) linear(i);
+      const char* const weight = static_cast<const char*>(next);
+      next = p.linear[min(i + 1, program_phases_max - 1)].weight;
+      asm volatile("" : "+l"(next));  // a phase ahead, since it may come from far
+      if (phase.kind == phase_linear) linear(i, weight);
       else attention(phase);
       program_trace(i, 6);
       flying.leave(i, 7);
