@@ -1,7 +1,7 @@
 // hearth <command>: finds the command and turns its outcome into an exit code.
 
 import { spawn } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { readSettings, UsageError } from '../config.ts';
 import { benchBinary } from '../engine/native/library.ts';
 import { EngineError } from '../engine/port.ts';
@@ -10,6 +10,7 @@ import { isModel, resolveModel } from '../models/local.ts';
 import { runDoctor } from './doctor.ts';
 import { wrapped } from './terminal.ts';
 import { unreadableOptions } from './usage.ts';
+import { version } from './version.ts';
 
 type Command = { help: string; run: (argv: string[]) => Promise<number> };
 
@@ -97,11 +98,6 @@ function mindClosedPipes(name: string | undefined): void {
       if (name !== 'serve') process.exit();
     });
   }
-}
-
-function version(): string {
-  const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'));
-  return version;
 }
 
 async function main(argv: string[]): Promise<number> {

@@ -12,6 +12,7 @@ import { shippedFolder } from '../models/local.ts';
 import { type BenchLine, measure } from './bench.ts';
 import { given, modelPath, oneOf, runJob, wholeNumber } from './jobs.ts';
 import { bold, bytes, dim, green, red, table } from './terminal.ts';
+import { version } from './version.ts';
 
 export const help = `hearth verify [options]
 
@@ -129,11 +130,6 @@ export async function run(args: string[]): Promise<number> {
 function describe(kind: string) {
   const path = process.env.HEARTH_ENGINE_LIBRARY || defaultLibrary;
   return z.object({ devices: z.array(deviceSchema).min(1) }).parse(doctor(path, { device: kind })).devices[0]!;
-}
-
-function version(): string {
-  const file = new URL('../../package.json', import.meta.url);
-  return z.object({ version: z.string() }).parse(JSON.parse(readFileSync(file, 'utf8'))).version;
 }
 
 /** What the machine is, without its names. */

@@ -1,4 +1,4 @@
-// A token's noise, and the order of tokens, as every sampling kernel has them.
+// A token's noise, the order of tokens, a row's bias and where its blocks meet, as every sampling kernel has them.
 #pragma once
 
 #include "kernels/cuda/common.cuh"
@@ -28,13 +28,11 @@ __device__ __forceinline__ uint32_t order_key(float v) {
   const uint32_t bits = __float_as_uint(__fadd_rn(v, 0.f));
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
+__device__ __forceinline__ float key_value(uint32_t key) { return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key); }
 // A token by its logit or noisy logit, in the order of Best; 0: none.
 using TokenKey = unsigned long long;
 __device__ __forceinline__ TokenKey token_key(float value, int id) { return static_cast<TokenKey>(order_key(value)) << 32 | ~static_cast<uint32_t>(id); }
-__device__ __forceinline__ float key_logit(TokenKey key) {
-  const auto bits = static_cast<uint32_t>(key >> 32);
-  return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
-}
+__device__ __forceinline__ float key_logit(TokenKey key) { return key_value(static_cast<uint32_t>(key >> 32)); }
 // The largest of the block, to every thread.
 template <int WARPS> __device__ __forceinline__ TokenKey block_most(TokenKey v, TokenKey* of_warp) {
 #pragma unroll
@@ -77,10 +75,7 @@ __device__ __noinline__ float noisy_logit(float scaled, uint32_t word) {
 template <int N, class Id> __device__ __forceinline__ Best warp_draw(Best best, const SampleRowArgs& r, const float (&logit)[N], const Id& id, float floor) {
   float scaled[N], bound[N];
   uint32_t word[N];
-  auto warp_largest = [](float v) {
-    const uint32_t key = __reduce_max_sync(0xffffffffu, order_key(v));
-    return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
-  };
+  auto warp_largest = [](float v) { return key_value(__reduce_max_sync(0xffffffffu, order_key(v))); };
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     word[i] = philox_word(r.seed, r.position, id(i));
@@ -105,6 +100,29 @@ template <int N, class Id> __device__ __forceinline__ Best warp_draw(Best best, 
   for (int i = 0; i < N; ++i)
     if (bound[i] > -INFINITY && bound[i] >= threshold && id(i) != done) best = better(best, Best{noisy_logit(scaled[i], word[i]), id(i)});
   return best;
+}
+
+// Adds a row's bias to the logits of [begin, end). Ids may repeat, so one thread adds them in order.
+__device__ __forceinline__ void add_bias(const SampleArgs& p, const SampleRowArgs& r, float* logits, int begin, int end) {
+  if (threadIdx.x > 0) return;
+  for (int i = r.bias_begin; i < r.bias_begin + r.bias_count; ++i)
+    if (p.bias_ids[i] >= begin && p.bias_ids[i] < end) logits[p.bias_ids[i]] += p.bias_values[i];
+}
+
+__device__ __forceinline__ int load_acquire(const int32_t* p) {
+  int v;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+// All blocks of a row; `target` counts up by the number of blocks from barrier to barrier.
+__device__ __forceinline__ void row_barrier(int32_t* counter, int target) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    atomicAdd(counter, 1);
+    while (load_acquire(counter) < target) { }
+  }
+  __syncthreads();
 }
 
 }  // namespace hearth::kernels::cuda

@@ -39,25 +39,8 @@ __device__ __forceinline__ double block_sum_double(double v, double* scratch) {
 constexpr int threads = sample_threads, warps = threads / 32;
 constexpr float bins_per_unit = 32;  // at least; more where all logits lie close together
 
-__device__ __forceinline__ int load_acquire(const int32_t* p) {
-  int v;
-  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
-  return v;
-}
-// All blocks of a row; `target` counts up by the number of blocks from barrier to barrier.
-__device__ __forceinline__ void row_barrier(int32_t* counter, int target) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    atomicAdd(counter, 1);
-    while (load_acquire(counter) < target) { }
-  }
-  __syncthreads();
-}
-
 struct Selection { uint32_t key; int last_id; };  // kept: larger keys, and of this key the ids up to last_id
 __device__ __forceinline__ bool selected(const Selection& s, uint32_t key, int id) { return key > s.key || (key == s.key && id <= s.last_id); }
-__device__ __forceinline__ float key_value(uint32_t key) { return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key); }
 
 struct Shared {
   union {
@@ -350,11 +333,8 @@ extern "C" __global__ void __launch_bounds__(sample_threads, 4) sample_kernel(co
     for (int i = blockIdx.x * threads + thread; i < 2 * sample_bins; i += chunks * threads) state.count[i] = 0;
     if (blockIdx.x == 0 && thread == 0) state.listed = 0;
   }
-  // Bias first: entries of this part. Ids may repeat, so one thread adds them in order.
   if (r.bias_count > 0) {
-    if (thread == 0)
-      for (int i = r.bias_begin; i < r.bias_begin + r.bias_count; ++i)
-        if (p.bias_ids[i] >= begin && p.bias_ids[i] < end) logits[p.bias_ids[i]] += p.bias_values[i];
+    add_bias(p, r, logits, begin, end);
     __syncthreads();
   }
   const bool repetition = r.repetition_penalty != 1.f, counts = r.frequency_penalty != 0.f || r.presence_penalty != 0.f;

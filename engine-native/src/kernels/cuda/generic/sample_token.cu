@@ -17,22 +17,10 @@ struct Turn { TokenKey drawn; double before; int32_t better, unused; };  // the 
 struct Meeting { TokenKey best; double total; int32_t arrived, left; Turn turn[2]; };
 static_assert(sizeof(Meeting) <= sample_meeting_words * 4);
 
-__device__ __forceinline__ void meet(Meeting& row, int target) {
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();
-    atomicAdd(&row.arrived, 1);
-    int arrived;
-    do asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(arrived) : "l"(&row.arrived) : "memory"); while (arrived < target);
-  }
-  __syncthreads();
-}
 // Bias, penalties and mask, on the block's logits in memory: a token's is looked up by other blocks, too.
 __device__ __forceinline__ void adjust(const SampleArgs& p, const SampleRowArgs& r, float* logits) {
   const int begin = blockIdx.x * sample_held * sample_threads, end = min(p.vocabulary, begin + sample_held * sample_threads);
-  if (threadIdx.x == 0)  // ids may repeat, so one thread adds them in order
-    for (int i = r.bias_begin; i < r.bias_begin + r.bias_count; ++i)
-      if (p.bias_ids[i] >= begin && p.bias_ids[i] < end) logits[p.bias_ids[i]] += p.bias_values[i];
+  add_bias(p, r, logits, begin, end);
   __syncthreads();
   const bool repetition = r.repetition_penalty != 1.f, counts = r.frequency_penalty != 0.f || r.presence_penalty != 0.f;
   const int64_t slot = static_cast<int64_t>(r.slot) * p.vocabulary;
@@ -117,7 +105,7 @@ __device__ __forceinline__ float mass_of_best(Histogram& s, SampleRowState& stat
       atomicAdd(masses + thread, s.mass[thread]);
     }
     __threadfence();
-    meet(row, target += gridDim.x);
+    row_barrier(&row.arrived, target += gridDim.x);
     const int here = static_cast<int>(__ldcg(counts + thread)), upto = block_upto(here, s.counts_of_warp);
     const float mass = __ldcg(masses + thread), mass_upto = block_upto(mass, s.masses_of_warp);
     if (thread == Histogram::bins - 1) s.result = mass_upto;  // of all, should there be fewer than k
@@ -196,7 +184,7 @@ extern "C" __global__ void __launch_bounds__(sample_threads, 4) sample_token_ker
     Turn &turn = row.turn[n % 2], &other = row.turn[1 - n % 2];
     const TokenKey mine = block_most<warps>(r.temperature > 0 ? draw(tokens, r, limit, top) : top, of_warp[1]);
     if (thread == 0 && mine) atomicMax(&turn.drawn, mine);
-    meet(row, target += chunks);
+    row_barrier(&row.arrived, target += chunks);
     drawn = __ldcg(&turn.drawn);
     if (!drawn || !truncated(r)) break;
     if (blockIdx.x == 0 && thread == 0) other = Turn{};  // everybody has read it
@@ -221,7 +209,7 @@ extern "C" __global__ void __launch_bounds__(sample_threads, 4) sample_token_ker
         atomicAdd(&turn.better, s.better);
       }
     }
-    meet(row, target += chunks);
+    row_barrier(&row.arrived, target += chunks);
     const int better = __ldcg(&turn.better);
     const bool within = (r.top_k <= 0 || better < r.top_k) && weight_of(logit, best, inverse) >= r.min_p && (r.top_p >= 1 || __ldcg(&turn.before) < r.top_p * fmin(static_cast<double>(whole), __ldcg(&row.total)));
     if (better == 0 || within) break;

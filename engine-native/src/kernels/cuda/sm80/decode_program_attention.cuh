@@ -133,17 +133,10 @@ struct Attention {
     for (int j = 0; j < 2; ++j) {
       s[j] = block.seen[0] ? s[j] * (factor * block.k_scale[0]) : -INFINITY;
       s[j + 2] = block.seen[1] ? s[j + 2] * (factor * block.k_scale[1]) : -INFINITY;
-      float top = fmaxf(s[j], s[j + 2]);
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 4));
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 8));
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 16));
-      const float next = FIRST ? top : fmaxf(w.best[j], top), reference = next == -INFINITY ? 0.f : next;
-      s[j] = exp2_fast(s[j] - reference);
-      s[j + 2] = exp2_fast(s[j + 2] - reference);
+      const float shrink = scores_to_weights<FIRST>(s[j], s[j + 2], w.best[j]);
       if constexpr (FIRST) {
         w.sum[j] = s[j] + s[j + 2];
       } else {
-        const float shrink = exp2_fast(w.best[j] - reference);
         w.sum[j] = w.sum[j] * shrink + s[j] + s[j + 2];
 #pragma unroll
         for (int i = 0; i < VB * 4; ++i) {
@@ -151,7 +144,6 @@ struct Attention {
           w.o[i / 4][i % 4][j + 2] *= shrink;
         }
       }
-      w.best[j] = next;
     }
     return make_uint2(transpose8x8(pack2<T>(s[0] * block.v_scale[0], s[1] * block.v_scale[0])), transpose8x8(pack2<T>(s[2] * block.v_scale[1], s[3] * block.v_scale[1])));
   }

@@ -21,6 +21,21 @@ template <int DP> struct AttentionSums {
   float best[2], sum[2], o[DP / 64][4][4];
 };
 
+// Scores of tokens g and g + 8 of one head to their weights, with the best score so far, which it keeps. FIRST: there is none yet.
+// Returns what the sums so far shrink by.
+template <bool FIRST> __device__ __forceinline__ float scores_to_weights(float& low, float& high, float& best) {
+  float top = fmaxf(low, high);
+  top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 4));
+  top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 8));
+  top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 16));
+  const float next = FIRST ? top : fmaxf(best, top), reference = next == -INFINITY ? 0.f : next;
+  low = exp2_fast(low - reference);
+  high = exp2_fast(high - reference);
+  const float shrink = FIRST ? 1.f : exp2_fast(best - reference);
+  best = next;
+  return shrink;
+}
+
 // Of INT8 KV: o and bias are of weights times their tokens' scales, relative to v_best. A byte's bits are a half of as many 2^-24,
 // biased by 128: so the result is (o * 2^24 - 128 bias) * v_best. bias: of the lane's tokens.
 template <int DP> struct ByteSums : AttentionSums<DP> {
@@ -94,16 +109,8 @@ template <int DP> struct ByteProducts {
     for (int j = 0; j < 2; ++j) {
       s[j] = block.v_scale[0] >= 0 ? s[j] * block.k_scale[0] : -INFINITY;
       s[j + 2] = block.v_scale[1] >= 0 ? s[j + 2] * block.k_scale[1] : -INFINITY;
-      float top = fmaxf(s[j], s[j + 2]);
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 4));
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 8));
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 16));
-      const float next = FIRST ? top : fmaxf(w.best[j], top), reference = next == -INFINITY ? 0.f : next;
-      s[j] = exp2_fast(s[j] - reference);
-      s[j + 2] = exp2_fast(s[j + 2] - reference);
-      shrink[j] = FIRST ? 1.f : exp2_fast(w.best[j] - reference);
+      shrink[j] = scores_to_weights<FIRST>(s[j], s[j + 2], w.best[j]);
       w.sum[j] = (FIRST ? 0.f : w.sum[j] * shrink[j]) + (s[j] + s[j + 2]);
-      w.best[j] = next;
     }
     const float v_most = warp_most(fmaxf(fmaxf(block.v_scale[0], block.v_scale[1]), w.unit)), v_best = FIRST ? v_most : fmaxf(w.v_best, v_most), inverse = __fdividef(1.f, v_best);
     const float v[2] = {fmaxf(block.v_scale[0], 0.f) * inverse, fmaxf(block.v_scale[1], 0.f) * inverse};
