@@ -76,8 +76,9 @@ export async function serve(options: ServeOptions): Promise<void> {
     const url = await speaker.stage('listening', (note) => listen(app, settings, note));
     if (generated !== null) tellKey(url, settings, generated, speaker);
     engine = await openEngine(options, settings, speaker, lifecycle);
-    models = makeModels(engine, settings, model, others, speaker);
-    const info = await load(models, model.name, speaker, lifecycle);
+    models = makeModels(engine, settings, model, others, speaker, lifecycle);
+    const info = await Promise.race([load(models, model.name, speaker, lifecycle), stop]);
+    if (typeof info === 'string') return speaker.say(`${info}: the load is given up`);
     for (const note of info.notes) speaker.say(note);
     lifecycle.ready(engine, models);
     speaker.say(`Hearth serves ${info.name} on ${url} (ready in ${Math.round(performance.now() - begin)} ms)`);
@@ -273,6 +274,7 @@ function makeModels(
   first: ServedModel,
   others: ReturnType<typeof findOthers>,
   speaker: Speaker,
+  lifecycle: Lifecycle,
 ): ModelSet {
   const common = commonOptions(settings);
   const { context, kvTokens } = settings;
@@ -288,7 +290,10 @@ function makeModels(
     waitersMax: settings.queueRequests,
     memoryLimitMb: settings.memoryLimitMb,
     hooks: {
-      failed: (name, reason) => speaker.logger.warn({ model: name, reason }, 'a model could not be loaded'),
+      failed(name, reason) {
+        // Without the model to start with the process ends, and says why itself.
+        if (lifecycle.phase !== 'loading') speaker.logger.warn({ model: name, reason }, 'a model could not be loaded');
+      },
       loaded: (name, seconds) =>
         speaker.logger.info({ model: name, seconds: Number(seconds.toFixed(2)) }, 'model loaded'),
       unloaded: (name, reason) => speaker.logger.info({ model: name, reason }, 'model unloaded'),

@@ -141,7 +141,7 @@ double read_seconds(const std::string& folder, double& bytes, bool cold = true) 
 struct Stages {
   Time::time_point begin = Time::now();
   std::vector<std::pair<std::string, double>> seen;
-  static void note(void* context, const char* stage, double, double) {
+  static bool note(void* context, const char* stage, double, double) {
     auto& stages = *static_cast<Stages*>(context);
     if (stages.seen.empty() || stages.seen.back().first != stage) stages.seen.emplace_back(stage, since(stages.begin));
   }

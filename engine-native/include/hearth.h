@@ -115,7 +115,7 @@ HEARTH_API const char *hearth_version(void);
 HEARTH_API int32_t hearth_open(const char *options_json, hearth_engine **engine, char *error, uint32_t error_size);
 
 /* Refuses new work, finishes every live request with "cancelled", ends jobs, then closes the doorbell. Idempotent.
-   Returns at once: end-of-file says that all is finished. A load in progress is waited for. */
+   Returns at once: end-of-file says that all is finished. A load in progress ends after the tensors at hand. */
 HEARTH_API int32_t hearth_stop(hearth_engine *engine);
 
 /* hearth_stop, then joins and frees. The handle is dead afterwards; NULL is a no-op. */
@@ -143,7 +143,8 @@ HEARTH_API int32_t hearth_doctor(hearth_engine *engine, const char *options_json
 
 /*
  * Starts to load a model and returns its handle at once. NOTICE records (request = *job) report
- * {"stage":"plan"|"weights"|"tune"|"ready","done":f,"total":f,"detail":any}; the job's FINISHED says DONE or ERROR.
+ * {"stage":"plan"|"weights"|"tune"|"ready","done":f,"total":f,"detail":any}; the job's FINISHED says DONE, ERROR, or
+ * CANCELLED after hearth_cancel(job) or hearth_stop.
  * model_json: {"path":string folder or .gguf | "shape":string random weights, "name":string,
  *   "precision":"auto"|"f32"|"f16"|"bf16"|"w4a16"|"w4a8"|"w4a32"|"w8a8"|"none", "group":32|64|128,
  *   "symmetric":bool (quantised while loading without zero points, as Q4_0),

@@ -117,7 +117,7 @@ export class ModelSet {
   /** Whoever waits for a model to be given back. */
   readonly #onRelease = new Set<() => void>();
   readonly #timer: NodeJS.Timeout | null;
-  #closed = false;
+  readonly #closing = new AbortController();
 
   constructor(engine: Engine, offered: readonly OfferedModel[], options: ModelSetOptions) {
     this.#engine = engine;
@@ -180,13 +180,17 @@ export class ModelSet {
     }
   }
 
-  /** Refuses whoever waits, and waits for a change that is under way. */
+  /** Refuses whoever waits, gives up a load that is under way, and waits for its end or an unload's. */
   async close(): Promise<void> {
-    this.#closed = true;
+    this.#closing.abort();
     if (this.#timer) clearInterval(this.#timer);
     for (const entry of this.#entries.values()) this.#refuseAll(entry, errors.shuttingDown());
     this.#released();
     await this.#changes;
+  }
+
+  get #closed(): boolean {
+    return this.#closing.signal.aborted;
   }
 
   #entry(name: string | undefined): Entry {
@@ -301,7 +305,7 @@ export class ModelSet {
         this.#options.hooks.loaded?.(entry.name, entry.counts.loadSeconds);
       }
     } catch (error) {
-      this.#failed(entry, error);
+      if (!this.#closed) this.#failed(entry, error);
     } finally {
       entry.wanted = false;
       entry.progress = null;
@@ -352,7 +356,7 @@ export class ModelSet {
     };
     for (;;) {
       try {
-        return await this.#engine.loadModel(options, told);
+        return await this.#engine.loadModel(options, told, this.#closing.signal);
       } catch (error) {
         // The plan was true when it was made; memory may have gone elsewhere since.
         const next = isOutOfMemory(error) ? this.#idle(entry)[0] : undefined;

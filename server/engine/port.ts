@@ -254,7 +254,8 @@ export interface EngineStream extends AsyncIterable<EngineEvent> {
 export interface Engine {
   /** Resolves to a running request; rejects with EngineError when the engine refuses it (busy, invalid). */
   submit(request: EngineRequest): Promise<EngineStream>;
-  loadModel(options: LoadOptions, onProgress?: (progress: Progress) => void): Promise<ModelInfo>;
+  /** Aborting the signal gives the load up: it rejects with 'cancelled'. */
+  loadModel(options: LoadOptions, onProgress?: (progress: Progress) => void, signal?: AbortSignal): Promise<ModelInfo>;
   /** Rejects with out_of_memory when the model would not fit even with so much given back first. */
   planModel(options: LoadOptions, reclaimableMb: number): Promise<MemoryDemand>;
   unloadModel(name: string): Promise<void>;

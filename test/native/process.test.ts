@@ -103,6 +103,25 @@ describe('SIGTERM', () => {
   }, 60_000);
 });
 
+describe('SIGTERM while a model loads', () => {
+  it('gives the load up and exits with 0 at once', async () => {
+    // Random weights of 1.1 billion parameters: some twenty seconds of work.
+    const server = new ServerProcess(['--device', 'cpu', '--engine-library', library, '--shape', 'llama-1.1b']);
+    servers.push(server);
+    const reason = async () => {
+      const response = await fetch(`${server.url}/health`).catch(() => null);
+      return response?.status === 503 ? ((await response.json()) as { error: { message: string } }).error.message : '';
+    };
+    while (!server.url || !/weights [1-9]/.test(await reason()))
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    const at = performance.now();
+    server.stop();
+    expect(await server.exited).toBe(0);
+    expect(performance.now() - at).toBeLessThan(5000);
+    expect([...server.problems, ...server.errors]).toEqual([]);
+  }, 60_000);
+});
+
 describe('SIGKILL', () => {
   it('leaves nothing behind: the next start serves as soon as the first did, on the same port', async () => {
     let at = performance.now();

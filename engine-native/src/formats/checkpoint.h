@@ -128,8 +128,9 @@ class Checkpoint {
   virtual void forget(std::string_view name) const { (void)name; }
   virtual void forget_all() const {}
 
-  // Brings a converted folder's file to memory whence ops may use it as it lies (MappedFile::settle), reporting bytes done.
-  virtual Status settle(const std::function<void(double)>& progress) { (void)progress; return Status::ok(); }
+  // Brings a converted folder's file to memory whence ops may use it as it lies (MappedFile::settle), reporting bytes done;
+  // a report that answers false ends it with Code::cancelled.
+  virtual Status settle(const std::function<bool(double)>& progress) { (void)progress; return Status::ok(); }
   // Where a tensor's or packed linear's bytes lie after settle(), for as long as the checkpoint is open; else nullptr.
   virtual const std::byte* settled(std::span<const std::byte> stored) const { (void)stored; return nullptr; }
   // Bytes that lie settled in the page cache.

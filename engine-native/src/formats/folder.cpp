@@ -39,7 +39,7 @@ class FolderCheckpoint final : public Checkpoint {
   Status read(std::span<const std::byte> stored, void* to) const override { return store_.read(stored, to); }
   void forget(std::string_view name) const override;
   void forget_all() const override { store_.forget_all(); }
-  Status settle(const std::function<void(double)>& progress) override { return packed_ ? store_.settle(progress) : Status::ok(); }
+  Status settle(const std::function<bool(double)>& progress) override { return packed_ ? store_.settle(progress) : Status::ok(); }
   const std::byte* settled(std::span<const std::byte> stored) const override { return packed_ ? store_.settled(stored) : nullptr; }
   int64_t page_cache_bytes() const override { return store_.page_cache_bytes(); }
 

@@ -108,7 +108,7 @@ Status MappedFile::settle(const Progress& progress) {
     const size_t size = std::min(piece_bytes, bytes_.size() - at);
     huge = populate(bytes_.data() + at, size);
     if (huge && at == 0) huge = static_cast<double>(huge_mapped_bytes(bytes_.data())) > 0.5 * static_cast<double>(size);
-    if (huge && progress) progress(static_cast<double>(at + size));
+    if (huge && progress && !progress(static_cast<double>(at + size))) return Status(Code::cancelled, path_ + ": cancelled");
   }
   if (huge) huge = static_cast<double>(huge_mapped_bytes(bytes_.data())) >= huge_enough * static_cast<double>(bytes_.size());
   if (!huge) return copy_to_memory(progress);
@@ -132,8 +132,8 @@ Status MappedFile::copy_to_memory(const Progress& progress) {
       Status status = direct < 0 ? io_error("") : read_at(direct, at, whole, size, memory + at, path_);
       if (!status) status = read_at(descriptor_, at, size, size, memory + at, path_);
       std::lock_guard lock(mutex);
+      if (status && progress && !progress(static_cast<double>(total += size))) status = Status(Code::cancelled, path_ + ": cancelled");
       if (!status && first) first = status, next = bytes_.size();
-      if (progress) progress(static_cast<double>(total += size));
     }
   };
   const unsigned count = std::clamp(std::thread::hardware_concurrency(), 2u, 4u);

@@ -22,7 +22,7 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return bytes_; }
   const std::string& path() const { return path_; }
   bool holds(const std::byte* pointer) const { return pointer >= bytes_.data() && pointer < bytes_.data() + bytes_.size(); }
-  using Progress = std::function<void(double bytes)>;
+  using Progress = std::function<bool(double bytes)>;  // false ends it with Code::cancelled
   // Brings the whole file to memory that ops can stream over as they do over huge pages: the mapping itself where the
   // system maps it by huge pages (a file system with large folios), else a copy in huge pages. Not for two threads at once.
   Status settle(const Progress& progress);

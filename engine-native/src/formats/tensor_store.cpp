@@ -64,7 +64,7 @@ void TensorStore::forget(std::span<const std::byte> range) const {
 Status TensorStore::settle(const MappedFile::Progress& progress) {
   double before = 0;
   for (const auto& file : files_) {
-    HEARTH_TRY(file->settle([&](double bytes) { if (progress) progress(before + bytes); }));
+    HEARTH_TRY(file->settle([&](double bytes) { return !progress || progress(before + bytes); }));
     before += static_cast<double>(file->bytes().size());
   }
   return Status::ok();

@@ -110,19 +110,19 @@ class Loader {
 
   Result<std::unique_ptr<Model>> run() {
     HEARTH_TRY(open());
-    report("plan", 0, 1);
+    HEARTH_TRY(report("plan", 0, 1));
     HEARTH_TRY(declare());
     HEARTH_TRY(choose_limits());
     HEARTH_TRY(plan());
-    report("plan", 1, 1);
+    HEARTH_TRY(report("plan", 1, 1));
     HEARTH_TRY(fill());
-    report("tune", 0, 1);
+    HEARTH_TRY(report("tune", 0, 1));
     HEARTH_TRY(ops::tune(device_, model_->weights_->tune_requests(), step_limits_.rows,
-                         [this](double done, double total) { report("tune", done, total); }));
+                         [this](double done, double total) { (void)report("tune", done, total); }));
     HEARTH_TRY(model_->capture_graphs());
     HEARTH_TRY(device_.stream().synchronize());
     if (settled_) model_->checkpoint_ = std::move(checkpoint_);
-    report("ready", 1, 1);
+    HEARTH_TRY(report("ready", 1, 1));
     return std::unique_ptr<Model>(std::move(model_));
   }
 
@@ -152,8 +152,8 @@ class Loader {
   }
 
  private:
-  void report(const char* stage, double done, double total) const {
-    if (progress_) progress_(context_, stage, done, total);
+  Status report(const char* stage, double done, double total) const {
+    return !progress_ || progress_(context_, stage, done, total) ? Status::ok() : load_cancelled();
   }
 
   Status open();
@@ -169,7 +169,7 @@ class Loader {
   int64_t per_sequence_bytes(int sequences);
   Result<MemoryBudget> budget(int64_t reclaimable);
   Result<MemoryPlan> fit(const MemoryBudget& budget);
-  Status settle(const std::function<void(double)>& progress);
+  Status settle(const std::function<bool(double)>& progress);
   Status fill();
   Status allocate_images();
   Status describe();
@@ -414,7 +414,7 @@ Status Loader::allocate_images() {
 }
 
 // A CPU reads a converted folder's weights where they lie in its file, or in one copy of it.
-Status Loader::settle(const std::function<void(double)>& progress) {
+Status Loader::settle(const std::function<bool(double)>& progress) {
   settled_ = device_.info().kind == device::DeviceKind::cpu && !checkpoint_->target().empty();
   if (!settled_) return Status::ok();
   HEARTH_TRY(checkpoint_->settle(progress));
@@ -426,12 +426,12 @@ Status Loader::settle(const std::function<void(double)>& progress) {
 Status Loader::fill() {
   const double total = static_cast<double>(model_->weights_->bytes() + (model_->vision_weights_ ? model_->vision_weights_->bytes() : 0));
   double reached = 0;
-  const auto advance = [&](double done) { report("weights", reached = std::clamp(done, reached, total), total); };
+  const auto advance = [&](double done) { return bool(report("weights", reached = std::clamp(done, reached, total), total)); };
   HEARTH_TRY(settle(advance));
-  HEARTH_TRY(model_->weights_->load([&](double done, double) { advance(done); }));
+  HEARTH_TRY(model_->weights_->load([&](double done, double) { return advance(done); }));
   if (model_->vision_weights_) {
     const auto before = static_cast<double>(model_->weights_->bytes());
-    HEARTH_TRY(model_->vision_weights_->load([&](double done, double) { advance(before + done); }));
+    HEARTH_TRY(model_->vision_weights_->load([&](double done, double) { return advance(before + done); }));
   }
   ModelInfo& info = model_->info_;
   const std::string build = "hearth-1/" + info.precision + "/" + info.kv + "/" + std::to_string(options_.head_bits) +

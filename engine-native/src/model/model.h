@@ -107,10 +107,14 @@ struct ImageLayout {
   int position_span = 0;              // as ImageRows::position_span
 };
 
+// A progress report answered that the load should end.
+inline Status load_cancelled() { return {Code::cancelled, "the load was cancelled"}; }
+
 class Model {
  public:
-  // Reads, plans, allocates, packs. `progress(stage, done, total)` may be called from any thread.
-  using Progress = void (*)(void* context, const char* stage, double done, double total);
+  // Reads, plans, allocates, packs. `progress(stage, done, total)` may be called from any thread; false ends the load with
+  // Code::cancelled.
+  using Progress = bool (*)(void* context, const char* stage, double done, double total);
   static Result<std::unique_ptr<Model>> load(const LoadOptions&, device::Device&, Progress progress = nullptr,
                                              void* context = nullptr);
   // Plans without taking anything: reads headers only. `reclaimable` bytes count as free. Code::out_of_memory, with the

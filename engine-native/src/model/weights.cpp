@@ -323,7 +323,7 @@ Status WeightPlan::stream_staged(std::span<Item* const> items, const Advance& ad
       HEARTH_TRY(one.queue->finish());
       HEARTH_TRY(checkpoint_.read(item->stored.subspan(at, size), one.memory));
       HEARTH_TRY(one.queue->upload(static_cast<uint8_t*>(item->device) + at, one.memory, size));
-      advance(done += static_cast<double>(size));
+      HEARTH_TRY(advance(done += static_cast<double>(size)));
     }
     item->ready = true;
   }
@@ -345,7 +345,7 @@ Status WeightPlan::stream_stored(const Advance& advance) {
   for (Item* item : items) {
     HEARTH_TRY(fill(*item));
     item->ready = true;
-    advance(done += static_cast<double>(item->bytes));
+    HEARTH_TRY(advance(done += static_cast<double>(item->bytes)));
   }
   return Status::ok();
 }
@@ -385,9 +385,9 @@ Status WeightPlan::run_threads(const Progress& progress) {
       const Item& item = items_[order[i]];
       Status status = fill(item);
       std::lock_guard lock(mutex);
-      if (!status && first) first = status, next = order.size();
       done += item.ready ? 0 : static_cast<double>(round_up(item.bytes));
-      if (progress) progress(done, static_cast<double>(bytes_));
+      if (status && progress && !progress(done, static_cast<double>(bytes_))) status = load_cancelled();
+      if (!status && first) first = status, next = order.size();
     }
   };
   constexpr unsigned threads_max = 16;
@@ -409,7 +409,9 @@ void WeightPlan::packed_items(std::vector<PackedItem>& to) const {
 Status WeightPlan::load(const Progress& progress) {
   place_settled();
   HEARTH_TRY(take_memory());
-  HEARTH_TRY(stream_stored([&](double done) { if (progress) progress(done, static_cast<double>(bytes_)); }));
+  HEARTH_TRY(stream_stored([&](double done) {
+    return !progress || progress(done, static_cast<double>(bytes_)) ? Status::ok() : load_cancelled();
+  }));
   return run_threads(progress);
 }
 

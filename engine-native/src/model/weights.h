@@ -70,7 +70,7 @@ class WeightPlan {
   // What is rounded while loading, and what stays 16 bits among linears of fewer, as sentences for people.
   std::vector<std::string> notes() const;
 
-  using Progress = std::function<void(double done, double total)>;
+  using Progress = std::function<bool(double done, double total)>;  // false ends the load with Code::cancelled
   // Instead of load(): every linear that a converted file holds packed.
   void packed_items(std::vector<PackedItem>& to) const;
   // After load(): each shape of linear once, with the weights of at most eight of its kind.
@@ -90,7 +90,7 @@ class WeightPlan {
     void* device = nullptr;
     bool ready = false;                       // its bytes are where ops will read them
   };
-  using Advance = std::function<void(double bytes)>;
+  using Advance = std::function<Status(double bytes)>;
   Result<HeldLinear> held_form(const LinearRequest&, const Precision&, bool& bias) const;
   Status declare_linear(const LinearRequest&, const HeldLinear&, Linear* to);
   Status check_packed(const LinearRequest&, const HeldLinear&, const Linear&) const;

@@ -66,7 +66,7 @@ Result<Json> Engine::run_load(const std::shared_ptr<LoadedModel>& loaded, const 
     std::lock_guard lock(mutex_);
     loaded->state = ModelState::closed;
     models_.erase(loaded->handle);
-    log::write(log::Level::warn, "model " + loaded->name + " was not loaded: " + status.message());
+    log::write(log::Level::debug, "model " + loaded->name + " was not loaded: " + status.message());
     return status;
   }
   log::write(log::Level::debug, "model " + loaded->name + " is ready on " + loaded->device->info().name);
@@ -84,7 +84,9 @@ Result<Json> Engine::run_load(const std::shared_ptr<LoadedModel>& loaded, const 
 Status Engine::load_into(LoadedModel& loaded, const ModelRequest& request, Job& job) {
   HEARTH_ASSIGN(loaded.device, open_device(options_));
   auto progress = [](void* context, const char* stage, double done, double total) {
-    static_cast<Job*>(context)->report(stage, done, total);
+    auto* reporting = static_cast<Job*>(context);
+    reporting->report(stage, done, total);
+    return !reporting->cancelled();
   };
   HEARTH_ASSIGN(LoadResult result, load_model(request.load, *loaded.device, progress, &job));
   loaded.model = std::move(result.model);
@@ -106,7 +108,7 @@ Status Engine::load_into(LoadedModel& loaded, const ModelRequest& request, Job& 
     loaded.info["memory"].push_back({{"what", "host memory behind the KV pool"}, {"bytes", bytes}});
     if (loaded.device->info().kind == device::DeviceKind::cpu) loaded.planned_bytes += bytes;
   }
-  return job.cancelled() ? Status(Code::cancelled, "the load was cancelled") : Status::ok();
+  return job.cancelled() ? model::load_cancelled() : Status::ok();
 }
 
 Status Engine::model_close(uint32_t model) {

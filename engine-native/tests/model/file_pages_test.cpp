@@ -67,9 +67,10 @@ struct Watch {
   size_t before_last = 0;  // resident when the last tensor had been packed, before what is left is dropped
 };
 
-void watch(void* context, const char* stage, double done, double total) {
+bool watch(void* context, const char* stage, double done, double total) {
   auto* seen = static_cast<Watch*>(context);
   if (std::string(stage) == "weights" && done == total) seen->before_last = seen->copy->resident();
+  return true;
 }
 
 TEST(FilePages, GoAsTensorsArePacked) {
@@ -144,7 +145,7 @@ TEST(FilePages, SettledBytesAreTheFiles) {
       const std::span<const std::byte> all = (*file)->bytes();
       EXPECT_EQ((*file)->settled(all.data()), nullptr);
       double reached = 0;
-      const Status status = (*file)->settle([&](double done) { reached = done; });
+      const Status status = (*file)->settle([&](double done) { return reached = done, true; });
       ASSERT_TRUE(status.is_ok()) << status.message();
       EXPECT_EQ(reached, static_cast<double>(bytes));
       const std::byte* at = (*file)->settled(all.data());

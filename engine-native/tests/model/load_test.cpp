@@ -4,6 +4,7 @@
 #include <functional>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "model/memory_plan.h"
 #include "model/model_spec.h"
@@ -56,6 +57,31 @@ std::string load_error(const std::string& path, const std::function<void(LoadOpt
 }
 
 #define EXPECT_HAS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
+
+// ---- Loads that are given up -------------------------------------------------------------------------------------------
+
+struct GivenUp {
+  std::string stage;
+  int reports = 0;  // after the stage was reached
+};
+
+bool give_up(void* context, const char* stage, double, double) {
+  auto* load = static_cast<GivenUp*>(context);
+  if (load->reports > 0 || load->stage == stage) load->reports++;
+  return load->reports == 0;
+}
+
+TEST(Load, EndsAtTheNextReportWhenItIsGivenUp) {
+  const std::string path = checkpoint_path("llama-mha");
+  for (const char* stage : {"plan", "weights", "tune", "ready"}) {
+    GivenUp load{stage};
+    const auto model = Model::load(exact_options(path), test_device(), give_up, &load);
+    ASSERT_FALSE(model.is_ok()) << stage;
+    EXPECT_EQ(model.status().code(), Code::cancelled) << stage;
+    // Threads that pack tensors each report once more.
+    EXPECT_LE(load.reports, 1 + static_cast<int>(std::thread::hardware_concurrency())) << stage;
+  }
+}
 
 // ---- Damaged and unsupported checkpoints -------------------------------------------------------------------------------
 

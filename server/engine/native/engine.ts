@@ -209,12 +209,16 @@ export class NativeEngine implements Engine {
     return stream;
   }
 
-  async loadModel(options: LoadOptions, onProgress: (progress: Progress) => void = () => {}): Promise<ModelInfo> {
+  async loadModel(
+    options: LoadOptions,
+    onProgress: (progress: Progress) => void = () => {},
+    signal?: AbortSignal,
+  ): Promise<ModelInfo> {
     const handle = new Uint32Array(1);
     const job = new Uint32Array(1);
     const json = cString(JSON.stringify(toModelJson(options)));
     checked((error, size) => this.#abi.modelOpen(this.#pointer, json, handle, job, error, size));
-    await this.#job(job[0]!, onProgress);
+    await this.#job(job[0]!, onProgress, signal);
     const info = this.#readInfo(handle[0]!);
     this.#models.set(options.name, { handle: handle[0]!, info });
     return info;
@@ -314,9 +318,7 @@ export class NativeEngine implements Engine {
   ): Promise<unknown> {
     const handle = new Uint32Array(1);
     checked((error, size) => this.#abi.job(this.#pointer, cString(JSON.stringify(job)), handle, error, size));
-    signal?.addEventListener('abort', () => this.#abi.cancel(this.#pointer, handle[0]!), { once: true });
-    if (signal?.aborted) this.#abi.cancel(this.#pointer, handle[0]!);
-    return this.#job(handle[0]!, onProgress);
+    return this.#job(handle[0]!, onProgress, signal);
   }
 
   stats(): EngineStats {
@@ -353,10 +355,13 @@ export class NativeEngine implements Engine {
     return model;
   }
 
-  #job(handle: number, onProgress: (progress: Progress) => void): Promise<unknown> {
+  #job(handle: number, onProgress: (progress: Progress) => void, signal?: AbortSignal): Promise<unknown> {
+    const cancel = () => this.#abi.cancel(this.#pointer, handle);
+    signal?.addEventListener('abort', cancel, { once: true });
+    if (signal?.aborted) cancel();
     return new Promise((resolve, reject) => {
       this.#jobs.set(handle, { onProgress, resolve, reject, result: undefined });
-    });
+    }).finally(() => signal?.removeEventListener('abort', cancel));
   }
 
   /** Takes all records out of the ring. The engine waits for room in it, so this must never stop half way. */
