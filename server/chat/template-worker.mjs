@@ -4,6 +4,7 @@
 import { readlinkSync } from 'node:fs';
 import { parentPort } from 'node:worker_threads';
 import { Template } from '@huggingface/jinja';
+import { amendUndefined } from './undefined-values.mjs';
 
 const outputLengthMax = 256 * 1024 * 1024;
 /** By the keys that templates.ts gives. @type {Map<number, Template | Error>} */
@@ -14,7 +15,9 @@ function compiled(key, source) {
   if (source !== undefined) {
     if (key === 0) templates.clear();
     try {
-      templates.set(key, new Template(source));
+      const template = new Template(source);
+      amendUndefined(template.parsed);
+      templates.set(key, template);
     } catch (error) {
       templates.set(key, error instanceof Error ? error : new Error('the template cannot be read'));
     }

@@ -217,3 +217,30 @@ describe('the renderer', () => {
     await expect(render('{% if %}', {})).rejects.toThrow(TemplateError);
   });
 });
+
+describe('undefined values', () => {
+  // What Jinja 3 gives: an undefined value is empty text, an empty list, an empty mapping.
+  const cases: Array<[template: string, expected: string]> = [
+    ['[{{ x | trim }}]', '[]'],
+    ["[{{ x | replace('a', 'b') | upper }}]", '[]'],
+    ['{{ x | length }} {{ x | int }}', '0 0'],
+    ["[{{ x | map(attribute='role') | join(', ') }}]", '[]'],
+    ["{{ messages | selectattr('role', 'equalto', 'system') | list | length }}", '1'],
+    ['{% for a in x %}{{ a }}{% else %}none{% endfor %}', 'none'],
+    ['{% for k, v in x | items %}{{ k }}{% endfor %}.', '.'],
+    ["{% for m in messages if m.role == 'user' %}{{ m.content | trim }}{% endfor %}", 'b'],
+    ['{{ x ~ messages[0].tone ~ "a" }}', 'a'],
+    ["{{ x | default('given') | trim }}", 'given'],
+    ["{{ {'a': x | trim} | tojson }}", '{"a": ""}'],
+    ['{% set y = messages[0].missing | trim %}[{{ y }}]', '[]'],
+  ];
+  for (const [template, expected] of cases) {
+    it(template, async () => {
+      const messages = [
+        { role: 'system', content: 'a' },
+        { role: 'user', content: ' b ' },
+      ];
+      expect(await render(template, { messages })).toBe(expected);
+    });
+  }
+});
