@@ -19,7 +19,7 @@ function compiled(key, source) {
       amendUndefined(template.parsed);
       templates.set(key, template);
     } catch (error) {
-      templates.set(key, error instanceof Error ? error : new Error('the template cannot be read'));
+      templates.set(key, new Error(`it cannot be parsed: ${error instanceof Error ? error.message : 'unknown error'}`));
     }
   }
   const template = templates.get(key);

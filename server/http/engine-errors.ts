@@ -6,13 +6,23 @@ import { ClientGone } from './scope.ts';
 
 const number = (value: unknown) => (typeof value === 'number' ? value : 0);
 
+/** Names of the wire where the engine has another. */
+const wireNames: Record<string, string> = { stop_tokens: 'stop_token_ids', include_stop: 'include_stop_str_in_output' };
+
+/** The field that an engine's message is about: it begins with the name in quotes, or speaks of the prompt. */
+function fieldOf(message: string, promptField: string): string | null {
+  if (message.startsWith('the prompt ')) return promptField;
+  const name = /^"([a-z_]+)" /.exec(message)?.[1];
+  return name === undefined ? null : (wireNames[name] ?? name);
+}
+
 /** `promptField` is the field of the request that holds what the engine counts. */
 export function toApiError(error: unknown, promptField = 'messages'): ApiError {
   if (error instanceof ApiError) return error;
   if (!(error instanceof EngineError)) return errors.internal();
   switch (error.code) {
     case 'invalid':
-      return errors.invalid(error.message);
+      return errors.invalid(error.message, fieldOf(error.message, promptField));
     case 'unsupported':
       return errors.invalid(error.message, null, 'unsupported_value');
     case 'not_found':

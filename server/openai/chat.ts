@@ -3,6 +3,7 @@
 import { z } from 'zod';
 import {
   defined,
+  functionOnly,
   ignoredFields,
   maxTokensField,
   modelField,
@@ -98,7 +99,7 @@ export const messageSchema = z.discriminatedUnion(
 export const jsonSchemaSchema = z.union([z.record(z.string(), z.unknown()), z.boolean()]);
 
 export const toolSchema = z.strictObject({
-  type: z.literal('function'),
+  type: z.literal('function', functionOnly),
   function: z.strictObject({
     name: functionNameSchema,
     description: optional(z.string().max(65_536)),

@@ -21,9 +21,7 @@ export const samplingFields = {
   frequency_penalty: optional(z.number().min(-2).max(2)),
   presence_penalty: optional(z.number().min(-2).max(2)),
   seed: optional(z.int().min(Number.MIN_SAFE_INTEGER).max(Number.MAX_SAFE_INTEGER)),
-  logit_bias: optional(
-    z.record(z.string().regex(/^\d{1,10}$/, 'keys must be token ids'), z.number().min(-100).max(100)),
-  ),
+  logit_bias: optional(z.record(z.string().regex(/^\d{1,10}$/, 'must be a token id'), z.number().min(-100).max(100))),
   min_tokens: optional(z.int().min(0).max(int32Max)),
   ignore_eos: optional(z.boolean()),
   stop: optional(
@@ -50,6 +48,9 @@ export const streamOptionsSchema = z.strictObject({
   include_usage: optional(z.boolean()),
   include_obfuscation: ignored(z.literal(false)),
 });
+
+/** What a tool's `type` that is another gets to hear. */
+export const functionOnly = { error: "must be 'function': no tool runs on this server" };
 
 export const maxTokensField = optional(z.int().min(1).max(int32Max));
 

@@ -1,6 +1,7 @@
 // From a JSON body to a typed request, or to the first problems in words. Pure: knows zod, nothing of HTTP.
 
 import type { z } from 'zod';
+import { inWords } from './words.ts';
 
 /** Optional on the wire, where null means absent. */
 export function optional<T extends z.ZodType>(schema: T) {
@@ -47,13 +48,13 @@ export function validate<T extends z.ZodType>(schema: T, body: unknown, lenient:
   if (isTooDeep(body)) {
     return { ok: false, problem: { kind: 'invalid', param: null, message: `The body nests deeper than ${depthMax}.` } };
   }
-  const first = schema.safeParse(body);
+  const first = schema.safeParse(body, { error: inWords });
   if (first.success) return { ok: true, value: first.data, dropped: [] };
   const unknown = unknownFields(first.error);
   const asking = unknown.filter((path) => valueAt(body, path) !== null);
   const leaving = lenient ? unknown : unknown.filter((path) => !asking.includes(path));
   if (leaving.length === 0) return { ok: false, problem: problemOf(first.error) };
-  const second = schema.safeParse(without(body, leaving));
+  const second = schema.safeParse(without(body, leaving), { error: inWords });
   if (!second.success) return { ok: false, problem: problemOf(second.error) };
   return { ok: true, value: second.data, dropped: asking.map(pathText) };
 }
@@ -80,7 +81,18 @@ function without(body: unknown, paths: PropertyKey[][]): unknown {
 function problemOf(error: z.ZodError): Problem {
   const unknown = unknownFields(error);
   if (unknown.length > 0) return { kind: 'unsupported', param: pathText(unknown[0]!) };
-  const issues = error.issues.slice(0, issuesMax).map(deepest);
+  // One problem a field: a number over two limits breaks the smaller one, too.
+  const issues = [
+    ...new Map(
+      error.issues
+        .map(deepest)
+        .map((issue) => [pathText(issue.path), issue] as const)
+        .reverse(),
+    ),
+  ]
+    .map(([, issue]) => issue)
+    .reverse()
+    .slice(0, issuesMax);
   const param = issues[0]!.path.length ? pathText(issues[0]!.path) : null;
   const lines = issues.map(({ path, message }) => {
     const where = path.length ? `Invalid '${pathText(path)}': ` : 'Invalid body: ';
