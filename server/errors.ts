@@ -102,8 +102,18 @@ export const errors = {
       404,
       'invalid_request_error',
       `Unknown request URL: ${method} ${bounded(url, 200)}.` +
-        (meant ? ` It is ${bounded(meant, 200)} here: the base URL of clients ends in /v1.` : ''),
+        (meant
+          ? ` It is ${bounded(meant, 200)} here: the base URL of clients ends in /v1.`
+          : ' What there is: GET /docs.'),
       { code: 'unknown_url' },
+    ),
+
+  responseNotFound: (id: string, kept: number) =>
+    new ApiError(
+      404,
+      'invalid_request_error',
+      `Response with id ${quoted(id)} not found: the last ${kept} are kept, in memory, unless they came with store: false.`,
+      { code: 'response_not_found' },
     ),
 
   notFound: (message: string, code: string | null = null, param: string | null = null) =>

@@ -29,7 +29,7 @@ const document = (paths: Json, schemas: Json): Json => ({
 export function makeOpenapi(definitions: readonly RouteDefinition[]): Json {
   const paths: Record<string, Json> = {};
   for (const definition of [...definitions].sort((a, b) => a.url.localeCompare(b.url))) {
-    const path = definition.url.replace('*', '{id}');
+    const path = definition.url.replace(/\*|:id/, '{id}');
     paths[path] = { ...paths[path], [definition.method.toLowerCase()]: operation(definition, path) };
   }
   return document(paths, { Error: toJsonSchema(errorSchema, 'output') });

@@ -1,9 +1,10 @@
-// POST /v1/responses, and its WebSocket mode: one create a message, its events as text frames.
+// POST /v1/responses, what was answered by its id, and the WebSocket mode: one create a message, its events as text frames.
 
 import type { Server } from 'node:http';
 import websocket from '@fastify/websocket';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { WebSocket } from 'ws';
+import { z } from 'zod';
 import { errors } from '../errors.ts';
 import { defined } from '../openai/common.ts';
 import { type ResponseEvent, ResponseWriter } from '../openai/response-writer.ts';
@@ -22,7 +23,7 @@ import type { AppContext } from './context.ts';
 import { isOurFault, toApiError } from './engine-errors.ts';
 import { withImages } from './image-parts.ts';
 import { useModel } from './model-use.ts';
-import { ResponseStore } from './response-store.ts';
+import { ResponseStore, responsesMax } from './response-store.ts';
 import { addRoute } from './routes.ts';
 import { ClientGone, RequestScope } from './scope.ts';
 import { type StreamSteps, sendWhole, streamAnswer } from './streaming.ts';
@@ -39,7 +40,7 @@ interface Turn {
   added: readonly Item[];
   writer: (emit?: (event: ResponseEvent) => void) => ResponseWriter;
   /** Remembers the answer under its id. */
-  keep: (writer: ResponseWriter) => void;
+  keep: (writer: ResponseWriter, response: object) => void;
 }
 
 export async function responses(app: FastifyInstance, context: AppContext): Promise<void> {
@@ -67,6 +68,36 @@ export async function responses(app: FastifyInstance, context: AppContext): Prom
       throw errors.invalid('This URL speaks WebSocket: send Upgrade: websocket, or POST a request.');
     },
     wsHandler: (socket, request) => serveSocket(context, store, socket, request),
+  });
+  storedRoutes(app, store);
+}
+
+function storedRoutes(app: FastifyInstance, store: ResponseStore): void {
+  const url = '/v1/responses/:id';
+  const idOf = (request: FastifyRequest) => (request.params as { id: string }).id;
+  addRoute(app, {
+    method: 'GET',
+    url,
+    summary: 'A response that was answered before and is still kept',
+    response: responseSchema,
+    handler: (request) => {
+      const { stream } = request.query as { stream?: string };
+      if (stream !== undefined && stream !== 'false') throw errors.unsupportedParameter('stream');
+      const stored = store.get(idOf(request), request.keyOwner.name);
+      if (!stored) throw errors.responseNotFound(idOf(request), responsesMax);
+      return stored.response;
+    },
+  });
+  addRoute(app, {
+    method: 'DELETE',
+    url,
+    summary: 'Forgets a response',
+    response: z.object({ id: z.string(), object: z.literal('response'), deleted: z.literal(true) }),
+    handler: (request) => {
+      const id = idOf(request);
+      if (!store.delete(id, request.keyOwner.name)) throw errors.responseNotFound(id, responsesMax);
+      return { id, object: 'response', deleted: true };
+    },
   });
 }
 
@@ -121,10 +152,10 @@ async function startTurn(
     items,
     added,
     writer: (emit) => new ResponseWriter(identity, body, newId, emit),
-    keep: (writer) => {
+    keep: (writer, response) => {
       const own = writer.asItems();
       const place = body.store === false ? stores[1] : stores[0];
-      place?.put(identity.id, owner, [...items, ...own], [...added, ...own]);
+      place?.put(identity.id, owner, response, [...items, ...own], [...added, ...own]);
     },
   };
 }
@@ -132,8 +163,8 @@ async function startTurn(
 function earlierItems(stores: readonly ResponseStore[], id: string | undefined, owner: string): readonly Item[] {
   if (id === undefined) return [];
   for (const store of stores) {
-    const items = store.get(id, owner);
-    if (items) return items;
+    const stored = store.get(id, owner);
+    if (stored) return stored.items;
   }
   throw errors.invalid(
     `Previous response with id '${id}' not found.`,
@@ -176,8 +207,9 @@ async function finishTurn(turn: Turn, writer: ResponseWriter) {
   const outcome = await runChoice(turn.run.generations[0]!, turn.run.parserOf(), turn.scope, writer);
   const cut = outcome.finishReason === 'length';
   writer.finish(cut, sumUsage([outcome]));
-  turn.keep(writer);
-  return writer.response(cut ? 'incomplete' : 'completed');
+  const response = writer.response(cut ? 'incomplete' : 'completed');
+  turn.keep(writer, response);
+  return response;
 }
 
 // ---- WebSocket --------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import type { z } from 'zod';
 import { errors } from '../errors.ts';
 
 export interface RouteDefinition {
-  method: 'GET' | 'POST';
+  method: 'GET' | 'POST' | 'DELETE';
   url: string;
   summary: string;
   body?: z.ZodType;

@@ -1,7 +1,7 @@
 // POST /v1/responses on the wire: items in, items and events out.
 
 import { z } from 'zod';
-import { ignoredFields, modelField } from './common.ts';
+import { functionOnly, ignoredFields, modelField } from './common.ts';
 import { partError } from './parts.ts';
 import { ignored, optional } from './validation.ts';
 
@@ -80,7 +80,7 @@ const formatSchema = z.discriminatedUnion('type', [
 ]);
 
 const toolSchema = z.strictObject({
-  type: z.literal('function'),
+  type: z.literal('function', functionOnly),
   name: nameSchema,
   description: optional(z.string().max(65_536)),
   parameters: optional(z.record(z.string(), z.unknown())),

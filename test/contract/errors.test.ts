@@ -122,7 +122,7 @@ describe('E. Errors', () => {
   it('35. 404, 405, 413 and 415', async () => {
     const app = await server({ settings: { bodyLimitMb: 1 } });
     expect(await errorOf(await post(app, '/v1/chat', {}))).toMatchObject({
-      message: 'Unknown request URL: POST /v1/chat.',
+      message: 'Unknown request URL: POST /v1/chat. What there is: GET /docs.',
       code: 'unknown_url',
     });
     for (const url of ['/chat/completions', '/v1/v1/chat/completions', '/v1/chat/completions/']) {

@@ -126,6 +126,22 @@ describe('G. Responses', () => {
     expect(app.engine.requests[2]!.text).toContain('done<|im_end|>\n<|im_start|>user\nAnd now?');
   });
 
+  it('46. gives a response again by its id, and forgets it', async () => {
+    const app = await serve({ tokens: fullAnswer });
+    const sdk = client(app);
+    const first = await sdk.responses.create({ model: 'tiny', input: 'Hi', tools, metadata: { a: 'b' } });
+    const { output_text: _, ...sent } = first;
+    expect(await sdk.responses.retrieve(first.id)).toMatchObject(sent);
+    await sdk.responses.delete(first.id);
+    const unkept = await sdk.responses.create({ model: 'tiny', input: 'Hi', store: false });
+    for (const id of [first.id, unkept.id, 'resp_x']) {
+      await expect(sdk.responses.retrieve(id)).rejects.toMatchObject({ status: 404, code: 'response_not_found' });
+      await expect(sdk.responses.delete(id)).rejects.toMatchObject({ status: 404, code: 'response_not_found' });
+    }
+    const streamed = await fetch(`${app.url}/v1/responses/x?stream=true`);
+    expect(streamed.status).toBe(400);
+  });
+
   it('46. previous_response_id: unknown, not stored, or of another key', async () => {
     const app = await serve({ tokens: ['a'] }, { apiKey: ['one', 'two'] });
     const [one, two] = ['one', 'two'].map((apiKey) => client(app, { apiKey }));
