@@ -66,6 +66,7 @@ struct LiveRequest : scheduler::Sequence {
   Status error;                        // why it cannot run
 
   // While it runs.
+  bool proves = false;             // its first draws say whether the model computes numbers
   int generated = 0;
   int prompt_reported = 0;         // PROMPT records sent
   int history_admission = 0;       // the admission that set its penalty counts

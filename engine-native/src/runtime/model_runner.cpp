@@ -1,6 +1,7 @@
 #include "runtime/model_runner.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "runtime/draft.h"
@@ -102,6 +103,9 @@ Status ModelRunner::add(LiveRequest& r) {
     return invalid("ring_bytes is too small for this request's stop strings and log-probabilities");
   if (r.sampling.penalised()) HEARTH_TRY(sampler_->prepare_history());
   if (r.grammar) r.matcher = std::make_unique<grammar::Matcher>(r.grammar);
+  // A grammar may forbid every token, which looks the same.
+  r.proves = !computes_numbers_ && !r.grammar;
+  if (r.proves) r.sampling.top_logprobs = std::max(r.sampling.top_logprobs, 0);
   prompt_tokens_ += r.prompt;
   live_.push_back(&r);
   burst_.arrived(Clock::now(), live_.size() == 1);
@@ -381,6 +385,19 @@ Status ModelRunner::collect_logits(Step& step) {
   return Status::ok();
 }
 
+// Damaged weights, or values that overflow the type they are held in, make every logit NaN, and what is drawn then means
+// nothing. One number that was drawn shows that the model is none of these, and costs a log-probability.
+Status ModelRunner::prove(LiveRequest& r, const sampling::Drawn& drawn) {
+  if (!r.proves) return Status::ok();
+  if (std::isnan(drawn.logprob)) {
+    return corrupt("the model's output is not a number: its weights are damaged, or overflow this precision (bf16 and f32 reach further than f16)");
+  }
+  computes_numbers_ = true;
+  r.proves = false;
+  r.sampling.top_logprobs = r.options.logprobs ? r.options.top_logprobs : -1;
+  return Status::ok();
+}
+
 // The rows of one share that draw: accepted drafts, then one more token; the rest was computed for nothing.
 Status ModelRunner::collect_draws(Step& step, size_t& row, scheduler::Share& share) {
   int drafts = share.drafts;
@@ -402,6 +419,7 @@ Status ModelRunner::collect_draws(Step& step, size_t& row, scheduler::Share& sha
     bool last = !agrees;
     // resolve() before the request may end: ending gives the blocks back, and full ones should be found again.
     if (last) scheduler_.resolve(r, drawn_keys_);
+    if (Status proven = prove(r, drawn); !proven) return end(r, Reason::error, proven), Status::ok();
     if (publish_token(r, drawn)) return Status::ok();
     // The launch recorded none of a chain that may be cut short; what counts is known now.
     const bool counted = drafts > 0 && r.sampling.penalised() && r.slot >= 0 && r.history_admission == r.admissions;

@@ -126,6 +126,7 @@ class ModelRunner {
   // Taking results.
   Status collect(Step& step);
   Status collect_logits(Step& step);
+  Status prove(LiveRequest& r, const sampling::Drawn& drawn);
   Status collect_draws(Step& step, size_t& row, scheduler::Share& share);
   void measure_decode(const Step& step);
   Status collect_hidden(Step& step);
@@ -180,6 +181,7 @@ class ModelRunner {
   std::string json_;
   std::vector<float> values_;
   std::vector<kv::ContentKey> drawn_keys_;
+  bool computes_numbers_ = false;  // a draw has shown it
   uint64_t prompt_tokens_ = 0, generation_tokens_ = 0, step_count_ = 0, draft_tokens_ = 0, draft_accepted_ = 0;
 };
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <random>
@@ -45,6 +46,33 @@ TEST(RealModel, MissingFolderIsNamed) {
   const Answer& answer = client.answers[client.job];
   EXPECT_EQ(answer.end().reason, HEARTH_FINISH_ERROR);
   EXPECT_NE(answer.end().bytes.find("/nowhere/at/all"), std::string::npos);
+}
+
+// The first draws of a model show whether it computes numbers: with damaged weights nothing is answered.
+TEST(RealModel, WeightsThatAreNoNumbersAreAnError) {
+  namespace fs = std::filesystem;
+  const fs::path copy = fs::temp_directory_path() / ("hearth-nan-" + std::to_string(getpid()));
+  fs::copy(folder, copy, fs::copy_options::recursive);
+  {
+    std::fstream file(copy / "model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
+    uint64_t size = 0;
+    file.read(reinterpret_cast<char*>(&size), 8);
+    std::string header(size, ' ');
+    file.read(header.data(), static_cast<std::streamsize>(size));
+    const Json offsets = Json::parse(header)["model.norm.weight"]["data_offsets"];
+    file.seekp(static_cast<std::streamoff>(8 + size + offsets[0].get<uint64_t>()));
+    file << std::string(offsets[1].get<size_t>() - offsets[0].get<size_t>(), '\xff');  // NaN in every float type
+  }
+  Client client;
+  const uint32_t model = client.load({{"path", copy.string()}});
+  fs::remove_all(copy);
+  ASSERT_NE(model, 0u) << client.answers[client.job].end().bytes;
+  for (const Json& options : {greedy(4), Json{{"max_tokens", 4}, {"temperature", 1}}, Json{{"max_tokens", 4}, {"frequency_penalty", 1}, {"logprobs", true}}}) {
+    const Answer answer = client.run(model, options, "Once upon a time");
+    EXPECT_EQ(answer.end().reason, HEARTH_FINISH_ERROR) << options;
+    EXPECT_EQ(answer.count(HEARTH_RECORD_TOKEN), 0) << options;
+    EXPECT_NE(answer.end().bytes.find("not a number"), std::string::npos) << answer.end().bytes;
+  }
 }
 
 // Schedules on real arithmetic: rows of one request must not depend on what else is in the batch. Sampled tokens may differ

@@ -139,14 +139,17 @@ TEST(Sample, GreedyIsTheFirstOfTheLargest) {
 }
 
 TEST(Sample, NothingAllowedGivesTokenZeroNotACrash) {
-  Case c = random_case(300, 3, 1, 1);
-  std::fill(c.logits.begin(), c.logits.end(), -INFINITY);
-  c.rows[1].temperature = 0;
-  c.rows[2].top_k = 4;
-  for_each_taker(sample_implementations(cpu), c.spec, one_thread().info, [&](const auto& kernel) {
-    const Outcome o = run(kernel, c, one_thread());
-    EXPECT_EQ(o.token, std::vector<int32_t>({0, 0, 0}));
-  });
+  for (const float nothing : {-INFINITY, NAN}) {
+    Case c = random_case(300, 3, 1, 1);
+    std::fill(c.logits.begin(), c.logits.end(), nothing);
+    c.rows[0].temperature = 0.8f;
+    c.rows[1].temperature = 0;
+    c.rows[2].top_k = 4;
+    for_each_taker(sample_implementations(cpu), c.spec, one_thread().info, [&](const auto& kernel) {
+      const Outcome o = run(kernel, c, one_thread());
+      EXPECT_EQ(o.token, std::vector<int32_t>({0, 0, 0})) << nothing;
+    });
+  }
 }
 
 // The frequency of a token over many seeds is its probability after temperature and truncation.

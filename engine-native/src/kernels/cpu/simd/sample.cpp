@@ -228,7 +228,7 @@ struct Race {
 
 int race_all(const SampleSpec& s, const SampleRow& r, const float* logits) {
   const int first = argmax(logits, s.vocabulary);
-  if (logits[first] == -INFINITY) return 0;
+  if (!(logits[first] > -INFINITY)) return 0;
   Race race{r, logits, logits[first] / r.temperature};
   race.enter(first);
   U ids;
