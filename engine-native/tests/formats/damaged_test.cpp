@@ -39,6 +39,7 @@ std::vector<Damage> damaged_safetensors() {
       {"HeaderLongerThanFile", raw<uint64_t>(1000) + "{}", "header of 1000 bytes"},
       {"HeaderOf2To63", raw<uint64_t>(uint64_t{1} << 63) + "{}", "header of 9223372036854775808"},
       {"HeaderWraps", raw<uint64_t>(~uint64_t{0} - 3) + "{}", "header of"},
+      {"WebPage", "<!doctype html><title>404</title>", "a web page"},
       {"NotJson", safetensors_file("{\"w\":", four), "not valid JSON"},
       {"NotAnObject", safetensors_file("[1]", ""), "not a JSON object"},
       {"NotUtf8", safetensors_file("{\"\xff\":1}", ""), "not valid JSON"},

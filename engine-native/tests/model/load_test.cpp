@@ -85,6 +85,12 @@ TEST(Load, EndsAtTheNextReportWhenItIsGivenUp) {
 
 // ---- Damaged and unsupported checkpoints -------------------------------------------------------------------------------
 
+TEST(Damaged, PointersOfGitLfsAreNamed) {
+  const Copy copy("llama-mha");
+  std::ofstream(copy.path() + "/model.safetensors") << "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+  EXPECT_HAS(load_error(copy.path()), "model.safetensors: a pointer of Git LFS");
+}
+
 TEST(Damaged, MissingTensorIsNamed) {
   const Copy copy("llama-mha");
   copy.edit_tensors([](json& header) {
