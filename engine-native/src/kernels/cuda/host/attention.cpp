@@ -133,8 +133,8 @@ ShortPlan fit_short(int size, bool int8, int heads_of_tile, int ranks, int warps
 ShortPlan plan_short(const AttentionSpec& s, const Batch& b, const CudaStream& stream) {
   const int pairs = b.sequences * s.kv_heads * head_tiles(s), places = stream.multiprocessors(), crowd = divide_up(pairs, places);
   if (b.max_rows > 1 || b.rows != b.sequences || b.max_context > tuning().short_context || s.head_dim > 128 || crowd > tuning().short_pairs) return {};
-  // Every warp prepares the queries: more pairs than are resident get fewer warps. One alone would be slow with the longest context,
-  // unless all pairs are there at once.
+  // More pairs than are resident get fewer warps. One alone would be slow with the longest context, unless all pairs are there
+  // at once.
   const bool single = short_single(s);
   const int resident = single ? short_resident_warps_single : short_resident_warps;
   const int warps = crowd <= resident / 4 ? 4 : crowd <= resident / 2 || !single ? 2 : 1;

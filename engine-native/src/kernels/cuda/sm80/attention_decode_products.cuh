@@ -41,7 +41,7 @@ template <class T, bool INT8, int DP> struct DecodeProducts {
   float q_factor[2], best[2], sum[2], v_best, o[steps][4];
 
   // queries: as DecodeQueries left them, `live` heads.
-  __device__ __forceinline__ void begin(const char* queries, int live, float scale) {
+  __device__ __forceinline__ void begin(const char* queries, int live, float scale, void* = nullptr) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const char* mine = queries + min(g, live - 1) * L::q_pitch;
     if constexpr (INT8) {

@@ -130,10 +130,10 @@ template <class T, bool INT8, int DP> struct DecodeQueries {
   // Of whole heads, which need no room for a head.
   __device__ __forceinline__ float2* own_turns() const { return reinterpret_cast<float2*>(scratch.x()); }
   // To the pool and to this warp's shared memory: the pool's copy may arrive too late for the stage under way.
-  __device__ __forceinline__ void keep_fresh(int which, const float2 (&x)[words], int kv_head) {
+  __device__ __forceinline__ void keep_fresh(int which, const float2 (&x)[words], int kv_head, char* own) {
     const int lane = threadIdx.x % 32;
     const int64_t at = (static_cast<int64_t>(slot_of_row / kv_tokens) * p.kv_heads + kv_head) * kv_tokens + slot_of_row % kv_tokens;
-    char* fresh = scratch.fresh() + which * L::row_bytes;
+    char* fresh = own + which * L::row_bytes;
     void* pool = which ? p.v : p.k;
     if constexpr (INT8) {  // the rule of head_write
       float largest = 0;
@@ -143,7 +143,7 @@ template <class T, bool INT8, int DP> struct DecodeQueries {
       const float inverse = largest > 1e-36f ? __fdiv_rn(127.f, largest) : 0.f, scale = largest > 1e-36f ? __fdiv_rn(largest, 127.f) : 0.f;
       if (lane == 0) {
         (which ? p.v_scale : p.k_scale)[at] = scale;
-        reinterpret_cast<float*>(scratch.fresh() + 2 * L::row_bytes)[which] = scale;
+        reinterpret_cast<float*>(own + 2 * L::row_bytes)[which] = scale;
       }
       auto round = [&](float v) { return static_cast<uint32_t>(static_cast<uint8_t>(static_cast<int8_t>(fminf(fmaxf(rintf(v * inverse), -127.f), 127.f)))); };
 #pragma unroll
@@ -164,9 +164,8 @@ template <class T, bool INT8, int DP> struct DecodeQueries {
   // Where the upper byte of dimension d of a query is, eight bytes before the lower: what a lane of the tensor cores takes of 32
   // dimensions (4 t on and 16 + 4 t on, upper and lower) stands together.
   static __device__ __forceinline__ int int8_query_at(int d) { return d / 32 * 64 + d % 16 / 4 * 16 + d % 32 / 16 * 4 + d % 4; }
-  __device__ __forceinline__ void keep_query(int item, const float2 (&x)[words]) {
+  __device__ __forceinline__ void keep_query(char* row, const float2 (&x)[words]) {
     const int lane = threadIdx.x % 32;
-    char* row = scratch.q() + item * L::q_pitch;
     if constexpr (INT8) {
       float largest = 0;
 #pragma unroll
@@ -219,8 +218,36 @@ template <class T, bool INT8, int DP> struct DecodeQueries {
       for (int j = 0; j < words; ++j) x[j] = unpack2<T>(which < 0 ? staged[item * (L::q_pitch / 4) + lane + 32 * j] : which ? own[1][j] : own[0][j]);
       if (which < 1) registers.prepare(p, own_turns(), which < 0 ? p.q_norm : p.k_norm, x);
       __syncwarp();  // int8: other lanes' words
-      if (which < 0) keep_query(item, x);
-      else keep_fresh(which, x, kv_head);
+      if (which < 0) keep_query(scratch.q() + item * L::q_pitch, x);
+      else keep_fresh(which, x, kv_head, scratch.fresh());
+    }
+  }
+  // A warp's share of the same, where `warps` of a block attend to one row and tile: every warps-th head. To `queries` of the
+  // block, and `own`, which the warp that has the last token patches in. A barrier of the block must follow.
+  __device__ __forceinline__ void prepare_share(int row, int head, bool writes, int warp, int warps, char* queries, char* own) {
+    constexpr int most = 5;  // items of a warp: ten by two warps, or three by one
+    const int lane = threadIdx.x % 32, live = heads.live(head), head0 = heads.first(head), kv_head = heads.kv(head), items = live + (writes ? 2 : 0);
+    const uint32_t* from = reinterpret_cast<const uint32_t*>(static_cast<const uint16_t*>(p.qkv) + row * p.qkv_stride);
+    uint32_t raw[most][words];
+#pragma unroll
+    for (int i = 0; i < most; ++i)
+      if (const int item = warp + i * warps; item < items)
+#pragma unroll
+        for (int j = 0; j < words; ++j) raw[i][j] = __ldcg(from + (item < live ? head0 + item : p.heads + (item - live) * p.kv_heads + kv_head) * (DP / 2) + lane + 32 * j);
+    // One body for all, see above.
+#pragma unroll 1
+    for (int item = warp; item < items; item += warps) {
+      const int which = item - live;  // 0: k, 1: v
+      float2 x[words];
+#pragma unroll
+      for (int j = 0; j < words; ++j) {
+        x[j] = unpack2<T>(raw[0][j]);
+#pragma unroll
+        for (int i = 1; i < most; ++i) raw[i - 1][j] = raw[i][j];
+      }
+      if (which < 1) registers.prepare(p, own_turns(), which < 0 ? p.q_norm : p.k_norm, x);
+      if (which < 0) keep_query(queries + item * L::q_pitch, x);
+      else keep_fresh(which, x, kv_head, own);
     }
   }
   // Heads of any kind, by way of shared memory.
@@ -236,8 +263,8 @@ template <class T, bool INT8, int DP> struct DecodeQueries {
       float2 v[words];
 #pragma unroll
       for (int j = 0; j < words; ++j) v[j] = *reinterpret_cast<const float2*>(x + 2 * (lane + 32 * j));
-      if (which < 0) keep_query(item, v);
-      else keep_fresh(which, v, kv_head);
+      if (which < 0) keep_query(scratch.q() + item * L::q_pitch, v);
+      else keep_fresh(which, v, kv_head, scratch.fresh());
       __syncwarp();
     }
   }
@@ -270,6 +297,14 @@ template <class T, bool INT8, int DP> struct DecodeQueries {
       make_row();
       prepare_any(row, head, fresh);
     }
+    __syncwarp();
+  }
+  // The same of the row that was asked for last, by way of shared memory.
+  __device__ __forceinline__ void prepare_alone(int row, int head, bool has_last) {
+    fresh = has_last && slot_of_row >= 0;
+    __syncwarp();
+    make_row();
+    prepare_any(row, head, fresh);
     __syncwarp();
   }
 

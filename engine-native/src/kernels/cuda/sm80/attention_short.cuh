@@ -178,10 +178,20 @@ __device__ __forceinline__ void attention_short(const AttentionArgs& p) {
     for (int i = threadIdx.x; rank == 0 && i < heads.live(tile) * p.head_dim; i += blockDim.x) static_cast<T*>(p.out)[row * p.out_stride + heads.first(tile) * p.head_dim + i] = from_float<T>(0.f);
     return;
   }
+  // Whole heads are prepared once for all warps, a head a warp at a time.
+  const char* prepared = scratch.q();
+  if (queries.whole_heads) {
+    const int last = (history.blocks - 1) % (warps * ranks);  // who has the last token
+    const DecodeScratch<INT8, DP> common{own, nullptr, heads.most()}, its{own + last / ranks * scratch_bytes, nullptr, heads.most()};
+    queries.prepare_share(row, tile, last % ranks == rank && queries.slot_of_row >= 0, warp, warps, common.q(), its.fresh());
+    queries.fresh = history.has_last() && queries.slot_of_row >= 0;
+    prepared = common.q();
+    __syncthreads();
+  }
   if (history.has(0)) {
     Products products;
-    queries.prepare(row, tile, history.has_last(), [] {});
-    products.begin(scratch.q(), heads.live(tile), p.scale);
+    if (!queries.whole_heads) queries.prepare_alone(row, tile, history.has_last());
+    products.begin(prepared, heads.live(tile), p.scale, scratch.x());
 #pragma unroll 1
     for (int i = 0; history.has(i); ++i) {
       copy_wait_for(p.stages - 1);

@@ -22,10 +22,10 @@ template <int DP> struct SingleProducts {
   uint32_t q[steps][2], weights;         // weights: eight words in shared memory, of tokens i and i + 8
   float q_factor, best, sum, o[4];       // o: dimensions 4 lane and on
 
-  // queries: as DecodeQueries left them; the place is used again.
-  __device__ __forceinline__ void begin(const char* queries, int, float scale) {
+  // queries: as DecodeQueries left them; own: 32 bytes of the warp's.
+  __device__ __forceinline__ void begin(const char* queries, int, float scale, void* own) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    weights = shared_address(queries);
+    weights = shared_address(own);
     q_factor = scale * 1.4426950408889634f * *reinterpret_cast<const float*>(queries + DP * 2);
 #pragma unroll
     for (int j = 0; j < steps; ++j) {
@@ -33,7 +33,6 @@ template <int DP> struct SingleProducts {
       q[j][0] = v.x;
       q[j][1] = v.y;
     }
-    __syncwarp();
     best = -INFINITY;
     sum = o[0] = o[1] = o[2] = o[3] = 0;
   }
