@@ -154,15 +154,25 @@ TEST(Chain, MatchesItsLinears) {
   if (gpu().info().compute_capability != 90) GTEST_SKIP() << "Hopper alone has it";
   // Two launches: a second o cannot follow qkv.
   const Layer half(4096, 4096, 11008, 12288, DType::f16, false), bfloat(4096, 4096, 11008, 12288, DType::bf16, true);
-  for (int rows : {5, 6, 8, 9, 12, 16, 17, 27, 32, 33, 50, 64}) check_chain(rows, half, 2);
-  for (int rows : {7, 8, 13, 24, 61}) check_chain(rows, bfloat, 2);
+  for (int rows : {5, 6, 8, 9, 12, 16, 17, 24, 27, 32, 33, 40, 48, 50, 64}) check_chain(rows, half, 2);
+  for (int rows : {7, 8, 13, 22, 24, 47, 61}) check_chain(rows, bfloat, 2);
+}
+
+// More tiles of gate·up than the kernels of most shapes hold sums for.
+TEST(Chain, MatchesAtWideShapes) {
+  if (gpu().info().compute_capability != 90) GTEST_SKIP() << "Hopper alone has it";
+  const Layer half(4096, 4096, 14336, 6144, DType::f16, false), bfloat(4096, 4096, 14336, 6144, DType::bf16, false);
+  for (int rows : {24, 40, 48, 49, 56, 64}) check_chain(rows, half, 2);
+  for (int rows : {33, 55, 64}) check_chain(rows, bfloat, 2);
+  const Layer wider(3584, 3584, 18944, 4608, DType::f16, true);
+  for (int rows : {32, 48, 64}) check_chain(rows, wider, 2);
 }
 
 // Small enough for compute-sanitizer.
 TEST(Chain, MatchesAtItsSmallestShape) {
   if (gpu().info().compute_capability != 90) GTEST_SKIP() << "Hopper alone has it";
   const Layer layer(1152, 256, 1152, 1152, DType::f16, true);
-  for (int rows : {5, 16, 24, 64}) check_chain(rows, layer, 2);
+  for (int rows : {5, 16, 24, 32, 48, 64}) check_chain(rows, layer, 2);
 }
 
 // A chain before an attention has its history fetched: of any contexts, empty slots and windows, and nothing else changes.

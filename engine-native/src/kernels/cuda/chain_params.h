@@ -15,7 +15,7 @@ struct W4ChainPhase {
   // A residual whose norm the next phase wants: its rows times next_norm / 16 as 16-bit values, and each tile's sums of
   // squares, [tile][rows of the kernel].
   const float* next_norm; void* next_x; float* next_squares;
-  const float* squares;                       // of the tiles of the phase before; nullptr: no norm
+  const float* squares;                       // of the tiles of the phase before; nullptr: no norm, or the same as the phase before
   int squares_tiles, width;                   // that many of `width` values a row
   float norm_epsilon;
   int units, some, more, unit_bytes, stage_units;  // stage_units: of 128 k that a stage of the ring holds
@@ -23,6 +23,7 @@ struct W4ChainPhase {
   int chunk;                                  // eights of rows whose sums meet at a time, or
   int split_rows;                             // 1: the blocks of a pair finish half of the rows each
   int inbox;                                  // from a block's own sums to those that the other sends
+  int after, normed;                          // the phase whose outputs it reads (-1: none); 1: its sums have the rows' factors
   int out, gated, residual, activation, y_type;
 };
 // The history that the attention after the chain reads, in a pool of blocks: `block_bytes` of keys and as many of values each.

@@ -26,8 +26,9 @@ constexpr int workers = w4_chain_workers, ranks = 2, threads = (workers + 4) * 3
 // most_kb: what 227 KB leave beside the kernel's own.
 struct ChainSize { int rows, tiles, blocks; bool beside; int most_kb; CudaKernel kernels[2]; };  // [type]
 #define HEARTH_CHAIN(n) {{&module_linear_w4_chain_f16, "linear_w4_chain_n" #n "_f16"}, {&module_linear_w4_chain_bf16, "linear_w4_chain_n" #n "_bf16"}}
-const ChainSize sizes[] = {{8, 4, 0, true, 219, HEARTH_CHAIN(8)}, {16, 4, 0, false, 219, HEARTH_CHAIN(16)}, {32, 0, 3, false, 221, HEARTH_CHAIN(32)}, {64, 0, 2, false, 223, HEARTH_CHAIN(64)}};
-const ChainSize& size_for(int rows) { return sizes[(rows > 8) + (rows > 16) + (rows > 32)]; }
+const ChainSize sizes[] = {{8, 4, 0, true, 219, HEARTH_CHAIN(8)}, {16, 4, 0, false, 219, HEARTH_CHAIN(16)}, {24, 0, 3, false, 221, HEARTH_CHAIN(24)}, {32, 0, 3, false, 221, HEARTH_CHAIN(32)},
+                           {40, 0, 3, false, 221, HEARTH_CHAIN(40)}, {48, 0, 3, false, 221, HEARTH_CHAIN(48)}, {56, 0, 2, false, 223, HEARTH_CHAIN(56)}, {64, 0, 2, false, 223, HEARTH_CHAIN(64)}};
+const ChainSize& size_for(int rows) { return sizes[(rows - 1) / 8]; }
 
 int shared_budget(const ChainSize& size) { return std::min(size.beside ? tuning().chain_beside_kb : tuning().chain_kb, size.most_kb) * 1024; }
 int clusters_of(CudaStream& stream, const ChainSize& size, DType type) {
@@ -68,37 +69,29 @@ class Chain final : public CudaStream::Deferred {
   Chain(DType type, int rows, int clusters) : type_(type), size_(size_for(rows)), clusters_(clusters) { args_.rows = rows; }
 
   bool takes(const LinearArgs& a, DType type) const {
-    if (type != type_ || a.rows != args_.rows || args_.phases == w4_chain_phases_max) return false;
-    if (!deal(divide_up(a.tiles, clusters_), a.k_padded / 128, size_).columns || a.tiles < clusters_) return false;
+    const int first = first_tiles(a), phases = first < a.tiles ? 2 : 1;
+    if (type != type_ || a.rows != args_.rows || args_.phases + phases > w4_chain_phases_max) return false;
+    if (!fits(first, a) || (phases == 2 && (a.residual || !fits(a.tiles - first, a)))) return false;
     if (args_.phases == 0) return a.norm == norm_none;
-    const LinearArgs& before = linears_.back();
-    const int columns = before.gated ? before.out / 2 : before.out;
-    if (a.x != before.y || a.x_stride != before.y_stride || a.in != columns || a.x_type != before.y_type) return false;
-    return a.norm == norm_none ? !before.residual : a.norm == norm_rms && before.residual != 0;
+    const int columns = last_.gated ? last_.out / 2 : last_.out;
+    if (a.x != last_.y || a.x_stride != last_.y_stride || a.in != columns || a.x_type != last_.y_type) return false;
+    return a.norm == norm_none ? !last_.residual : a.norm == norm_rms && last_.residual != 0;
   }
 
   void add(const LinearArgs& a, void* scratch, std::function<void()> alone) {
-    W4ChainPhase& p = args_.phase[args_.phases++];
-    const int some = a.tiles / clusters_, most = divide_up(a.tiles, clusters_);
-    p.some = some; p.more = a.tiles % clusters_;
-    p.units = a.k_padded / 128; p.unit_bytes = a.unit_bytes;
-    const Deal d = deal(most, p.units, size_);
-    p.columns = d.columns; p.parts = d.parts; p.tiles_warp = d.tiles_warp;
-    p.factors = a.weight_scale; p.bias = a.bias; p.y = a.y; p.y_stride = a.y_stride;
-    p.out = a.out; p.gated = a.gated; p.residual = a.residual; p.activation = a.activation; p.y_type = a.y_type;
-    const void* x = a.x;
-    int64_t stride = a.x_stride;
+    LinearArgs read = a;  // x as it is read
+    const int after = args_.phases - 1, first = first_tiles(a);
     if (a.norm == norm_rms) {
-      W4ChainPhase& before = args_.phase[args_.phases - 2];
-      x = before.next_x = scratch;
-      stride = a.in;
+      W4ChainPhase &before = args_.phase[after], &p = args_.phase[args_.phases];
+      read.x = before.next_x = scratch;
+      read.x_stride = a.in;
       before.next_norm = a.norm_weight;
       p.squares = before.next_squares = reinterpret_cast<float*>(static_cast<char*>(scratch) + aligned(static_cast<size_t>(args_.rows) * a.in * 2));
-      p.squares_tiles = linears_.back().tiles; p.width = a.in; p.norm_epsilon = a.norm_epsilon;
+      p.squares_tiles = last_.tiles; p.width = a.in; p.norm_epsilon = a.norm_epsilon;
     }
-    linears_.push_back(a);
-    linears_.back().x = x;  // as it is read
-    linears_.back().x_stride = stride;
+    add_phase(piece(read, 0, first), after);
+    if (first < a.tiles) add_phase(piece(read, first, a.tiles - first), after);
+    last_ = a;
     alone_.push_back(std::move(alone));
   }
 
@@ -115,7 +108,7 @@ class Chain final : public CudaStream::Deferred {
 
   int kind() const override { return chain_kind; }
   void launch(CudaStream& stream) override {
-    if (args_.phases < (args_.rows > 32 ? 3 : 2)) {  // of many rows two alone are slower (8B, 64 rows)
+    if (alone_.size() < (args_.rows > 32 ? 3u : 2u)) {  // of many rows two alone are slower (8B, 64 rows)
       stream.defers = false;
       for (const auto& run : alone_) run();
       stream.defers = true;
@@ -129,6 +122,33 @@ class Chain final : public CudaStream::Deferred {
   }
 
  private:
+  bool fits(int tiles, const LinearArgs& a) const { return tiles >= clusters_ && deal(divide_up(tiles, clusters_), a.k_padded / 128, size_).columns; }
+  // Of a linear's first phase; more than warpgroups hold sums for follow in one of their own.
+  int first_tiles(const LinearArgs& a) const {
+    const int most = size_.blocks * workers * clusters_;
+    return size_.blocks && a.tiles > most ? std::min(most, a.tiles - clusters_) : a.tiles;
+  }
+  static LinearArgs piece(LinearArgs a, int first, int tiles) {
+    const int outputs = first * (a.gated ? 8 : 16);
+    a.weight = static_cast<const char*>(a.weight) + static_cast<int64_t>(first) * (a.k_padded / 128) * a.unit_bytes;
+    a.weight_scale += first * 16;
+    if (a.bias) a.bias += outputs;
+    a.y = static_cast<char*>(a.y) + outputs * (a.residual ? 4 : 2);
+    a.tiles = tiles;
+    return a;
+  }
+  // after: the phase whose outputs it reads.
+  void add_phase(const LinearArgs& a, int after) {
+    W4ChainPhase& p = args_.phase[args_.phases++];
+    p.some = a.tiles / clusters_; p.more = a.tiles % clusters_;
+    p.units = a.k_padded / 128; p.unit_bytes = a.unit_bytes;
+    const Deal d = deal(most(p), p.units, size_);
+    p.columns = d.columns; p.parts = d.parts; p.tiles_warp = d.tiles_warp;
+    p.factors = a.weight_scale; p.bias = a.bias; p.y = a.y; p.y_stride = a.y_stride;
+    p.out = a.out; p.gated = a.gated; p.residual = a.residual; p.activation = a.activation; p.y_type = a.y_type;
+    p.after = after; p.normed = a.norm != norm_none;
+    linears_.push_back(a);
+  }
   int unit_bytes(const W4ChainPhase& p) const { return size_.rows * 256 + most(p) * p.unit_bytes; }
   int most(const W4ChainPhase& p) const { return p.some + (p.more > 0); }
   // Room for sums: what a block's warps have of as many rows as fit, and what the other block sends it; where each of the
@@ -136,19 +156,19 @@ class Chain final : public CudaStream::Deferred {
   int plan_sums() {
     constexpr int enough = 48 * 1024;
     const int live = divide_up(args_.rows, 8);
-    int most_bytes = 0;
+    int most_bytes = 0, extent = 0;
     for (int i = 0; i < args_.phases; ++i) {
       W4ChainPhase& p = args_.phase[i];
       const int half = most(p) * divide_up(live, 2) * 512, eight = most(p) * p.parts * 512;
       p.chunk = live;
       p.split_rows = live > 1 && p.parts == 1 && !p.residual && half <= enough;
-      if (p.split_rows) {
-        most_bytes = std::max(most_bytes, half);
-        continue;
+      p.inbox = p.after + 1 == i ? 0 : extent;  // nobody waits: the other block may still be adding up the phase before
+      if (!p.split_rows) {
+        p.chunk = std::clamp(enough / eight, 1, live);
+        p.inbox = std::max(p.inbox, eight * p.chunk);
       }
-      p.chunk = std::clamp(enough / eight, 1, live);
-      p.inbox = eight * p.chunk;
-      most_bytes = std::max(most_bytes, p.inbox + divide_up(most(p), ranks) * live * 512);
+      extent = p.inbox + (p.split_rows ? half : divide_up(most(p), ranks) * live * 512);
+      most_bytes = std::max(most_bytes, extent);
     }
     return round_up(most_bytes, 1024);
   }
@@ -186,7 +206,8 @@ class Chain final : public CudaStream::Deferred {
   }
 
   W4ChainArgs args_{};
-  std::vector<LinearArgs> linears_;
+  std::vector<LinearArgs> linears_;  // a phase's
+  LinearArgs last_{};                // as it was given
   std::vector<std::function<void()>> alone_;
   DType type_;
   const ChainSize& size_;

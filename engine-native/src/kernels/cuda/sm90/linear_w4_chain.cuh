@@ -8,7 +8,8 @@
 //     block of the pair, and store;
 //   - two add up the squares of a normed phase's rows, half of the rows each. The norm's weights were multiplied in by
 //     whoever stored the residual, its factor is applied to the sums, since the product is linear.
-// Sums are always added in the order of k, so results are the same bits every time.
+// Sums are always added in the order of k, so results are the same bits every time. A linear of more tiles than the warps hold
+// sums for is two phases that read the same; between them nobody waits.
 #pragma once
 
 #include "kernels/cuda/activation.cuh"
@@ -134,7 +135,7 @@ struct ChainOutput {
   void* y; const float* bias; void* next_x; float* next_squares;
   uint32_t y_stride, out, gated, residual, activation, normed;
   __device__ __forceinline__ explicit ChainOutput(const W4ChainPhase& p)
-      : y(p.y), bias(p.bias), next_x(p.next_x), next_squares(p.next_squares), y_stride(p.y_stride), out(p.out), gated(p.gated), residual(p.residual), activation(p.activation), normed(p.squares != nullptr) {
+      : y(p.y), bias(p.bias), next_x(p.next_x), next_squares(p.next_squares), y_stride(p.y_stride), out(p.out), gated(p.gated), residual(p.residual), activation(p.activation), normed(p.normed) {
     asm volatile("" : "+l"(y), "+l"(bias), "+l"(next_x), "+l"(next_squares));
     keep(y_stride); keep(out); keep(gated); keep(residual); keep(activation); keep(normed);
   }
@@ -206,11 +207,11 @@ template <class T, class Shared> struct ChainGates {
   }
 };
 
-// The factors of half of a normed phase's rows: a lane has four rows of every slices-th tile; many loads at a time, as each
-// takes a trip to the L2.
+// The factors of half of a normed phase's rows: a lane has four rows of every slices-th tile (of some sizes not all have any); many
+// loads at a time, as each takes a trip to the L2.
 template <int N> __device__ __forceinline__ void chain_row_factors(const W4ChainPhase& p, float* to, int half) {
-  constexpr int lanes = N / 8, slices = 32 / lanes, abreast = 4;  // registers
-  const int lane = threadIdx.x % 32, row = half * (N / 2) + lane % lanes * 4;
+  constexpr int lanes = N <= 8 ? 1 : N <= 16 ? 2 : N <= 32 ? 4 : 8, slices = 32 / lanes, abreast = 4;  // registers
+  const int lane = threadIdx.x % 32, own = lane % lanes * 4, row = half * (N / 2) + min(own, N / 2 - 4);
   float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 1
   for (int tile0 = lane / lanes; tile0 < p.squares_tiles; tile0 += slices * abreast) {
@@ -226,7 +227,7 @@ template <int N> __device__ __forceinline__ void chain_row_factors(const W4Chain
     sum.x += __shfl_xor_sync(0xffffffffu, sum.x, d); sum.y += __shfl_xor_sync(0xffffffffu, sum.y, d);
     sum.z += __shfl_xor_sync(0xffffffffu, sum.z, d); sum.w += __shfl_xor_sync(0xffffffffu, sum.w, d);
   }
-  if (lane >= lanes) return;
+  if (lane >= lanes || own >= N / 2) return;
   to[row] = 16.f * rsqrtf(sum.x / p.width + p.norm_epsilon); to[row + 1] = 16.f * rsqrtf(sum.y / p.width + p.norm_epsilon);
   to[row + 2] = 16.f * rsqrtf(sum.z / p.width + p.norm_epsilon); to[row + 3] = 16.f * rsqrtf(sum.w / p.width + p.norm_epsilon);
 }
@@ -295,8 +296,8 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
         for (int i = 0; i < args.phases; ++i) {
           const W4ChainPhase& p = args.phase[i];
           const ChainPart part(p, rank);
-          if (i > 0) {
-            chain_wait_counted(args.counters + i - 1, blocks);
+          if (p.after >= 0) {
+            chain_wait_counted(args.counters + p.after, blocks);
             if (p.squares) barrier_arrive(counted);
             asm volatile("fence.proxy.async.global;" ::: "memory");
             chain_mark(args, i, 6);
@@ -340,8 +341,9 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
         own.norms[n] = p.next_norm ? __ldg(p.next_norm + at) * 0.0625f : 0;
       }
       multipliers_sync<workers * 32>();
-      // Of eight rows known here, so that a phase's end has neither loops over them nor their counters in registers.
-      const int live = N == 8 ? 1 : (args.rows + 7) / 8, g = lane / 4, t = lane % 4, chunk = N == 8 ? 1 : p.chunk;
+      // Eights of rows are known here, so that a phase's end has no counters of them; of up to 16 all meet at once.
+      constexpr int live = N / 8;
+      const int g = lane / 4, t = lane % 4, chunk = N <= 16 ? live : p.chunk;
       // What a lane has of the residual at eight rows of the f-th tile that it finishes.
       auto fetch_residual = [&](int f, int eight, float (&old)[4]) {
         const int row = eight * 8 + 2 * t;
@@ -438,7 +440,7 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
       auto finish_rows = [&] {
         // ---- The blocks have the same tiles of different k: each gives half of its rows away and finishes the others, a warp its own tiles ----
         const int half = (live + 1) / 2, mine0 = rank ? half : 0, mine1 = rank ? live : half, theirs0 = half - mine0, theirs1 = rank ? half : live;
-        const uint32_t met = sums_full0 + (exchanged & 1) * 8, to_met = address_in(met, rank ^ 1), to = address_in(sums, rank ^ 1) + lane * 16;
+        const uint32_t met = sums_full0 + (exchanged & 1) * 8, to_met = address_in(met, rank ^ 1), to = address_in(sums + p.inbox, rank ^ 1) + lane * 16;
         if (thread == 0) barrier_expect(met, count * (mine1 - mine0) * 512);
 #pragma unroll
         for (int m = 0; m < MT; ++m) {
@@ -458,7 +460,7 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
 #pragma unroll
           for (int j = 0; j < N / 8; ++j) {
             if (j < mine0 || j >= mine1) continue;
-            const uint32_t place = sums + (tile * half + j - mine0) * 512 + lane * 16;
+            const uint32_t place = sums + p.inbox + (tile * half + j - mine0) * 512 + lane * 16;
             chain_store_sums(place, chain_add(chain_load_sums(place), make_float4(d[m][4 * j], d[m][4 * j + 1], d[m][4 * j + 2], d[m][4 * j + 3])));
           }
         }
@@ -468,7 +470,7 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
         const bool fast = N > 16 && output.gated && output.normed && !output.bias && chain_logistic(output.activation);
         if (fast && width > 0) {
           const int own_tiles = tile0 < count ? min(p.tiles_warp, (count - 1 - tile0) / tile_step + 1) : 0;
-          const ChainGates<T, decltype(own)> gates{own, sums, half, first, mine0, static_cast<int>(g), static_cast<int>(t)};
+          const ChainGates<T, decltype(own)> gates{own, sums + p.inbox, half, first, mine0, static_cast<int>(g), static_cast<int>(t)};
 #pragma unroll 1
           for (int left = own_tiles * width, tile = tile0, j = mine0; left > 0; left -= 2) {
             int tiles[2] = {tile, tile}, eights[2] = {j, j};
@@ -491,7 +493,7 @@ __device__ __forceinline__ void linear_w4_chain(const W4ChainArgs& args) {
 #pragma unroll 1
           for (int j = mine0; j < mine1; ++j) {
             float v[4];
-            scaled(chain_load_sums(sums + (tile * half + j - mine0) * 512 + lane * 16), first + tile, low, high, j * 8 + 2 * t, v);
+            scaled(chain_load_sums(sums + p.inbox + (tile * half + j - mine0) * 512 + lane * 16), first + tile, low, high, j * 8 + 2 * t, v);
             chain_store<T, N, false>(output, args.rows, j * 8, first + tile, v, v, 0, 0);
           }
         }

@@ -4,8 +4,12 @@
 
 #define HEARTH_NAMES_4 "%0, %1, %2, %3"
 #define HEARTH_NAMES_8 HEARTH_NAMES_4 ", %4, %5, %6, %7"
-#define HEARTH_NAMES_16 HEARTH_NAMES_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
-#define HEARTH_NAMES_32 HEARTH_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define HEARTH_NAMES_12 HEARTH_NAMES_8 ", %8, %9, %10, %11"
+#define HEARTH_NAMES_16 HEARTH_NAMES_12 ", %12, %13, %14, %15"
+#define HEARTH_NAMES_20 HEARTH_NAMES_16 ", %16, %17, %18, %19"
+#define HEARTH_NAMES_24 HEARTH_NAMES_20 ", %20, %21, %22, %23"
+#define HEARTH_NAMES_28 HEARTH_NAMES_24 ", %24, %25, %26, %27"
+#define HEARTH_NAMES_32 HEARTH_NAMES_28 ", %28, %29, %30, %31"
 #define HEARTH_NAMES_40 HEARTH_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
 #define HEARTH_NAMES_48 HEARTH_NAMES_40 ", %40, %41, %42, %43, %44, %45, %46, %47"
 #define HEARTH_NAMES_64 HEARTH_NAMES_48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
@@ -16,7 +20,11 @@
 
 #define HEARTH_SUMS_4(c, i) c(d[i]), c(d[i + 1]), c(d[i + 2]), c(d[i + 3])
 #define HEARTH_SUMS_8(c, i) HEARTH_SUMS_4(c, i), HEARTH_SUMS_4(c, i + 4)
+#define HEARTH_SUMS_12(c, i) HEARTH_SUMS_8(c, i), HEARTH_SUMS_4(c, i + 8)
 #define HEARTH_SUMS_16(c, i) HEARTH_SUMS_8(c, i), HEARTH_SUMS_8(c, i + 8)
+#define HEARTH_SUMS_20(c, i) HEARTH_SUMS_16(c, i), HEARTH_SUMS_4(c, i + 16)
+#define HEARTH_SUMS_24(c, i) HEARTH_SUMS_16(c, i), HEARTH_SUMS_8(c, i + 16)
+#define HEARTH_SUMS_28(c, i) HEARTH_SUMS_24(c, i), HEARTH_SUMS_4(c, i + 24)
 #define HEARTH_SUMS_32(c, i) HEARTH_SUMS_16(c, i), HEARTH_SUMS_16(c, i + 16)
 #define HEARTH_SUMS_40(c, i) HEARTH_SUMS_32(c, i), HEARTH_SUMS_8(c, i + 32)
 #define HEARTH_SUMS_48(c, i) HEARTH_SUMS_40(c, i), HEARTH_SUMS_8(c, i + 40)
