@@ -175,7 +175,7 @@ Status CudaDevice::start() {
   HEARTH_TRY(check(api_->cuMemAlloc(&counters, bytes), "allocating counters on the GPU"));
   stream_.counters_ = reinterpret_cast<int32_t*>(counters);
   stream_.zero(stream_.counters_, bytes);
-  stream_.exchange_bytes_ = info_.profile.memory_bytes >= int64_t{12} << 30 ? size_t{16} << 20 : size_t{4} << 20;
+  stream_.exchange_bytes_ = info_.profile.memory_bytes >= int64_t{24} << 30 ? size_t{32} << 20 : info_.profile.memory_bytes >= int64_t{12} << 30 ? size_t{16} << 20 : size_t{4} << 20;
   return stream_.synchronize();
 }
 
@@ -331,7 +331,7 @@ Result<std::unique_ptr<Device::Graph>> CudaDevice::capture(Status (*body)(void*)
   std::lock_guard lock(turns.mutex);  // nobody may mark this stream while it is captured
   HEARTH_TRY(stream_.status());
   HEARTH_TRY(check(api_->cuStreamBeginCapture(stream_.handle_, capture_relaxed), "starting to capture a graph"));
-  stream_.capturing = true;
+  stream_.capturing = stream_.programs_of_many = true;
   Status status = body(argument);
   stream_.flush();
   stream_.capturing = false;

@@ -49,6 +49,7 @@ class CudaStream final : public Stream {
   };
   std::unique_ptr<Deferred> deferred;
   bool capturing = false, defers = true;
+  bool programs_of_many = true;  // whether what is captured may be programs of more than four rows (kernels/cuda/host/program.cpp)
   void flush() {
     if (!deferred) return;
     const std::unique_ptr<Deferred> work = std::move(deferred);

@@ -57,14 +57,16 @@ const DeviceProfile* match_profile(const std::string& device_name, int sm, int m
   return nullptr;
 }
 
-// Measured on the H200, 2026-11-22 (docs/performance-cuda.md): 1 to 4 rows of the 7B, 8B and 1.1B shapes, contexts of 160 to
-// 8,192, with Orin's code path forced, which is also the A100's, and with that of sm_86 and 89, whose shared memory holds a
-// ring of two or three slots, where only 4 rows of the 3B shape are 2 % faster by a kernel an op. H100 and GH200 are the H200's chip.
+// Measured on the H200, 2026-11-22 and 23 (docs/performance-cuda.md): 1 to 4 rows of the 7B, 8B and 1.1B shapes, contexts of 160
+// to 8,192, with Orin's code path forced, which is also the A100's, and with that of sm_86 and 89, whose shared memory holds a
+// ring of two or three slots, where only 4 rows of the 3B shape are 2 % faster by a kernel an op, and no ring beside the sums of
+// more than four. H100 and GH200 are the H200's chip.
 int program_rows(const DeviceProfile& profile) {
   const char* mode = std::getenv("HEARTH_DECODE_PROGRAM");
   if (mode && std::strcmp(mode, "off") == 0) return 0;
   switch (profile.sm) {
-    case 80: case 86: case 87: case 89: case 90: return 4;
+    case 86: case 89: return 4;
+    case 80: case 87: case 90: return 8;
     default: return 0;
   }
 }

@@ -35,7 +35,7 @@ namespace {
 // Batch sizes that graphs are made for: close together where a step is short.
 std::vector<int> decode_buckets(int most) {
   std::vector<int> buckets;
-  for (int count = 1; count < most; count += count < 4 ? count : count < 8 ? 4 : count < 64 ? 8 : count < 256 ? 16 : 64) buckets.push_back(count);
+  for (int count = 1; count < most; count += count < 4 ? 1 : count < 8 ? 2 : count < 64 ? 8 : count < 256 ? 16 : 64) buckets.push_back(count);
   buckets.push_back(most);
   return buckets;
 }

@@ -17,12 +17,12 @@ const DeviceProfile& profile(const char* name) {
 
 TEST(Profiles, StepsThatAreOneKernelCanBeSwitchedOff) {
   ::unsetenv("HEARTH_DECODE_PROGRAM");
-  EXPECT_EQ(program_rows(profile("h200")), 4);
-  EXPECT_EQ(program_rows(profile("orin-agx")), 4);
+  EXPECT_EQ(program_rows(profile("h200")), 8);
+  EXPECT_EQ(program_rows(profile("orin-agx")), 8);
   EXPECT_EQ(program_rows(profile("rtx-4090")), 4);
   DeviceProfile other = profile("h200");  // an H100
   other.name = "computed";
-  EXPECT_EQ(program_rows(other), 4);
+  EXPECT_EQ(program_rows(other), 8);
   ::setenv("HEARTH_DECODE_PROGRAM", "off", 1);
   EXPECT_EQ(program_rows(profile("h200")), 0);
   EXPECT_EQ(program_rows(profile("orin-agx")), 0);

@@ -40,7 +40,7 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i)
     if (std::string(argv[i]) == "--program") {
       auto& tuning = hearth::kernels::cuda::tuning();
-      tuning.program_rows = 4;
+      tuning.program_rows = 8;
       tuning.program_always = tuning.program_phases_min = tuning.program_dense = 1;
     }
   for (int i = 1; i + 1 < argc; ++i)

@@ -13,27 +13,31 @@ constexpr int program_workers = 16;                              // warps that m
 HEARTH_HOST_DEVICE constexpr int program_loaders(bool bulk) { return bulk ? 1 : 2; }
 HEARTH_HOST_DEVICE constexpr int program_finishers(bool bulk) { return 4 - program_loaders(bulk); }
 constexpr int program_threads = (program_workers + 4) * 32;
-constexpr int program_rows_max = 4;
+constexpr int program_rows_max = 8;
 constexpr int program_split_blocks = 8;                          // KV blocks at least of a part of a context that blocks share
 constexpr int program_parts_max = 8;                             // blocks that share the K of their tiles
 constexpr int program_heads = 8;                                 // query heads of one attention item
 constexpr int program_slots_max = 24, program_phases_max = 320, program_attentions_max = 128, program_shapes_max = 12;
 constexpr int dense_unit = 512;                                  // k of one ring slot of 16-bit weights
-constexpr int program_control_bytes = 3584;                      // of shared memory, followed by the shapes, the phases, the attentions, the ring
+constexpr int program_control_bytes = 2048;                      // of shared memory, followed by the shapes, the phases, the attentions, rope's turns, the ring
+constexpr int program_turns_bytes = 64 * 8;                       // of a row
 
+// More than four rows are finished by fours.
+HEARTH_HOST_DEVICE constexpr int program_fours(int rows) { return rows <= 4 ? 1 : 2; }
+HEARTH_HOST_DEVICE constexpr int program_four(int rows) { return rows < 4 ? rows : 4; }
 // Sums of a tile: [row of activations][row of the tile][worker], rows `sum_pitch` floats apart: other banks.
 constexpr int sum_pitch = program_workers + 4;
-HEARTH_HOST_DEVICE constexpr int program_sum_bytes(int rows) { return rows * 16 * sum_pitch * 4; }
+HEARTH_HOST_DEVICE constexpr int program_sum_bytes(int rows) { return (rows <= 4 ? rows : 8) * 16 * sum_pitch * 4; }
 // Of an attention's head in shared memory: its query, and largest and sum by worker. Two heads' queries are in different banks.
 HEARTH_HOST_DEVICE constexpr int attention_head_bytes(int padded_dim) { return padded_dim * 2 + 192; }
 // Rows for which a product has columns, and shared memory room.
-HEARTH_HOST_DEVICE constexpr int program_columns(int rows) { return rows <= 2 ? 2 : program_rows_max; }
-constexpr int program_trace_at = 3 << 20, program_trace_all_at = program_trace_at + (1 << 16);  // words of the exchange: a block's points, all blocks'
+HEARTH_HOST_DEVICE constexpr int program_columns(int rows) { return rows <= 2 ? 2 : 4; }
+constexpr int program_trace_at = 15 << 19, program_trace_all_at = program_trace_at + (1 << 16);  // words of the exchange: a block's points, all blocks'
 constexpr int program_sum_slots_max = 8;
 
-// Of a linear: group (dense, 128, 64 or 32 of 4 bits), rows (1, 2 or up to 4), slots of up to two units a worker, tiles of one
+// Of a linear: group (dense, 128, 64 or 32 of 4 bits), rows (1, 2, up to 4, or any as columns of 16 bits), slots of up to two units a worker, tiles of one
 // slot, input that an earlier kernel left. Of an attention: cache of 8 bits, heads of more than 64, those of 64 or 128 turned by halves.
-enum : int { form_dense = 0, form_128 = 1, form_64 = 2, form_32 = 3, form_groups = 3, form_one = 0, form_two = 4, form_four = 8, form_rows = 12, form_pairs = 16, form_steady = 32, form_loads = 64 };
+enum : int { form_dense = 0, form_128 = 1, form_64 = 2, form_32 = 3, form_groups = 3, form_one = 0, form_two = 4, form_four = 8, form_columns = 12, form_rows = 12, form_pairs = 16, form_steady = 32, form_loads = 64 };
 enum : int { form_int8 = 1, form_wide = 2, form_quick = 4 };
 
 // What the linears of all layers have in common, kept once. group 0: dense, 16 bits.
@@ -57,9 +61,9 @@ struct ProgramShape {
   union { LinearShape linear; AttentionShape attention; };
 };
 
-// A block has all phases of a program in shared memory, so they are small: places in the exchange are counted in units of 128
+// A block has all phases of a program in shared memory, so they are small: places in the exchange are counted in units of 256
 // words, arrays of floats in 16 bytes from one of them on.
-constexpr int exchange_unit = 128, exchange_units_max = INT16_MAX;
+constexpr int exchange_unit = 256, exchange_units_max = INT16_MAX;
 constexpr int32_t floats_none = INT32_MIN;
 // from, to: where in the exchange the phase's input and output are (see decode_program_exchange.cuh); -1: not there. An
 // output's squares by tile follow its rows. reset_end: up to here nobody reads any more, from the phase before on. form: of a
@@ -101,9 +105,8 @@ static_assert(sizeof(ProgramPhase) == 24 && sizeof(Program) <= 32764, "kernel pa
 
 constexpr int program_shapes_bytes = program_shapes_max * static_cast<int>(sizeof(ProgramShape));
 HEARTH_HOST_DEVICE constexpr int program_attentions_at(int phases) { return program_control_bytes + program_shapes_bytes + phases * static_cast<int>(sizeof(ProgramPhase)); }
-HEARTH_HOST_DEVICE constexpr int program_ring_at(int phases, int attentions) {
-  return (program_attentions_at(phases) + attentions * static_cast<int>(sizeof(AttentionOperands)) + 127) / 128 * 128;
-}
+HEARTH_HOST_DEVICE constexpr int program_turns_at(int phases, int attentions) { return (program_attentions_at(phases) + attentions * static_cast<int>(sizeof(AttentionOperands)) + 15) / 16 * 16; }
+HEARTH_HOST_DEVICE constexpr int program_ring_at(int phases, int attentions, int rows) { return (program_turns_at(phases, attentions) + rows * program_turns_bytes + 127) / 128 * 128; }
 
 // What blocks that share K send to one another, in words: sums [sender][tile][row][16].
 HEARTH_HOST_DEVICE constexpr int part_words(int rows, int tiles, int parts) { return ((parts - 1) * tiles * rows * 16 + exchange_unit - 1) / exchange_unit * exchange_unit; }

@@ -31,7 +31,8 @@ struct Tuning {
   int short_context = 1024;               // steps for contexts up to this take sm80/attention_short
   int short_pairs = 16;                   // where there are at most so many pairs (sequence, head tile) a multiprocessor
   int short_ranks = 8;                    // blocks of a cluster that share a pair there: 1, 2, 4 or 8 at most
-  int program_rows = -1;                  // rows up to which a captured step is one program (host/program.cpp; at most 4); -1: as the device's profile says
+  int program_rows = -1;                  // rows up to which a captured step is one program (host/program.cpp; at most 8); -1: as the device's profile says
+  int program_columns = 5;                // rows from which its linears multiply in 16 bits (at most 5)
   int program_dense = 0;                  // 1: 16-bit linears too
   int program_phases_min = 3;             // ops that are worth one
   int program_parts = 1;                  // blocks of the decode program share the K of long linears: 1: where it pays, 2: wherever they can

@@ -1,7 +1,7 @@
-// Decode of 1 to 4 rows: every linear and attention of a step in one kernel, one block a multiprocessor, so that the
+// Decode of 1 to 8 rows: every linear and attention of a step in one kernel, one block a multiprocessor, so that the
 // memory never waits for a kernel to end and the next to begin. Four kinds of warps, each walking the phases on its own:
 //   one or two load weights and KV history into the ring, far ahead of all      decode_program_ring.cuh
-//   sixteen multiply, or attend                                                 decode_program_linear.cuh, _attention.cuh
+//   sixteen multiply, or attend                                                 decode_program_linear.cuh, _columns.cuh, _attention.cuh
 //   two or three add up the multipliers' sums and store the outputs of linears  decode_program_finish.cuh
 // Blocks hand activations to one another word by word (decode_program_exchange.cuh); nowhere do all of them meet.
 // Used on Hopper with bulk copies (BULK) and from sm_80 on with cp.async.
@@ -17,7 +17,8 @@ __device__ __forceinline__ void describe_places(const Program& p, ProgramControl
   const AttentionArgs& a = p.attention;
   control.exchange = p.exchange; control.linear = p.linear; control.floats = p.floats; control.rows = p.rows; control.end = p.phases * next_phase; control.block = blockIdx.x;
   control.slots = p.slots; control.slot_bytes = p.slot_bytes; control.slot_units = p.slot_units; control.sum_slots = p.sum_slots; control.attention_bytes = p.attention_bytes; control.attention_per_slot = p.slot_bytes / p.attention_bytes;
-  control.sums = program_ring_at(p.phases, p.attentions) + p.slots * p.slot_bytes;
+  control.sums = program_ring_at(p.phases, p.attentions, p.rows) + p.slots * p.slot_bytes;
+  control.turns = program_turns_at(p.phases, p.attentions);
   control.x = control.sums + p.sum_slots * program_sum_bytes(p.rows);
   control.x_rows = control.x + p.group_sums_bytes;
   control.x_stride = p.x_stride; control.unit_sums = p.unit_sums;
@@ -92,7 +93,7 @@ template <class T, bool BULK>
 __device__ __forceinline__ void decode_program(const Program& p) {
   ProgramControl& control = program_control();
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-  const int ring_at = program_ring_at(p.phases, p.attentions);
+  const int ring_at = program_ring_at(p.phases, p.attentions, p.rows);
   constexpr int finishers = program_finishers(BULK);
   if (thread < p.slots) {
     barrier_init(shared_address(control.full + thread), BULK ? 1 : program_loaders(BULK) * 32);
@@ -129,7 +130,8 @@ __device__ __forceinline__ void decode_program(const Program& p) {
       if (phase.kind != phase_linear) { at += next_phase; continue; }
       const LinearShape& l = linear_shape(phase);
       if (control.rows == 1) at = finish_phase<T, 1, finishers>(at, l);
-      else at = control.rows == 2 ? finish_phase<T, 2, finishers>(at, l) : finish_phase<T, 4, finishers>(at, l);
+      else if (control.rows == 2) at = finish_phase<T, 2, finishers>(at, l);
+      else at = control.rows <= 4 ? finish_phase<T, 4, finishers>(at, l) : finish_phase<T, 8, finishers>(at, l);
     }
   }
   end_program<BULK>(p, control);

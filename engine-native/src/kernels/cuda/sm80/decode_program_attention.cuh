@@ -62,7 +62,7 @@ struct Attention {
     task.slot = owner() && item().active > 0 ? control.kv_slot[item().sequence] : -1;
     task.kv_head = item().kv_head;
     task.row = item().row;
-    task.turns = control.turns[item().sequence];
+    task.turns = program_turns(control, item().sequence);
     task.to = which < 0 ? query(i) : scratch + which * DP * 4;
     if constexpr (QUICK) quick_head<T, DP, INT8>(args(), attention_operands(phase()), source(), task, my.lane);
     else any_head<T, DP>(args(), attention_operands(phase()), source(), task, reinterpret_cast<float*>(program_shared + control.x + heads_at + live * head_pitch) + my.warp * DP);
@@ -500,7 +500,7 @@ __device__ __forceinline__ void prepare_turns(const AttentionShape& shape) {
   workers_meet();
   const int pairs = a.rope_dims / 2;
 #pragma unroll 1
-  for (int i = thread; i < control.rows * pairs; i += worker_threads) control.turns[i / pairs][i % pairs] = rope_turn(a, control.row[i / pairs], i % pairs);
+  for (int i = thread; i < control.rows * pairs; i += worker_threads) program_turns(control, i / pairs)[i % pairs] = rope_turn(a, control.row[i / pairs], i % pairs);
   workers_meet();
   if (thread == 0) control.turns_of = shape.inverse_frequency;
 }

@@ -45,6 +45,9 @@ constexpr uint32_t unwanted = 0xffffffffu;  // inverted: zeros
 __device__ __forceinline__ void exchange_poll(uint4& v, const uint32_t* p) {
   asm volatile("{\n.reg .pred again;\nsetp.eq.u32 again, %5, 0;\n@again ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];\n}" : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w) : "l"(p), "r"(static_cast<uint32_t>(arrived(v))) : "memory");
 }
+__device__ __forceinline__ void exchange_poll(uint2& v, const uint32_t* p) {
+  asm volatile("{\n.reg .pred again;\nsetp.eq.u32 again, %3, 0;\n@again ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];\n}" : "+r"(v.x), "+r"(v.y) : "l"(p), "r"(static_cast<uint32_t>(arrived(v))) : "memory");
+}
 
 // Word of columns `column` (even) and column + 1 in the order in which the tensor cores' fragments want them, so that a
 // lane finds what it multiplies in 32 k as 16 bytes.

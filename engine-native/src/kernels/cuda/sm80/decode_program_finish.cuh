@@ -2,40 +2,47 @@
 // linear has fused, and hand the outputs on.
 #pragma once
 
-#include "kernels/cuda/sm80/decode_program_linear.cuh"
+#include "kernels/cuda/sm80/decode_program_columns.cuh"
 
 namespace hearth::kernels::cuda {
 
 // One finishing warp's view of a phase, in registers: others wait for what it does between a tile's sums and its stores. Its
 // lanes share a tile's outputs: eight have a row of activations, lane c of them columns 2 c and 2 c + 1, or gate and up of
-// column c. Where rows are fewer than four, as many more eights share the workers whose sums are added up.
-template <class T, int ROWS, bool GATED>
+// column c. Where rows are fewer than four, as many more eights share the workers whose sums are added up; where there are
+// more, the lane has the row four on, too.
+template <class T, int ALL_ROWS, bool GATED>
 struct Finisher {
+  static constexpr int ROWS = program_four(ALL_ROWS), fours = program_fours(ALL_ROWS);
   static constexpr int row_lanes = 32 / ROWS, shares = 4 / ROWS, chunks = program_workers / 4 / shares;  // chunks: four workers' sums each, of a lane
   const ProgramControl& control;
   const LinearShape& l;
-  const int lane, rows, n, c, width;                       // n: the lane's row
+  const int lane, rows, n, c, width;                       // n: the lane's row, of the first four
   int activation, y_type;
   // What a tile's outputs take, as bits (see `kept`: predicates would be read back from memory between sums and stores).
-  // live: there is such a row, and this is its first eight.
-  enum : uint32_t { live = 1, residual = 4, plain = 8, keeps = 16, scaled = 32, biased = 64, normed = 128, handed_on = 256 };
+  // live: there is such a row, and this is its first eight; live_on: and the row four on.
+  enum : uint32_t { live = 1, live_on = 2, residual = 4, plain = 8, keeps = 16, scaled = 32, biased = 64, normed = 128, handed_on = 256 };
   uint32_t flags;
   const float *factors, *bias, *next_norm;                 // factors: the lane's first of tile 0
   char* const y;                                           // the row
   uint32_t* const words;                                   // of the row in the exchange, where somebody here reads them
   const int squares;                                       // from there on
   const float2 unit;                                       // of the sums of the two
-  float norm = 1;                                          // the row's
+  float norm[fours];                                       // the row's
 
   __device__ __forceinline__ Finisher(const ProgramControl& control, const ProgramPhase& phase, const LinearShape& shape)
-      : control(control), l(shape), lane(threadIdx.x % 32), rows(ROWS < 4 ? ROWS : control.rows), n(min(lane / 8 % ROWS, rows - 1)), c(lane % 8), width(GATED ? shape.out / 2 : shape.out),
+      : control(control), l(shape), lane(threadIdx.x % 32), rows(ALL_ROWS < 4 ? ALL_ROWS : control.rows), n(min(lane / 8 % ROWS, rows - 1)), c(lane % 8), width(GATED ? shape.out / 2 : shape.out),
         activation(shape.activation), y_type(shape.y_type),
-        flags((lane / 8 < rows ? live : 0) | (shape.residual ? residual : 0) | (phase.to_plain ? plain : 0) | (phase.keeps ? keeps : 0) | (phase.factors != floats_none ? scaled : 0) |
+        flags((lane / 8 < rows ? live : 0) | (fours > 1 && lane / 8 + 4 < rows ? live_on : 0) | (shape.residual ? residual : 0) | (phase.to_plain ? plain : 0) | (phase.keeps ? keeps : 0) | (phase.factors != floats_none ? scaled : 0) |
               (phase.bias != floats_none ? biased : 0) | (phase.next_norm != floats_none && phase.to >= 0 ? normed : 0) | (phase.to >= 0 ? handed_on : 0)),
         factors(program_floats(control, phase.factors) + first()), bias(program_floats(control, phase.bias)), next_norm(program_floats(control, phase.next_norm)),
         y(static_cast<char*>(shape.y) + n * static_cast<int64_t>(shape.y_stride) * (shape.y_type == type_f32 ? 4 : 2)), words(control.exchange + phase.output() + n * (width / 2)),
-        squares((rows - n) * (width / 2) + n * shape.tiles), unit(units(shape)) {}
+        squares((rows - n) * (width / 2) + n * shape.tiles), unit(units(shape)) {
+#pragma unroll
+    for (int four = 0; four < fours; ++four) norm[four] = 1;
+  }
   __device__ __forceinline__ bool is(uint32_t flag) const { return flags & flag; }
+  __device__ __forceinline__ bool is_live(int four) const { return is(four ? live_on : live); }
+  __device__ __forceinline__ char* y_of(int four) const { return y + four * 4 * static_cast<int64_t>(l.y_stride) * (y_type == type_f32 ? 4 : 2); }
   // From here on what depends on them is found out anew.
   __device__ __forceinline__ void anew() { asm volatile("" : "+r"(flags), "+r"(activation), "+r"(y_type)); }
   __device__ __forceinline__ int second() const { return GATED ? 8 : 1; }  // tile rows from the lane's first output to its second
@@ -86,24 +93,28 @@ struct Finisher {
     }
     return sum;
   }
-  __device__ __forceinline__ float loaded_squares() const {
+  __device__ __forceinline__ float loaded_squares(int row) const {
     float sum = 0;
 #pragma unroll
-    for (int w = lane / (8 * ROWS) * 8 + c; w < program_workers; w += row_lanes) sum += control.squares[n][w];
+    for (int w = lane / (8 * ROWS) * 8 + c; w < program_workers; w += row_lanes) sum += control.squares[row][w];
     return sum;
   }
-  // The row's 16 / rms.
+  // The rows' 16 / rms.
   __device__ __forceinline__ void find_norm(int from) {
-    const float sum = from >= 0 ? received_squares(control.exchange + from + rows * (l.in / 2) + n * (l.in / 16)) : loaded_squares();
-    norm = 16.f * rsqrtf(__fdividef(over_shares(over_columns(sum)), l.in) + l.norm_epsilon);
+#pragma unroll
+    for (int four = 0; four < fours; ++four) {
+      const int row = four ? min(n + 4, rows - 1) : n;
+      const float sum = from >= 0 ? received_squares(control.exchange + from + rows * (l.in / 2) + row * (l.in / 16)) : loaded_squares(row);
+      norm[four] = 16.f * rsqrtf(__fdividef(over_shares(over_columns(sum)), l.in) + l.norm_epsilon);
+    }
   }
 
   __device__ __forceinline__ int column(int tile) const { return tile * (GATED ? 8 : 16) + first(); }
-  __device__ __forceinline__ bool has(int column) const { return is(live) && column < width; }
-  __device__ __forceinline__ bool has_second(int column) const { return !GATED && has(column + 1); }
+  __device__ __forceinline__ bool has(int column, int four = 0) const { return is_live(four) && column < width; }
+  __device__ __forceinline__ bool has_second(int column, int four = 0) const { return !GATED && has(column + 1, four); }
 
   // What is needed of a lane's outputs beside the sums, read while an earlier tile is still multiplied.
-  struct Constants { float2 factor, bias, next, old; };
+  struct Constants { float2 factor, bias, next, old[fours]; };
   __device__ __forceinline__ Constants prepare(int tile) const {
     const int column = this->column(tile);
     const bool one = has(column), two = has_second(column);
@@ -114,23 +125,40 @@ struct Finisher {
     o.factor = both(scaled, factors + tile * 16, true, true, second(), 1);
     o.bias = both(biased, bias + column, one, GATED ? one : two, GATED ? width : 1, 0);
     o.next = both(normed, next_norm + column, one, two, 1, 16);
-    const float* const old = reinterpret_cast<const float*>(y) + column;
-    o.old = make_float2(is(residual) && one ? __ldcg(old) : 0.f, is(residual) && two ? __ldcg(old + 1) : 0.f);
+#pragma unroll
+    for (int four = 0; four < fours; ++four) {
+      const float* const old = reinterpret_cast<const float*>(y_of(four)) + column;
+      o.old[four] = make_float2(is(residual) && (four ? has(column, four) : one) ? __ldcg(old) : 0.f, is(residual) && (four ? has_second(column, four) : two) ? __ldcg(old + 1) : 0.f);
+    }
     return o;
   }
   // What is left to do once a tile's sums are there: found out before.
   struct Output {
-    float2 scale, bias, next, old;
-    uint32_t* word;
+    float2 scale[fours], bias, next, old[fours];
+    uint32_t* word;   // of the first four
     int column;
     uint32_t stores;  // whether the lane has the word
     // From here on they are in registers, not their parts.
-    __device__ __forceinline__ void keep() { asm volatile("" : "+f"(scale.x), "+f"(scale.y), "+f"(next.x), "+f"(next.y), "+l"(word), "+r"(stores)); }
+    __device__ __forceinline__ void keep() {
+      asm volatile("" : "+f"(next.x), "+f"(next.y), "+l"(word), "+r"(stores));
+#pragma unroll
+      for (int four = 0; four < fours; ++four) asm volatile("" : "+f"(scale[four].x), "+f"(scale[four].y));
+    }
   };
   __device__ __forceinline__ Output output(int tile, const Constants& c) const {
     const int column = this->column(tile);
     const bool stores = is(handed_on) && has(column) && column % 2 == 0;
-    Output o{{c.factor.x * unit.x * norm, c.factor.y * unit.y * norm}, c.bias, {c.next.x * 0.0625f, c.next.y * 0.0625f}, c.old, words + (is(plain) ? column / 2 : fragment_word(column)), column, stores};
+    Output o;
+#pragma unroll
+    for (int four = 0; four < fours; ++four) {
+      o.scale[four] = make_float2(c.factor.x * unit.x * norm[four], c.factor.y * unit.y * norm[four]);
+      o.old[four] = c.old[four];
+    }
+    o.bias = c.bias;
+    o.next = make_float2(c.next.x * 0.0625f, c.next.y * 0.0625f);
+    o.word = words + (is(plain) ? column / 2 : fragment_word(column));
+    o.column = column;
+    o.stores = stores;
     o.keep();
     return o;
   }
@@ -152,7 +180,15 @@ struct Finisher {
       for (int i = 0; i < chunks; i += 2 * apart) of_chunk[i] += of_chunk[i + apart];
     return of_chunk[0];
   }
-  __device__ __forceinline__ float2 sums(uint32_t at) const {
+  // Of a lane's rows.
+  struct Sums { float2 of[fours]; };
+  __device__ __forceinline__ Sums sums(uint32_t at) const {
+    Sums s;
+#pragma unroll
+    for (int four = 0; four < fours; ++four) s.of[four] = row_sums(at + four * program_sum_bytes(4));
+    return s;
+  }
+  __device__ __forceinline__ float2 row_sums(uint32_t at) const {
     float2 v = make_float2(of_chunks(at), of_chunks(at + second() * sum_pitch * 4));
 #pragma unroll
     for (int d = 8 * ROWS; d < 32; d *= 2) {  // over the lanes that have parts of the same outputs, both on their way
@@ -163,40 +199,79 @@ struct Finisher {
     return v;
   }
   // Sums that one of the blocks that share K sends to another.
-  __device__ __forceinline__ uint32_t* part(int from, int sender, int tile) const { return control.exchange + from + l.parts_at + ((sender * l.tiles + tile) * rows + n) * 16 + c * 2; }
-  __device__ __forceinline__ void send(uint32_t* to, float2 sums) const { if (is(live)) exchange_store8(to, __float_as_uint(sums.x), __float_as_uint(sums.y)); }
-  __device__ __forceinline__ float2 received(int from, int tile) const {
-    float2 sum = make_float2(0, 0);
+  __device__ __forceinline__ uint32_t* part(int from, int sender, int tile, int four) const { return control.exchange + from + l.parts_at + ((sender * l.tiles + tile) * rows + n + four * 4) * 16 + c * 2; }
+  __device__ __forceinline__ void send(int from, int sender, int tile, const Sums& sums) const {
+#pragma unroll
+    for (int four = 0; four < fours; ++four)
+      if (is_live(four)) exchange_store8(part(from, sender, tile, four), __float_as_uint(sums.of[four].x), __float_as_uint(sums.of[four].y));
+  }
+  // All of them on their way at once; added up in the order of the senders.
+  __device__ __forceinline__ Sums received(int from, int tile) const {
+    constexpr int batch = fours > 1 ? 1 : 3;  // registers
+    Sums sums;
+#pragma unroll
+    for (int four = 0; four < fours; ++four) sums.of[four] = make_float2(0, 0);
 #pragma unroll 1
-    for (int sender = 0; sender < l.parts - 1; ++sender) {
-      uint2 v;
-      do v = exchange_load8(part(from, sender, tile)); while (!arrived(v));
-      sum.x += __uint_as_float(~v.x);
-      sum.y += __uint_as_float(~v.y);
+    for (int first = 0; first < l.parts - 1; first += batch) {
+      uint2 v[batch][fours];
+#pragma unroll
+      for (int i = 0; i < batch; ++i)
+#pragma unroll
+        for (int four = 0; four < fours; ++four) {
+          const uint32_t initial = first + i < l.parts - 1 && (four == 0 || is_live(four)) ? 0 : unwanted;
+          v[i][four] = make_uint2(initial, initial);
+        }
+      bool missing;
+      do {
+        missing = false;
+#pragma unroll
+        for (int i = 0; i < batch; ++i)
+#pragma unroll
+          for (int four = 0; four < fours; ++four) exchange_poll(v[i][four], part(from, first + i, tile, four));
+#pragma unroll
+        for (int i = 0; i < batch; ++i)
+#pragma unroll
+          for (int four = 0; four < fours; ++four) missing |= !arrived(v[i][four]);
+      } while (missing);
+#pragma unroll
+      for (int i = 0; i < batch; ++i)
+#pragma unroll
+        for (int four = 0; four < fours; ++four) {
+          sums.of[four].x += __uint_as_float(~v[i][four].x);
+          sums.of[four].y += __uint_as_float(~v[i][four].y);
+        }
     }
-    return sum;
+    return sums;
   }
   // The lane's outputs from its sums: activation, gate, residual; of a gated linear the second is none.
-  __device__ __forceinline__ float2 values(float2 sums, const Output& o) const {
-    float2 v = make_float2(sums.x * o.scale.x + o.bias.x, sums.y * o.scale.y + o.bias.y);
-    if (GATED) return make_float2(activate(v.x, activation) * v.y + o.old.x, 0);
+  __device__ __forceinline__ float2 values(float2 sums, const Output& o, int four) const {
+    const float2 scale = o.scale[four], old = o.old[four];
+    float2 v = make_float2(sums.x * scale.x + o.bias.x, sums.y * scale.y + o.bias.y);
+    if (GATED) return make_float2(activate(v.x, activation) * v.y + old.x, 0);
     if (activation != activation_none) v = make_float2(activate(v.x, activation), activate(v.y, activation));
-    return make_float2(v.x + o.old.x, v.y + o.old.y);
+    return make_float2(v.x + old.x, v.y + old.y);
   }
-  __device__ __forceinline__ void exchange(int tile, const Output& o, float2 v) const {
+  __device__ __forceinline__ void exchange(int tile, int four, const Output& o, float2 v) const {
     const float2 here = make_float2(v.x * o.next.x, v.y * o.next.y);
-    exchange_store_if(o.stores, o.word, pack2<T>(here.x, GATED ? __shfl_down_sync(0xffffffffu, here.x, 1) : here.y));
+    exchange_store_if(four ? o.stores && is(live_on) : o.stores, o.word + four * 4 * (width / 2), pack2<T>(here.x, GATED ? __shfl_down_sync(0xffffffffu, here.x, 1) : here.y));
     if (!is(normed)) return;
     const float square = over_columns(v.x * v.x + v.y * v.y);
-    if (is(live) && c == 0) exchange_store(words + squares + tile, __float_as_uint(square));
+    if (is_live(four) && c == 0) exchange_store(words + squares + four * 4 * l.tiles + tile, __float_as_uint(square));
   }
   // To the exchange first: others wait for it.
-  __device__ __forceinline__ void finish(int tile, const Output& o, float2 sums) const {
-    const float2 v = values(sums, o);
-    exchange(tile, o, v);
+  __device__ __forceinline__ void finish(int tile, const Output& o, const Sums& sums) const {
+    float2 v[fours];
+#pragma unroll
+    for (int four = 0; four < fours; ++four) {
+      v[four] = values(sums.of[four], o, four);
+      exchange(tile, four, o, v[four]);
+    }
     if (!is(keeps)) return;
-    if (has(o.column)) store(y, y_type, o.column, v.x);
-    if (has_second(o.column)) store(y, y_type, o.column + 1, v.y);
+#pragma unroll
+    for (int four = 0; four < fours; ++four) {
+      if (has(o.column, four)) store(y_of(four), y_type, o.column, v[four].x);
+      if (has_second(o.column, four)) store(y_of(four), y_type, o.column + 1, v[four].y);
+    }
   }
 };
 
@@ -231,10 +306,10 @@ __device__ __noinline__ uint32_t send_parts(uint32_t place) {
 #pragma unroll 1
     for (int tile = tiles.begin; tile < tiles.end; ++tile) {
       barrier_wait(summed + at.sums.slot * 8, at.sums.parity);
-      float2 of_lane;
+      typename Finisher<T, ROWS, false>::Sums of_lane;
       if (turn == 0) of_lane = finisher.sums(sums + at.sums.slot * sum_bytes);
       barrier_arrive_warp(taken + at.sums.slot * 8);
-      if (turn == 0) finisher.send(finisher.part(phase.input(), sender, tiles.tile(tile)), of_lane);
+      if (turn == 0) finisher.send(phase.input(), sender, tiles.tile(tile), of_lane);
       turn = turn == 0 ? FINISHERS - 1 : turn - 1;
       at.sums.next(slots);
     }
@@ -279,15 +354,18 @@ __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
         const auto output = finisher.output(row_tile(tile), next);
         own += FINISHERS;
         if (own < tiles.end) next = finisher.prepare(row_tile(own));
-        float2 others = make_float2(0, 0);
+        typename Finisher<T, ROWS, GATED>::Sums others;
         if (SHARED) others = finisher.received(phase.input(), row_tile(tile));
         barrier_wait(summed + at.slot * 8, at.parity);
         finisher.anew();
-        float2 of_lane = finisher.sums(sums + at.slot * sum_bytes);
+        auto of_lane = finisher.sums(sums + at.slot * sum_bytes);
         barrier_arrive_warp(taken + at.slot * 8);
         if (SHARED) {
-          of_lane.x += others.x;
-          of_lane.y += others.y;
+#pragma unroll
+          for (int four = 0; four < program_fours(ROWS); ++four) {
+            of_lane.of[four].x += others.of[four].x;
+            of_lane.of[four].y += others.of[four].y;
+          }
         }
         finisher.finish(row_tile(tile), output, of_lane);
         if (own >= tiles.end) program_trace(index, 3 + which);  // each would hold up the next tile

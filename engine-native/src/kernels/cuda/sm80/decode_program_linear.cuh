@@ -397,25 +397,4 @@ __device__ __noinline__ uint32_t linear_dense_phase(uint32_t packed) {
   return at.packed() + next_phase;
 }
 
-template <class T, int GROUP, int ROWS>
-__device__ __forceinline__ uint32_t linear_w4(uint32_t at, int form) {
-  if constexpr (GROUP == 128)
-    if (form & form_steady) return form & form_pairs ? linear_w4_phase<T, GROUP, ROWS, true, true>(at) : linear_w4_phase<T, GROUP, ROWS, false, true>(at);
-  return form & form_pairs ? linear_w4_phase<T, GROUP, ROWS, true, false>(at) : linear_w4_phase<T, GROUP, ROWS, false, false>(at);
-}
-template <class T, int GROUP>
-__device__ __forceinline__ uint32_t linear_w4_rows(uint32_t at, int form) {
-  if (form & form_loads) load_phase<T, GROUP>(at / next_phase);
-  if ((form & form_rows) == form_one) return linear_w4<T, GROUP, 1>(at, form);
-  return (form & form_rows) == form_two ? linear_w4<T, GROUP, 2>(at, form) : linear_w4<T, GROUP, 4>(at, form);
-}
-
-template <class T>
-__device__ __forceinline__ uint32_t linear_phase(uint32_t at) {
-  const int form = program_phase(at / next_phase).form, group = form & form_groups;
-  if (group == form_128) return linear_w4_rows<T, 128>(at, form);
-  if (group == form_64) return linear_w4_rows<T, 64>(at, form);
-  return group == form_32 ? linear_w4_rows<T, 32>(at, form) : linear_dense_phase<T>(at);
-}
-
 }  // namespace hearth::kernels::cuda

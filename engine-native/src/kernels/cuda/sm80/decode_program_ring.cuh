@@ -102,7 +102,7 @@ struct ProgramControl {
   const LinearOperands* linear;
   const float* floats;
   uint32_t end;                                                // a packed PhasePlace behind the last phase
-  int rows, slots, slot_bytes, slot_units, sum_slots, sums, x, x_rows, x_stride, unit_sums, attention_bytes, attention_per_slot, last, block;  // sums, x, x_rows: where they begin
+  int rows, slots, slot_bytes, slot_units, sum_slots, sums, x, x_rows, turns, x_stride, unit_sums, attention_bytes, attention_per_slot, last, block;  // sums, x, x_rows, turns: where they begin
   int items, whole, splits, per_kv, head_tiles;                // of an attention
   int attending;                                               // blocks from the first on, where linears spare them; 0: nowhere
   SparedTiles spared[program_shapes_max];
@@ -112,17 +112,18 @@ struct ProgramControl {
   HistoryAt history[program_workers];
   int begun;                                                   // one more than the last linear whose activations worker 0 has
   int row[program_rows_max], context[program_rows_max], kv_slot[program_rows_max];
-  const float* turns_of;                                       // the frequencies that `turns` was made from
-  alignas(16) float2 turns[program_rows_max][64];
+  const float* turns_of;                                       // the frequencies that the turns were made from
 };
 static_assert(sizeof(ProgramControl) <= program_control_bytes);
 
-// Dynamic shared memory: the control, the shapes and phases, attentions' operands, the ring, the tiles' sums, activations (or what attention
+// Dynamic shared memory: the control, the shapes and phases, attentions' operands, rope's turns, the ring, the tiles' sums, activations (or what attention
 // needs). Named here, so that accesses are known to be to shared memory.
 extern __shared__ __align__(128) char program_shared[];
 __device__ __forceinline__ ProgramControl& program_control() { return *reinterpret_cast<ProgramControl*>(program_shared); }
 // A linear's operands in the kernel's parameters, which are memory like any other: for who reads them seldom.
 __device__ __forceinline__ const LinearOperands& linear_operands(int i) { return program_control().linear[i]; }
+// A row's turns of rope: cosine and sine by pair of dimensions.
+__device__ __forceinline__ float2* program_turns(const ProgramControl& control, int row) { return reinterpret_cast<float2*>(program_shared + control.turns + row * program_turns_bytes); }
 // Null where there are none.
 __device__ __forceinline__ const float* program_floats(const ProgramControl& control, int32_t at) { return at == floats_none ? nullptr : control.floats + static_cast<int64_t>(at) * 4; }
 __device__ __forceinline__ const AttentionOperands& attention_operands(const ProgramPhase& phase) { return *reinterpret_cast<const AttentionOperands*>(program_shared + phase.at * 8); }
