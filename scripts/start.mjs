@@ -13,6 +13,6 @@ const child = spawn(
     stdio: 'inherit',
   },
 );
-// A terminal sends Ctrl-C to both; a supervisor sends SIGTERM to this process only. The server drains either way.
+// A terminal sends Ctrl-C to both; a supervisor may send SIGTERM to this process only. Twice is once (server/signals.ts).
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
 child.on('exit', (code, signal) => process.exit(signal ? 128 + 15 : (code ?? 1)));

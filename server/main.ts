@@ -19,6 +19,7 @@ import { ImageDecoder } from './images/decoder.ts';
 import { makeSpeaker, type Speaker } from './log.ts';
 import { localModel, ModelPathError } from './models/local.ts';
 import { offeredModels } from './models/offered.ts';
+import { onStop } from './signals.ts';
 
 /** How long a server whose engine has died answers 503 before it exits, so that probes and clients see why. */
 const deathSeconds = 1;
@@ -342,6 +343,6 @@ async function load(models: ModelSet, name: string, speaker: Speaker, lifecycle:
 
 function firstSignal(): Promise<string> {
   return new Promise((resolve) => {
-    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => resolve(signal));
+    onStop(['SIGTERM', 'SIGINT'], resolve);
   });
 }

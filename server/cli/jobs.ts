@@ -6,6 +6,7 @@ import { UsageError } from '../config.ts';
 import { defaultLibrary } from '../engine/native/library.ts';
 import { EngineError, type Progress } from '../engine/port.ts';
 import { localModel, ModelPathError } from '../models/local.ts';
+import { onStop } from '../signals.ts';
 import { ProgressLine } from './terminal.ts';
 
 /** A whole number at least `least`, or nothing. */
@@ -70,12 +71,10 @@ export async function runJob(label: string, job: Record<string, unknown>, option
   });
   const line = new ProgressLine(label);
   const abort = new AbortController();
-  const interrupt = () => {
+  const unlisten = onStop(['SIGINT', 'SIGTERM'], () => {
     abort.abort();
     process.stderr.write('\nstopping …\n');
-  };
-  const signals = ['SIGINT', 'SIGTERM'] as const;
-  for (const signal of signals) process.once(signal, interrupt);
+  });
   const told = ({ stage, done, total, detail }: Progress) => {
     const left = stage === 'resume' ? null : estimate.safeParse(detail).data?.seconds_left;
     line.update(done, total, stageNote(stage, done, total), left);
@@ -90,7 +89,7 @@ export async function runJob(label: string, job: Record<string, unknown>, option
     );
   } finally {
     line.end();
-    for (const signal of signals) process.removeListener(signal, interrupt);
+    unlisten();
     await engine.close();
   }
 }

@@ -8,6 +8,7 @@ import type { CatalogueEntry } from '../models/catalogue.ts';
 import { readCatalogue } from '../models/catalogue.ts';
 import { pull } from '../models/hub.ts';
 import { modelsFolder, shippedFolder } from '../models/local.ts';
+import { onStop } from '../signals.ts';
 import { bytes, dim, green, ProgressLine } from './terminal.ts';
 
 export const help = `hearth pull NAME|OWNER/REPO [options]
@@ -34,8 +35,7 @@ export async function pullWithProgress(repo: string, name: string, revision?: st
   const target = join(folder, name);
   const line = new ProgressLine(`pulling ${name}`);
   const abort = new AbortController();
-  const interrupt = () => abort.abort();
-  process.once('SIGINT', interrupt);
+  const unlisten = onStop(['SIGINT'], () => abort.abort());
   const { HF_ENDPOINT: endpoint, HF_TOKEN: token } = process.env;
   try {
     await pull({
@@ -50,7 +50,7 @@ export async function pullWithProgress(repo: string, name: string, revision?: st
     });
   } finally {
     line.end();
-    process.removeListener('SIGINT', interrupt);
+    unlisten();
   }
   return target;
 }

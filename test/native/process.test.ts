@@ -77,6 +77,23 @@ describe('SIGTERM', () => {
     expect(server.problems).toEqual([]);
   }, 60_000);
 
+  it('is one however often it comes at once: npm, the launcher and a service manager all pass it on', async () => {
+    const server = await start();
+    const { begun, ended } = begin(server, 1000);
+    await begun;
+    for (let i = 0; i < 3; i++) {
+      server.stop();
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    expect((await ended).slice(-40)).toMatch(/data: \[DONE\]\n\n$/);
+    expect(await server.exited).toBe(0);
+  }, 60_000);
+
+  it('of npm reaches the program: no shell stands between them', () => {
+    const { scripts } = JSON.parse(readFileSync('package.json', 'utf8')) as { scripts: Record<string, string> };
+    for (const name of ['start', 'hearth', 'bench']) expect(scripts[name]).toMatch(/^exec node /);
+  });
+
   it('ends what does not finish in time with an error event, and exits with 0 within the limit', async () => {
     const server = await start(['--drain-seconds', '1']);
     const streams = Array.from({ length: 40 }, () => begin(server, 4000));
