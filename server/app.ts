@@ -95,6 +95,7 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id);
     reply.header('x-content-type-options', 'nosniff');
+    if ((request.headers['content-encoding'] ?? 'identity') !== 'identity') throw errors.unsupportedEncoding();
   });
   logRequests(app);
   await guardAccess(app, settings, dependencies.keys);

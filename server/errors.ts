@@ -130,6 +130,11 @@ export const errors = {
       code: 'unsupported_media_type',
     }),
 
+  unsupportedEncoding: () =>
+    new ApiError(415, 'invalid_request_error', 'The body must not be compressed: send it without Content-Encoding.', {
+      code: 'unsupported_media_type',
+    }),
+
   tooLarge: (limitBytes: number) =>
     new ApiError(413, 'invalid_request_error', `The request body is larger than ${limitBytes} bytes.`, {
       code: 'request_too_large',
@@ -182,6 +187,13 @@ export const errors = {
     new ApiError(503, 'unavailable_error', 'The engine has failed and serves no more requests.', {
       code: 'engine_failed',
       retryAfterSeconds: 30,
+    }),
+
+  modelDamaged: (message: string) =>
+    new ApiError(500, 'server_error', `The model cannot answer: ${message}.`, {
+      code: 'model_damaged',
+      // It would fail again.
+      headers: { 'x-should-retry': 'false' },
     }),
 
   internal: () => new ApiError(500, 'server_error', 'The server had an error while processing your request.'),

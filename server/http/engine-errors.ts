@@ -36,6 +36,8 @@ export function toApiError(error: unknown, promptField = 'messages'): ApiError {
     case 'cancelled':
     case 'closed':
       return errors.shuttingDown();
+    case 'corrupt':
+      return errors.modelDamaged(error.message);
     case 'device':
       return errors.engineDead();
     default:

@@ -133,6 +133,8 @@ describe('E. Errors', () => {
     expect([method.status, method.headers.get('allow')]).toEqual([405, 'POST']);
     const type = await post(app, '/v1/chat/completions', 'x=1', { headers: { 'content-type': 'text/plain' } });
     expect(type.status).toBe(415);
+    const packed = await post(app, '/v1/chat/completions', 'x', { headers: { 'content-encoding': 'gzip' } });
+    expect([packed.status, (await errorOf(packed)).message]).toEqual([415, expect.stringContaining('compressed')]);
     const large = await post(app, '/v1/chat/completions', ask({ user: 'x'.repeat(1024 * 1024) }));
     expect(large.status).toBe(413);
     expect(await errorOf(large)).toMatchObject({ code: 'request_too_large' });

@@ -386,11 +386,11 @@ Status ModelRunner::collect_logits(Step& step) {
 }
 
 // Damaged weights, or values that overflow the type they are held in, make every logit NaN, and what is drawn then means
-// nothing. One number that was drawn shows that the model is none of these, and costs a log-probability.
+// nothing. One number that was drawn shows that it is neither, and costs a log-probability.
 Status ModelRunner::prove(LiveRequest& r, const sampling::Drawn& drawn) {
   if (!r.proves) return Status::ok();
   if (std::isnan(drawn.logprob)) {
-    return corrupt("the model's output is not a number: its weights are damaged, or overflow this precision (bf16 and f32 reach further than f16)");
+    return not_numbers();
   }
   computes_numbers_ = true;
   r.proves = false;
@@ -453,7 +453,12 @@ void ModelRunner::finish_prompts(Step& step) {
     if (share.draws) continue;
     scheduler_.publish(r);
     if (r.draws || share.start + share.count < r.prompt) continue;
-    if (r.hidden) publish_embedding(r);
+    if (r.hidden) {
+      if (Status status = publish_embedding(r); !status) {
+        end(r, Reason::error, status);
+        continue;
+      }
+    }
     if (r.options.kind == Kind::score && r.prompt_reported == 0) publish_prompt_token(r, 0, nullptr);
     finish(r, Reason::done, "null", {});
   }

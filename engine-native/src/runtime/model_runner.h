@@ -126,6 +126,7 @@ class ModelRunner {
   // Taking results.
   Status collect(Step& step);
   Status collect_logits(Step& step);
+  static Status not_numbers();
   Status prove(LiveRequest& r, const sampling::Drawn& drawn);
   Status collect_draws(Step& step, size_t& row, scheduler::Share& share);
   void measure_decode(const Step& step);
@@ -140,7 +141,7 @@ class ModelRunner {
   void flush_text(LiveRequest& request);  // what is still held back, into text_
   void write_token(const LiveRequest& request, const sampling::Drawn& drawn, bool shown);
   bool publish_token(LiveRequest& request, const sampling::Drawn& drawn);  // true: the request ended with it
-  void publish_embedding(LiveRequest& request);
+  Status publish_embedding(LiveRequest& request);
   uint32_t pack_top(const sampling::Drawn& drawn);
   void finish(LiveRequest& request, Reason reason, const char* stop_json, std::string_view text);
   std::string_view finish_json(const LiveRequest& request, const char* stop_json);

@@ -14,6 +14,10 @@ double milliseconds(Clock::duration d) { return std::chrono::duration<double, st
 
 }  // namespace
 
+Status ModelRunner::not_numbers() {
+  return corrupt("the model's output is not a number: its weights are damaged, or overflow this precision (bf16 and f32 reach further than f16)");
+}
+
 // Entries packed as include/hearth.h says: id, log-probability, size, bytes.
 uint32_t ModelRunner::pack_top(const sampling::Drawn& drawn) {
   top_.clear();
@@ -117,11 +121,12 @@ bool ModelRunner::publish_token(LiveRequest& r, const sampling::Drawn& drawn) {
   return true;
 }
 
-void ModelRunner::publish_embedding(LiveRequest& r) {
+Status ModelRunner::publish_embedding(LiveRequest& r) {
   size_t count = r.options.dimensions > 0 ? r.options.dimensions : r.pooled.size();
   values_.resize(count);
   double norm = 0;
   for (size_t i = 0; i < count; ++i) norm += (r.pooled[i] / r.pooled_rows) * (r.pooled[i] / r.pooled_rows);
+  if (!std::isfinite(norm)) return not_numbers();
   double scale = (r.options.normalize && norm > 0 ? 1 / std::sqrt(norm) : 1) / r.pooled_rows;
   for (size_t i = 0; i < count; ++i) values_[i] = static_cast<float>(r.pooled[i] * scale);
   Record record;
@@ -129,6 +134,7 @@ void ModelRunner::publish_embedding(LiveRequest& r) {
   record.request = r.id;
   record.values = values_;
   outbox_.ring().write(record);
+  return Status::ok();
 }
 
 // Without the closing brace, so that an error can follow.

@@ -73,6 +73,9 @@ TEST(RealModel, WeightsThatAreNoNumbersAreAnError) {
     EXPECT_EQ(answer.count(HEARTH_RECORD_TOKEN), 0) << options;
     EXPECT_NE(answer.end().bytes.find("not a number"), std::string::npos) << answer.end().bytes;
   }
+  const Answer embedding = client.run(model, {{"kind", "embed"}}, "Once upon a time");
+  EXPECT_EQ(embedding.end().reason, HEARTH_FINISH_ERROR);
+  EXPECT_EQ(embedding.count(HEARTH_RECORD_EMBEDDING), 0);
 }
 
 // Schedules on real arithmetic: rows of one request must not depend on what else is in the batch. Sampled tokens may differ
