@@ -43,7 +43,7 @@ const nativeExceptions = new Set([
 ]);
 
 const serverArrows = {
-  openai: ['engine/port'],
+  openai: ['engine/port', 'words'],
   chat: [],
   images: ['errors', 'engine/port'],
   models: ['errors'],

@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { parse as parseYaml } from 'yaml';
 import { z } from 'zod';
+import { settingInWords } from './words.ts';
 
 /** A mistake of the person who starts the server: one line on stderr and exit code 2. */
 export class UsageError extends Error {
@@ -235,7 +236,7 @@ export function readSettings(argv: readonly string[], env: Record<string, string
   for (const name of Object.keys(file) as SettingName[]) sources[name] = 'file';
   for (const name of Object.keys(environment) as SettingName[]) sources[name] = 'environment';
   for (const name of Object.keys(flags.values) as SettingName[]) sources[name] = 'flag';
-  const parsed = settingsSchema.safeParse({ ...file, ...environment, ...flags.values });
+  const parsed = settingsSchema.safeParse({ ...file, ...environment, ...flags.values }, { error: settingInWords });
   if (!parsed.success) throw new UsageError(firstProblem(parsed.error, sources));
   checkTogether(parsed.data);
   return { settings: parsed.data, help: flags.help, sources };

@@ -65,7 +65,7 @@ export async function run(args: string[]): Promise<number> {
   if (!given || rest.length > 0) throw new UsageError('hearth pull takes one name; see hearth pull --help');
   const entry = catalogue().find(({ name, repo }) => name === given || repo === given);
   const repo = entry?.repo ?? given;
-  if (!/^[\w.-]+\/[\w.-]+$/.test(repo)) {
+  if (!/^\w[\w.-]*\/\w[\w.-]*$/.test(repo)) {
     throw new UsageError(`${given} is neither a name of the catalogue (hearth list) nor OWNER/REPO`);
   }
   const name = values.as ?? entry?.name ?? repo.split('/')[1]!;

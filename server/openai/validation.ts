@@ -1,7 +1,7 @@
 // From a JSON body to a typed request, or to the first problems in words. Pure: knows zod, nothing of HTTP.
 
 import type { z } from 'zod';
-import { inWords } from './words.ts';
+import { inWords } from '../words.ts';
 
 /** Optional on the wire, where null means absent. */
 export function optional<T extends z.ZodType>(schema: T) {

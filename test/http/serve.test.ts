@@ -49,7 +49,9 @@ describe('settings', () => {
       [['--prot', '1'], {}, /^unknown option --prot/],
       [['serve'], {}, /^unexpected argument 'serve'/],
       [['--port'], {}, /^option --port needs a value/],
-      [['--port', '70000'], {}, /^--port: /],
+      [['--port', '70000'], {}, /^--port: must be at most 65535$/],
+      [['--port', '1.5'], {}, /^--port: must be a whole number, not '1\.5'$/],
+      [['--device', 'tpu'], {}, /^--device: must be 'auto', 'cpu' or 'cuda'$/],
       [[], { HEARTH_PORT: 'x' }, /^HEARTH_PORT: /],
       [['--config', unknown], {}, /unknown setting 'prot'/],
       [['--config', join(folder, 'none')], {}, /^config file .*ENOENT/],
@@ -213,6 +215,7 @@ describe('the command line', () => {
       run('doctor', '--nope'),
       run('chat', '--url', 'x'),
       run('list', '--memory', 'x'),
+      run('pull', '../x'),
     ]);
     for (const { code, err } of results) {
       expect(code).toBe(2);

@@ -1,4 +1,4 @@
-// What a request's field must be, in words for whoever sent it.
+// What a field of a request, or a setting, must be: in words for whoever wrote it.
 
 import type { z } from 'zod';
 
@@ -56,4 +56,12 @@ export function inWords(issue: RawIssue): string | undefined {
     default:
       return undefined;
   }
+}
+
+/** The same for settings, which are text where they come from, so that their type says nothing: the text itself does. */
+export function settingInWords(issue: RawIssue): string | undefined {
+  if (issue.code !== 'invalid_type' || typeof issue.input !== 'string') return inWords(issue);
+  // Every number among the settings is whole.
+  const wanted = issue.expected === 'number' ? 'a whole number' : kinds[issue.expected];
+  return wanted && `must be ${wanted}, not '${issue.input.slice(0, 80)}'`;
 }
