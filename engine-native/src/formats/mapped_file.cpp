@@ -89,10 +89,6 @@ Result<std::shared_ptr<MappedFile>> MappedFile::open(const std::string& path) {
   void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file->descriptor_, 0);
   if (address == MAP_FAILED) return io_error(path + ": cannot map: " + std::strerror(errno));
   file->bytes_ = {static_cast<const std::byte*>(address), size};
-  const std::string_view start(static_cast<const char*>(address), std::min<size_t>(size, 64));
-  if (start.starts_with("version https://git-lfs.github.com/spec/")) {
-    return corrupt(path + ": a pointer of Git LFS, not the file itself; git lfs pull, or hearth pull, brings it");
-  }
   // What is touched is then read by huge pages, where the file system has them: settle() may use them in place.
   ::madvise(address, size, MADV_HUGEPAGE);
   return file;

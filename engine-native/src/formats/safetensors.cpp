@@ -124,7 +124,11 @@ Result<SafetensorsHeader> parse_safetensors(std::span<const std::byte> bytes, co
   if (bytes.size() < sizeof header_size) return corrupt(file + ": too short for a safetensors file");
   std::memcpy(&header_size, bytes.data(), sizeof header_size);
   if (header_size > bytes.size() - sizeof header_size) {
-    if (bytes[0] == std::byte{'<'}) return corrupt(file + ": a web page, not a safetensors file: what was downloaded is an error message or a login");
+    const std::string_view start(reinterpret_cast<const char*>(bytes.data()), std::min<size_t>(bytes.size(), 64));
+    if (start.starts_with("version https://git-lfs.github.com/spec/")) {
+      return corrupt(file + ": a pointer of Git LFS, not the file itself; git lfs pull, or hearth pull, brings it");
+    }
+    if (start.starts_with('<')) return corrupt(file + ": a web page, not a safetensors file: what was downloaded is an error message or a login");
     return corrupt(file + ": header of " + std::to_string(header_size) + " bytes in a file of " + std::to_string(bytes.size()));
   }
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + sizeof header_size, header_size);
