@@ -86,8 +86,8 @@ struct Output {
 
 class Collected final : public CudaStream::Deferred {
  public:
-  Collected(DType type, int rows, int blocks, int exchange_words, int shared_limit)
-      : type_(type), blocks_(blocks), exchange_limit_(std::min(exchange_words, exchange_units_max * exchange_unit)), shared_limit_(shared_limit) {
+  Collected(DType type, int rows, int blocks, int exchange_words, int shared_limit, bool bulk)
+      : type_(type), blocks_(blocks), exchange_limit_(std::min(exchange_words, exchange_units_max * exchange_unit)), shared_limit_(shared_limit), bulk_(bulk) {
     program_->rows = rows;
     program_->attention_bytes = 1;
   }
@@ -148,7 +148,6 @@ class Collected final : public CudaStream::Deferred {
       const bool residual = phase.kind == phase_linear && program_->shape[phase.shape].linear.residual;
       phase.keeps = residual || std::none_of(outputs_.begin() + i + 1, outputs_.end(), [&](const Output& o) { return o.rows == outputs_[i].rows; });
     }
-    const bool bulk = hopper_linear_takes(stream.info().compute_capability);
     // Two units a worker in a slot take fewer turns, where that leaves enough slots.
     const int wide_slots = tuning().program_wide_slots ? tuning().program_wide_slots : slots_min;
     program_->slot_units = program_workers;
@@ -174,18 +173,18 @@ class Collected final : public CudaStream::Deferred {
     program_->slots = std::min(ring_slots(program_->sum_slots), tuning().program_slots);
     // What is under way holds up the words that blocks wait for: a slot of two units a worker is enough where there are two
     // more, of one or two rows any. cp.async does not keep the memory busy with one slot.
-    const bool wide = program_->slot_units > program_workers, one = bulk && (program_->rows <= 2 || (wide && program_->slots > 2));
+    const bool wide = program_->slot_units > program_workers, one = bulk_ && (program_->rows <= 2 || (wide && program_->slots > 2));
     const int flight = tuning().program_flight ? tuning().program_flight : one ? 1 : 2;
     program_->flight = std::clamp(flight, 1, program_->slots);
-    program_->more = bulk ? std::min(1, program_->slots - program_->flight) : 0;
+    program_->more = bulk_ ? std::min(1, program_->slots - program_->flight) : 0;
     program_->history_flight = std::clamp(std::max(flight, 2), 1, program_->slots);
     program_->exchange = stream.exchange();
     program_->ended = stream.counters() + CudaStream::counter_count - 1;
     const char* mode = std::getenv("HEARTH_KERNELS");
-    if (mode && std::strcmp(mode, "trace") == 0) std::fprintf(stderr, "kernel decode_step [%d rows]: %d ops as one kernel, %s\n", program_->rows, program_->phases, kernels[bulk][type_ == DType::bf16].name);
+    if (mode && std::strcmp(mode, "trace") == 0) std::fprintf(stderr, "kernel decode_step [%d rows]: %d ops as one kernel, %s\n", program_->rows, program_->phases, kernels[bulk_][type_ == DType::bf16].name);
     device::LaunchShape shape{blocks_, 1, 1, program_threads, program_ring_at(program_->phases, program_->attentions, program_->rows) + program_->slots * program_->slot_bytes + sums_bytes(program_->sum_slots) + scratch_};
     shape.together = true;
-    stream.launch(kernels[bulk][type_ == DType::bf16], shape, *program_);
+    stream.launch(kernels[bulk_][type_ == DType::bf16], shape, *program_);
   }
 
   // Linears share one place for their activations.
@@ -205,7 +204,8 @@ class Collected final : public CudaStream::Deferred {
   static bool by_columns(int rows) { return rows >= tuning().program_columns; }
   bool multiplies(const LinearArgs& a) const { return !by_columns(a.rows) || (a.group == 128 && divide_up(linear_units(a), parts_of(a)) <= 2 * program_workers); }
   int sum_slots_most() const { return program_->rows == 1 ? program_sum_slots_max : 4; }
-  int sum_slots_least() const { return program_->rows == 1 ? 6 : 3; }
+  // A ring that cp.async fills is short: a slot of it is worth more than room for sums.
+  int sum_slots_least() const { return !bulk_ && program_->rows <= 4 ? 2 : program_->rows == 1 ? 6 : 3; }
   int sums_bytes(int sum_slots) const { return sum_slots * program_sum_bytes(program_->rows); }
   int slots(int scratch, int slot_bytes, int phases, int attentions, int rows, int limit, int sum_slots) const {
     return std::min(program_slots_max, (limit - program_ring_at(phases, attentions, rows) - sums_bytes(sum_slots) - round_up(scratch, 128)) / std::max(slot_bytes, 1));
@@ -391,6 +391,7 @@ class Collected final : public CudaStream::Deferred {
   int kinds_[program_shapes_max] = {};
   bool has_attention_ = false;
   const int shared_limit_;
+  const bool bulk_;
 };
 
 // The program to add to, a new one if the present one cannot take more; nullptr when even a new one cannot.
@@ -401,7 +402,7 @@ template <class Takes> Collected* program_for(CudaStream& stream, DType type, in
     if (takes(*present)) return present;
     stream.flush();
   }
-  auto fresh = std::make_unique<Collected>(type, rows, stream.multiprocessors(), static_cast<int>(stream.exchange_bytes() / 4), stream.shared_limit());
+  auto fresh = std::make_unique<Collected>(type, rows, stream.multiprocessors(), static_cast<int>(stream.exchange_bytes() / 4), stream.shared_limit(), hopper_linear_takes(stream.info().compute_capability));
   if (!takes(*fresh)) return nullptr;
   auto* made = fresh.get();
   stream.deferred = std::move(fresh);

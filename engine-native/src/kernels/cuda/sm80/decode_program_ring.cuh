@@ -300,11 +300,12 @@ struct Loader {
   __device__ __forceinline__ void copy_bulk(uint32_t to, const char* from, int bytes, uint32_t barrier) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from), "r"(bytes), "r"(barrier), "l"(policy) : "memory");
   }
-  // One stretch of weights, read once: one bulk copy where there is such a thing.
-  __device__ __forceinline__ void load_weights(const char* from, int bytes) {
-    const uint32_t to = ring + at.slot * p.slot_bytes;
+  // One stretch of weights of a linear, read once: one bulk copy where there is such a thing.
+  __device__ __forceinline__ void load_weights(int index, const char* from, int bytes) {
     if constexpr (BULK) {
 #if __CUDA_ARCH__ >= 900
+      acquire(flight_of(index));
+      const uint32_t to = ring + at.slot * p.slot_bytes;
       const uint32_t barrier = full + at.slot * 8;
       if (elected()) {
         barrier_expect(barrier, bytes);
@@ -313,11 +314,31 @@ struct Loader {
       __syncwarp();
       at.next(p.slots);
 #endif
-    } else {
-#pragma unroll 8
-      for (int i = lane * 16; i < bytes; i += stride) copy16_once(to + i, from + i, policy);
+    } else {  // what can be found out before the slot is free is found out then: a ring that is used up waits for these instructions
+      uint32_t to = ring + at.slot * p.slot_bytes + lane * 16;
+      int left = bytes - lane * 16;
+      from += lane * 16;
+      asm volatile("" : "+r"(to), "+l"(from), "+r"(left));
+      acquire(p.flight);
+      spread_once(to, from, left);
       spread_done();
     }
+  }
+  // 16 bytes a lane, COUNT times from one address on.
+  template <int COUNT> __device__ __forceinline__ void copies(uint32_t to, const char* from) const {
+    if constexpr (COUNT > 1) copies<COUNT - 1>(to, from);
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0 + %3], [%1 + %3], 16, %2;" ::"r"(to), "l"(from), "l"(policy), "n"((COUNT - 1) * stride) : "memory");
+  }
+  // What is read once, by a lane from its first 16 bytes on; so many bytes are left from there.
+  __device__ __forceinline__ void spread_once(uint32_t to, const char* from, int left) const {
+#pragma unroll 1
+    for (; left > 7 * stride; left -= 8 * stride, to += 8 * stride, from += 8 * stride) copies<8>(to, from);
+    if (left > 3 * stride) {
+      copies<4>(to, from);
+      left -= 4 * stride; to += 4 * stride; from += 4 * stride;
+    }
+#pragma unroll 1
+    for (; left > 0; left -= stride, to += stride, from += stride) copies<1>(to, from);
   }
   // Many short rows: 16 bytes a lane; a bulk copy each would take longer.
   __device__ __forceinline__ void spread(uint32_t to, const char* from, int bytes) {
@@ -373,8 +394,7 @@ struct Loader {
         const char* from = weight + (static_cast<int64_t>(tiles.tile(tile)) * l.units + k.begin) * unit_bytes;
         for (int left = k.units; left > 0; left -= p.slot_units) {
           const int bytes = min(left, p.slot_units) * unit_bytes;
-          acquire(flight_of(index));
-          load_weights(from, bytes);
+          load_weights(index, from, bytes);
           from += bytes;
         }
       }
@@ -457,6 +477,31 @@ struct Loader {
 #endif
   }
 
+  // The same by cp.async. Those blocks' loaders are the last, so as few instructions as may be.
+  __device__ __forceinline__ void spread_history(const AttentionOperands& a, const AttentionItem& item, int done, int count, int bytes, bool int8) {
+    uint32_t to = ring + at.slot * p.slot_bytes + lane * 16;
+    const char *const k = static_cast<const char*>(a.k) + lane * 16, *const v = static_cast<const char*>(a.v) + lane * 16;
+    const int kv_head = item.kv_head;
+#pragma unroll 1
+    for (int block = done; block < done + count; ++block, to += p.attention_bytes) {
+      find_ids(item, block);
+      const uint32_t tile = __shfl_sync(0xffffffffu, ids, block % 32) * p.attention.kv_heads + kv_head;
+      const uint64_t from = static_cast<uint64_t>(tile) * static_cast<uint32_t>(bytes);
+      if (bytes == 4 * stride) {
+        copies<4>(to, k + from);
+        copies<4>(to + 4 * stride, v + from);
+      } else {
+        spread_once(to, k + from, bytes - lane * 16);
+        spread_once(to + bytes, v + from, bytes - lane * 16);
+      }
+      if (int8) {
+        const uint64_t scales = static_cast<uint64_t>(tile) * kv_tokens;
+        spread(to - lane * 16 + 2 * bytes, reinterpret_cast<const char*>(a.k_scale + scales), kv_tokens * 4);
+        spread(to - lane * 16 + 2 * bytes + kv_tokens * 4, reinterpret_cast<const char*>(a.v_scale + scales), kv_tokens * 4);
+      }
+    }
+  }
+
   __device__ __forceinline__ void attention(const ProgramPhase& phase) {
     const ProgramControl& control = program_control();
     const AttentionArgs& args = p.attention;  // what is common to all
@@ -471,20 +516,10 @@ struct Loader {
         if constexpr (BULK) {
           copy_history(a, item, done, count, bytes, int8);
           at.next(p.slots);
-          continue;
+        } else {
+          spread_history(a, item, done, count, bytes, int8);
+          spread_done();
         }
-        for (int i = 0; i < count; ++i) {
-          find_ids(item, done + i);
-          const uint64_t tile = tile_of(item, done + i);
-          const uint32_t to = ring + at.slot * p.slot_bytes + i * p.attention_bytes;
-          spread(to, static_cast<const char*>(a.k) + tile * bytes, bytes);
-          spread(to + bytes, static_cast<const char*>(a.v) + tile * bytes, bytes);
-          if (int8) {
-            spread(to + 2 * bytes, reinterpret_cast<const char*>(a.k_scale + tile * kv_tokens), kv_tokens * 4);
-            spread(to + 2 * bytes + kv_tokens * 4, reinterpret_cast<const char*>(a.v_scale + tile * kv_tokens), kv_tokens * 4);
-          }
-        }
-        spread_done();
       }
     }
   }
