@@ -27,7 +27,7 @@ constexpr int workers = w4_chain_workers, ranks = 2, threads = (workers + 4) * 3
 struct ChainSize { int rows, tiles, blocks; bool beside; int most_kb; CudaKernel kernels[2]; };  // [type]
 #define HEARTH_CHAIN(n) {{&module_linear_w4_chain_f16, "linear_w4_chain_n" #n "_f16"}, {&module_linear_w4_chain_bf16, "linear_w4_chain_n" #n "_bf16"}}
 const ChainSize sizes[] = {{8, 4, 0, true, 219, HEARTH_CHAIN(8)}, {16, 4, 0, false, 219, HEARTH_CHAIN(16)}, {24, 0, 3, false, 221, HEARTH_CHAIN(24)}, {32, 0, 3, false, 221, HEARTH_CHAIN(32)},
-                           {40, 0, 3, false, 221, HEARTH_CHAIN(40)}, {48, 0, 3, false, 221, HEARTH_CHAIN(48)}, {56, 0, 2, false, 223, HEARTH_CHAIN(56)}, {64, 0, 2, false, 223, HEARTH_CHAIN(64)}};
+                           {40, 0, 3, false, 221, HEARTH_CHAIN(40)}, {48, 0, 2, false, 223, HEARTH_CHAIN(48)}, {56, 0, 2, false, 223, HEARTH_CHAIN(56)}, {64, 0, 2, false, 223, HEARTH_CHAIN(64)}};
 const ChainSize& size_for(int rows) { return sizes[(rows - 1) / 8]; }
 
 int shared_budget(const ChainSize& size) { return std::min(size.beside ? tuning().chain_beside_kb : tuning().chain_kb, size.most_kb) * 1024; }

@@ -3,4 +3,4 @@ using namespace hearth::kernels::cuda;
 // NAME; N: rows of the kernel; MT, STEP, WEIGHTS, BESIDE: see there.
 #define SIZE(NAME, N, MT, STEP, WEIGHTS, BESIDE) \
   extern "C" __global__ void __launch_bounds__(chain_bound(BESIDE), 1) linear_w4_chain_n##NAME##_bf16(const __grid_constant__ W4ChainArgs p) { linear_w4_chain<__nv_bfloat16, N, MT, STEP, WEIGHTS<__nv_bfloat16>, BESIDE>(p); }
-SIZE(8, 8, 4, 0, W4Exact, true) SIZE(16, 16, 4, 0, W4Exact, false) SIZE(24, 24, 3, 4, W4Exact, false) SIZE(32, 32, 3, 4, W4Exact, false) SIZE(40, 40, 3, 2, W4Exact, false) SIZE(48, 48, 3, 2, W4Exact, false) SIZE(56, 56, 2, 2, W4Exact, false) SIZE(64, 64, 2, 2, W4Exact, false)
+SIZE(8, 8, 4, 0, W4Exact, true) SIZE(16, 16, 4, 0, W4Exact, false) SIZE(24, 24, 3, 4, W4Exact, false) SIZE(32, 32, 3, 4, W4Exact, false) SIZE(40, 40, 3, 2, W4Exact, false) SIZE(48, 48, 2, 2, W4Exact, false) SIZE(56, 56, 2, 2, W4Exact, false) SIZE(64, 64, 2, 2, W4Exact, false)
