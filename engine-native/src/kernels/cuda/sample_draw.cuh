@@ -109,6 +109,28 @@ __device__ __forceinline__ void add_bias(const SampleArgs& p, const SampleRowArg
     if (p.bias_ids[i] >= begin && p.bias_ids[i] < end) logits[p.bias_ids[i]] += p.bias_values[i];
 }
 
+// What penalties and a mask make of a row's logits, bias included.
+struct Adjustment {
+  const SampleArgs& p;
+  const SampleRowArgs& r;
+  const bool repetition, counts;
+  const int64_t slot;
+  const uint32_t* const mask;
+
+  __device__ __forceinline__ Adjustment(const SampleArgs& p, const SampleRowArgs& r)
+      : p(p), r(r), repetition(r.repetition_penalty != 1.f), counts(r.frequency_penalty != 0.f || r.presence_penalty != 0.f), slot(static_cast<int64_t>(r.slot) * p.vocabulary),
+        mask(r.mask >= 0 ? p.masks + static_cast<int64_t>(r.mask) * ((p.vocabulary + 31) / 32) : nullptr) {}
+  __device__ __forceinline__ float operator()(int t, float l) const {
+    if (repetition || counts) {
+      const int count = p.output_count ? __ldcg(p.output_count + slot + t) : 0;
+      const bool seen = count > 0 || (p.prompt_seen && __ldcg(p.prompt_seen + slot + t) != 0);
+      if (repetition && seen) l = l > 0 ? __fdiv_rn(l, r.repetition_penalty) : __fmul_rn(l, r.repetition_penalty);
+      if (counts && count > 0) l = __fsub_rn(l, __fadd_rn(__fmul_rn(r.frequency_penalty, static_cast<float>(count)), r.presence_penalty));
+    }
+    return mask && !((mask[t / 32] >> (t % 32)) & 1u) ? -INFINITY : l;
+  }
+};
+
 __device__ __forceinline__ int load_acquire(const int32_t* p) {
   int v;
   asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");

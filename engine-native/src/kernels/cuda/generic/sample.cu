@@ -337,23 +337,13 @@ extern "C" __global__ void __launch_bounds__(sample_threads, 4) sample_kernel(co
     add_bias(p, r, logits, begin, end);
     __syncthreads();
   }
-  const bool repetition = r.repetition_penalty != 1.f, counts = r.frequency_penalty != 0.f || r.presence_penalty != 0.f;
-  const int64_t slot = static_cast<int64_t>(r.slot) * p.vocabulary;
-  const uint32_t* mask = r.mask >= 0 ? p.masks + static_cast<int64_t>(r.mask) * ((p.vocabulary + 31) / 32) : nullptr;
+  const Adjustment adjustment(p, r);
   const bool noisy_draw = r.temperature > 0 && !cut && r.forced < 0;
   Best best{-INFINITY, -1};
   float top = -INFINITY, least = INFINITY, sum = 0;
   for_tokens(logits, begin, end, [&](int t, float l) {
     if (t >= end) return;
-    bool changed = false;
-    if (repetition || counts) {
-      const int count = p.output_count ? __ldcg(p.output_count + slot + t) : 0;
-      const bool seen = count > 0 || (p.prompt_seen && __ldcg(p.prompt_seen + slot + t) != 0);
-      if (repetition && seen) { l = l > 0 ? __fdiv_rn(l, r.repetition_penalty) : __fmul_rn(l, r.repetition_penalty); changed = true; }
-      if (counts && count > 0) { l = __fsub_rn(l, __fadd_rn(__fmul_rn(r.frequency_penalty, static_cast<float>(count)), r.presence_penalty)); changed = true; }
-    }
-    if (mask && !((mask[t / 32] >> (t % 32)) & 1u)) { l = -INFINITY; changed = true; }
-    if (changed) logits[t] = l;
+    if (const float model = l; (l = adjustment(t, model)) != model) logits[t] = l;
     if (l > -INFINITY) {
       least = fminf(least, l);
       if (l > top) { sum = sum * __expf(top - l) + 1.f; top = l; }

@@ -12,9 +12,16 @@ namespace {
 
 constexpr int warps = sample_threads / 32;
 
+// What tokens weigh, of which the best one weighs 1, as a whole number: blocks and threads come in any order, and what they add up
+// to must not depend on it.
+using Mass = unsigned long long;
+constexpr float mass_of_one = 1099511627776.f;  // 2^40
+__device__ __forceinline__ Mass to_mass(float weight) { return __float2ull_rn(weight * mass_of_one); }
+__device__ __forceinline__ double mass_weight(Mass mass) { return static_cast<double>(mass) * (1.0 / mass_of_one); }
+
 // A row's words of the counters. `arrived` counts on from meeting to meeting.
-struct Turn { TokenKey drawn; double before; int32_t better, unused; };  // the candidate; mass and number of the tokens better than it
-struct Meeting { TokenKey best; double total; int32_t arrived, left; Turn turn[2]; };
+struct Turn { TokenKey drawn; Mass before; int32_t better, unused; };  // the candidate; mass and number of the tokens better than it
+struct Meeting { TokenKey best; Mass total; int32_t arrived, left; Turn turn[2]; };
 static_assert(sizeof(Meeting) <= sample_meeting_words * 4);
 
 // Bias, penalties and mask, on the block's logits in memory: a token's is looked up by other blocks, too.
@@ -22,21 +29,9 @@ __device__ __forceinline__ void adjust(const SampleArgs& p, const SampleRowArgs&
   const int begin = blockIdx.x * sample_held * sample_threads, end = min(p.vocabulary, begin + sample_held * sample_threads);
   add_bias(p, r, logits, begin, end);
   __syncthreads();
-  const bool repetition = r.repetition_penalty != 1.f, counts = r.frequency_penalty != 0.f || r.presence_penalty != 0.f;
-  const int64_t slot = static_cast<int64_t>(r.slot) * p.vocabulary;
-  const uint32_t* mask = r.mask >= 0 ? p.masks + static_cast<int64_t>(r.mask) * ((p.vocabulary + 31) / 32) : nullptr;
+  const Adjustment adjustment(p, r);
 #pragma unroll 1
-  for (int t = begin + threadIdx.x; t < end; t += sample_threads) {
-    float l = __ldcg(logits + t);
-    if (repetition || counts) {
-      const int count = p.output_count ? __ldcg(p.output_count + slot + t) : 0;
-      const bool seen = count > 0 || (p.prompt_seen && __ldcg(p.prompt_seen + slot + t) != 0);
-      if (repetition && seen) l = l > 0 ? __fdiv_rn(l, r.repetition_penalty) : __fmul_rn(l, r.repetition_penalty);
-      if (counts && count > 0) l = __fsub_rn(l, __fadd_rn(__fmul_rn(r.frequency_penalty, static_cast<float>(count)), r.presence_penalty));
-    }
-    if (mask && !((mask[t / 32] >> (t % 32)) & 1u)) l = -INFINITY;
-    logits[t] = l;
-  }
+  for (int t = begin + threadIdx.x; t < end; t += sample_threads) logits[t] = adjustment(t, __ldcg(logits + t));
 }
 __device__ __forceinline__ float weight_of(float logit, float best, float inverse) { return expf((logit - best) * inverse); }
 
@@ -74,8 +69,9 @@ template <class V> __device__ __forceinline__ V block_upto(V v, V* of_warp) {
 
 struct Histogram {
   static constexpr int bins = sample_threads, finest = sample_bins / bins;
+  Mass mass[bins];
   int count[bins], counts_of_warp[warps];
-  float mass[bins], masses_of_warp[warps], result;
+  float masses_of_warp[warps], result;
   int boundary, missing;
 };
 // What the best k tokens weigh. Places are in bins below the best logit: those of one bin lie within a tenth of a temperature, and a
@@ -88,7 +84,7 @@ __device__ __forceinline__ float mass_of_best(Histogram& s, SampleRowState& stat
   for (int i = 0; i < sample_held; ++i) at[i] = logit[i] > -INFINITY ? (best - logit[i]) * inverse * bins_per_unit : Histogram::bins;
   for (int fine = 0; fine < Histogram::finest; ++fine) {
     uint32_t* const counts = state.count + fine * Histogram::bins;
-    float* const masses = reinterpret_cast<float*>(state.part) + fine * Histogram::bins;
+    Mass* const masses = reinterpret_cast<Mass*>(state.list) + fine * Histogram::bins;
     s.count[thread] = 0;
     s.mass[thread] = 0;
     if (thread == 0) s.boundary = -1;
@@ -97,7 +93,7 @@ __device__ __forceinline__ float mass_of_best(Histogram& s, SampleRowState& stat
     for (int i = 0; i < sample_held; ++i)
       if (at[i] >= 0 && at[i] < Histogram::bins) {
         atomicAdd(&s.count[static_cast<int>(at[i])], 1);
-        atomicAdd(&s.mass[static_cast<int>(at[i])], weight_of(logit[i], best, inverse));
+        atomicAdd(&s.mass[static_cast<int>(at[i])], to_mass(weight_of(logit[i], best, inverse)));
       }
     __syncthreads();
     if (s.count[thread]) {
@@ -107,7 +103,7 @@ __device__ __forceinline__ float mass_of_best(Histogram& s, SampleRowState& stat
     __threadfence();
     row_barrier(&row.arrived, target += gridDim.x);
     const int here = static_cast<int>(__ldcg(counts + thread)), upto = block_upto(here, s.counts_of_warp);
-    const float mass = __ldcg(masses + thread), mass_upto = block_upto(mass, s.masses_of_warp);
+    const float mass = static_cast<float>(mass_weight(__ldcg(masses + thread))), mass_upto = block_upto(mass, s.masses_of_warp);
     if (thread == Histogram::bins - 1) s.result = mass_upto;  // of all, should there be fewer than k
     __syncthreads();
     if (upto - here < k && upto >= k) {  // one thread's
@@ -177,7 +173,10 @@ extern "C" __global__ void __launch_bounds__(sample_threads, 4) sample_token_ker
   const bool of_best = truncated(r) && r.top_k > 0 && r.top_p < 1;
   SampleRowState& state = p.state[row_index];
   if (of_best)  // cleared before the first meeting, filled after it
-    for (int i = blockIdx.x * sample_threads + thread; i < 2 * sample_bins; i += chunks * sample_threads) state.count[i] = 0;
+    for (int i = blockIdx.x * sample_threads + thread; i < sample_bins; i += chunks * sample_threads) {
+      state.count[i] = 0;
+      state.list[i] = 0;
+    }
   float whole = INFINITY;  // what top_p is of, unless all that min_p leaves weighs less
   TokenKey drawn;
   for (int target = 0, n = 0;; ++n) {
@@ -203,15 +202,15 @@ extern "C" __global__ void __launch_bounds__(sample_threads, 4) sample_token_ker
     }
     s = block_sums(s, sums);
     if (thread == 0) {
-      if (n == 0) atomicAdd(&row.total, static_cast<double>(s.total));
+      if (n == 0) atomicAdd(&row.total, to_mass(s.total));
       if (s.better) {
-        atomicAdd(&turn.before, static_cast<double>(s.before));
+        atomicAdd(&turn.before, to_mass(s.before));
         atomicAdd(&turn.better, s.better);
       }
     }
     row_barrier(&row.arrived, target += chunks);
     const int better = __ldcg(&turn.better);
-    const bool within = (r.top_k <= 0 || better < r.top_k) && weight_of(logit, best, inverse) >= r.min_p && (r.top_p >= 1 || __ldcg(&turn.before) < r.top_p * fmin(static_cast<double>(whole), __ldcg(&row.total)));
+    const bool within = (r.top_k <= 0 || better < r.top_k) && weight_of(logit, best, inverse) >= r.min_p && (r.top_p >= 1 || mass_weight(__ldcg(&turn.before)) < r.top_p * fmin(static_cast<double>(whole), mass_weight(__ldcg(&row.total))));
     if (better == 0 || within) break;
     limit = key;
   }
