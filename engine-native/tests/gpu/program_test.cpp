@@ -187,8 +187,6 @@ void check_step(const Shape& shape, const std::vector<int>& lengths, int replays
   const int items = step.rows * shape.kv_heads * ((shape.heads / shape.kv_heads + 7) / 8);
   const bool fits = rows * shape.ffn * 2 * 2 < shared && (lengths.size() <= 4 || (shared > 128 * 1024 && !(stream.hopper() && items > stream.multiprocessors())));
   EXPECT_LE(device::cuda(gpu().stream()).launches() - launched, fits ? 1u : 20u) << "the step is one kernel";
-  // More of them where a race is looked for.
-  if (const char* wanted = std::getenv("HEARTH_PROGRAM_REPLAYS")) replays = std::atoi(wanted);
   std::vector<std::vector<float>> first;
   for (int i = 0; i < replays; ++i) {
     restart();
@@ -203,6 +201,56 @@ void check_step(const Shape& shape, const std::vector<int>& lengths, int replays
     if (i == 0) first = all;
     for (size_t n = 0; n < all.size(); ++n) EXPECT_EQ(differences(first[n], all[n], step.rows), "") << "replay " << i << " differs in " << std::vector<const char*>{"qkv", "attention", "gate and up", "the residual", "logits"}[n];
   }
+}
+
+// The same step many times over, with nothing between but its input: a race shows in one of some thousands. HEARTH_PROGRAM_REPLAYS
+// sets how many.
+void check_replays(const Shape& shape, const std::vector<int>& lengths) {
+  SCOPED_TRACE("width " + std::to_string(shape.width) + " rows " + std::to_string(lengths.size()) + (shape.type == DType::bf16 ? " bf16" : " f16") + (shape.kv == KvFormat::int8 ? " int8 KV" : ""));
+  const char* const wanted = std::getenv("HEARTH_PROGRAM_REPLAYS");
+  const int replays = wanted ? std::atoi(wanted) : 200;
+  Step step(shape, lengths);
+  if (testing::Test::HasFatalFailure()) return;
+  Array start(DType::f32, step.x->count());
+  start.normal();
+  auto& tuning = kernels::cuda::tuning();
+  const auto before = tuning;
+  tuning.program_rows = 8;
+  auto graph = gpu().capture([](void* s) { static_cast<Step*>(s)->run(); return Status::ok(); }, &step);
+  tuning = before;
+  ASSERT_TRUE(graph) << graph.status().message();
+  const size_t x_bytes = step.x->count() * size_of(DType::f32), logits_bytes = step.logits->count() * size_of(shape.type);
+  std::vector<float> first_x;
+  std::vector<uint8_t> first;
+  int other = 0;
+  std::string where;
+  for (int i = 0; i < replays; ++i) {
+    std::memcpy(step.x->host(), start.host(), x_bytes);
+    step.x->upload();
+    Array::check(gpu().replay(**graph));
+    step.x->download();
+    step.logits->download();
+    const float* const x = step.x->host_as<float>();
+    const uint8_t* const logits = step.logits->host_as<uint8_t>();
+    if (i == 0) {
+      first_x.assign(x, x + step.x->count());
+      first.assign(logits, logits + logits_bytes);
+    } else if (std::memcmp(first_x.data(), x, x_bytes) != 0 || std::memcmp(first.data(), logits, logits_bytes) != 0) {
+      if (other++ < 3) where += "replay " + std::to_string(i) + ": " + differences(first_x, {x, x + step.x->count()}, step.rows) + "\n";
+    }
+  }
+  EXPECT_EQ(other, 0) << "of " << replays << " replays gave other bits\n" << where;
+}
+
+TEST(Program, ReplaysAreAlike) {
+  const std::vector<int> eight = {1200, 64, 0, 333, 20, 5, 80, 190};
+  auto of = [&](int rows) { return std::vector<int>(eight.begin(), eight.begin() + rows); };
+  const Shape wide{4096, 32, 8, 128, 14336, 128, 0, DType::bf16, KvFormat::bf16}, wide_int8{4096, 32, 8, 128, 14336, 128, 0, DType::f16, KvFormat::int8};
+  const Shape deep{4096, 32, 32, 128, 11008, 128, 0, DType::f16, KvFormat::f16}, narrow{2048, 32, 4, 64, 5632, 128, 0, DType::f16, KvFormat::f16};
+  for (int rows : {7, 8, 5, 4, 2, 1}) check_replays(wide, of(rows));
+  for (int rows : {8, 3, 1}) check_replays(wide_int8, of(rows));
+  for (int rows : {1, 4}) check_replays(deep, of(rows));
+  for (int rows : {1, 6}) check_replays(narrow, of(rows));
 }
 
 TEST(Program, SmallStepMatchesItsOps) {  // little enough for compute-sanitizer

@@ -95,8 +95,7 @@ __device__ __noinline__ uint32_t linear_w4_columns(uint32_t packed) {
     barrier_wait(here.full + at.ring.slot * 8, at.ring.parity);
     weights.end();
     slot.load(here, here.ring + at.ring.slot * here.slot_bytes, one, two);
-    here.arrive(here.empty() + at.ring.slot * 8);
-    at.ring.next(here.slots);
+    here.give_back(at.ring, slot.read());
   };
   take_slot();
   if (here.warp == 0) program_trace(index, 0);
@@ -129,7 +128,6 @@ __device__ __noinline__ uint32_t linear_w4_columns(uint32_t packed) {
 #pragma unroll
     for (int i = 0; i < count; ++i) x[i].invert();
   }
-  __syncwarp();  // products are a whole warp's
   // The activations' sums, of columns 2 t and 2 t + 1.
   float2 sums[count];
 #pragma unroll

@@ -30,6 +30,19 @@ template <int DP> struct KvOperands {
   uint4 keys[DP / 32][2];
   float k_scale[2] = {1, 1}, v_scale[2] = {1, 1};
   bool seen[2];
+  // Something of each of the reads (see once_read).
+  __device__ __forceinline__ uint32_t read() const {
+    uint32_t of_all = 0;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int b = 0; b < DP / 32; ++b) of_all |= keys[b][i].x;
+#pragma unroll
+      for (int b = 0; b < DP / 64; ++b) of_all |= values[b][2 * i][0] | values[b][2 * i][2];
+      of_all |= __float_as_uint(k_scale[i]) | __float_as_uint(v_scale[i]);
+    }
+    return of_all;
+  }
 };
 
 // A KV block of a lane as the pool has it, of heads of 64 and 128. Keys: dimensions 64 h + 16 t and on of tokens g and g + 8. Values:
@@ -39,6 +52,16 @@ template <int DP> struct KvBytes {
   uint4 keys[DP / 64][2];
   uint2 values[DP / 64][4];
   float k_scale[2], v_scale[2];
+  __device__ __forceinline__ uint32_t read() const {
+    uint32_t of_all = 0;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+#pragma unroll
+      for (int h = 0; h < DP / 64; ++h) of_all |= keys[h][i].x | values[h][2 * i].x | values[h][2 * i + 1].x;
+      of_all |= __float_as_uint(k_scale[i]) | __float_as_uint(v_scale[i]);
+    }
+    return of_all;
+  }
 };
 
 // A worker's way through its item's history in the ring, and what it takes out of it. DP: the head's dimensions, padded.
@@ -185,7 +208,7 @@ struct History {
     const int blocks = min(item(offsetof(AttentionItem, blocks)), program_workers);
     if (find_block(blocks)) {
       load(block);
-      mine += program_workers;
+      mine += program_workers + once_read(block.read(), blocks);
       find_block(blocks);
     }
   }

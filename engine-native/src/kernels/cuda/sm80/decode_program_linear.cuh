@@ -33,6 +33,11 @@ struct Workplace {
     __syncwarp();
     if (lane == 0) barrier_arrive(barrier);
   }
+  // read: something of each read of the slot.
+  __device__ __forceinline__ void give_back(RingPlace& at, uint32_t read) const {
+    arrive(empty() + at.slot * 8 + once_read(read, slots));
+    at.next(slots);
+  }
 };
 
 // Room for this worker's sums of a tile, once the finishers have taken those that lie there.
@@ -212,6 +217,15 @@ template <int GROUP, int ROWS, bool PAIRS> struct WorkerSlot {
       zeros[i] = shared_load1(unit + U::zeros + group * 8 + g);
     }
   }
+  // Something of each of the reads (see once_read).
+  __device__ __forceinline__ uint32_t read() const {
+    uint32_t of_all = 0;
+#pragma unroll
+    for (int i = 0; i < 2 * F::units; ++i) of_all |= words[i].x;
+#pragma unroll
+    for (int i = 0; i < F::sets; ++i) of_all |= scales[i] | zeros[i];
+    return of_all;
+  }
   __device__ __forceinline__ void multiply_set(int set, const SetActivations<GROUP, ROWS, PAIRS>& by, const LanePlace<ROWS>& place, float (&total)[2]) const {
     Products<ROWS> products;
 #pragma unroll
@@ -253,26 +267,26 @@ __device__ __noinline__ uint32_t linear_w4_phase(uint32_t packed) {
   auto one = [&](int first) { return first + here.warp < units; };
   auto two = [&](int first) { return PAIRS && first + here.warp + program_workers < units; };
   TraceWait weights, room;
-  auto landed = [&] { return barrier_passed(here.full + at.ring.slot * 8, at.ring.parity); };
+  auto landed_at = [&](const RingPlace& place) { return barrier_passed(here.full + place.slot * 8, place.parity); };
+  auto landed = [&] { return landed_at(at.ring); };
   auto await = [&] {
     weights.begin();
     barrier_wait(here.full + at.ring.slot * 8, at.ring.parity);
     weights.end();
   };
-  auto load = [&](Slot& slot, int first) { slot.load(here, here.ring + at.ring.slot * here.slot_bytes, one(first), two(first)); };
-  auto give_back = [&] {
-    here.arrive(here.empty() + at.ring.slot * 8);
-    at.ring.next(here.slots);
-  };
+  auto load_from = [&](const RingPlace& place, Slot& slot, int first) { slot.load(here, here.ring + place.slot * here.slot_bytes, one(first), two(first)); };
+  auto load = [&](Slot& slot, int first) { load_from(at.ring, slot, first); };
+  auto give_back = [&](const Slot& slot) { here.give_back(at.ring, slot.read()); };
   Slot first{}, second{};
   await();
   load(first, 0);
-  give_back();
-  uint32_t taken = ahead && left > 1 && landed();
-  if (ahead) kept(taken);
-  if (taken) {
-    load(second, following());
-    give_back();
+  uint32_t taken = false;
+  if (ahead) {
+    RingPlace on = at.ring;
+    on.next(here.slots);
+    taken = left > 1 && landed_at(on);
+    kept(taken);
+    if (taken) load_from(on, second, following());
   }
   if (here.warp == 0) program_trace(index, 0);
   using Set = SetActivations<GROUP, ROWS, PAIRS>;
@@ -285,6 +299,8 @@ __device__ __noinline__ uint32_t linear_w4_phase(uint32_t packed) {
       source[i].keep();
     }
   }
+  give_back(first);
+  if (taken) give_back(second);
   receive<T, GROUP, ROWS>(control, l, index, k, activations);
   kept(units);
   kept(here.lane);
@@ -330,7 +346,7 @@ __device__ __noinline__ uint32_t linear_w4_phase(uint32_t packed) {
       await();
       load(next, unit);
     }
-    give_back();
+    give_back(next);
     return true;
   };
   if (taken) {
@@ -381,8 +397,7 @@ __device__ __noinline__ uint32_t linear_dense_phase(uint32_t packed) {
         high = shared_load16(from + 8 * pitch);
         x = shared_load16(x_begin + k * 2);
       }
-      here.arrive(here.empty() + at.ring.slot * 8);
-      at.ring.next(here.slots);
+      here.give_back(at.ring, low.x | high.x);
       const uint32_t a0[4] = {low.x, high.x, low.y, high.y}, a1[4] = {low.z, high.z, low.w, high.w};
       mma<T>(even, a0, x.x, x.y);
       mma<T>(odd, a1, x.z, x.w);

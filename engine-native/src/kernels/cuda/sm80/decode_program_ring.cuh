@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/generic/attention_prepare.cuh"
 #include "kernels/cuda/program_params.h"
+#include "kernels/cuda/ring_reads.cuh"
 #include "kernels/cuda/sm80/linear_rows_w4.cuh"
 
 namespace hearth::kernels::cuda {

@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/epilogue.cuh"
 #include "kernels/cuda/hopper_params.h"
+#include "kernels/cuda/ring_reads.cuh"
 #include "kernels/cuda/sm90/wgmma_tiles.cuh"
 
 namespace hearth::kernels::cuda {
@@ -93,12 +94,15 @@ __device__ __forceinline__ void linear_w4_prefill(const HopperArgs& args) {
       for (int half = 0; half < 2; ++half) {
         const uint4 packed = shared_load16(unit + half * 512 + lane * 16);
         const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
+        uint32_t read = packed.x;
 #pragma unroll
         for (int b = 0; b < 2; ++b) {
           const int group = G128 ? 0 : (half * 64 + b * 32) / p.group, groups = G128 ? 1 : 128 / p.group;
+          const uint32_t scales = shared_load4(unit + 1024 + group * 32 + g * 4), zeros = shared_load1(unit + 1024 + groups * 32 + group * 8 + g);
           uint32_t zero_low, zero_high, scale_low, scale_high;
-          scale_constants<T>(shared_load4(unit + 1024 + group * 32 + g * 4), scale_low, scale_high);
-          zero_constants<T>(shared_load1(unit + 1024 + groups * 32 + group * 8 + g), zero_low, zero_high);
+          scale_constants<T>(scales, scale_low, scale_high);
+          zero_constants<T>(zeros, zero_low, zero_high);
+          read |= scales | zeros;
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
             decode4<T>(words[b * 2 + i], zero_low, zero_high, a[half * 4 + b * 2 + i]);
@@ -107,7 +111,7 @@ __device__ __forceinline__ void linear_w4_prefill(const HopperArgs& args) {
         }
         if (half == 1) {
           __syncwarp();
-          if (lane == 0) barrier_arrive(w_empty0 + w_stage * 8);
+          if (lane == 0) barrier_arrive(w_empty0 + w_stage * 8 + once_read(read, units));
           if (++w_stage == W_STAGES) { w_stage = 0; w_parity ^= 1; }
         }
         barrier_wait(x_full0 + x_stage * 8, x_parity);
