@@ -130,6 +130,7 @@ void check_chain(int rows, const Layer& layer, int kernels_most) {
   chain.run();
   const auto want_x = values(chain.x), want_gates = values(chain.gates), want = values(chain.out);
   tuning.chain_rows = 64;
+  tuning.program_rows = 4;  // so few rows as the chain takes, too, may be a program's
   const uint64_t launched = device::cuda(gpu().stream()).launches();
   auto graph = gpu().capture([](void* c) { static_cast<Chained*>(c)->run(); return Status::ok(); }, &chain);
   tuning = before;
@@ -213,7 +214,11 @@ TEST(Chain, PrecedesAnAttention) {
     params.inverse_frequency = frequency.as<float>(); params.rope_amplitude = 1; params.kv = {k.device(), v.device(), nullptr, nullptr};
     auto attend = [&] { attention->run(spec, params, gpu().stream()); };
     std::function<void()> step = [&] { chain.run(); attend(); };
+    auto& tuning = kernels::cuda::tuning();
+    const auto before = tuning;
+    tuning.program_rows = 4;
     auto graph = gpu().capture([](void* c) { (*static_cast<std::function<void()>*>(c))(); return Status::ok(); }, &step);
+    tuning = before;
     ASSERT_TRUE(graph) << graph.status().message();
     out.poison();
     Array::check(gpu().replay(**graph));
