@@ -256,6 +256,7 @@ TEST(Program, ReplaysAreAlike) {
 TEST(Program, SmallStepMatchesItsOps) {  // little enough for compute-sanitizer
   check_step({256, 2, 2, 128, 512, 128, 0, DType::f16, KvFormat::f16}, {40});
   check_step({256, 4, 2, 64, 512, 64, 0, DType::bf16, KvFormat::int8}, {17, 0, 33});
+  check_step({256, 4, 2, 64, 512, 128, 0, DType::f16, KvFormat::f16}, {17, 0, 33, 5, 20, 1, 40});
 }
 
 TEST(Program, StepMatchesItsOps) {
