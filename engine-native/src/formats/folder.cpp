@@ -58,6 +58,7 @@ class FolderCheckpoint final : public Checkpoint {
   TensorStore store_;
   std::map<std::string, std::string> metadata_;
   std::unique_ptr<LinearReader> reader_;
+  std::string promised_;  // the file that says the linears are packed by AWQ or GPTQ; empty where none does
   std::optional<PackedIndex> packed_;  // of a converted folder
   std::optional<tokenizer::GgufVocabulary> vocabulary_;  // of one that was a GGUF file
 };
@@ -117,6 +118,8 @@ Status FolderCheckpoint::choose_reader(const std::string& folder, const json& co
   if (!quantization && text) quantization = member(*text, "quantization_config");
   if (quantization) {
     HEARTH_ASSIGN(reader_, make_linear_reader(*quantization, folder + "/config.json"));
+    // compressed-tensors may describe the cache alone.
+    if (!reader_->format().starts_with("compressed")) promised_ = folder + "/config.json";
     return Status::ok();
   }
   for (const auto& [name, method] : {std::pair{"/quant_config.json", "awq"}, std::pair{"/quantize_config.json", "gptq"}}) {
@@ -125,13 +128,23 @@ Status FolderCheckpoint::choose_reader(const std::string& folder, const json& co
     if (!old.is_object()) return corrupt(folder + name + ": not a JSON object");
     if (string_member(old, "quant_method").empty()) old["quant_method"] = method;
     HEARTH_ASSIGN(reader_, make_linear_reader(old, folder + name));
+    promised_ = folder + name;
     return Status::ok();
   }
   return Status::ok();
 }
 
-// Quantised tensors that no reader was chosen for would otherwise read as missing weights.
+// Quantised tensors that no reader was chosen for would otherwise read as missing weights, and a model that is said to be
+// quantised and is not would run at 16 bits without a word.
 Status FolderCheckpoint::check_scheme() const {
+  if (!promised_.empty()) {
+    for (const std::string& name : store_.names()) {
+      const size_t dot = name.rfind('.');
+      if (dot != std::string::npos && reader_->has(store_, name.substr(0, dot))) return Status::ok();
+    }
+    return corrupt(promised_ + ": says that the weights are quantised (" + std::string(reader_->format()) +
+                   "), but none of them is: use the quantised files, or take the quantization away to load these as they are");
+  }
   if (reader_) return Status::ok();
   for (const std::string& name : store_.names()) {
     if (!name.ends_with(".qweight") && !name.ends_with(".weight_packed")) continue;

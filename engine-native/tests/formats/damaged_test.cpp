@@ -296,6 +296,7 @@ std::vector<FolderDamage> damaged_folders() {
       {"GroupOfAnother", "awq-gemm-g128", config("\"group_size\": 128", "\"group_size\": 64"), "down_proj.qzeros' has shape [2, 4], expected [4, 4]"},
       {"NoZeroPoint", "awq-gemm-g128", config("\"zero_point\": true", "\"zero_point\": false"), "without zero points"},
       {"NoQuantization", "awq-gemm-g128", config("quantization_config", "quantizaion_config"), "down_proj.qweight' is quantised, but"},
+      {"NothingQuantised", "dense-f16", config("{", R"({"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": true, "version": "gemm"},)"), "but none of them is"},
       {"ConfigIsAList", "awq-gemm-g128", [](std::string& c, std::string&) { c = "[]"; }, "config.json: not a JSON object"},
       {"ConfigBroken", "awq-gemm-g128", [](std::string& c, std::string&) { c = "{"; }, "config.json: not valid JSON"},
       {"ScalesMissing", "awq-gemm-g128", weights("scales", "scalez"), "down_proj.scales' is missing"},
