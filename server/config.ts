@@ -256,9 +256,10 @@ function readFlags(argv: readonly string[]) {
     if (!match) throw new UsageError(`unexpected argument '${argument.slice(0, 80)}'; see --help`);
     const [, word, inline] = match as unknown as [string, string, string | undefined];
     const take = () => {
-      if (inline !== undefined) return inline;
-      const next = argv[++at];
+      const next = inline ?? argv[++at];
       if (next === undefined) throw new UsageError(`option --${word} needs a value; see --help`);
+      // A shell writes one for a variable that is not set, and the default in its place would be a surprise.
+      if (next === '') throw new UsageError(`option --${word} has an empty value; leave it out for the default`);
       return next;
     };
     if (word === 'config') config = take();

@@ -49,6 +49,8 @@ describe('settings', () => {
       [['--prot', '1'], {}, /^unknown option --prot/],
       [['serve'], {}, /^unexpected argument 'serve'/],
       [['--port'], {}, /^option --port needs a value/],
+      [['--model', ''], {}, /^option --model has an empty value/],
+      [['--model='], {}, /^option --model has an empty value/],
       [['--port', '70000'], {}, /^--port: must be at most 65535$/],
       [['--port', '1.5'], {}, /^--port: must be a whole number, not '1\.5'$/],
       [['--device', 'tpu'], {}, /^--device: must be 'auto', 'cpu' or 'cuda'$/],
