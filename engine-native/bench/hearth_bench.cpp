@@ -116,19 +116,17 @@ Arguments parse(int argc, char** argv) {
   return a;
 }
 
+// Ends with 2 for what can be corrected in the command, the model or the machine's memory, with 1 for a failure of Hearth.
+void must(const Status& status) {
+  if (status) return;
+  std::fprintf(stderr, "hearth-bench: %s\n", status.message().c_str());
+  const bool to_correct = status.code() <= Code::io;
+  std::exit(to_correct ? 2 : 1);
+}
 template <class T>
 T must(Result<T> result) {
-  if (!result) {
-    std::fprintf(stderr, "hearth-bench: %s\n", result.status().message().c_str());
-    std::exit(1);
-  }
+  if (!result) must(result.status());
   return std::move(result).value();
-}
-void must(const Status& status) {
-  if (!status) {
-    std::fprintf(stderr, "hearth-bench: %s\n", status.message().c_str());
-    std::exit(1);
-  }
 }
 
 // ---- The machine's limits --------------------------------------------------------------------------------------------
@@ -256,12 +254,12 @@ class Bench {
     request[a_.model.empty() ? "shape" : "path"] = a_.model.empty() ? a_.shape : a_.model;
     uint32_t job = 0;
     must(engine_->model_open(request.dump(), model_, job));
-    std::string failure = "the load did not finish";
+    Status loading(Code::internal, "the load did not finish");
     wait([&](const Json& finished) {
-      failure = finished.contains("error") ? finished["error"]["message"].get<std::string>() : "";
+      loading = finished.contains("error") ? Status(finished["error"]["status"].get<Code>(), finished["error"]["message"].get<std::string>()) : Status::ok();
       return true;
     }, job);
-    if (!failure.empty()) must(Status(Code::internal, failure));
+    must(loading);
     info_ = must(engine_->model_info(model_));
     auto loaded = must(engine_->ready_model(model_));
     kv_bytes_per_token_ = static_cast<double>(loaded->model->kv_block_bytes()) / kv::block_tokens;
