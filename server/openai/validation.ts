@@ -82,16 +82,10 @@ function problemOf(error: z.ZodError): Problem {
   const unknown = unknownFields(error);
   if (unknown.length > 0) return { kind: 'unsupported', param: pathText(unknown[0]!) };
   // One problem a field: a number over two limits breaks the smaller one, too.
-  const issues = [
-    ...new Map(
-      error.issues
-        .map(deepest)
-        .map((issue) => [pathText(issue.path), issue] as const)
-        .reverse(),
-    ),
-  ]
-    .map(([, issue]) => issue)
-    .reverse()
+  const told = new Set<string>();
+  const issues = error.issues
+    .map(deepest)
+    .filter(({ path }) => !told.has(pathText(path)) && told.add(pathText(path)))
     .slice(0, issuesMax);
   const param = issues[0]!.path.length ? pathText(issues[0]!.path) : null;
   const lines = issues.map(({ path, message }) => {
