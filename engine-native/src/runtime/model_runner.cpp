@@ -389,9 +389,7 @@ Status ModelRunner::collect_logits(Step& step) {
 // nothing. One number that was drawn shows that it is neither, and costs a log-probability.
 Status ModelRunner::prove(LiveRequest& r, const sampling::Drawn& drawn) {
   if (!r.proves) return Status::ok();
-  if (std::isnan(drawn.logprob)) {
-    return not_numbers();
-  }
+  if (std::isnan(drawn.logprob)) return not_numbers();
   computes_numbers_ = true;
   r.proves = false;
   r.sampling.top_logprobs = r.options.logprobs ? r.options.top_logprobs : -1;
