@@ -151,8 +151,15 @@ void check_chain(int rows, const Layer& layer, int kernels_most) {
   }
 }
 
-TEST(Chain, MatchesItsLinears) {
-  if (gpu().info().compute_capability != 90) GTEST_SKIP() << "Hopper alone has it";
+// Clusters and wgmma: no other device has what the chain is made of, and there it is never chosen.
+class Chain : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (gpu().info().compute_capability != 90) GTEST_SKIP() << "Hopper alone has it";
+  }
+};
+
+TEST_F(Chain, MatchesItsLinears) {
   // Two launches: a second o cannot follow qkv.
   const Layer half(4096, 4096, 11008, 12288, DType::f16, false), bfloat(4096, 4096, 11008, 12288, DType::bf16, true);
   for (int rows : {5, 6, 8, 9, 12, 16, 17, 24, 27, 32, 33, 40, 48, 50, 64}) check_chain(rows, half, 2);
@@ -160,8 +167,7 @@ TEST(Chain, MatchesItsLinears) {
 }
 
 // More tiles of gate·up than the kernels of most shapes hold sums for.
-TEST(Chain, MatchesAtWideShapes) {
-  if (gpu().info().compute_capability != 90) GTEST_SKIP() << "Hopper alone has it";
+TEST_F(Chain, MatchesAtWideShapes) {
   const Layer half(4096, 4096, 14336, 6144, DType::f16, false), bfloat(4096, 4096, 14336, 6144, DType::bf16, false);
   for (int rows : {24, 40, 48, 49, 56, 64}) check_chain(rows, half, 2);
   for (int rows : {33, 55, 64}) check_chain(rows, bfloat, 2);
@@ -170,15 +176,13 @@ TEST(Chain, MatchesAtWideShapes) {
 }
 
 // Small enough for compute-sanitizer.
-TEST(Chain, MatchesAtItsSmallestShape) {
-  if (gpu().info().compute_capability != 90) GTEST_SKIP() << "Hopper alone has it";
+TEST_F(Chain, MatchesAtItsSmallestShape) {
   const Layer layer(1152, 256, 1152, 1152, DType::f16, true);
   for (int rows : {5, 16, 24, 32, 48, 64}) check_chain(rows, layer, 2);
 }
 
 // A chain before an attention has its history fetched: of any contexts, empty slots and windows, and nothing else changes.
-TEST(Chain, PrecedesAnAttention) {
-  if (gpu().info().compute_capability != 90) GTEST_SKIP() << "Hopper alone has it";
+TEST_F(Chain, PrecedesAnAttention) {
   const Layer layer(1152, 256, 1152, 1152, DType::f16, false);  // qkv of 14 query heads and 2 KV heads of 64
   for (const auto& [rows, window] : {std::pair{24, 0}, {24, 50}, {8, 0}}) {
     AttentionSpec spec;
@@ -229,8 +233,7 @@ TEST(Chain, PrecedesAnAttention) {
   }
 }
 
-TEST(Chain, MatchesAtOtherShapes) {
-  if (gpu().info().compute_capability != 90) GTEST_SKIP() << "Hopper alone has it";
+TEST_F(Chain, MatchesAtOtherShapes) {
   for (int i = 0; i < 12; ++i) {
     const int width = 128 * random_int(9, 40), inner = 128 * random_int(1, 40), ffn = 128 * random_int(9, 100), all = 16 * random_int(66, 900);
     check_chain(random_int(5, 64), Layer(width, inner, ffn, all, i % 2 ? DType::bf16 : DType::f16, i % 3 == 0), 16);

@@ -160,6 +160,16 @@ std::string differences(const std::vector<float>& a, const std::vector<float>& b
   return out;
 }
 
+// As one program where that is possible.
+auto captured(Step& step) {
+  auto& tuning = kernels::cuda::tuning();
+  const auto before = tuning;
+  tuning.program_rows = 8;
+  auto graph = gpu().capture([](void* s) { static_cast<Step*>(s)->run(); return Status::ok(); }, &step);
+  tuning = before;
+  return graph;
+}
+
 void check_step(const Shape& shape, const std::vector<int>& lengths, int replays = 6) {
   SCOPED_TRACE("width " + std::to_string(shape.width) + " heads " + std::to_string(shape.heads) + "/" + std::to_string(shape.kv_heads) + " of " + std::to_string(shape.dim) + " group " + std::to_string(shape.group) +
                " rows " + std::to_string(lengths.size()) + " context " + std::to_string(lengths[0]));
@@ -174,11 +184,9 @@ void check_step(const Shape& shape, const std::vector<int>& lengths, int replays
   tuning.program_rows = 0;
   step.run();
   const auto want = values(*step.logits), want_x = values(*step.x), want_k = values(*step.k[1]);
-  tuning.program_rows = 8;
-  auto body = [](void* s) { static_cast<Step*>(s)->run(); return Status::ok(); };
-  const uint64_t launched = device::cuda(gpu().stream()).launches();
-  auto graph = gpu().capture(body, &step);
   tuning = before;
+  const uint64_t launched = device::cuda(gpu().stream()).launches();
+  auto graph = captured(step);
   ASSERT_TRUE(graph) << graph.status().message();
   // Activations that take more than half of the shared memory leave too little for a ring: there the step is several kernels.
   // So do the sums of more than four rows on cards of 99 KB; and Hopper's blocks have one item each of so many rows' attention, or the step is a chain.
@@ -213,11 +221,7 @@ void check_replays(const Shape& shape, const std::vector<int>& lengths) {
   if (testing::Test::HasFatalFailure()) return;
   Array start(DType::f32, step.x->count());
   start.normal();
-  auto& tuning = kernels::cuda::tuning();
-  const auto before = tuning;
-  tuning.program_rows = 8;
-  auto graph = gpu().capture([](void* s) { static_cast<Step*>(s)->run(); return Status::ok(); }, &step);
-  tuning = before;
+  auto graph = captured(step);
   ASSERT_TRUE(graph) << graph.status().message();
   const size_t x_bytes = step.x->count() * size_of(DType::f32), logits_bytes = step.logits->count() * size_of(shape.type);
   std::vector<float> first_x;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -91,6 +92,17 @@ inline LoadOptions exact_options(const std::string& path) {
   options.step_tokens = 96;
   return options;
 }
+
+// Why a model is not loaded, in words.
+inline std::string load_error(const std::string& path, const std::function<void(LoadOptions&)>& change = {}) {
+  LoadOptions options = exact_options(path);
+  if (change) change(options);
+  auto model = Model::load(options, test_device());
+  EXPECT_FALSE(model.is_ok()) << "it loaded";
+  return model ? "" : model.status().message();
+}
+
+#define EXPECT_HAS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
 
 inline std::unique_ptr<Model> load(const LoadOptions& options) {
   auto model = Model::load(options, test_device());
