@@ -1,16 +1,56 @@
-// Attention within segments of a vision tower on AVX2 (simd/seen.h): both products by the 6 x 16 tile of dense_many.h, or
+// Attention within segments of a vision tower on AVX2 (simd/seen.h): both products by tiles of 6 x 16 sums, or
 // by int8_many.h's.
 #pragma once
 
-#include "kernels/cpu/avx2/dense_many.h"
 #include "kernels/cpu/avx2/int8_many.h"
 #include "kernels/cpu/simd/seen.h"
+#include "kernels/cpu/simd/transpose.h"
 
 namespace hearth::kernels::cpu::HEARTH_ISA {
 
 static_assert(block_rows == seen_block);
-constexpr int seen_tile = dense_many_tile, seen_rows = 64 * seen_tile;  // rows of a tile and of a panel
+constexpr int seen_tile = many_tile, seen_rows = 64 * seen_tile;  // rows of a tile and of a panel
 using SeenScratch = SeenScratchOf<seen_rows>;
+
+// Inputs that are turned stay in their order, 16 values each.
+struct InOrder {
+  static constexpr int apart = block_rows;
+  int inputs;
+  int at(int i) const { return i * block_rows; }
+  int padded() const { return inputs; }
+};
+
+HEARTH_INLINE F add_product(F sum, F a, F w) {
+  return reinterpret_cast<F>(_mm256_fmadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(w), reinterpret_cast<__m256>(sum)));
+}
+
+// sums[6][16] (+)= six rows times `inputs` of weights [inputs][16]. Twelve names, not an array: GCC keeps an
+// array on the stack.
+__attribute__((noinline)) inline void multiply_seen(const float* w, const float* const (&rows)[seen_tile], int inputs, bool more, float* s) {
+  F a0{}, a1{}, b0{}, b1{}, c0{}, c1{}, d0{}, d1{}, e0{}, e1{}, f0{}, f1{};
+  if (more) {
+    a0 = load(s), a1 = load(s + 8), b0 = load(s + 16), b1 = load(s + 24), c0 = load(s + 32), c1 = load(s + 40);
+    d0 = load(s + 48), d1 = load(s + 56), e0 = load(s + 64), e1 = load(s + 72), f0 = load(s + 80), f1 = load(s + 88);
+  }
+  const float *ra = rows[0], *rb = rows[1], *rc = rows[2], *rd = rows[3], *re = rows[4], *rf = rows[5];
+  for (int i = 0; i < inputs; ++i, w += block_rows) {
+    const F w0 = load(w), w1 = load(w + 8);
+    F v = splat(ra[i]);
+    a0 = add_product(a0, v, w0), a1 = add_product(a1, v, w1);
+    v = splat(rb[i]);
+    b0 = add_product(b0, v, w0), b1 = add_product(b1, v, w1);
+    v = splat(rc[i]);
+    c0 = add_product(c0, v, w0), c1 = add_product(c1, v, w1);
+    v = splat(rd[i]);
+    d0 = add_product(d0, v, w0), d1 = add_product(d1, v, w1);
+    v = splat(re[i]);
+    e0 = add_product(e0, v, w0), e1 = add_product(e1, v, w1);
+    v = splat(rf[i]);
+    f0 = add_product(f0, v, w0), f1 = add_product(f1, v, w1);
+  }
+  store(s, a0), store(s + 8, a1), store(s + 16, b0), store(s + 24, b1), store(s + 32, c0), store(s + 40, c1);
+  store(s + 48, d0), store(s + 56, d1), store(s + 64, e0), store(s + 72, e1), store(s + 80, f0), store(s + 88, f1);
+}
 
 struct SeenPanel : SeenFrame<SeenPanel, SeenHead, float, seen_tile, seen_rows> {
   using SeenFrame::SeenFrame;
@@ -18,7 +58,7 @@ struct SeenPanel : SeenFrame<SeenPanel, SeenHead, float, seen_tile, seen_rows> {
   void load_chunk(int first, int keys) {
     for (int at = 0; at < keys; at += block_rows) {
       const int here = keys - at < block_rows ? keys - at : block_rows;
-      turn_weights(head.k + static_cast<int64_t>(first + at) * head.dim, head.dim, here, 0, head.dim, InOrder{}, k + static_cast<int64_t>(at) * head.dim);
+      turn_rows(head.k + static_cast<int64_t>(first + at) * head.dim, head.dim, here, block_rows, head.dim, InOrder{head.dim}, k + static_cast<int64_t>(at) * head.dim);
     }
     for (int block = 0; block < dims; ++block) {
       for (int i = 0; i < keys; ++i) {
@@ -31,7 +71,7 @@ struct SeenPanel : SeenFrame<SeenPanel, SeenHead, float, seen_tile, seen_rows> {
 
   // Scores [keys / 16][6][16] of a tile's row to weights [keys]; the row's sums so far shrink by the result.
   float soften(float* score, int row_of_tile, int keys, float* weight, float& high, float& sum) const {
-    const int blocks = (keys + block_rows - 1) / block_rows, stride = dense_many_tile * block_rows;
+    const int blocks = (keys + block_rows - 1) / block_rows, stride = seen_tile * block_rows;
     float* from = score + row_of_tile * block_rows;
     for (int i = keys % block_rows; i > 0 && i < block_rows; ++i) from[(blocks - 1) * stride + i] = -INFINITY;
     F top0 = splat(high), top1 = top0;
@@ -51,23 +91,23 @@ struct SeenPanel : SeenFrame<SeenPanel, SeenHead, float, seen_tile, seen_rows> {
 
   void attend(int row, int end, int panel_row, int first, int keys) {
     const bool first_chunk = first == 0;
-    alignas(64) float score[seen_keys * dense_many_tile], weight[dense_many_tile][seen_keys];
-    const float* rows[dense_many_tile];
-    for (int i = 0; i < dense_many_tile; ++i) rows[i] = head.q + static_cast<int64_t>(row + i < end ? row + i : end - 1) * head.dim;
+    alignas(64) float score[seen_keys * seen_tile], weight[seen_tile][seen_keys];
+    const float* rows[seen_tile];
+    for (int i = 0; i < seen_tile; ++i) rows[i] = head.q + static_cast<int64_t>(row + i < end ? row + i : end - 1) * head.dim;
     for (int at = 0; at < keys; at += block_rows) {
-      multiply_dense<1>(k + static_cast<int64_t>(at) * head.dim, rows, head.dim, false, score + at * dense_many_tile);
+      multiply_seen(k + static_cast<int64_t>(at) * head.dim, rows, head.dim, false, score + at * seen_tile);
     }
     float* sums = out + static_cast<int64_t>(panel_row) * dims * block_rows;
-    for (int i = 0; i < dense_many_tile; ++i) {
+    for (int i = 0; i < seen_tile; ++i) {
       const float shrink = soften(score, i, keys, weight[i], best[panel_row + i], total[panel_row + i]);
       rows[i] = weight[i];
       for (int part = 0; !first_chunk && part < dims * block_rows; part += lanes) {
-        float* at = sums + part / block_rows * dense_many_tile * block_rows + i * block_rows + part % block_rows;
+        float* at = sums + part / block_rows * seen_tile * block_rows + i * block_rows + part % block_rows;
         store(at, load(at) * shrink);
       }
     }
     for (int block = 0; block < dims; ++block) {
-      multiply_dense<1>(v + static_cast<int64_t>(block) * seen_keys * block_rows, rows, keys, !first_chunk, sums + block * dense_many_tile * block_rows);
+      multiply_seen(v + static_cast<int64_t>(block) * seen_keys * block_rows, rows, keys, !first_chunk, sums + block * seen_tile * block_rows);
     }
   }
 };
@@ -100,7 +140,7 @@ struct RoundedPanel : SeenFrame<RoundedPanel, RoundedHead, int16_t, seen_tile, s
     const int pairs = head.dim / 2;
     for (int at = 0; at < keys; at += block_rows) {  // pairs move as floats do
       const auto* from = reinterpret_cast<const float*>(head.k + static_cast<int64_t>(first + at) * head.dim);
-      turn_weights(from, pairs, keys - at < block_rows ? keys - at : block_rows, 0, pairs, InOrder{}, reinterpret_cast<float*>(k + static_cast<int64_t>(at) * head.dim));
+      turn_rows(from, pairs, keys - at < block_rows ? keys - at : block_rows, block_rows, pairs, InOrder{pairs}, reinterpret_cast<float*>(k + static_cast<int64_t>(at) * head.dim));
     }
     alignas(32) int16_t part[2][block_rows];
     for (int block = 0; block < dims; ++block) {
@@ -121,7 +161,7 @@ struct RoundedPanel : SeenFrame<RoundedPanel, RoundedHead, int16_t, seen_tile, s
 
   // As SeenPanel::soften, from integer sums to rounded weights.
   float soften(int32_t* score, int row_of_tile, float scale, int first, int keys, int16_t* weight, float& high, float& sum) const {
-    const int blocks = (keys + block_rows - 1) / block_rows, stride = dense_many_tile * block_rows;
+    const int blocks = (keys + block_rows - 1) / block_rows, stride = seen_tile * block_rows;
     alignas(64) float scaled[seen_keys];
     F top = splat(high);
     for (int i = 0; i < blocks * block_rows; i += lanes) {
@@ -147,22 +187,22 @@ struct RoundedPanel : SeenFrame<RoundedPanel, RoundedHead, int16_t, seen_tile, s
   }
 
   void attend(int row, int end, int panel_row, int first, int keys) {
-    alignas(64) int32_t score[seen_keys * dense_many_tile], product[dense_many_tile * block_rows];
-    alignas(64) int16_t weight[dense_many_tile][seen_keys], query[dense_many_tile * head_dim_max];
-    for (int i = 0; i < dense_many_tile; ++i) {
+    alignas(64) int32_t score[seen_keys * seen_tile], product[seen_tile * block_rows];
+    alignas(64) int16_t weight[seen_tile][seen_keys], query[seen_tile * head_dim_max];
+    for (int i = 0; i < seen_tile; ++i) {
       std::memcpy(query + i * head.dim, head.q + static_cast<int64_t>(row + i < end ? row + i : end - 1) * head.dim, 2 * static_cast<size_t>(head.dim));
     }
-    for (int at = 0; at < keys; at += block_rows) multiply_many(k + static_cast<int64_t>(at) * head.dim, query, head.dim, head.dim, false, score + at * dense_many_tile);
-    float shrink[dense_many_tile];
-    for (int i = 0; i < dense_many_tile; ++i) {
+    for (int at = 0; at < keys; at += block_rows) multiply_many(k + static_cast<int64_t>(at) * head.dim, query, head.dim, head.dim, false, score + at * seen_tile);
+    float shrink[seen_tile];
+    for (int i = 0; i < seen_tile; ++i) {
       const float scale = head.q_scale[row + i < end ? row + i : end - 1];
       shrink[i] = soften(score, i, scale, first, keys, weight[i], best[panel_row + i], total[panel_row + i]);
     }
     float* sums = out + static_cast<int64_t>(panel_row) * dims * block_rows;
     const float step = largest_value / weight_steps;
-    for (int block = 0; block < dims; ++block, sums += dense_many_tile * block_rows) {
+    for (int block = 0; block < dims; ++block, sums += seen_tile * block_rows) {
       multiply_many(v + static_cast<int64_t>(block) * seen_keys * block_rows, weight[0], seen_keys, (keys + 1) / 2 * 2, false, product);
-      for (int i = 0; i < dense_many_tile * block_rows; i += lanes) {
+      for (int i = 0; i < seen_tile * block_rows; i += lanes) {
         const F now = to_f32(load_i32(product + i)) * step;
         store(sums + i, first == 0 ? now : load(sums + i) * shrink[i / block_rows] + now);
       }

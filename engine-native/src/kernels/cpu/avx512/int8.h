@@ -366,9 +366,26 @@ struct W4Vnni {
   }
 };
 
+// sums[i] += w[i] times the four bytes at q, which are broadcast once for all. In assembly, as GCC would broadcast for all rows
+// first and spill the sums.
+template <int n>
+HEARTH_INLINE void add_four(__m512i (&sums)[n], const __m512i (&w)[n], const int8_t* q) {
+  static_assert(n == 2 || n == 3);
+  typedef int32_t Four __attribute__((may_alias, aligned(1)));
+  const auto& four = *reinterpret_cast<const Four*>(q);
+  __m512i x;
+  if constexpr (n == 3) {
+    asm("vpbroadcastd %7, %3\n\tvpdpbusd %3, %4, %0\n\tvpdpbusd %3, %5, %1\n\tvpdpbusd %3, %6, %2"
+        : "+v"(sums[0]), "+v"(sums[1]), "+v"(sums[2]), "=&v"(x) : "v"(w[0]), "v"(w[1]), "v"(w[2]), "m"(four));
+  } else {
+    asm("vpbroadcastd %5, %2\n\tvpdpbusd %2, %3, %0\n\tvpdpbusd %2, %4, %1"
+        : "+v"(sums[0]), "+v"(sums[1]), "=&v"(x) : "v"(w[0]), "v"(w[1]), "m"(four));
+  }
+}
+
 // 8-bit weights + 128 as the unsigned side, corrected by 128 times the row's sum of activations.
 struct W8Vnni {
-  static constexpr int rows_max = 8;
+  static constexpr int rows_max = 8, panel_rows_min = 9, abreast = 3;  // blocks of a panel's tile
   int in;
   W8Layout layout;
 
@@ -401,6 +418,66 @@ struct W8Vnni {
       const __m512i d = _mm512_sub_epi32(_mm512_add_epi32(even[r], odd[r]), _mm512_set1_epi32(o.sum[r * o.group_stride] * 128));
       const __m512 by = _mm512_mul_ps(scale, _mm512_set1_ps(o.scale[r * o.group_stride]));
       _mm512_storeu_ps(out + r * block_rows, _mm512_mul_ps(_mm512_cvtepi32_ps(d), by));
+    }
+  }
+
+  // Eight rows by three blocks: 24 sums, and one load of activations for three products. A stretch of the blocks' weights stays
+  // in the L1 cache for all rows; between stretches integer sums wait in `out`.
+  void panels(const uint8_t* block, int count, const PanelOperands& o, int rows, float* out, int64_t apart) const {
+    for (; count >= abreast; count -= abreast, block += abreast * layout.bytes, out += abreast * apart) panels_of<abreast>(block, o, rows, out, apart);
+    if (count == 2) panels_of<2>(block, o, rows, out, apart);
+    if (count == 1) panels_of<1>(block, o, rows, out, apart);
+  }
+
+  template <int n>
+  void panels_of(const uint8_t* block, const PanelOperands& o, int rows, float* out, int64_t apart) const {
+    for (int begin = 0; begin < in; begin += scratch_inputs) {
+      const int end = begin + scratch_inputs < in ? begin + scratch_inputs : in;
+      for (int row = 0; row < rows; row += 8) eight_rows<n>(block, o, row, begin, end, out + row * block_rows, apart);
+    }
+  }
+
+  // Rows [row, row + 8) over inputs [begin, end).
+  template <int n>
+  __attribute__((noinline)) void eight_rows(const uint8_t* block, const PanelOperands& o, int row, int begin, int end, float* out, int64_t apart) const {
+    const __m512i flip = _mm512_set1_epi8(-128);
+    const int tile = row / panel_tile_rows, lane = row % panel_tile_rows;
+    const int8_t* q = o.q + tile * o.q_tile + begin / 64 * 1024 + lane * 64;
+    const uint8_t* quants = block + layout.quants + static_cast<size_t>(begin) * block_rows;
+    const bool ahead = row == 0;
+    __m512i sum[8][n];
+#pragma GCC unroll 8
+    for (int r = 0; r < 8; ++r) {
+      const __m512i first = _mm512_set1_epi32(o.sum[tile * o.group_tile + lane + r] * 128);
+#pragma GCC unroll 3
+      for (int b = 0; b < n; ++b) sum[r][b] = begin == 0 ? first : _mm512_load_si512(out + b * apart + r * block_rows);
+    }
+    for (int k = begin; k < end; k += 64, q += 1024) {
+      const int fours = end - k < 64 ? (end - k + 3) / 4 : 16;
+      for (int four = 0; four < fours; ++four, quants += 64) {
+        __m512i w[n];
+#pragma GCC unroll 3
+        for (int b = 0; b < n; ++b) {
+          w[b] = _mm512_xor_si512(_mm512_loadu_si512(quants + b * layout.bytes), flip);
+          if (ahead) prefetch(quants + b * layout.bytes + prefetch_bytes);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < 8; ++r) {
+          if constexpr (n == 1) sum[r][0] = add_four(sum[r][0], w[0], q + r * 64 + four * 4);
+          else add_four(sum[r], w, q + r * 64 + four * 4);
+        }
+      }
+    }
+    const float* scale = o.scale + tile * o.group_tile + lane;
+#pragma GCC unroll 3
+    for (int b = 0; b < n; ++b) {
+      const __m512 scales = _mm512_loadu_ps(block + b * layout.bytes);
+      float* to = out + b * apart;
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; ++r) {
+        if (end < in) _mm512_store_si512(to + r * block_rows, sum[r][b]);
+        else _mm512_store_ps(to + r * block_rows, _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][b]), _mm512_mul_ps(scales, _mm512_set1_ps(scale[r]))));
+      }
     }
   }
 };

@@ -2,8 +2,8 @@
 // both sides are contiguous along the inputs, so nothing is packed and a tied head shares the embedding's memory.
 #include "kernels/cpu/simd/isa.h"
 #include "kernels/cpu/simd/linear.h"
-#if defined(__AVX2__) && HEARTH_LANES == 8
-#include "kernels/cpu/avx2/dense_many.h"
+#if HEARTH_LANES >= 8
+#include "kernels/cpu/simd/dense_many.h"
 #endif
 
 namespace hearth::kernels::cpu::HEARTH_ISA {
@@ -66,9 +66,6 @@ void run_outputs(const ops::LinearSpec& s, const ops::LinearParams& p, const Ope
   const int width = s.gated ? s.out / 2 : s.out;
   const T* w = static_cast<const T*>(p.weight);
   alignas(64) float tile[2][tile_rows * block_rows] = {};
-#if defined(__AVX2__) && HEARTH_LANES == 8
-  if (p.rows >= dense_many_min) return dense_many<T>(s, p, all, outs);
-#endif
   const int panel = panel_rows(s, tile_rows);
   for (int first = 0; first < p.rows; first += panel) {
     const int last = first + panel < p.rows ? first + panel : p.rows;
@@ -92,8 +89,40 @@ const char* declines(const ops::LinearSpec& s, const ops::DeviceInfo& info) {
   return blocked_declines(s);
 }
 
+// body(the weights' type) for dense weights.
+template <class Body>
+HEARTH_INLINE void with_weights(ops::WeightFormat weight, Body&& body) {
+  if (weight == ops::WeightFormat::f16) body(static_cast<Half*>(nullptr));
+  else if (weight == ops::WeightFormat::bf16) body(static_cast<BFloat16*>(nullptr));
+  else body(static_cast<float*>(nullptr));
+}
+
+#if HEARTH_LANES >= 8
+// Rows are turned by tiles, behind those that are normed or widened first.
+void run_many(const ops::LinearSpec& s, const ops::LinearParams& p, ThreadPool& pool) {
+  const Scratch at(s, scratch_rows(p.rows, pool.size()));
+  auto* base = static_cast<uint8_t*>(p.workspace);
+  auto* turned = reinterpret_cast<float*>(base + at.bytes);
+  const Operands o = operands_at(s, p, at, base);
+  const DenseRows rows(s.in);
+  pool.parallel([&](int worker, int size) {
+    const Range mine = share(DenseRows::tiles(p.rows), worker, size);
+    for (int tile = mine.begin; tile < mine.end; ++tile) {
+      const int first = tile * dense_many_tile, count = p.rows - first < dense_many_tile ? p.rows - first : dense_many_tile;
+      for (int row = first; at.copies_x && row < first + count; ++row) prepare_row(s, p, at, base, row, row);
+      rows.turn(o.x + first * o.x_stride, o.x_stride, count, turned + tile * rows.tile);
+    }
+    pool.barrier();
+    with_weights(s.weight, [&](auto* type) { dense_many<std::remove_pointer_t<decltype(type)>>(s, p, turned, share(block_count(s).units, worker, size)); });
+  });
+}
+#endif
+
 void run(const ops::LinearSpec& s, const ops::LinearParams& p, ops::Stream& stream) {
   ThreadPool& pool = device::pool_of(stream);
+#if HEARTH_LANES >= 8
+  if (p.rows >= dense_many_min) return run_many(s, p, pool);
+#endif
   const Scratch at(s, scratch_rows(p.rows, pool.size()));
   auto* base = static_cast<uint8_t*>(p.workspace);
   const int units = block_count(s).units;
@@ -107,17 +136,22 @@ void run(const ops::LinearSpec& s, const ops::LinearParams& p, ops::Stream& stre
       for (int row = mine.begin; row < mine.end; ++row) prepare_row(s, p, at, base, row, row);
       pool.barrier();
     }
-    const Range outs = share(units, worker, size);
-    if (s.weight == ops::WeightFormat::f16) run_outputs<Half>(s, p, o, outs);
-    else if (s.weight == ops::WeightFormat::bf16) run_outputs<BFloat16>(s, p, o, outs);
-    else run_outputs<float>(s, p, o, outs);
+    with_weights(s.weight, [&](auto* type) { run_outputs<std::remove_pointer_t<decltype(type)>>(s, p, o, share(units, worker, size)); });
   });
+}
+
+size_t workspace(const ops::LinearSpec& s, int max_rows, const ops::DeviceInfo& info) {
+  const size_t bytes = linear_workspace(s, max_rows, info);
+#if HEARTH_LANES >= 8
+  if (max_rows >= dense_many_min) return bytes + DenseRows(s.in).bytes(max_rows);
+#endif
+  return bytes;
 }
 
 }  // namespace
 
 extern const ops::LinearImplementation linear_dense;
 const ops::LinearImplementation linear_dense{
-    {HEARTH_ISA_NAME, declines, run, linear_workspace}, "dense", dense_packed_bytes, dense_pack, 1};
+    {HEARTH_ISA_NAME, declines, run, workspace}, "dense", dense_packed_bytes, dense_pack, 1};
 
 }  // namespace hearth::kernels::cpu::HEARTH_ISA

@@ -8,6 +8,19 @@ namespace hearth::kernels::cpu::HEARTH_ISA {
 #if HEARTH_LANES >= 8
 constexpr int square = 8;
 
+// Eight values in f32, or `count` of them and zeros.
+HEARTH_INLINE __m256 load_square(const float* p) { return _mm256_loadu_ps(p); }
+HEARTH_INLINE __m256 load_square(const Half* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+HEARTH_INLINE __m256 load_square(const BFloat16* p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+}
+template <class T>
+HEARTH_INLINE __m256 load_square(const T* p, int count) {
+  T some[square] = {};
+  std::memcpy(some, p, static_cast<size_t>(count) * sizeof(T));
+  return load_square(some);
+}
+
 // to[j * stride + i] = in[i][j]
 HEARTH_INLINE void transpose_square(const __m256 (&in)[8], float* to, int64_t stride) {
   __m256 a[8], b[8];
@@ -27,6 +40,27 @@ HEARTH_INLINE void transpose_square(const float* const (&rows)[8], int64_t at, f
   __m256 in[8];
   for (int i = 0; i < 8; ++i) in[i] = _mm256_loadu_ps(rows[i] + at);
   transpose_square(in, to, stride);
+}
+
+// The first `inputs` of `rows` rows, input i of row r to to[order.at(i) + r], with zeros up to `count` rows and order.padded()
+// inputs. All counts but `rows` and `inputs` are rounded up to squares. Two squares of a row are read together: rows are often a
+// power of two apart, so that by the time others were read, a line would be gone from the L1 cache.
+template <class T, class Order>
+HEARTH_INLINE void turn_rows(const T* from, int64_t stride, int rows, int count, int inputs, const Order& order, float* to) {
+  __m256 in[square];
+  for (int i0 = 0; i0 < order.padded(); i0 += 2 * square) {
+    for (int first = 0; first < count; first += square) {
+      for (int i = i0; i < i0 + 2 * square && i < order.padded(); i += square) {
+        const T* at = from + first * stride + i;
+        if (first + square <= rows && i + square <= inputs) {
+          for (int r = 0; r < square; ++r) in[r] = load_square(at + r * stride);
+        } else {
+          for (int r = 0; r < square; ++r) in[r] = first + r >= rows || i >= inputs ? __m256{} : load_square(at + r * stride, inputs - i < square ? inputs - i : square);
+        }
+        transpose_square(in, to + order.at(i) + first, order.apart);
+      }
+    }
+  }
 }
 #else
 constexpr int square = 4;
