@@ -21,6 +21,23 @@ HEARTH_INLINE __m512i add_four(__m512i sum, __m512i w, const int8_t* q) {
   return sum;
 }
 
+// sums[i] += w[i] times the four bytes at q, which are broadcast once for all. In assembly, as GCC would broadcast for all rows
+// first and spill the sums.
+template <int n>
+HEARTH_INLINE void add_four(__m512i (&sums)[n], const __m512i (&w)[n], const int8_t* q) {
+  static_assert(n == 2 || n == 3);
+  typedef int32_t Four __attribute__((may_alias, aligned(1)));
+  const auto& four = *reinterpret_cast<const Four*>(q);
+  __m512i x;
+  if constexpr (n == 3) {
+    asm("vpbroadcastd %7, %3\n\tvpdpbusd %3, %4, %0\n\tvpdpbusd %3, %5, %1\n\tvpdpbusd %3, %6, %2"
+        : "+v"(sums[0]), "+v"(sums[1]), "+v"(sums[2]), "=&v"(x) : "v"(w[0]), "v"(w[1]), "v"(w[2]), "m"(four));
+  } else {
+    asm("vpbroadcastd %5, %2\n\tvpdpbusd %2, %3, %0\n\tvpdpbusd %2, %4, %1"
+        : "+v"(sums[0]), "+v"(sums[1]), "=&v"(x) : "v"(w[0]), "v"(w[1]), "m"(four));
+  }
+}
+
 HEARTH_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
 HEARTH_INLINE void prefetch_far(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
 
@@ -95,7 +112,8 @@ HEARTH_INLINE void prefetch_group(const Stretch& stretch, int g, size_t after = 
 
 template <int subgroups, bool symmetric>
 struct W4Vnni {
-  static constexpr int rows_max = 8, panel_rows_min = 2, few_rows_max = 8, streams = 4, group = 32 * subgroups;
+  static constexpr int rows_max = 8, panel_rows_min = 2, few_rows_max = 8, streams = 4, abreast = 3, group = 32 * subgroups;
+  static constexpr size_t stretch_bytes = scratch_inputs * block_rows;
   static constexpr bool whole = symmetric && subgroups == 1;  // whole_scales
   int in;
   W4Layout layout;
@@ -208,9 +226,15 @@ struct W4Vnni {
     }
   }
 
+  // Of more than one tile of rows, three blocks by four rows are multiplied at a time: 12 sums of a group, as many of a span, and
+  // one load of activations for three products. For fewer, blocks one by one: each is decoded for only two tiles of eight rows.
   void panels(const uint8_t* block, int count, const PanelOperands& o, int rows, float* out, int64_t apart) const {
     if (rows <= few_rows_max) return few_rows_panels(block, count, o, rows, out, apart);
-    for (int i = 0; i < count; ++i) many_rows(block + i * layout.bytes, o, rows, out + i * apart);
+    if (rows > panel_tile_rows) {
+      for (; count >= abreast; count -= abreast, block += abreast * layout.bytes, out += abreast * apart) many_rows<abreast, 4>(block, o, rows, out, apart);
+      if (count == 2) return many_rows<2, 4>(block, o, rows, out, apart);
+    }
+    for (; count > 0; --count, block += layout.bytes, out += apart) many_rows<1, 8>(block, o, rows, out, apart);
   }
 
   void few_rows_panels(const uint8_t* block, int count, const PanelOperands& o, int rows, float* out, int64_t apart) const {
@@ -222,11 +246,16 @@ struct W4Vnni {
     for (; i < count; ++i) few_rows_of<1>(block + i * layout.bytes, o, rows, out + i * apart, apart);
   }
 
-  void many_rows(const uint8_t* block, const PanelOperands& o, int rows, float* out) const {
-    alignas(64) uint8_t weights[scratch_inputs * block_rows];
-    for_each_stretch<group>(block, layout, layout.bytes, in / group, [&](const Stretch& stretch) {
-      decode(block + layout.quants + static_cast<size_t>(stretch.begin) * group * 8, (stretch.end - stretch.begin) * 4 * subgroups, weights);
-      for (int row = 0; row < rows; row += 8) eight_rows(block, weights, o, row, stretch, out + row * block_rows);
+  // n neighbouring blocks, decoded a stretch at a time.
+  template <int n, int R>
+  void many_rows(const uint8_t* block, const PanelOperands& o, int rows, float* out, int64_t apart) const {
+    alignas(64) uint8_t weights[n * stretch_bytes];
+    for_each_stretch<group>(block, layout, n * layout.bytes, in / group, [&](const Stretch& stretch) {
+      for (int b = 0; b < n; ++b) {
+        const uint8_t* quants = block + b * layout.bytes + layout.quants + static_cast<size_t>(stretch.begin) * group * 8;
+        decode(quants, (stretch.end - stretch.begin) * 4 * subgroups, weights + b * stretch_bytes);
+      }
+      for (int row = 0; row < rows; row += R) some_rows<n, R>(block, weights, o, row, stretch, out + row * block_rows, apart);
     });
   }
 
@@ -316,72 +345,80 @@ struct W4Vnni {
     for (int r = 0; r < R; ++r) _mm512_store_ps(out + r * block_rows, whole ? add_span(span[r], scale[r], total[r]) : total[r]);
   }
 
-  // Rows [row, row + 8) over the decoded stretch, added to out; set at a block's first, scaled at its last.
-  __attribute__((noinline)) void eight_rows(const uint8_t* block, const uint8_t* weights, const PanelOperands& o, int row,
-                                            const Stretch& stretch, float* out) const {
+  // Rows [row, row + R) by n blocks over the decoded stretch, added to out; set at a block's first, scaled at its last. A group's
+  // sums, with whole scales a span's too, fill the registers; what they add up to waits in the L1 cache.
+  template <int n, int R>
+  __attribute__((noinline)) void some_rows(const uint8_t* block, const uint8_t* weights, const PanelOperands& o, int row, const Stretch& stretch, float* out, int64_t apart) const {
     const int tile = row / panel_tile_rows, lane = row % panel_tile_rows;
     const int8_t* q_tile = o.q + tile * o.q_tile + lane * 64;
     const float* scale = o.scale + tile * o.group_tile + lane;
     const int32_t* negated_sum = o.sum + tile * o.group_tile + lane;
-    __m512 total[8];
-    __m512i span[8];
+    __m512i span[R][n];
 #pragma GCC unroll 8
-    for (int r = 0; r < 8; ++r) span[r] = _mm512_setzero_si512(), total[r] = stretch.begin == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(out + r * block_rows);
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 3
+      for (int b = 0; b < n; ++b) span[r][b] = _mm512_setzero_si512();
+    bool first = stretch.begin == 0;
     for (int g = stretch.begin; g < stretch.end; ++g) {
-      if (row == 0) prefetch_group<subgroups>(stretch, g);
-      __m512i dot[8];
+      if (row == 0) for (int b = 0; b < n; ++b) prefetch_group<subgroups>(stretch, g, b * layout.bytes);
+      __m512i dot[R][n];
 #pragma GCC unroll 8
-      for (int r = 0; r < 8; ++r) {
-        dot[r] = _mm512_set1_epi32(negated_sum[g * panel_tile_rows + r]);
-        if constexpr (!symmetric) dot[r] = _mm512_madd_epi16(group_zeros(block, layout, g), dot[r]);
+      for (int r = 0; r < R; ++r) {
+        const __m512i sum = _mm512_set1_epi32(negated_sum[g * panel_tile_rows + r]);
+#pragma GCC unroll 3
+        for (int b = 0; b < n; ++b) dot[r][b] = symmetric ? sum : _mm512_madd_epi16(group_zeros(block + b * layout.bytes, layout, g), sum);
       }
       for (int sub = 0; sub < subgroups; ++sub) {
         const int at = g * group + sub * 32;
         const int8_t* q = q_tile + at / 64 * 1024 + at % 64;
 #pragma GCC unroll 8
         for (int four = 0; four < 8; ++four, weights += 64) {
-          const __m512i w = _mm512_load_si512(weights);
+          __m512i w[n];
+#pragma GCC unroll 3
+          for (int b = 0; b < n; ++b) w[b] = _mm512_load_si512(weights + b * stretch_bytes);
 #pragma GCC unroll 8
-          for (int r = 0; r < 8; ++r) dot[r] = add_four(dot[r], w, q + r * 64 + four * 4);
+          for (int r = 0; r < R; ++r) {
+            if constexpr (n == 1) dot[r][0] = add_four(dot[r][0], w[0], q + r * 64 + four * 4);
+            else add_four(dot[r], w, q + r * 64 + four * 4);
+          }
         }
       }
-      const __m512 scales = whole ? __m512{} : group_scales(block, layout, g);
-      const __m512i multipliers = whole ? group_whole_scales(block, layout, g) : __m512i{};
+      if constexpr (whole) {
+#pragma GCC unroll 3
+        for (int b = 0; b < n; ++b) {
+          const __m512i multipliers = group_whole_scales(block + b * layout.bytes, layout, g);
 #pragma GCC unroll 8
-      for (int r = 0; r < 8; ++r) {
-        if constexpr (whole) {
-          span[r] = _mm512_dpwssd_epi32(span[r], dot[r], multipliers);
-        } else {
-          const __m512 by = _mm512_mul_ps(scales, _mm512_set1_ps(scale[g * panel_tile_rows + r]));
-          total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r]), by, total[r]);
+          for (int r = 0; r < R; ++r) span[r][b] = _mm512_dpwssd_epi32(span[r][b], dot[r][b], multipliers);
+        }
+        if (!ends_span(g, stretch.end)) continue;
+      }
+#pragma GCC unroll 3
+      for (int b = 0; b < n; ++b) {
+        const __m512 scales = whole ? __m512{} : group_scales(block + b * layout.bytes, layout, g);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          float* to = out + b * apart + r * block_rows;
+          const __m512 total = first ? _mm512_setzero_ps() : _mm512_load_ps(to);
+          if constexpr (whole) {
+            _mm512_store_ps(to, add_span(span[r][b], scale[g / span_groups * panel_tile_rows + r], total));
+            span[r][b] = _mm512_setzero_si512();
+          } else {
+            const __m512 by = _mm512_mul_ps(scales, _mm512_set1_ps(scale[g * panel_tile_rows + r]));
+            _mm512_store_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][b]), by, total));
+          }
         }
       }
-      if (!whole || !ends_span(g, stretch.end)) continue;
-#pragma GCC unroll 8
-      for (int r = 0; r < 8; ++r) total[r] = add_span(span[r], scale[g / span_groups * panel_tile_rows + r], total[r]), span[r] = _mm512_setzero_si512();
+      first = false;
     }
-    const __m512 factor = _mm512_loadu_ps(block);
+    if (!stretch.last) return;
+#pragma GCC unroll 3
+    for (int b = 0; b < n; ++b) {
+      const __m512 factor = _mm512_loadu_ps(block + b * layout.bytes);
 #pragma GCC unroll 8
-    for (int r = 0; r < 8; ++r) _mm512_storeu_ps(out + r * block_rows, stretch.last ? _mm512_mul_ps(total[r], factor) : total[r]);
+      for (int r = 0; r < R; ++r) _mm512_store_ps(out + b * apart + r * block_rows, _mm512_mul_ps(_mm512_load_ps(out + b * apart + r * block_rows), factor));
+    }
   }
 };
-
-// sums[i] += w[i] times the four bytes at q, which are broadcast once for all. In assembly, as GCC would broadcast for all rows
-// first and spill the sums.
-template <int n>
-HEARTH_INLINE void add_four(__m512i (&sums)[n], const __m512i (&w)[n], const int8_t* q) {
-  static_assert(n == 2 || n == 3);
-  typedef int32_t Four __attribute__((may_alias, aligned(1)));
-  const auto& four = *reinterpret_cast<const Four*>(q);
-  __m512i x;
-  if constexpr (n == 3) {
-    asm("vpbroadcastd %7, %3\n\tvpdpbusd %3, %4, %0\n\tvpdpbusd %3, %5, %1\n\tvpdpbusd %3, %6, %2"
-        : "+v"(sums[0]), "+v"(sums[1]), "+v"(sums[2]), "=&v"(x) : "v"(w[0]), "v"(w[1]), "v"(w[2]), "m"(four));
-  } else {
-    asm("vpbroadcastd %5, %2\n\tvpdpbusd %2, %3, %0\n\tvpdpbusd %2, %4, %1"
-        : "+v"(sums[0]), "+v"(sums[1]), "=&v"(x) : "v"(w[0]), "v"(w[1]), "m"(four));
-  }
-}
 
 // 8-bit weights + 128 as the unsigned side, corrected by 128 times the row's sum of activations.
 struct W8Vnni {
