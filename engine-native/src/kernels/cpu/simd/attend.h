@@ -23,6 +23,14 @@ struct Run {
   int count;
 };
 
+// Brings a token's key or value to the L1 cache. A head's blocks lie apart in the pool, so the processor does not see a stream:
+// while keys are met, the same chunk's values come, and while those are added up, the next chunk's keys.
+template <class T>
+HEARTH_INLINE void fetch_token(const T* from, int head_dim) {
+  const char* line = reinterpret_cast<const char*>(from);
+  for (int i = 0; i < head_dim * static_cast<int>(sizeof(T)); i += 64) __builtin_prefetch(line + i);
+}
+
 struct Query {
   const float* q;   // [head_dim], scaled; with int8 products int16 [head_dim] in its place, scale in the last float
   int first, last;  // tokens it sees
@@ -53,6 +61,7 @@ template <int M, class T>
 HEARTH_INLINE void score_run(Tile& t, int m, const Run<T>& run, int at) {
   for (int i = 0; i < run.count; ++i) {
     const T* k = run.k + i * t.stride;
+    if (m == 0) fetch_token(run.v + i * t.stride, t.head_dim);
     F dot[M][parts] = {};
     for (int d = 0; d < t.head_dim; d += sum_lanes) {
 #pragma GCC unroll 4
@@ -103,7 +112,7 @@ HEARTH_INLINE void soften(Tile& t, int begin, int count) {
 
 // out[m .. m + M) = out * shrink + score . v over the runs of a chunk, D vectors of the head at a time.
 template <int M, int D, class T>
-HEARTH_INLINE void gather_values(Tile& t, int m, int d, const Run<T>* runs, int count) {
+HEARTH_INLINE void gather_values(Tile& t, int m, int d, const Run<T>* runs, int count, const Run<T>* next) {
   F sum[M][D];
   for (int j = 0; j < M; ++j) {
     for (int v = 0; v < D; ++v) sum[j][v] = load(t.out[m + j] + d + v * lanes) * t.shrink[m + j];
@@ -111,6 +120,7 @@ HEARTH_INLINE void gather_values(Tile& t, int m, int d, const Run<T>* runs, int 
   int at = 0;
   for (int r = 0; r < count; ++r) {
     for (int i = 0; i < runs[r].count; ++i, ++at) {
+      if (m == 0 && d == 0 && i < next[r].count) fetch_token(next[r].k + i * t.stride, t.head_dim);
       F value[D];
       for (int v = 0; v < D; ++v) value[v] = load(runs[r].v + i * t.stride + d + v * lanes);
       for (int j = 0; j < M; ++j) {
@@ -124,15 +134,15 @@ HEARTH_INLINE void gather_values(Tile& t, int m, int d, const Run<T>* runs, int 
 }
 
 template <int M, class T>
-HEARTH_INLINE void gather_all(Tile& t, int m, const Run<T>* runs, int count) {
+HEARTH_INLINE void gather_all(Tile& t, int m, const Run<T>* runs, int count, const Run<T>* next) {
   int d = 0;
-  for (; d + 2 * lanes <= t.head_dim; d += 2 * lanes) gather_values<M, 2>(t, m, d, runs, count);
-  if (d < t.head_dim) gather_values<M, 1>(t, m, d, runs, count);
+  for (; d + 2 * lanes <= t.head_dim; d += 2 * lanes) gather_values<M, 2>(t, m, d, runs, count, next);
+  if (d < t.head_dim) gather_values<M, 1>(t, m, d, runs, count, next);
 }
 
-// One chunk: tokens [begin, begin + sum of the runs' counts), at most chunk_tokens.
+// One chunk: tokens [begin, begin + sum of the runs' counts), at most chunk_tokens. `next`: the chunk's after it, none of no tokens.
 template <class T>
-__attribute__((noinline)) void attend_chunk(Tile& t, int begin, const Run<T>* runs, int count) {
+__attribute__((noinline)) void attend_chunk(Tile& t, int begin, const Run<T>* runs, int count, const Run<T>* next) {
   int tokens = 0;
   for (int r = 0; r < count; ++r) {
     int m = 0;
@@ -151,9 +161,9 @@ __attribute__((noinline)) void attend_chunk(Tile& t, int begin, const Run<T>* ru
     }
   }
   int m = 0;
-  for (; m + 4 <= t.queries; m += 4) gather_all<4>(t, m, runs, count);
-  for (; m + 2 <= t.queries; m += 2) gather_all<2>(t, m, runs, count);
-  if (m < t.queries) gather_all<1>(t, m, runs, count);
+  for (; m + 4 <= t.queries; m += 4) gather_all<4>(t, m, runs, count, next);
+  for (; m + 2 <= t.queries; m += 2) gather_all<2>(t, m, runs, count, next);
+  if (m < t.queries) gather_all<1>(t, m, runs, count, next);
 }
 
 // ---- Many rows: queries in lanes ----
@@ -334,6 +344,7 @@ template <int M>
 HEARTH_INLINE void score_run_int8(Tile& t, int m, const Run<int8_t>& run, int at) {
   for (int i = 0; i < run.count; ++i) {
     const int8_t* k = run.k + i * t.stride;
+    if (m == 0) fetch_token(run.v + i * t.stride, t.head_dim);
     I dot[M] = {};
     for (int d = 0; d < t.head_dim; d += 2 * lanes) {
       const I key = widen_pairs(k + d);
@@ -361,12 +372,13 @@ HEARTH_INLINE void round_weights(Tile& t, const Run<int8_t>* runs, int count) {
 }
 
 template <int M>
-HEARTH_INLINE void gather_values_int8(Tile& t, int m, int d, const Run<int8_t>* runs, int count) {
+HEARTH_INLINE void gather_values_int8(Tile& t, int m, int d, const Run<int8_t>* runs, int count, const Run<int8_t>* next) {
   I dot[M] = {};
   for (int r = 0; r < count; ++r) {
     for (int i = 0; i < runs[r].count; i += 2) {
       // The token after an odd last one has weight 0.
       const int8_t* v = runs[r].v + i * t.stride + d;
+      if (m == 0 && d == 0 && i < next[r].count) fetch_token(next[r].k + i * t.stride, t.head_dim), fetch_token(next[r].k + (i + 1) * t.stride, t.head_dim);
       const I pair = zip_pairs(v, v + t.stride);
       for (int j = 0; j < M; ++j) {
         int32_t weights;
@@ -382,7 +394,7 @@ HEARTH_INLINE void gather_values_int8(Tile& t, int m, int d, const Run<int8_t>* 
 }
 
 // One chunk from a multiple of chunk_tokens on.
-__attribute__((noinline)) static void attend_chunk_int8(Tile& t, int begin, const Run<int8_t>* runs, int count) {
+__attribute__((noinline)) static void attend_chunk_int8(Tile& t, int begin, const Run<int8_t>* runs, int count, const Run<int8_t>* next) {
   int tokens = 0;
   for (int r = 0; r < count; ++r) {
     int m = 0;
@@ -394,8 +406,8 @@ __attribute__((noinline)) static void attend_chunk_int8(Tile& t, int begin, cons
   round_weights(t, runs, count);
   for (int d = 0; d < t.head_dim; d += lanes) {
     int m = 0;
-    for (; m + 4 <= t.queries; m += 4) gather_values_int8<4>(t, m, d, runs, count);
-    for (; m < t.queries; ++m) gather_values_int8<1>(t, m, d, runs, count);
+    for (; m + 4 <= t.queries; m += 4) gather_values_int8<4>(t, m, d, runs, count, next);
+    for (; m < t.queries; ++m) gather_values_int8<1>(t, m, d, runs, count, next);
   }
 }
 

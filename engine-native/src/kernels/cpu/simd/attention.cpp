@@ -195,21 +195,30 @@ struct Cut {
   }
 };
 
-// body(first token, runs, their number) for each chunk of tokens [first, last] of a sequence. Chunks start at multiples of
-// chunk_tokens, so that a query's sums do not depend on the queries that share its tile (and so on the instruction set).
+// body(first token, runs, their number, the next chunk's runs) for each chunk of tokens [first, last] of a sequence. Chunks start
+// at multiples of chunk_tokens, so that a query's sums do not depend on the queries that share its tile (and so on the
+// instruction set).
 template <class T, class Body>
 HEARTH_INLINE void for_each_chunk(const AttentionSpec& s, const AttentionParams& p, int sequence, int kv_head, int first, int last, Body&& body) {
   const int32_t* table = p.batch.block_table + static_cast<int64_t>(sequence) * p.batch.block_table_stride;
-  for (int begin = first / chunk_tokens * chunk_tokens; begin <= last; begin += chunk_tokens) {
-    Run<T> runs[chunk_runs];
+  auto find = [&](int begin, Run<T>* runs) {
     int count = 0;
-    for (int token = begin; token <= last && count < chunk_runs; token += run_tokens, ++count) {
+    for (int token = begin; count < chunk_runs; token += run_tokens, ++count) {
+      if (token > last) break;
       const int64_t row = pool_row(s, table[token / run_tokens], kv_head, 0);
       const int tokens = last - token + 1 < run_tokens ? last - token + 1 : run_tokens;
       runs[count] = {static_cast<const T*>(p.kv.k) + row * s.head_dim, static_cast<const T*>(p.kv.v) + row * s.head_dim,
                      sizeof(T) == 1 ? p.kv.k_scale + row : nullptr, sizeof(T) == 1 ? p.kv.v_scale + row : nullptr, tokens};
     }
-    body(begin, runs, count);
+    for (int rest = count; rest < chunk_runs; ++rest) runs[rest].count = 0;
+    return count;
+  };
+  Run<T> runs[2][chunk_runs];
+  int now = 0, begin = first / chunk_tokens * chunk_tokens;
+  for (int count = find(begin, runs[now]); count > 0; begin += chunk_tokens, now ^= 1) {
+    const int after = find(begin + chunk_tokens, runs[now ^ 1]);
+    body(begin, runs[now], count, runs[now ^ 1]);
+    count = after;
   }
 }
 
@@ -237,11 +246,11 @@ void attend(const AttentionSpec& s, const AttentionParams& p, const Item& item, 
   start(t);
   for (int m = 0; s.int8_products && m < t.queries; ++m) t.query_scale[m] = t.query[m].q[s.head_dim - 1];
   const int kv_head = item.head / (s.heads / s.kv_heads);
-  for_each_chunk<T>(s, p, item.sequence, kv_head, span.first, span.last, [&](int begin, const Run<T>* runs, int count) {
+  for_each_chunk<T>(s, p, item.sequence, kv_head, span.first, span.last, [&](int begin, const Run<T>* runs, int count, const Run<T>* next) {
     if constexpr (sizeof(T) == 1) {
-      if (s.int8_products) return attend_chunk_int8(t, begin, runs, count);
+      if (s.int8_products) return attend_chunk_int8(t, begin, runs, count, next);
     }
-    attend_chunk(t, begin, runs, count);
+    attend_chunk(t, begin, runs, count, next);
   });
 }
 
@@ -249,7 +258,7 @@ template <class T, int V>
 void attend(const AttentionSpec& s, const AttentionParams& p, const Item& item, Span span, LaneTile<V>& t) {
   const int kv_head = item.head / (s.heads / s.kv_heads);
   for_each_chunk<T>(s, p, item.sequence, kv_head, span.first, span.last,
-                    [&](int begin, const Run<T>* runs, int count) { attend_chunk(t, begin, runs, count); });
+                    [&](int begin, const Run<T>* runs, int count, const Run<T>*) { attend_chunk(t, begin, runs, count); });
   settle(t);
 }
 
@@ -463,7 +472,8 @@ void vision_tile(const VisionAttentionSpec& s, const VisionAttentionParams& p, c
   for (int token = begin; token < end; token += chunk_tokens) {
     const int count = end - token < chunk_tokens ? end - token : chunk_tokens;
     const Run<float> run{k + static_cast<int64_t>(token) * dim, v + static_cast<int64_t>(token) * dim, nullptr, nullptr, count};
-    attend_chunk(t, token, &run, 1);
+    const Run<float> none{};
+    attend_chunk(t, token, &run, 1, &none);
   }
   with_type(s.type, [&](auto* type) {
     using X = std::remove_pointer_t<decltype(type)>;
