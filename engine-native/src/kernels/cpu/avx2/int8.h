@@ -221,7 +221,11 @@ struct W4Int8 {
 // 8-bit weights + 128 as the unsigned side, corrected by 128 times the row's sum of activations. Without VNNI they are
 // split as 16 h + l into 4-bit halves, so that int16 sums hold for 32 inputs.
 struct W8Int8 {
+#if defined(HEARTH_AVX_VNNI)
+  static constexpr int rows_max = 6;
+#else
   static constexpr int rows_max = 4;
+#endif
   int in;
   W8Layout layout;
 
@@ -229,28 +233,38 @@ struct W8Int8 {
   size_t block_bytes() const { return layout.bytes; }
 
   void tile(const uint8_t* block, const Operands& o, int rows, float* out) const {
-    if (rows == 4) rows_tile<4>(block, o, out);
+    if (rows_max == 6 && rows == 6) rows_tile<rows_max>(block, o, out);
+    else if (rows_max == 6 && rows == 5) rows_tile<rows_max - 1>(block, o, out);
+    else if (rows == 4) rows_tile<4>(block, o, out);
     else if (rows == 3) rows_tile<3>(block, o, out);
     else if (rows == 2) rows_tile<2>(block, o, out);
     else rows_tile<1>(block, o, out);
   }
 
 #if defined(HEARTH_AVX_VNNI)
+  // sums += products of four bytes of each lane with those at q, broadcast. In assembly, as GCC copies every sum, some through
+  // the stack.
+  HEARTH_INLINE void add_four(__m256i (&sums)[2], __m256i w0, __m256i w1, const int8_t* q) {
+    typedef int32_t Four __attribute__((may_alias, aligned(1)));
+    __m256i x;
+    asm("vpbroadcastd %5, %2\n\t%{vex%} vpdpbusd %2, %3, %0\n\t%{vex%} vpdpbusd %2, %4, %1"
+        : "+x"(sums[0]), "+x"(sums[1]), "=&x"(x) : "x"(w0), "x"(w1), "m"(*reinterpret_cast<const Four*>(q)));
+  }
+
   template <int R>
   __attribute__((noinline)) void rows_tile(const uint8_t* block, const Operands& o, float* out) const {
     const uint8_t* quants = block + layout.quants;
     const __m256i flip = _mm256_set1_epi8(-128);
+    const int8_t* q = o.q;
     __m256i dot[R][2];
+#pragma GCC unroll 6
     for (int r = 0; r < R; ++r) dot[r][0] = dot[r][1] = _mm256_setzero_si256();
-    for (int i = 0; i < in; i += 4, quants += 64) {
+    for (int i = 0; i < in; i += 4, quants += 64, q += 4) {
       const __m256i w0 = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(quants)), flip);
       const __m256i w1 = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(quants + 32)), flip);
       _mm_prefetch(reinterpret_cast<const char*>(quants + prefetch_bytes), _MM_HINT_T0);
-      for (int r = 0; r < R; ++r) {
-        const __m256i a = broadcast4(o.q + r * o.q_stride + i);
-        dot[r][0] = _mm256_dpbusd_avx_epi32(dot[r][0], w0, a);
-        dot[r][1] = _mm256_dpbusd_avx_epi32(dot[r][1], w1, a);
-      }
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) add_four(dot[r], w0, w1, q + r * o.q_stride);
     }
     scale_out<R>(block, o, dot, out);
   }
@@ -298,9 +312,11 @@ struct W8Int8 {
   template <int R>
   HEARTH_INLINE void scale_out(const uint8_t* block, const Operands& o, const __m256i (&dot)[R][2], float* out) {
     const auto* scales = reinterpret_cast<const float*>(block);
+#pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
       const __m256 a = _mm256_set1_ps(o.scale[r * o.group_stride]);
       const __m256i offset = _mm256_set1_epi32(o.sum[r * o.group_stride] * 128);
+#pragma GCC unroll 2
       for (int h = 0; h < 2; ++h) {
         const __m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(dot[r][h], offset)), _mm256_mul_ps(a, _mm256_loadu_ps(scales + 8 * h)));
         _mm256_storeu_ps(out + r * block_rows + 8 * h, v);

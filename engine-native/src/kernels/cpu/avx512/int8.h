@@ -41,6 +41,9 @@ HEARTH_INLINE void add_four(__m512i (&sums)[n], const __m512i (&w)[n], const int
 HEARTH_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
 HEARTH_INLINE void prefetch_far(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
 
+// Sums stay in registers only where all loops over them are unrolled: one index that is not constant, and GCC keeps the array in
+// memory. So the kernels say it at each.
+
 // tile<R> for a number of rows known only now.
 template <class Kernel>
 HEARTH_INLINE void tile_of_rows(const Kernel& kernel, const uint8_t* block, const Operands& o, int rows, float* out) {
@@ -186,11 +189,13 @@ struct W4Vnni {
     const int8_t* q = o.q;
     __m512 total[R];
     __m512i span[R];
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) total[r] = _mm512_setzero_ps(), span[r] = _mm512_setzero_si512();
     for (int g = 0; g < in / group; ++g) {
       // Two sums a row while registers last: vpdpbusd takes five cycles to give its sum to the next.
       constexpr int chains = R <= 4 ? 2 : 1;
       __m512i dot[R][2];
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         dot[r][0] = whole ? _mm512_set1_epi32(-o.sum[r * o.group_stride + g]) : _mm512_setzero_si512();
         dot[r][1] = _mm512_setzero_si512();
@@ -199,20 +204,24 @@ struct W4Vnni {
         const __m512i w = _mm512_loadu_si512(quants);
         prefetch(quants + prefetch_bytes);
         const __m512i first = _mm512_and_si512(w, low), second = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
           dot[r][0] = add_four(dot[r][0], first, q + r * o.q_stride);
           dot[r][chains - 1] = add_four(dot[r][chains - 1], second, q + r * o.q_stride + 4);
         }
       }
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const __m512i sum = chains == 2 ? _mm512_add_epi32(dot[r][0], dot[r][1]) : dot[r][0];
         if constexpr (whole) span[r] = _mm512_dpwssd_epi32(span[r], sum, group_whole_scales(block, layout, g));
         else total[r] = add_group(block, layout, g, sum, o.sum[r * o.group_stride + g], o.scale[r * o.group_stride + g], total[r]);
       }
       if (!whole || !ends_span(g, in / group)) continue;
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) total[r] = add_span(span[r], o.scale[r * o.group_stride + g / span_groups], total[r]), span[r] = _mm512_setzero_si512();
     }
     const __m512 factor = _mm512_loadu_ps(block);
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) _mm512_storeu_ps(out + r * block_rows, _mm512_mul_ps(total[r], factor));
   }
 
@@ -435,12 +444,14 @@ struct W8Vnni {
     const __m512i flip = _mm512_set1_epi8(-128);
     const uint8_t* quants = block + layout.quants;
     __m512i even[R], odd[R];
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) even[r] = odd[r] = _mm512_setzero_si512();
     int i = 0;
     for (; i + 8 <= in; i += 8, quants += 128) {
       const __m512i w0 = _mm512_xor_si512(_mm512_loadu_si512(quants), flip), w1 = _mm512_xor_si512(_mm512_loadu_si512(quants + 64), flip);
       _mm_prefetch(reinterpret_cast<const char*>(quants + prefetch_bytes), _MM_HINT_T0);
       _mm_prefetch(reinterpret_cast<const char*>(quants + prefetch_bytes + 64), _MM_HINT_T0);
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         even[r] = _mm512_dpbusd_epi32(even[r], w0, broadcast4(o.q + r * o.q_stride + i));
         odd[r] = _mm512_dpbusd_epi32(odd[r], w1, broadcast4(o.q + r * o.q_stride + i + 4));
@@ -448,9 +459,11 @@ struct W8Vnni {
     }
     for (; i < in; i += 4, quants += 64) {
       const __m512i w = _mm512_xor_si512(_mm512_loadu_si512(quants), flip);
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) even[r] = _mm512_dpbusd_epi32(even[r], w, broadcast4(o.q + r * o.q_stride + i));
     }
     const __m512 scale = _mm512_loadu_ps(block);
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const __m512i d = _mm512_sub_epi32(_mm512_add_epi32(even[r], odd[r]), _mm512_set1_epi32(o.sum[r * o.group_stride] * 128));
       const __m512 by = _mm512_mul_ps(scale, _mm512_set1_ps(o.scale[r * o.group_stride]));

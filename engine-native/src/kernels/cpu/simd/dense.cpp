@@ -22,22 +22,28 @@ HEARTH_INLINE void dot_tile(const T* w, int in, const float* x, int64_t stride, 
 #pragma GCC unroll 4
     for (int part = 0; part < parts; ++part) {
       F a[R];
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) a[r] = load(x + r * stride + i + part * lanes);
 #pragma GCC unroll 4
       for (int o = 0; o < O; ++o) {
         const F b = load(w + static_cast<int64_t>(o) * in + i + part * lanes);
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r) total[r][o][part] = fused(a[r], b, total[r][o][part]);
       }
     }
   }
   for (int part = 0; part < parts && i < in; ++part, i += lanes) {
     const int count = in - i < lanes ? in - i : lanes;
+#pragma GCC unroll 8
     for (int o = 0; o < O; ++o) {
       const F b = load_some(w + static_cast<int64_t>(o) * in + i, count);
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) total[r][o][part] = fused(load_some(x + r * stride + i, count), b, total[r][o][part]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
     for (int o = 0; o < O; ++o) tile[r * tile_stride + o] = sum_parts(total[r][o]);
   }
 }

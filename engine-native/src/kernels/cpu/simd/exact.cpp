@@ -65,8 +65,10 @@ struct W4Exact {
         __builtin_prefetch(quants + 1024);
         eight_inputs_w4<R, 0>(quants, x + k, o.x_stride, sum);
       }
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const float inputs = sum_row(x + r * o.x_stride, group);
+#pragma GCC unroll 8
         for (int h = 0; h < vectors; ++h) {
           const int at = g * block_rows + h * lanes;
           const F zero = symmetric ? splat(8.0f) : load_u8(block + layout.zeros + at);
@@ -74,7 +76,9 @@ struct W4Exact {
         }
       }
     }
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
       for (int h = 0; h < vectors; ++h) {
         store(out + r * block_rows + h * lanes, total[r][h] * load(reinterpret_cast<const float*>(block) + h * lanes));
       }
@@ -108,12 +112,15 @@ struct W8Exact {
     }
     if (i < in) {  // the layout is padded with zeros, the row is not
       float x[R][4] = {};
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         for (int j = 0; i + j < in; ++j) x[r][j] = o.x[r * o.x_stride + i + j];
       }
       four_inputs_w8<R, 0>(quants, x[0], 4, sum);
     }
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
       for (int h = 0; h < vectors; ++h) {
         store(out + r * block_rows + h * lanes, sum[r][h] * load(reinterpret_cast<const float*>(block) + h * lanes));
       }
