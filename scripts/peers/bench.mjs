@@ -81,7 +81,9 @@ function prepare() {
     fail(
       `${options.bench} is not built: npm start builds it, or cmake --build engine-native/build --target hearth-bench`,
     );
-  if (!existsSync(join(here, 'node_modules/node-llama-cpp'))) run('npm', ['install', '--no-audit', '--no-fund']);
+  // Their install scripts would download GPU libraries and build from source; the packages hold what is needed here.
+  if (!existsSync(join(here, 'node_modules/node-llama-cpp')))
+    run('npm', ['install', '--no-audit', '--no-fund', '--no-package-lock', '--ignore-scripts']);
   const folder = join(root, '.hearth/peers');
   const path = join(folder, `${llama1b.name}-q4_0.gguf`);
   if (existsSync(path)) return path;
