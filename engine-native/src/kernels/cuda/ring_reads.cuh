@@ -8,14 +8,8 @@ namespace hearth::kernels::cuda {
 // Zero, as soon as what `words` is made of has been read: a word of each read of a slot, to be added to the address of the barrier
 // that gives the slot back. An arrival does not wait for a warp's reads that are on their way: these queue behind other warps'
 // reads of memory, the bulk copy that the arrival sets off does not, and it has written over what was still to be read
-// (docs/notes/cuda.md). cp.async queues as the reads do.
+// (docs/notes/cuda.md).
 // small: any number below 65,536 that the compiler does not know.
-__device__ __forceinline__ uint32_t once_read(uint32_t words, int small) {
-#if __CUDA_ARCH__ >= 900
-  return words & static_cast<uint32_t>(small) >> 16;
-#else
-  return 0;
-#endif
-}
+__device__ __forceinline__ uint32_t once_read(uint32_t words, int small) { return words & static_cast<uint32_t>(small) >> 16; }
 
 }  // namespace hearth::kernels::cuda

@@ -33,13 +33,18 @@ template <int DP> struct KvOperands {
   // Something of each of the reads (see once_read).
   __device__ __forceinline__ uint32_t read() const {
     uint32_t of_all = 0;
+    // One after the other: side by side they take registers that there are not.
+    auto also = [&](uint32_t word) { asm volatile("or.b32 %0, %0, %1;" : "+r"(of_all) : "r"(word)); };
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
-      for (int b = 0; b < DP / 32; ++b) of_all |= keys[b][i].x;
+      for (int b = 0; b < DP / 32; ++b) also(keys[b][i].x);
 #pragma unroll
-      for (int b = 0; b < DP / 64; ++b) of_all |= values[b][2 * i][0] | values[b][2 * i][2];
-      of_all |= __float_as_uint(k_scale[i]) | __float_as_uint(v_scale[i]);
+      for (int b = 0; b < DP / 64; ++b) {
+        also(values[b][2 * i][0]);
+        also(values[b][2 * i][2]);
+      }
+      also(__float_as_uint(k_scale[i]) | __float_as_uint(v_scale[i]));
     }
     return of_all;
   }
@@ -208,7 +213,7 @@ struct History {
     const int blocks = min(item(offsetof(AttentionItem, blocks)), program_workers);
     if (find_block(blocks)) {
       load(block);
-      mine += program_workers + once_read(block.read(), blocks);
+      mine += program_workers + once_slot_read(block.read(), blocks);
       find_block(blocks);
     }
   }

@@ -33,9 +33,9 @@ struct Workplace {
     __syncwarp();
     if (lane == 0) barrier_arrive(barrier);
   }
-  // read: something of each read of the slot.
+  // read: something of each of the slot's reads (see once_read).
   __device__ __forceinline__ void give_back(RingPlace& at, uint32_t read) const {
-    arrive(empty() + at.slot * 8 + once_read(read, slots));
+    arrive(empty() + at.slot * 8 + once_slot_read(read, slots));
     at.next(slots);
   }
 };

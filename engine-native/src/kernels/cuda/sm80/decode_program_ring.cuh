@@ -77,6 +77,14 @@ __device__ __forceinline__ int thread_index() {
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
   return thread;
 }
+// once_read, where bulk copies fill the ring. What cp.async writes is ordered behind an arrival as any other access is.
+__device__ __forceinline__ uint32_t once_slot_read(uint32_t words, int small) {
+#ifdef HEARTH_PROGRAM_BULK
+  return once_read(words, small);
+#else
+  return 0;
+#endif
+}
 // What was found out from a value before is found out anew behind this. There are seven predicates; what the compiler carries
 // beyond these it keeps in memory.
 template <class V> __device__ __forceinline__ void kept(V& v) { asm volatile("" : "+r"(v)); }
