@@ -64,6 +64,12 @@ struct FixedPoint {
     word(x[0], x[1], inverse, high.x, low.x);
     word(x[2], x[3], inverse, high.y, low.y);
   }
+  // A word of each: k and k + 1, and those eight on.
+  static __device__ __forceinline__ void word(const float2& first, const float2& eight_on, float inverse, uint32_t& high, uint32_t& low) {
+    const uint32_t even = __byte_perm(bits(first.x, inverse), bits(eight_on.x, inverse), 0x5140), odd = __byte_perm(bits(first.y, inverse), bits(eight_on.y, inverse), 0x5140);
+    high = __byte_perm(even, odd, 0x7632);
+    low = __byte_perm(even, odd, 0x5410) ^ 0x80808080u;
+  }
   __device__ __forceinline__ int sum() const {
     constexpr int ones = 0x01010101;
     return 256 * __dp4a(static_cast<int>(high.x), ones, __dp4a(static_cast<int>(high.y), ones, 0)) + __dp4a(static_cast<int>(low.x), ones, __dp4a(static_cast<int>(low.y), ones, 0));
@@ -73,11 +79,6 @@ struct FixedPoint {
   // The bits of 1.5 * 2^23 + v + 128 end in v + 128, whose upper byte is the high one, rounded, whose lower one is the low
   // one plus 128.
   static __device__ __forceinline__ uint32_t bits(float x, float inverse) { return __float_as_uint(fmaf(x, inverse, 12582912.f + 128.f)); }
-  static __device__ __forceinline__ void word(const float2& first, const float2& eight_on, float inverse, uint32_t& high, uint32_t& low) {
-    const uint32_t even = __byte_perm(bits(first.x, inverse), bits(eight_on.x, inverse), 0x5140), odd = __byte_perm(bits(first.y, inverse), bits(eight_on.y, inverse), 0x5140);
-    high = __byte_perm(even, odd, 0x7632);
-    low = __byte_perm(even, odd, 0x5410) ^ 0x80808080u;
-  }
 };
 
 // Half a warp's unit of one row, in words as the exchange has them: lane (b, t) of the half has k 32 b + 2 t + {0, 1}, and those 8, 16 and 24 on.
@@ -245,6 +246,31 @@ __device__ __forceinline__ void receive_row(const ProgramControl& control, int u
   __syncwarp();
 }
 
+// One row where no warp has more than a unit of 128: by all its lanes, each two words.
+template <class T>
+__device__ __forceinline__ void receive_unit(const ProgramControl& control, int units, int from, int index, const ActivationPlace<1>& to) {
+  const int thread = threadIdx.x, unit = thread / 32, lane = thread % 32;
+  const bool live = unit < units;
+  const uint32_t* const at = control.exchange + from + thread * 2;
+  const uint32_t initial = live ? 0 : unwanted;
+  uint2 words = make_uint2(initial, initial);
+  do exchange_poll(words, at); while (__any_sync(0xffffffffu, !arrived(words)));
+  linear_begun(index);
+  const float2 first = unpack2<T>(~words.x), eight_on = unpack2<T>(~words.y);
+  const float most = __uint_as_float(__reduce_max_sync(0xffffffffu, __float_as_uint(fabsf(max_or_nan(max_or_nan(first.x, first.y), max_or_nan(eight_on.x, eight_on.y)))))), scale = most * (1 / fixed_largest);
+  uint32_t high, low;
+  FixedPoint::word(first, eight_on, reciprocal(scale), high, low);
+  if (live) {
+    uint32_t* const place = reinterpret_cast<uint32_t*>(to.rows + unit * 256 + lane / 2 % 4 * 16 + lane / 8 * 4) + lane % 2 * 32;
+    place[0] = high;
+    place[16] = low;
+  }
+  constexpr int ones = 0x01010101;
+  const int sum = __reduce_add_sync(0xffffffffu, 256 * __dp4a(static_cast<int>(high), ones, 0) + __dp4a(static_cast<int>(low), ones, 0));
+  if (live && lane == 0) *reinterpret_cast<uint4*>(to.sums + unit * to.unit_sums) = make_uint4(__float_as_uint(scale), static_cast<uint32_t>(-sum), __float_as_uint(scale), 0);
+  __syncwarp();
+}
+
 // What half warps read of several rows at a time: a unit of each, or two.
 template <int ROWS> struct ReceivedUnits {
   static constexpr int count = 4 / ROWS, step = count * 2 * program_workers;  // from one batch to the next
@@ -371,13 +397,14 @@ __device__ __forceinline__ void load_phase(int index) {
   else load_units<T, GROUP, 4>(index);
 }
 
-// Activations of a phase out of the exchange; what an earlier kernel left was loaded before.
-template <class T, int GROUP, int ROWS>
+// Activations of a phase out of the exchange; what an earlier kernel left was loaded before. ONE: no warp has more than a unit.
+template <class T, int GROUP, int ROWS, bool ONE>
 __device__ __forceinline__ void receive(const ProgramControl& control, const LinearShape& l, int index, const KPart& k, const ActivationPlace<ROWS>& to) {
   const ProgramPhase& phase = program_phase(index);
   if (phase.from < 0) return;
   const int from = phase.input() + k.begin * 64;
   if constexpr (ROWS > 1) receive_units<T, GROUP, ROWS>(control, l, k.units, from, index, to);
+  else if constexpr (ONE) receive_unit<T>(control, k.units, from, index, to);
   else if (k.units <= 2 * program_workers) receive_row<T, GROUP, 1>(control, k.units, from, index, to);
   else receive_row<T, GROUP, 3>(control, k.units, from, index, to);
 }

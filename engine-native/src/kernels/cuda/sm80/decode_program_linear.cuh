@@ -301,7 +301,7 @@ __device__ __noinline__ uint32_t linear_w4_phase(uint32_t packed) {
   }
   give_back(first);
   if (taken) give_back(second);
-  receive<T, GROUP, ROWS>(control, l, index, k, activations);
+  receive<T, GROUP, ROWS, STEADY && !PAIRS>(control, l, index, k, activations);
   kept(units);
   kept(here.lane);
   if (here.warp == 0) program_trace(index, 1);
