@@ -88,9 +88,9 @@ struct Program {
   AttentionArgs attention;            // template
   uint32_t* exchange;                 // all zero before and after
   const float* floats;                // where places of biases and norms count from
-  int32_t* ended;                     // zero; set back by the last block
+  int32_t* ended;                     // blocks that have read all they want; zero; set back by block 0
   int32_t phases, attentions, rows, slots, slot_bytes, flight, attention_bytes;  // attention_bytes: one KV block of one head in the ring
-  int32_t reset_begin, reset_end;     // by the last block
+  int32_t reset_begin, reset_end;     // at the end
   int32_t sum_slots;                  // tiles whose sums may wait for the finishers
   int32_t slot_units;                 // of a w4 linear in a slot of the ring: one or two a worker
   int32_t unit_sums, group_sums_bytes, x_stride;  // of activations in shared memory: sums of 128 k, of all, then rows

@@ -354,7 +354,7 @@ class Collected final : public CudaStream::Deferred {
   }
 
   // Words of the exchange are put back by the first linear that cannot start before all their readers have read: those
-  // among the phases that its input depends on. What then is left, by the last block.
+  // among the phases that its input depends on. What then is left, by block 0 at the end.
   void plan_resets() {
     std::vector<const Output*> order;
     for (const Output& o : outputs_) if (o.reader >= 0) order.push_back(&o);

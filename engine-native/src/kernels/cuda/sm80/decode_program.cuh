@@ -74,19 +74,36 @@ __device__ __forceinline__ void copy_words(void* to, const void* from, int bytes
   for (int i = thread; i < bytes / 4; i += threads) static_cast<uint32_t*>(to)[i] = static_cast<const uint32_t*>(from)[i];
 }
 
-// The last block to end puts back what is left of the exchange: every other has read all it wanted.
+// What is left of the exchange is put back by block 0, once all blocks have read what they want of it: in most steps while the last
+// linear is still multiplied. By the first loading warp.
 template <bool BULK>
-__device__ __forceinline__ void end_program(const Program& p, ProgramControl& control) {
-  const int thread = thread_index();
-  all_but_loaders_meet<BULK>();
-  if (thread == 0) {
+__device__ __noinline__ void end_program(const Program& p) {
+  const int lane = threadIdx.x % 32;
+  const ProgramPhase& last = program_phase(p.phases - 1);
+  const bool early = last.kind == phase_linear && linear_shape(last).parts == 1 && tiles_multiplied(linear_shape(last), last) > 0;
+  if (early) await_input_read<program_finishers(BULK)>();
+  else await_block<BULK>();
+  if (lane == 0) {
     __threadfence();
-    control.last = atomicAdd(p.ended, 1) == static_cast<int>(gridDim.x) - 1;
-    if (control.last) *p.ended = 0;
-    __threadfence();
+    atomicAdd(p.ended, 1);
   }
-  all_but_loaders_meet<BULK>();
-  if (control.last) exchange_reset(p.exchange, p.reset_begin, p.reset_end, thread, finishing_threads(BULK));
+  if (blockIdx.x == 0) {
+    while (exchange_load(reinterpret_cast<const uint32_t*>(p.ended)) < gridDim.x) {}
+    __threadfence();
+    exchange_reset(p.exchange, p.reset_begin, p.reset_end, lane, 32);
+    __syncwarp();
+    if (lane == 0) *p.ended = 0;
+  }
+  if (early) await_block<BULK>();
+}
+
+// Has near what the first linear reads beside x, which an earlier kernel may still be at.
+__device__ __forceinline__ void ask_first(int thread) {
+  const ProgramPhase& phase = program_phase(0);
+  const LinearShape& l = linear_shape(phase);
+  if (phase.kind != phase_linear || l.norm != norm_rms) return;
+  const float* const weight = linear_operands(0).norm_weight;
+  for (int i = thread * 8; i < l.in; i += worker_threads * 8) asm volatile("prefetch.global.L2 [%0];" ::"l"(weight + i));
 }
 
 template <class T, bool BULK>
@@ -116,8 +133,10 @@ __device__ __forceinline__ void decode_program(const Program& p) {
   if (warp >= program_workers + finishers) {
     Loader<BULK> loader{p, shared_address(program_shared) + ring_at, shared_address(control.full), shared_address(control.empty), thread - finishing_threads(BULK), 0, 0, RingPlace{}, RingPlace{}, evict_first_policy()};
     loader.run();
+    if (thread_index() / 32 == program_workers + finishers) end_program<BULK>(p);
     return;
   }
+  if (warp < program_workers) ask_first(thread);
   wait_predecessors();
   uint32_t at = 0;  // packed PhasePlace; whatever else is kept across a call is a register less for who is called
   if (warp < program_workers) {
@@ -134,7 +153,7 @@ __device__ __forceinline__ void decode_program(const Program& p) {
       else at = control.rows <= 4 ? finish_phase<T, 4, finishers>(at, l) : finish_phase<T, 8, finishers>(at, l);
     }
   }
-  end_program<BULK>(p, control);
+  block_done<BULK>();
 }
 
 }  // namespace hearth::kernels::cuda

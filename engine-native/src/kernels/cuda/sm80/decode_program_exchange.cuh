@@ -2,7 +2,7 @@
 // its own in the exchange: two 16-bit values each, all bits inverted, so that zero says "not written yet" (two values that
 // are both the NaN of all ones do not occur: conversions make the NaN 0x7FFF). Whoever needs a word reads it until it is
 // there: one trip to the L2 where a counter takes a fence, an addition and two. A word is written and read once a launch;
-// zero is put back when all readers are known to be done, at the end by the last block. So a word guards nothing but
+// zero is put back when all readers are known to be done, what is left at the end by block 0. So a word guards nothing but
 // itself, and nothing depends on the order in which writes to different places are seen.
 #pragma once
 

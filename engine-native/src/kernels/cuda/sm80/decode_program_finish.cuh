@@ -344,6 +344,11 @@ __device__ __noinline__ uint32_t finish_phase(uint32_t place) {
       else barrier_wait(summed + at.slot * 8, at.parity);  // then all workers have loaded theirs
       finisher.find_norm(phase.input());
     }
+    // With its first tile's sums all workers have read a linear's input; of the last one nothing more is read.
+    if (!SHARED && place >= control.end - next_phase) {
+      barrier_wait(summed + at.slot * 8, at.parity);
+      input_read<FINISHERS>();
+    }
 #pragma unroll 1
     for (int tile = tiles.begin; tile < tiles.end; ++tile) {
       if (tile != own) {

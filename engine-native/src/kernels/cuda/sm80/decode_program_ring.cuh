@@ -89,7 +89,11 @@ __device__ __forceinline__ uint32_t once_slot_read(uint32_t words, int small) {
 // beyond these it keeps in memory.
 template <class V> __device__ __forceinline__ void kept(V& v) { asm volatile("" : "+r"(v)); }
 __device__ __forceinline__ void workers_meet() { asm volatile("bar.sync 1, %0;" ::"n"(worker_threads) : "memory"); }
-template <bool BULK> __device__ __forceinline__ void all_but_loaders_meet() { asm volatile("bar.sync 2, %0;" ::"n"(finishing_threads(BULK)) : "memory"); }
+// What the first loading warp waits for: workers and finishers are done; finishers know that the last linear's input has been read.
+template <bool BULK> __device__ __forceinline__ void block_done() { asm volatile("bar.arrive 2, %0;" ::"n"(finishing_threads(BULK) + 32) : "memory"); }
+template <bool BULK> __device__ __forceinline__ void await_block() { asm volatile("bar.sync 2, %0;" ::"n"(finishing_threads(BULK) + 32) : "memory"); }
+template <int FINISHERS> __device__ __forceinline__ void input_read() { asm volatile("bar.arrive 3, %0;" ::"n"(FINISHERS * 32 + 32) : "memory"); }
+template <int FINISHERS> __device__ __forceinline__ void await_input_read() { asm volatile("bar.sync 3, %0;" ::"n"(FINISHERS * 32 + 32) : "memory"); }
 
 // ---- Shared memory -----------------------------------------------------------------------------------------------------
 
@@ -111,7 +115,7 @@ struct ProgramControl {
   const LinearOperands* linear;
   const float* floats;
   uint32_t end;                                                // a packed PhasePlace behind the last phase
-  int rows, slots, slot_bytes, slot_units, sum_slots, sums, x, x_rows, turns, x_stride, unit_sums, attention_bytes, attention_per_slot, last, block;  // sums, x, x_rows, turns: where they begin
+  int rows, slots, slot_bytes, slot_units, sum_slots, sums, x, x_rows, turns, x_stride, unit_sums, attention_bytes, attention_per_slot, block;  // sums, x, x_rows, turns: where they begin
   int items, whole, splits, per_kv, head_tiles;                // of an attention
   int attending;                                               // blocks from the first on, where linears spare them; 0: nowhere
   SparedTiles spared[program_shapes_max];
