@@ -41,7 +41,7 @@ class TileShapes {
 
 template <int subgroups, bool symmetric>
 struct W4Amx {
-  static constexpr int rows_max = 8, panel_rows_min = 2, streams = 4, group = 32 * subgroups;
+  static constexpr int rows_max = 8, panel_rows_min = 2, few_rows_max = 8, streams = 4, group = 32 * subgroups;
   static constexpr bool whole = symmetric && subgroups == 1;  // whole_scales
   static constexpr int depth = subgroups == 1 ? 32 : 64;      // inputs of one tile product
   W4Vnni<subgroups, symmetric> few;
@@ -72,7 +72,7 @@ struct W4Amx {
   }
 
   void panels(const uint8_t* block, int count, const PanelOperands& o, int rows, float* out, int64_t apart) const {
-    if (rows <= few.few_rows_max) return few.few_rows_panels(block, count, o, rows, out, apart);
+    if (rows <= few_rows_max) return few.in_registers(block, count, o, rows, out, apart);
     shapes.set(depth);
     for (int i = 0; i < count; ++i) many_rows(block + i * few.layout.bytes, o, rows, out + i * apart);
   }

@@ -25,14 +25,18 @@ HEARTH_INLINE __m512i add_four(__m512i sum, __m512i w, const int8_t* q) {
 // first and spill the sums.
 template <int n>
 HEARTH_INLINE void add_four(__m512i (&sums)[n], const __m512i (&w)[n], const int8_t* q) {
-  static_assert(n == 2 || n == 3);
+  static_assert(n >= 1 && n <= 3);
+  if constexpr (n == 1) {
+    sums[0] = add_four(sums[0], w[0], q);
+    return;
+  }
   typedef int32_t Four __attribute__((may_alias, aligned(1)));
   const auto& four = *reinterpret_cast<const Four*>(q);
   __m512i x;
   if constexpr (n == 3) {
     asm("vpbroadcastd %7, %3\n\tvpdpbusd %3, %4, %0\n\tvpdpbusd %3, %5, %1\n\tvpdpbusd %3, %6, %2"
         : "+v"(sums[0]), "+v"(sums[1]), "+v"(sums[2]), "=&v"(x) : "v"(w[0]), "v"(w[1]), "v"(w[2]), "m"(four));
-  } else {
+  } else if constexpr (n == 2) {
     asm("vpbroadcastd %5, %2\n\tvpdpbusd %2, %3, %0\n\tvpdpbusd %2, %4, %1"
         : "+v"(sums[0]), "+v"(sums[1]), "=&v"(x) : "v"(w[0]), "v"(w[1]), "m"(four));
   }
@@ -115,7 +119,8 @@ HEARTH_INLINE void prefetch_group(const Stretch& stretch, int g, size_t after = 
 
 template <int subgroups, bool symmetric>
 struct W4Vnni {
-  static constexpr int rows_max = 8, panel_rows_min = 2, few_rows_max = 8, streams = 4, abreast = 3, group = 32 * subgroups;
+  static constexpr int rows_max = 8, panel_rows_min = 2, streams = 4, group = 32 * subgroups;
+  static constexpr int in_registers_max = 48;  // rows: more are worth a copy of the weights in bytes
   static constexpr size_t stretch_bytes = scratch_inputs * block_rows;
   static constexpr bool whole = symmetric && subgroups == 1;  // whole_scales
   int in;
@@ -235,36 +240,37 @@ struct W4Vnni {
     }
   }
 
-  // Of more than one tile of rows, three blocks by four rows are multiplied at a time: 12 sums of a group, as many of a span, and
-  // one load of activations for three products. For fewer, blocks one by one: each is decoded for only two tiles of eight rows.
   void panels(const uint8_t* block, int count, const PanelOperands& o, int rows, float* out, int64_t apart) const {
-    if (rows <= few_rows_max) return few_rows_panels(block, count, o, rows, out, apart);
-    if (rows > panel_tile_rows) {
-      for (; count >= abreast; count -= abreast, block += abreast * layout.bytes, out += abreast * apart) many_rows<abreast, 4>(block, o, rows, out, apart);
-      if (count == 2) return many_rows<2, 4>(block, o, rows, out, apart);
-    }
-    for (; count > 0; --count, block += layout.bytes, out += apart) many_rows<1, 8>(block, o, rows, out, apart);
+    if (rows <= in_registers_max) return in_registers(block, count, o, rows, out, apart);
+    for (; count >= 2; count -= 2, block += 2 * layout.bytes, out += 2 * apart) decoded_once<2>(block, o, rows, out, apart);
+    if (count == 1) decoded_once<1>(block, o, rows, out, apart);
   }
 
-  void few_rows_panels(const uint8_t* block, int count, const PanelOperands& o, int rows, float* out, int64_t apart) const {
+  // Nibbles become bytes in registers, again for every eight rows; in between the blocks stay in the L2 cache.
+  void in_registers(const uint8_t* block, int count, const PanelOperands& o, int rows, float* out, int64_t apart) const {
+    const auto all_rows = [&]<int n>(int i) {
+      for (int row = 0; row < rows; row += rows_max) {
+        few_rows_of<n>(block + i * layout.bytes, from_row(o, row), rows - row, out + i * apart + row * block_rows, apart);
+      }
+    };
     int i = 0;
     // With float scales turns of 128 inputs cost more than four streams gain: a block at a time.
     if constexpr (whole) {
-      for (; i + streams <= count; i += streams) few_rows_of<streams>(block + i * layout.bytes, o, rows, out + i * apart, apart);
+      for (; i + streams <= count; i += streams) all_rows.template operator()<streams>(i);
     }
-    for (; i < count; ++i) few_rows_of<1>(block + i * layout.bytes, o, rows, out + i * apart, apart);
+    for (; i < count; ++i) all_rows.template operator()<1>(i);
   }
 
   // n neighbouring blocks, decoded a stretch at a time.
-  template <int n, int R>
-  void many_rows(const uint8_t* block, const PanelOperands& o, int rows, float* out, int64_t apart) const {
+  template <int n>
+  void decoded_once(const uint8_t* block, const PanelOperands& o, int rows, float* out, int64_t apart) const {
     alignas(64) uint8_t weights[n * stretch_bytes];
     for_each_stretch<group>(block, layout, n * layout.bytes, in / group, [&](const Stretch& stretch) {
       for (int b = 0; b < n; ++b) {
         const uint8_t* quants = block + b * layout.bytes + layout.quants + static_cast<size_t>(stretch.begin) * group * 8;
         decode(quants, (stretch.end - stretch.begin) * 4 * subgroups, weights + b * stretch_bytes);
       }
-      for (int row = 0; row < rows; row += R) some_rows<n, R>(block, weights, o, row, stretch, out + row * block_rows, apart);
+      for (int row = 0; row < rows; row += rows_max) eight_rows<n>(block, weights, from_row(o, row), row == 0, stretch, out + row * block_rows, apart);
     });
   }
 
@@ -283,14 +289,15 @@ struct W4Vnni {
   }
 
   // R rows and n neighbouring blocks, with whole scales a span of each in turn: several streams keep DRAM busier than one, and activations that do
-  // not fit the L1 cache are fetched once for n blocks. Nibbles become bytes in registers: weights pass once from memory.
+  // not fit the L1 cache are fetched once for n blocks. Of more than four rows two blocks share each broadcast: they wait for loads,
+  // fewer wait for memory.
   template <int R, int n>
   __attribute__((noinline)) void few_rows(const uint8_t* block, const PanelOperands& o, float* out, int64_t apart) const {
+    constexpr int abreast = n > 1 && R > 4 ? 2 : 1;
     const int groups = in / group, turn = whole ? span_groups : groups;
     for (int first = 0; first < groups; first += turn) {
-      for (int b = 0; b < n; ++b) {
-        few_rows_turn<R>(block + b * layout.bytes, n * layout.bytes, o, first, first + turn < groups ? first + turn : groups, out + b * apart);
-      }
+      const int last = first + turn < groups ? first + turn : groups;
+      for (int b = 0; b < n; b += abreast) few_rows_turn<R, abreast>(block + b * layout.bytes, n * layout.bytes, o, first, last, out + b * apart, apart);
     }
     for (int b = 0; b < n; ++b) {
       const __m512 factor = _mm512_loadu_ps(block + b * layout.bytes);
@@ -298,102 +305,119 @@ struct W4Vnni {
     }
   }
 
-  // Groups [first, last) of a block, added to out; set at the block's first. `to_next`: bytes to the stream's next block.
-  template <int R>
-  __attribute__((always_inline)) inline void few_rows_turn(const uint8_t* block, size_t to_next, const PanelOperands& o, int first, int last, float* out) const {
+  // Groups [first, last) of n blocks, added to out; set at the blocks' first. `to_next`: bytes to a stream's next block.
+  template <int R, int n>
+  __attribute__((always_inline)) inline void few_rows_turn(const uint8_t* block, size_t to_next, const PanelOperands& o, int first, int last, float* out, int64_t apart) const {
+    static_assert(n == 1 || whole);
     constexpr size_t far = 8192, near = 512;
     const __m512i low = _mm512_set1_epi8(15);
     const uint8_t* quants = block + layout.quants + static_cast<size_t>(first) * group * 8;
     const size_t share = layout.bytes / (in / group) + 1, jump = to_next - layout.bytes;
+    __m512i span[R][n];
     __m512 total[R];
-    __m512i span[R];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) total[r] = first == 0 ? _mm512_setzero_ps() : _mm512_load_ps(out + r * block_rows), span[r] = _mm512_setzero_si512();
+    for (int r = 0; r < R; ++r) {
+      total[r] = _mm512_setzero_ps();
+#pragma GCC unroll 2
+      for (int b = 0; b < n; ++b) span[r][b] = _mm512_setzero_si512();
+    }
     for (int g = first; g < last; ++g) {
       const size_t at_far = far + g * share;
       const uint8_t* ahead = block + (at_far < layout.bytes ? at_far : at_far + jump);
       const int32_t* negated_sum = o.sum + g * panel_tile_rows;
       // Two sums a row while registers last: vpdpbusd takes five cycles to give its sum to the next.
-      constexpr int chains = R <= 4 ? 2 : 1;
-      __m512i dot[R][2];
+      constexpr bool chains = R * n <= 4;
+      __m512i dot[R][n], odd[R][n];
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-        dot[r][0] = _mm512_set1_epi32(negated_sum[r]);
-        if constexpr (!symmetric) dot[r][0] = _mm512_madd_epi16(group_zeros(block, layout, g), dot[r][0]);
-        dot[r][1] = _mm512_setzero_si512();
+        const __m512i sum = _mm512_set1_epi32(negated_sum[r]);
+#pragma GCC unroll 2
+        for (int b = 0; b < n; ++b) {
+          dot[r][b] = symmetric ? sum : _mm512_madd_epi16(group_zeros(block, layout, g), sum);
+          odd[r][b] = _mm512_setzero_si512();
+        }
       }
-      prefetch_far(ahead + 4 * subgroups * 64);
+#pragma GCC unroll 2
+      for (int b = 0; b < n; ++b) prefetch_far(ahead + b * layout.bytes + 4 * subgroups * 64);
 #pragma GCC unroll 4
       for (int sub = 0; sub < subgroups; ++sub) {
         const int at = g * group + sub * 32;
         const int8_t* q = o.q + at / 64 * 1024 + at % 64;
 #pragma GCC unroll 4
         for (int chunk = 0; chunk < 4; ++chunk, quants += 64, ahead += 64) {
-          const __m512i w = _mm512_loadu_si512(quants);
-          prefetch_far(ahead);
-          prefetch(quants + near);
-          const __m512i first4 = _mm512_and_si512(w, low), second4 = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);
+          __m512i first4[n], second4[n];
+#pragma GCC unroll 2
+          for (int b = 0; b < n; ++b) {
+            const __m512i w = _mm512_loadu_si512(quants + b * layout.bytes);
+            prefetch_far(ahead + b * layout.bytes);
+            prefetch(quants + b * layout.bytes + near);
+            first4[b] = _mm512_and_si512(w, low), second4[b] = _mm512_and_si512(_mm512_srli_epi16(w, 4), low);
+          }
 #pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) dot[r][0] = add_four(dot[r][0], first4, q + r * 64 + chunk * 8);
+          for (int r = 0; r < R; ++r) add_four(dot[r], first4, q + r * 64 + chunk * 8);
 #pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) dot[r][chains - 1] = add_four(dot[r][chains - 1], second4, q + r * 64 + chunk * 8 + 4);
+          for (int r = 0; r < R; ++r) add_four(chains ? odd[r] : dot[r], second4, q + r * 64 + chunk * 8 + 4);
         }
       }
-      const __m512 scales = whole ? __m512{} : group_scales(block, layout, g);
-      const __m512i multipliers = whole ? group_whole_scales(block, layout, g) : __m512i{};
-      const float* scale = o.scale + (whole ? g / span_groups : g) * panel_tile_rows;
+      const float* scale = o.scale + g * panel_tile_rows;
+#pragma GCC unroll 2
+      for (int b = 0; b < n; ++b) {
+        const __m512 scales = whole ? __m512{} : group_scales(block, layout, g);
+        const __m512i multipliers = whole ? group_whole_scales(block + b * layout.bytes, layout, g) : __m512i{};
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const __m512i sum = chains == 2 ? _mm512_add_epi32(dot[r][0], dot[r][1]) : dot[r][0];
-        if constexpr (whole) span[r] = _mm512_dpwssd_epi32(span[r], sum, multipliers);
-        else total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(scales, _mm512_set1_ps(scale[r])), total[r]);
+        for (int r = 0; r < R; ++r) {
+          const __m512i sum = chains ? _mm512_add_epi32(dot[r][b], odd[r][b]) : dot[r][b];
+          if constexpr (whole) span[r][b] = _mm512_dpwssd_epi32(span[r][b], sum, multipliers);
+          else total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(scales, _mm512_set1_ps(scale[r])), total[r]);
+        }
       }
     }
     const float* scale = o.scale + first / span_groups * panel_tile_rows;
+#pragma GCC unroll 2
+    for (int b = 0; b < n; ++b) {
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) _mm512_store_ps(out + r * block_rows, whole ? add_span(span[r], scale[r], total[r]) : total[r]);
+      for (int r = 0; r < R; ++r) {
+        float* to = out + b * apart + r * block_rows;
+        if constexpr (whole) total[r] = add_span(span[r][b], scale[r], first == 0 ? _mm512_setzero_ps() : _mm512_load_ps(to));
+        _mm512_store_ps(to, total[r]);
+      }
+    }
   }
 
-  // Rows [row, row + R) by n blocks over the decoded stretch, added to out; set at a block's first, scaled at its last. A group's
-  // sums, with whole scales a span's too, fill the registers; what they add up to waits in the L1 cache.
-  template <int n, int R>
-  __attribute__((noinline)) void some_rows(const uint8_t* block, const uint8_t* weights, const PanelOperands& o, int row, const Stretch& stretch, float* out, int64_t apart) const {
-    const int tile = row / panel_tile_rows, lane = row % panel_tile_rows;
-    const int8_t* q_tile = o.q + tile * o.q_tile + lane * 64;
-    const float* scale = o.scale + tile * o.group_tile + lane;
-    const int32_t* negated_sum = o.sum + tile * o.group_tile + lane;
+  // Eight rows by n blocks over the decoded stretch, added to out; set at a block's first, scaled at its last. A group's sums fill half of the
+  // registers, and a broadcast serves n products; a span's sums and what they add up to wait in the L1 cache. `fetches`: reads the next stretch ahead.
+  template <int n>
+  __attribute__((noinline)) void eight_rows(const uint8_t* block, const uint8_t* weights, const PanelOperands& o, bool fetches, const Stretch& stretch, float* out, int64_t apart) const {
+    constexpr int R = rows_max;
     __m512i span[R][n];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
-#pragma GCC unroll 3
+#pragma GCC unroll 2
       for (int b = 0; b < n; ++b) span[r][b] = _mm512_setzero_si512();
     bool first = stretch.begin == 0;
     for (int g = stretch.begin; g < stretch.end; ++g) {
-      if (row == 0) for (int b = 0; b < n; ++b) prefetch_group<subgroups>(stretch, g, b * layout.bytes);
+      if (fetches) for (int b = 0; b < n; ++b) prefetch_group<subgroups>(stretch, g, b * layout.bytes);
       __m512i dot[R][n];
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-        const __m512i sum = _mm512_set1_epi32(negated_sum[g * panel_tile_rows + r]);
-#pragma GCC unroll 3
+        const __m512i sum = _mm512_set1_epi32(o.sum[g * panel_tile_rows + r]);
+#pragma GCC unroll 2
         for (int b = 0; b < n; ++b) dot[r][b] = symmetric ? sum : _mm512_madd_epi16(group_zeros(block + b * layout.bytes, layout, g), sum);
       }
       for (int sub = 0; sub < subgroups; ++sub) {
         const int at = g * group + sub * 32;
-        const int8_t* q = q_tile + at / 64 * 1024 + at % 64;
+        const int8_t* q = o.q + at / 64 * 1024 + at % 64;
 #pragma GCC unroll 8
         for (int four = 0; four < 8; ++four, weights += 64) {
           __m512i w[n];
-#pragma GCC unroll 3
+#pragma GCC unroll 2
           for (int b = 0; b < n; ++b) w[b] = _mm512_load_si512(weights + b * stretch_bytes);
 #pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) {
-            if constexpr (n == 1) dot[r][0] = add_four(dot[r][0], w[0], q + r * 64 + four * 4);
-            else add_four(dot[r], w, q + r * 64 + four * 4);
-          }
+          for (int r = 0; r < R; ++r) add_four(dot[r], w, q + r * 64 + four * 4);
         }
       }
       if constexpr (whole) {
-#pragma GCC unroll 3
+#pragma GCC unroll 2
         for (int b = 0; b < n; ++b) {
           const __m512i multipliers = group_whole_scales(block + b * layout.bytes, layout, g);
 #pragma GCC unroll 8
@@ -401,7 +425,8 @@ struct W4Vnni {
         }
         if (!ends_span(g, stretch.end)) continue;
       }
-#pragma GCC unroll 3
+      const float* scale = o.scale + (whole ? g / span_groups : g) * panel_tile_rows;
+#pragma GCC unroll 2
       for (int b = 0; b < n; ++b) {
         const __m512 scales = whole ? __m512{} : group_scales(block + b * layout.bytes, layout, g);
 #pragma GCC unroll 8
@@ -409,18 +434,17 @@ struct W4Vnni {
           float* to = out + b * apart + r * block_rows;
           const __m512 total = first ? _mm512_setzero_ps() : _mm512_load_ps(to);
           if constexpr (whole) {
-            _mm512_store_ps(to, add_span(span[r][b], scale[g / span_groups * panel_tile_rows + r], total));
+            _mm512_store_ps(to, add_span(span[r][b], scale[r], total));
             span[r][b] = _mm512_setzero_si512();
           } else {
-            const __m512 by = _mm512_mul_ps(scales, _mm512_set1_ps(scale[g * panel_tile_rows + r]));
-            _mm512_store_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][b]), by, total));
+            _mm512_store_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r][b]), _mm512_mul_ps(scales, _mm512_set1_ps(scale[r])), total));
           }
         }
       }
       first = false;
     }
     if (!stretch.last) return;
-#pragma GCC unroll 3
+#pragma GCC unroll 2
     for (int b = 0; b < n; ++b) {
       const __m512 factor = _mm512_loadu_ps(block + b * layout.bytes);
 #pragma GCC unroll 8
@@ -483,22 +507,20 @@ struct W8Vnni {
   void panels_of(const uint8_t* block, const PanelOperands& o, int rows, float* out, int64_t apart) const {
     for (int begin = 0; begin < in; begin += scratch_inputs) {
       const int end = begin + scratch_inputs < in ? begin + scratch_inputs : in;
-      for (int row = 0; row < rows; row += 8) eight_rows<n>(block, o, row, begin, end, out + row * block_rows, apart);
+      for (int row = 0; row < rows; row += 8) eight_rows<n>(block, from_row(o, row), row == 0, begin, end, out + row * block_rows, apart);
     }
   }
 
-  // Rows [row, row + 8) over inputs [begin, end).
+  // Eight rows over inputs [begin, end). `fetches`: reads weights ahead.
   template <int n>
-  __attribute__((noinline)) void eight_rows(const uint8_t* block, const PanelOperands& o, int row, int begin, int end, float* out, int64_t apart) const {
+  __attribute__((noinline)) void eight_rows(const uint8_t* block, const PanelOperands& o, bool fetches, int begin, int end, float* out, int64_t apart) const {
     const __m512i flip = _mm512_set1_epi8(-128);
-    const int tile = row / panel_tile_rows, lane = row % panel_tile_rows;
-    const int8_t* q = o.q + tile * o.q_tile + begin / 64 * 1024 + lane * 64;
+    const int8_t* q = o.q + begin / 64 * 1024;
     const uint8_t* quants = block + layout.quants + static_cast<size_t>(begin) * block_rows;
-    const bool ahead = row == 0;
     __m512i sum[8][n];
 #pragma GCC unroll 8
     for (int r = 0; r < 8; ++r) {
-      const __m512i first = _mm512_set1_epi32(o.sum[tile * o.group_tile + lane + r] * 128);
+      const __m512i first = _mm512_set1_epi32(o.sum[r] * 128);
 #pragma GCC unroll 3
       for (int b = 0; b < n; ++b) sum[r][b] = begin == 0 ? first : _mm512_load_si512(out + b * apart + r * block_rows);
     }
@@ -509,16 +531,12 @@ struct W8Vnni {
 #pragma GCC unroll 3
         for (int b = 0; b < n; ++b) {
           w[b] = _mm512_xor_si512(_mm512_loadu_si512(quants + b * layout.bytes), flip);
-          if (ahead) prefetch(quants + b * layout.bytes + prefetch_bytes);
+          if (fetches) prefetch(quants + b * layout.bytes + prefetch_bytes);
         }
 #pragma GCC unroll 8
-        for (int r = 0; r < 8; ++r) {
-          if constexpr (n == 1) sum[r][0] = add_four(sum[r][0], w[0], q + r * 64 + four * 4);
-          else add_four(sum[r], w, q + r * 64 + four * 4);
-        }
+        for (int r = 0; r < 8; ++r) add_four(sum[r], w, q + r * 64 + four * 4);
       }
     }
-    const float* scale = o.scale + tile * o.group_tile + lane;
 #pragma GCC unroll 3
     for (int b = 0; b < n; ++b) {
       const __m512 scales = _mm512_loadu_ps(block + b * layout.bytes);
@@ -526,7 +544,7 @@ struct W8Vnni {
 #pragma GCC unroll 8
       for (int r = 0; r < 8; ++r) {
         if (end < in) _mm512_store_si512(to + r * block_rows, sum[r][b]);
-        else _mm512_store_ps(to + r * block_rows, _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][b]), _mm512_mul_ps(scales, _mm512_set1_ps(scale[r]))));
+        else _mm512_store_ps(to + r * block_rows, _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][b]), _mm512_mul_ps(scales, _mm512_set1_ps(o.scale[r]))));
       }
     }
   }

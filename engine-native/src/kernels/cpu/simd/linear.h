@@ -41,6 +41,12 @@ struct PanelOperands {
   const float* scale; const int32_t* sum; int64_t group_tile;  // elements of a tile
 };
 
+// Of `row` and the rows after it in its tile, as if they were the tile's first.
+HEARTH_INLINE PanelOperands from_row(const PanelOperands& all, int row) {
+  const int tile = row / panel_tile_rows, lane = row % panel_tile_rows;
+  return {all.q + tile * all.q_tile + lane * 64, all.q_tile, all.scale + tile * all.group_tile + lane, all.sum + tile * all.group_tile + lane, all.group_tile};
+}
+
 // Offsets of the operands in the workspace.
 struct Scratch {
   size_t scale = 0, sum = 0, x = 0, bytes = 0;
