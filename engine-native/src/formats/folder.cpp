@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "formats/awq.h"
 #include "formats/converted.h"
@@ -18,6 +19,18 @@ using nlohmann::json;
 
 namespace {
 
+// "a, b, c and 2 more"
+std::string file_names(const std::set<std::filesystem::path>& files) {
+  constexpr size_t named_max = 3;
+  std::string names;
+  size_t named = 0;
+  for (const std::filesystem::path& file : files) {
+    if (named == named_max) break;
+    names += (named++ ? ", " : "") + file.filename().string();
+  }
+  return files.size() > named ? names + " and " + std::to_string(files.size() - named) + " more" : names;
+}
+
 class FolderCheckpoint final : public Checkpoint {
  public:
   FolderCheckpoint(std::string path, std::string torch_file) : path_(std::move(path)), torch_file_(std::move(torch_file)) {}
@@ -27,6 +40,7 @@ class FolderCheckpoint final : public Checkpoint {
   const json& generation_config() const override { return generation_config_; }
   const std::string& path() const override { return path_; }
   std::string_view format() const override { return packed_ ? "hearth" : reader_ ? reader_->format() : "float"; }
+  std::vector<std::string> notes() const override;
   std::string_view target() const override { return packed_ ? std::string_view(packed_->target()) : std::string_view(); }
   const tokenizer::GgufVocabulary* vocabulary() const override { return vocabulary_ ? &*vocabulary_ : nullptr; }
   const PackedHeader* packed_header(std::string_view key) const override { return packed_ ? packed_->find(key) : nullptr; }
@@ -207,6 +221,25 @@ Status FolderCheckpoint::load() {
     store_.alias("model.embed_tokens.weight", "lm_head.weight");  // some writers keep the head's name for the shared table
   }
   return Status::ok();
+}
+
+// An adapter, or another writer's copy of the weights: whoever put it there may take it for what is served.
+std::vector<std::string> FolderCheckpoint::notes() const {
+  std::set<std::filesystem::path> folders{path_}, read, unread;
+  for (const auto& file : store_.files()) {
+    const std::filesystem::path path(file->path());
+    folders.insert(path.parent_path());
+    read.insert(path.lexically_normal());
+  }
+  for (const std::filesystem::path& folder : folders) {
+    std::error_code error;
+    for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+      const std::filesystem::path path = entry.path().lexically_normal();
+      if (path.extension() == ".safetensors" && !read.contains(path)) unread.insert(path);
+    }
+  }
+  if (unread.empty()) return {};
+  return {file_names(unread) + ": in the model's folder, but not read; the weights come from " + file_names(read)};
 }
 
 bool FolderCheckpoint::has_linear(std::string_view module) const {

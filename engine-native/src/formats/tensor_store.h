@@ -30,6 +30,7 @@ class TensorStore {
   const TensorView* find(std::string_view name) const;
   std::vector<std::string> names() const;  // canonical, sorted
   bool empty() const { return tensors_.empty(); }
+  const std::vector<std::shared_ptr<MappedFile>>& files() const { return files_; }
   // Copies bytes that a tensor's view shows, by reading its file.
   Status read(std::span<const std::byte> range, void* to) const;
   void forget(std::span<const std::byte> range) const;

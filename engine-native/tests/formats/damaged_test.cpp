@@ -373,6 +373,20 @@ TEST(DamagedFolders, ShardsMustAgreeWithTheIndex) {
   EXPECT_NE(Checkpoint::open(folder.path()).status().message().find("the same tensor is also in"), std::string::npos);
 }
 
+TEST(DamagedFolders, WeightsThatAreNotReadAreNamed) {
+  const auto weights = safetensors_file(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", std::string(4, '\0'));
+  TemporaryFolder folder;
+  write_file(folder.path() + "/config.json", "{}");
+  write_file(folder.path() + "/1.safetensors", weights);
+  write_file(folder.path() + "/model.safetensors.index.json", R"({"weight_map":{"a":"1.safetensors"}})");
+  EXPECT_TRUE((*Checkpoint::open(folder.path()))->notes().empty());
+  for (const char* name : {"/model.safetensors", "/adapter_model.safetensors", "/x.safetensors", "/y.safetensors"}) write_file(folder.path() + name, weights);
+  const auto notes = (*Checkpoint::open(folder.path() + "/"))->notes();
+  ASSERT_EQ(notes.size(), 1u);
+  EXPECT_EQ(notes[0], "adapter_model.safetensors, model.safetensors, x.safetensors and 1 more: in the model's folder, but not read; "
+                      "the weights come from 1.safetensors");
+}
+
 TEST(DamagedFolders, MissingTensorsAreNamed) {
   const auto checkpoint = Checkpoint::open(fixture("dense-f16"));
   ASSERT_TRUE(checkpoint);
