@@ -6,6 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { createSecureContext } from 'node:tls';
 import type { FastifyInstance } from 'fastify';
 import { buildApp } from './app.ts';
+import { type Render, templateProblem } from './chat/prompt.ts';
 import { TemplateRenderer } from './chat/templates.ts';
 import { wrapped } from './cli/terminal.ts';
 import { type ModelEntry, readSettings, type Settings, settingsHelp, UsageError } from './config.ts';
@@ -61,12 +62,13 @@ export async function serve(options: ServeOptions): Promise<void> {
     pixelsMax: settings.maxImagePixels,
     urlHosts: settings.allowImageUrls,
   });
+  const render: Render = (source, variables) => renderer.render(source, variables);
   const app = await buildApp({
     images,
     lifecycle,
     settings,
     keys,
-    render: (source, variables) => renderer.render(source, variables),
+    render,
     logger: speaker.logger,
     ...tls,
   });
@@ -77,11 +79,12 @@ export async function serve(options: ServeOptions): Promise<void> {
     const url = await speaker.stage('listening', (note) => listen(app, settings, note));
     if (generated !== null) tellKey(url, settings, generated, speaker);
     engine = await openEngine(options, settings, speaker, lifecycle);
-    models = makeModels(engine, settings, model, others, speaker, lifecycle);
+    const tell = (loaded: ModelInfo) => tellOfModel(loaded, render, speaker, lifecycle);
+    models = makeModels(engine, settings, model, others, tell, speaker, lifecycle);
     const info = await Promise.race([load(models, model.name, speaker, lifecycle), stop]);
     if (typeof info === 'string') return speaker.say(`${info}: the load is given up`);
-    for (const note of info.notes) speaker.say(note);
     lifecycle.ready(engine, models);
+    await Promise.race([tell(info), stop]);
     speaker.say(`Hearth serves ${info.name} on ${url} (ready in ${Math.round(performance.now() - begin)} ms)`);
     const signal = await Promise.race([stop, untilDead(engine, stop)]);
     if (typeof signal !== 'string') throw signal;
@@ -274,6 +277,7 @@ function makeModels(
   settings: Settings,
   first: ServedModel,
   others: ReturnType<typeof findOthers>,
+  tell: (info: ModelInfo) => Promise<void>,
   speaker: Speaker,
   lifecycle: Lifecycle,
 ): ModelSet {
@@ -295,8 +299,11 @@ function makeModels(
         // Without the model to start with the process ends, and says why itself.
         if (lifecycle.phase !== 'loading') speaker.logger.warn({ model: name, reason }, 'a model could not be loaded');
       },
-      loaded: (name, seconds) =>
-        speaker.logger.info({ model: name, seconds: Number(seconds.toFixed(2)) }, 'model loaded'),
+      loaded(info, seconds) {
+        speaker.logger.info({ model: info.name, seconds: Number(seconds.toFixed(2)) }, 'model loaded');
+        // The one to start with is told of in its place, below the line of its load.
+        if (lifecycle.phase !== 'loading') void tell(info);
+      },
       unloaded: (name, reason) => speaker.logger.info({ model: name, reason }, 'model unloaded'),
     },
   });
@@ -339,6 +346,22 @@ async function load(models: ModelSet, name: string, speaker: Speaker, lifecycle:
     note(`${info.name}: ${info.architecture}, ${info.precision} on ${info.device}, ${gib.toFixed(2)} GiB`);
     return info;
   });
+}
+
+/** What its owner should know of a model that was loaded: no request would say so, or only the first that fails. */
+async function tellOfModel(info: ModelInfo, render: Render, speaker: Speaker, lifecycle: Lifecycle): Promise<void> {
+  for (const note of info.notes) speaker.say(`${info.name}: ${note}`);
+  const problem = await templateProblem({ ...info, imagePlaceholder: null }, render);
+  if (!problem || lifecycle.phase === 'draining') return;
+  const what =
+    problem.fault === 'broken'
+      ? 'cannot be read, so chats are refused'
+      : 'fails on a plain message, and on any that brings it no more';
+  speaker.logger.warn(
+    { model: info.name, reason: problem.message },
+    `the model's chat template ${what}: mend it in the model's folder (chat_template.jinja, ` +
+      'tokenizer_config.json), or give another: --chat-template FILE, chat-template in --more-models',
+  );
 }
 
 function firstSignal(): Promise<string> {

@@ -60,8 +60,23 @@ export async function buildPrompt(input: PromptInput, owner: TemplateOwner, rend
   }
 }
 
-/** A template that complained; one that was stopped would only be stopped again. */
-const isRefusal = (error: unknown) => error instanceof TemplateError && !error.timedOut;
+/** A template that complained; one that was stopped or cannot be read would only be so again. */
+const isRefusal = (error: unknown) =>
+  error instanceof TemplateError && (error.fault === 'refused' || error.fault === 'failed');
+
+/**
+ * Why a template serves nobody, or null: it fails on the plainest conversation there is. One that refuses this may want
+ * others, and says so in its own words to whoever asks.
+ */
+export async function templateProblem(owner: TemplateOwner, render: Render): Promise<TemplateError | null> {
+  try {
+    await buildPrompt({ turns: [{ role: 'user', content: 'Hello' }] }, owner, render);
+    return null;
+  } catch (error) {
+    if (!(error instanceof TemplateError)) throw error;
+    return error.fault === 'refused' ? null : error;
+  }
+}
 
 /** The leading system text joined to the first user message, or null when there is none. */
 function foldSystem(turns: readonly Turn[]): Turn[] | null {

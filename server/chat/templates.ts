@@ -6,11 +6,16 @@ import { Worker } from 'node:worker_threads';
 /** Templates that the worker keeps; template-worker.mjs drops all of them when the first key comes again. */
 const templatesMax = 32;
 
+/**
+ * `refused`: the template's own words, by raise_exception; `failed`: it could not be carried out; `broken`: it cannot be
+ * read at all; `stopped`: by its deadline, its memory or the end of the renderer.
+ */
+export type TemplateFault = 'refused' | 'failed' | 'broken' | 'stopped';
+
 export class TemplateError extends Error {
   constructor(
     message: string,
-    /** True when the template was stopped, not when it complained. */
-    readonly timedOut = false,
+    readonly fault: TemplateFault,
   ) {
     super(message);
     this.name = 'TemplateError';
@@ -25,7 +30,10 @@ interface Job {
   reject: (error: TemplateError) => void;
 }
 
-type Answer = { ready: true; thread: string | null } | { id: number; text: string } | { id: number; error: string };
+type Answer =
+  | { ready: true; thread: string | null }
+  | { id: number; text: string }
+  | { id: number; error: string; fault: TemplateFault };
 
 const heapMbMax = 512;
 /** Jobs that the worker holds: enough that it need not wait for this thread between two. */
@@ -60,7 +68,7 @@ export class TemplateRenderer {
 
   /** Text of a template; throws TemplateError when it fails, raises or takes too long. */
   render(source: string, variables: Record<string, unknown>): Promise<string> {
-    if (this.#closed) return Promise.reject(new TemplateError('the template renderer is closed'));
+    if (this.#closed) return Promise.reject(new TemplateError('the template renderer is closed', 'stopped'));
     return new Promise((resolve, reject) => {
       this.#queue.push({ id: this.#nextId++, source, variables, resolve, reject });
       this.#post();
@@ -73,7 +81,7 @@ export class TemplateRenderer {
     this.#queue = [];
     this.#inFlight = [];
     this.#disarm();
-    for (const job of left) job.reject(new TemplateError('the template renderer is closed'));
+    for (const job of left) job.reject(new TemplateError('the template renderer is closed', 'stopped'));
     await this.#worker?.terminate();
   }
 
@@ -85,8 +93,8 @@ export class TemplateRenderer {
     });
     worker.unref();
     worker.on('message', (answer: Answer) => this.#answered(worker, answer));
-    worker.on('error', (error) => this.#lost(worker, `the template failed: ${error.message}`));
-    worker.on('exit', () => this.#lost(worker, 'the template ended its worker'));
+    worker.on('error', (error) => this.#lost(worker, error.message));
+    worker.on('exit', () => this.#lost(worker, 'it ended its worker'));
     this.#worker = worker;
     this.#ready = false;
     this.#keys.clear();
@@ -151,7 +159,7 @@ export class TemplateRenderer {
     this.#disarm();
     if (this.#inFlight.length > 0) this.#arm(worker);
     if ('text' in answer) job.resolve(answer.text);
-    else job.reject(new TemplateError(answer.error));
+    else job.reject(new TemplateError(answer.error, answer.fault));
     this.#post();
   }
 
@@ -164,7 +172,7 @@ export class TemplateRenderer {
       return;
     }
     void worker.terminate();
-    this.#replace(new TemplateError(`the chat template took longer than ${this.#timeoutMs} ms`, true));
+    this.#replace(new TemplateError(`it took longer than ${this.#timeoutMs} ms`, 'stopped'));
   }
 
   #lost(worker: Worker, reason: string): void {
@@ -174,7 +182,7 @@ export class TemplateRenderer {
       const first = this.#queue.shift();
       if (first) this.#inFlight.push(first);
     }
-    this.#replace(new TemplateError(reason));
+    this.#replace(new TemplateError(reason, 'stopped'));
   }
 
   /** The first job in flight is to blame and fails; the others go to another worker. */

@@ -60,7 +60,7 @@ export interface ModelSetOptions {
 }
 
 export interface ModelHooks {
-  loaded?(name: string, seconds: number): void;
+  loaded?(info: ModelInfo, seconds: number): void;
   failed?(name: string, reason: string): void;
   unloaded?(name: string, reason: UnloadReason): void;
 }
@@ -299,10 +299,11 @@ export class ModelSet {
       if (entry.state !== 'loaded') {
         entry.state = 'loading';
         if (!(await this.#makeRoom(entry))) return;
-        this.#adopt(entry, await this.#loadInto(entry, onProgress));
+        const info = await this.#loadInto(entry, onProgress);
+        this.#adopt(entry, info);
         entry.counts.loads++;
         entry.counts.loadSeconds = (performance.now() - begin) / 1000;
-        this.#options.hooks.loaded?.(entry.name, entry.counts.loadSeconds);
+        this.#options.hooks.loaded?.(info, entry.counts.loadSeconds);
       }
     } catch (error) {
       if (!this.#closed) this.#failed(entry, error);

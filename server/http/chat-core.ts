@@ -113,7 +113,9 @@ export async function renderPrompt(context: AppContext, model: ModelInfo, input:
     return await buildPrompt(input, { ...model, imagePlaceholder: model.vision?.placeholder ?? null }, context.render);
   } catch (error) {
     if (!(error instanceof TemplateError)) throw error;
-    throw errors.invalid(`The model's chat template refused the messages: ${error.message}`, 'messages');
+    if (error.fault === 'broken') throw errors.modelDamaged(`its chat template cannot be read: ${error.message}`);
+    const did = error.fault === 'refused' ? 'refused' : 'failed on';
+    throw errors.invalid(`The model's chat template ${did} the messages: ${error.message}`, 'messages');
   }
 }
 

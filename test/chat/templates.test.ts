@@ -4,7 +4,13 @@
 import { readFileSync } from 'node:fs';
 import { afterAll, describe, expect, it } from 'vitest';
 import { Marks } from '../../server/chat/marks.ts';
-import { buildPrompt, type PromptInput, type TemplateOwner, type Turn } from '../../server/chat/prompt.ts';
+import {
+  buildPrompt,
+  type PromptInput,
+  type TemplateOwner,
+  type Turn,
+  templateProblem,
+} from '../../server/chat/prompt.ts';
 import { TemplateError, TemplateRenderer } from '../../server/chat/templates.ts';
 
 const renderer = new TemplateRenderer({ timeoutMs: 5000 });
@@ -180,7 +186,7 @@ describe('the renderer', () => {
     const own = new TemplateRenderer({ timeoutMs: 200 });
     const forever = '{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}';
     const [slow, quick] = await Promise.allSettled([own.render(forever, {}), own.render('{{ 1 + 1 }}', {})]);
-    expect(slow).toMatchObject({ status: 'rejected', reason: { timedOut: true } });
+    expect(slow).toMatchObject({ status: 'rejected', reason: { fault: 'stopped' } });
     expect(quick).toMatchObject({ status: 'fulfilled', value: '2' });
     await own.close();
   });
@@ -205,7 +211,7 @@ describe('the renderer', () => {
     });
     const results = await Promise.allSettled(jobs);
     for (const [at, result] of results.entries()) {
-      if (at === 25) expect(result).toMatchObject({ status: 'rejected', reason: { timedOut: true } });
+      if (at === 25) expect(result).toMatchObject({ status: 'rejected', reason: { fault: 'stopped' } });
       else if (at % 10 === 3) expect(result).toMatchObject({ status: 'rejected', reason: { message: `no ${at}` } });
       else expect(result).toMatchObject({ status: 'fulfilled', value: `${at} of ${at % 40}` });
     }
@@ -213,12 +219,34 @@ describe('the renderer', () => {
   });
 
   it('reports a template error as one', async () => {
-    await expect(render("{{ raise_exception('no system role') }}", {})).rejects.toThrow('no system role');
-    await expect(render('{% if %}', {})).rejects.toThrow(TemplateError);
+    const refused = { name: 'TemplateError', fault: 'refused', message: 'no system role' };
+    await expect(render("{{ raise_exception('no system role') }}", {})).rejects.toMatchObject(refused);
+    await expect(render('{% if %}', {})).rejects.toMatchObject({ name: 'TemplateError', fault: 'broken' });
+    await expect(render('{{ 1 | nonsense }}', {})).rejects.toMatchObject({ name: 'TemplateError', fault: 'failed' });
   });
 });
 
-describe('undefined values', () => {
+describe('what is wrong with a template for every conversation', () => {
+  const specialTokens = { bos_token: '<s>', eos_token: '</s>', unk_token: '<unk>', pad_token: '<pad>' };
+  const problem = (chatTemplate: string | null) =>
+    templateProblem({ chatTemplate, specialTokens, imagePlaceholder: null }, render);
+
+  it('is nothing for one that serves chats, nor for one that refuses this one, nor where there is none', async () => {
+    for (const one of fixture('cases-huggingface-jinja-e2e.jsonl')) {
+      // Those that a model has beside its template for chats, for conversations with tools.
+      if (!one.data.tools) expect([one.name, await problem(one.chat_template)]).toEqual([one.name, null]);
+    }
+    expect(await problem("{{ raise_exception('begin with a picture') }}")).toBeNull();
+    expect(await problem(null)).toBeNull();
+  });
+
+  it('is that it cannot be read, or that it fails', async () => {
+    expect(await problem('{% for m in messages %}{{ m.content }')).toMatchObject({ fault: 'broken' });
+    expect(await problem('{{ messages | nonsense }}')).toMatchObject({ fault: 'failed' });
+  });
+});
+
+describe('values that Jinja takes for empty', () => {
   // What Jinja 3 gives: an undefined value is empty text, an empty list, an empty mapping.
   const cases: Array<[template: string, expected: string]> = [
     ['[{{ x | trim }}]', '[]'],
@@ -226,8 +254,10 @@ describe('undefined values', () => {
     ['{{ x | length }} {{ x | int }}', '0 0'],
     ["[{{ x | map(attribute='role') | join(', ') }}]", '[]'],
     ["{{ messages | selectattr('role', 'equalto', 'system') | list | length }}", '1'],
+    ["{{ none | selectattr('role', 'equalto', 'system') | list | length }}", '0'],
     ['{% for a in x %}{{ a }}{% else %}none{% endfor %}', 'none'],
     ['{% for k, v in x | items %}{{ k }}{% endfor %}.', '.'],
+    ["{% for c in messages[0].content %}{{ c['type'] == 'image' }}{% else %}none{% endfor %}", 'none'],
     ["{% for m in messages if m.role == 'user' %}{{ m.content | trim }}{% endfor %}", 'b'],
     ['{{ x ~ messages[0].tone ~ "a" }}', 'a'],
     ["{{ x | default('given') | trim }}", 'given'],

@@ -114,9 +114,12 @@ function start(argv: string[] = [], options: ScriptedOptions & { open?: () => Pr
   return { done, stop: () => stop('SIGTERM'), url, lines };
 }
 
-const body = JSON.stringify({ messages: [{ role: 'user', content: 'a secret' }], stream: true });
-const ask = (url: string) =>
-  fetch(`${url}/v1/chat/completions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body });
+const ask = (url: string, model = 'default') =>
+  fetch(`${url}/v1/chat/completions`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ model, messages: [{ role: 'user', content: 'a secret' }], stream: true }),
+  });
 
 describe('hearth serve', () => {
   it('answers while it loads, serves, drains on a signal, and logs no prompt', async () => {
@@ -144,6 +147,35 @@ describe('hearth serve', () => {
     const log = JSON.stringify(server.lines());
     expect(log).not.toContain('secret');
     expect(server.lines()).toContainEqual(expect.objectContaining({ msg: 'request', method: 'POST', status: 200 }));
+  });
+
+  it('tells what its owner should know of a model, of those loaded later too: notes, a template that serves no chat', async () => {
+    const info = { notes: ['x.safetensors: not read'], chatTemplate: '{% for m in messages %}{{ m.content }' };
+    const server = start(['--shape', 'llama-1.1b', '--more-models', `later=${fileOf('later.gguf', 'GGUF')}`], {
+      models: [],
+      loadable: { 'llama-1.1b': { info }, later: { info: { ...info, chatTemplate: '{{ messages | nonsense }}' } } },
+    });
+    const url = await server.url();
+    const told = (name: string) => {
+      const of = server.lines().filter(({ model, msg }) => model === name || String(msg).startsWith(`${name}: `));
+      return of.map(({ level, msg }) => `${level} ${msg}`);
+    };
+    while (!server.lines().some(({ msg }) => String(msg).startsWith('Hearth serves'))) {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    expect(told('llama-1.1b').join('\n')).toMatch(
+      /^30 model loaded\n30 llama-1.1b: x.safetensors: not read\n40 the model's chat template cannot be read.*--chat-template FILE/,
+    );
+    const refused = await ask(url);
+    expect([refused.status, await refused.text()]).toEqual([
+      500,
+      expect.stringContaining('its chat template cannot be read: '),
+    ]);
+    expect((await ask(url, 'later')).status).toBe(400);
+    while (told('later').length < 3) await new Promise((resolve) => setTimeout(resolve, 5));
+    expect(told('later')[2]).toMatch(/^40 the model's chat template fails on a plain message/);
+    server.stop();
+    await server.done;
   });
 
   it('a port in use, an engine that refuses, keys that are missing: a UsageError', async () => {
