@@ -65,7 +65,14 @@ run('ninja', [
 const programs = wanted.length
   ? wanted
   : readdirSync(join(build, 'tests')).filter((name) => /^test-[a-z]+$/.test(name));
-for (const name of programs) run('qemu-aarch64', [...emulator, join(build, 'tests', name), '--gtest_brief=1']);
+const failed = programs.filter((name) => {
+  console.log(name);
+  const tests = spawnSync('qemu-aarch64', [...emulator, join(build, 'tests', name), '--gtest_brief=1'], {
+    stdio: 'inherit',
+  });
+  return tests.status !== 0;
+});
+if (failed.length) fail(`test:arm: failed under qemu-aarch64: ${failed.join(', ')}`);
 const [int8, exact] = [perCall('w4a8'), perCall('w4a32')];
 console.log(
   JSON.stringify({

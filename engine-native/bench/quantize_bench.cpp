@@ -144,6 +144,7 @@ struct Stages {
   static bool note(void* context, const char* stage, double, double) {
     auto& stages = *static_cast<Stages*>(context);
     if (stages.seen.empty() || stages.seen.back().first != stage) stages.seen.emplace_back(stage, since(stages.begin));
+    return true;
   }
   std::string text() const {
     std::string all;

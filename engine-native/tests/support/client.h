@@ -162,7 +162,7 @@ class Client {
     }
   }
   // Until the request is finished; false when that took too long.
-  bool wait(uint32_t request, int seconds = 20) {
+  bool wait(uint32_t request, int seconds = 120) {
     auto end = std::chrono::steady_clock::now() + std::chrono::seconds(seconds);
     while (!answers[request].finished) {
       if (std::chrono::steady_clock::now() > end) return false;
