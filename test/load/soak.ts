@@ -1,4 +1,5 @@
-// npm run soak [-- --minutes 60 --clients 500 --seed 1]: many clients against a real server with the model that ships.
+// npm run soak [-- --minutes 60 --clients 500 --seed 1 [-- --device cuda ...]]: many clients against a real server with the
+// model that ships; what stands behind the second -- goes to `hearth serve`.
 // Every answer is compared with the one that the same request got alone; a tenth of the requests are bad, a sixth of the
 // clients leave early; at the end the server is stopped in the middle of its work. Exit 1 on any wrong, lost or
 // unexplained answer, on errors in the log, or when the server does not stop with 0.
@@ -7,7 +8,8 @@ import { parseArgs } from 'node:util';
 import { badRequests, makeQuestions, type Question } from './requests.ts';
 import { type Sample, ServerProcess, slopePerHour } from './server-process.ts';
 
-const { values } = parseArgs({
+const { values, positionals: serving } = parseArgs({
+  allowPositionals: true,
   options: {
     minutes: { type: 'string', default: '60' },
     clients: { type: 'string', default: '500' },
@@ -209,7 +211,7 @@ async function books(url: string): Promise<string> {
 
 async function main(): Promise<boolean> {
   // A queue shorter than the crowd, so that there is something to refuse.
-  const server = new ServerProcess(['--queue-requests', String(Math.max(8, Math.floor(clients / 8)))]);
+  const server = new ServerProcess(['--queue-requests', String(Math.max(8, Math.floor(clients / 8))), ...serving]);
   await server.ready();
   const questions = makeQuestions();
   for (const question of questions) {
