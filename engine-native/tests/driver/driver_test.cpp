@@ -29,7 +29,7 @@ int probe() {
 }
 
 std::string run(const std::string& library_folder, const std::string& fake) {
-  const std::string command = "LD_LIBRARY_PATH='" + library_folder + "' FAKE_CUDA='" + fake + "' '" + self + "' --probe 2>&1";
+  const std::string command = "LD_LIBRARY_PATH='" + library_folder + "' FAKE_CUDA='" + fake + "' " HEARTH_EMULATOR " '" + self + "' --probe 2>&1";
   std::string text;
   FILE* pipe = popen(command.c_str(), "r");
   for (char line[1024]; pipe && fgets(line, sizeof line, pipe);) text += line;

@@ -39,7 +39,7 @@ QuantizeOptions quantizing(const std::string& out) {
   return o;
 }
 
-ConvertOptions converting(const std::string& out) { return {.path = model_path, .out = out, .target = "cpu-avx2", .precision = "w4a8"}; }
+ConvertOptions converting(const std::string& out) { return {.path = model_path, .out = out, .target = "cpu", .precision = "w4a8"}; }
 
 // Runs `body` in a process of its own, which it may not outlive by more than `kill_after`. Its exit code, or -signal.
 template <class Body>
