@@ -97,7 +97,7 @@ describe('a conversation', () => {
     await sendButton(page).click();
     await page.locator('.answer p').first().waitFor();
     await page.getByRole('button', { name: 'Stop' }).click();
-    await page.getByText('Stopped.').waitFor();
+    await page.locator('.ending').getByText('Stopped.').waitFor();
     expect(await page.locator('.answer').textContent()).toContain('word');
     await expect.poll(() => current.server.engine.live.size).toBe(0);
   });

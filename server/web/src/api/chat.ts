@@ -57,6 +57,8 @@ export async function* streamChat(
     if (data === '[DONE]') return;
     yield* eventsOf(JSON.parse(data) as WireChunk);
   }
+  // A proxy may end a body in good form whose server is gone.
+  throw new Error('the stream ended before [DONE]');
 }
 
 function* eventsOf(chunk: WireChunk): Generator<ChatEvent> {

@@ -1,10 +1,10 @@
 // The conversations of this browser and the one that is open; sending, stopping, retrying and editing.
-import { computed, signal } from '@preact/signals';
+import { computed, effect, signal } from '@preact/signals';
 import { ApiError } from '../api/base';
 import { streamChat, type WireMessage } from '../api/chat';
-import { deleteConversation, loadConversations, saveConversation } from './database';
+import { deleteConversation, loadConversation, loadConversations, saveConversation } from './database';
 import { settings } from './settings';
-import { add, type Conversation, change, type Message, type Piece, path, show, siblings } from './tree';
+import { add, type Conversation, change, joined, type Message, type Piece, path, show, siblings } from './tree';
 
 export const conversations = signal<Conversation[]>([]);
 export const openId = signal<string | null>(null);
@@ -15,27 +15,84 @@ export const streaming = signal<{ conversation: string; message: string; abort: 
 /** Tokens that came closer together than this came in one read: a rate of theirs would say nothing. */
 const rateMsMin = 20;
 
+/** So much of an answer is lost at most when the page is left before it is complete. */
+const saveMs = 2000;
+/** The conversation that this tab shows, for its reload. */
+const openKey = 'hearth-open';
+
 const newId = (): string =>
   crypto.randomUUID?.() ?? `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
 
 export async function restoreConversations(): Promise<void> {
   const stored = await loadConversations().catch(() => []);
-  conversations.value = stored.sort((a, b) => b.updatedAt - a.updatedAt);
+  conversations.value = stored.map(withEndings).sort((a, b) => b.updatedAt - a.updatedAt);
+  reopen();
+  otherTabs.onmessage = ({ data }: MessageEvent<Change>) => void follow(data);
+}
+
+function reopen(): void {
+  try {
+    const last = sessionStorage.getItem(openKey);
+    if (last && find(last)) openId.value ??= last;
+    effect(() => sessionStorage.setItem(openKey, openId.value ?? ''));
+  } catch {
+    // Storage may be forbidden: a reload then begins with a new conversation.
+  }
+}
+
+/** An answer without an ending broke off, or another tab is writing it: then its next change says so. */
+function withEndings(entry: Conversation): Conversation {
+  let ended = entry;
+  for (const { id, role, finish } of Object.values(entry.messages))
+    if (role === 'assistant' && !finish)
+      ended = { ...change(ended, id, { finish: 'left' }), updatedAt: entry.updatedAt };
+  return ended;
+}
+
+/** Into the list, the latest first. */
+function place(changed: Conversation): void {
+  const others = conversations.value.filter((entry) => entry.id !== changed.id);
+  conversations.value = [changed, ...others].sort((a, b) => b.updatedAt - a.updatedAt);
 }
 
 function put(changed: Conversation, save = true): void {
-  const others = conversations.value.filter((entry) => entry.id !== changed.id);
-  conversations.value = [changed, ...others].sort((a, b) => b.updatedAt - a.updatedAt);
-  if (save) saveConversation(changed).catch(() => {});
+  place(changed);
+  if (!save) return;
+  saveConversation(changed)
+    .then(() => otherTabs.postMessage({ saved: changed.id }))
+    .catch(() => {});
+}
+
+type Change = { saved: string } | { deleted: string };
+const otherTabs = new BroadcastChannel('hearth');
+
+/** Takes over what another tab did. */
+async function follow(done: Change): Promise<void> {
+  if ('deleted' in done) return forget(done.deleted);
+  const stored = await loadConversation(done.saved).catch(() => undefined);
+  if (!stored) return;
+  const own = find(done.saved);
+  const writing = streaming.value?.conversation === done.saved ? own?.messages[streaming.value.message] : undefined;
+  const theirs = writing ? { ...stored, messages: { ...stored.messages, [writing.id]: writing } } : stored;
+  if (!own) return place(theirs);
+  // What is read here stays in view, unless the other tab went on from it.
+  const goesOn = path(theirs).some(({ id }) => id === own.leaf);
+  place({ ...joined(own, theirs), leaf: goesOn ? theirs.leaf : own.leaf });
 }
 
 const find = (id: string): Conversation | undefined => conversations.value.find((entry) => entry.id === id);
 
 export function remove(id: string): void {
+  forget(id);
+  deleteConversation(id)
+    .then(() => otherTabs.postMessage({ deleted: id }))
+    .catch(() => {});
+}
+
+function forget(id: string): void {
   if (streaming.value?.conversation === id) stop();
   conversations.value = conversations.value.filter((entry) => entry.id !== id);
   if (openId.value === id) openId.value = null;
-  deleteConversation(id).catch(() => {});
 }
 
 export function rename(id: string, title: string): void {
@@ -144,6 +201,7 @@ class Answer {
   private pieces = 0;
   private usage = { promptTokens: 0, cachedTokens: 0, completionTokens: 0 };
   private frame = 0;
+  private savedAt = performance.now();
 
   constructor(
     private readonly conversationId: string,
@@ -189,7 +247,12 @@ class Answer {
     this.frame = 0;
     const open = find(this.conversationId);
     if (!open) return;
+    const due = performance.now() - this.savedAt > saveMs;
+    if (due) this.savedAt = performance.now();
     const pieces = [{ text: this.text }];
-    put(change(open, this.id, { pieces, ...(this.reasoning ? { reasoning: this.reasoning } : {}), ...changes }), save);
+    put(
+      change(open, this.id, { pieces, ...(this.reasoning ? { reasoning: this.reasoning } : {}), ...changes }),
+      save || due,
+    );
   }
 }

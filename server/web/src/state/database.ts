@@ -1,5 +1,5 @@
 // Conversations in IndexedDB: they hold pictures, for which localStorage is too small. Everything stays in this browser.
-import type { Conversation } from './tree';
+import { type Conversation, joined } from './tree';
 
 const open = (): Promise<IDBDatabase> =>
   new Promise((resolve, reject) => {
@@ -23,6 +23,20 @@ async function run<T>(mode: IDBTransactionMode, body: (store: IDBObjectStore) =>
 
 export const loadConversations = (): Promise<Conversation[]> =>
   run('readonly', (store) => store.getAll() as IDBRequest<Conversation[]>);
-export const saveConversation = (conversation: Conversation): Promise<unknown> =>
-  run('readwrite', (store) => store.put(conversation));
+export const loadConversation = (id: string): Promise<Conversation | undefined> =>
+  run('readonly', (store) => store.get(id) as IDBRequest<Conversation | undefined>);
+
+/** Keeps what another tab has added to the same conversation: read and written in one transaction. */
+export async function saveConversation(conversation: Conversation): Promise<void> {
+  database ??= open();
+  const transaction = (await database).transaction('conversations', 'readwrite');
+  const store = transaction.objectStore('conversations');
+  const before = store.get(conversation.id) as IDBRequest<Conversation | undefined>;
+  before.onsuccess = () => store.put(before.result ? joined(before.result, conversation) : conversation);
+  return new Promise((resolve, reject) => {
+    transaction.oncomplete = () => resolve();
+    transaction.onabort = () => reject(transaction.error);
+  });
+}
+
 export const deleteConversation = (id: string): Promise<unknown> => run('readwrite', (store) => store.delete(id));

@@ -37,6 +37,10 @@ export const update = (change: Partial<Settings>): void => {
 
 /** Keeps storage and the page's theme true to the settings. */
 export function keepSettings(): void {
+  // Another tab changed them: what this one keeps next must not undo that.
+  addEventListener('storage', ({ key }) => {
+    if (key === storageKey) settings.value = stored();
+  });
   effect(() => {
     document.documentElement.dataset.theme = settings.value.theme;
     try {

@@ -81,6 +81,16 @@ export function change(conversation: Conversation, id: string, changes: Partial<
   };
 }
 
+const complete = (message: Message | undefined): boolean => !!message?.finish && message.finish !== 'left';
+
+/** Both tabs' messages of one conversation. Of one that both have `mine` is taken, unless only theirs is complete. */
+export function joined(theirs: Conversation, mine: Conversation): Conversation {
+  const messages = { ...theirs.messages };
+  for (const message of Object.values(mine.messages))
+    if (complete(message) || !complete(messages[message.id])) messages[message.id] = message;
+  return { ...mine, messages };
+}
+
 /** Shows another branch: the newest leaf below `id`. */
 export function show(conversation: Conversation, id: string): Conversation {
   let leaf = id;

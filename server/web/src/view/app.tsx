@@ -2,17 +2,19 @@
 import { signal } from '@preact/signals';
 import { useEffect, useLayoutEffect, useRef } from 'preact/hooks';
 import { connection, connectionMessage, currentModel, models, refreshModels } from '../api/models';
-import { conversation, streaming } from '../state/conversations';
+import { conversation, stop } from '../state/conversations';
 import { settings, update } from '../state/settings';
-import { path, textOf } from '../state/tree';
+import { path } from '../state/tree';
+import { Announcer } from './announcer';
 import { addFiles, Composer } from './composer';
 import { ExamplesDialog } from './examples';
+import { focusSoon } from './focus';
 import { IconButton } from './icons';
 import { MessageView } from './message';
 import { ApiKeyField, SettingsDialog, settingsOpen } from './settings';
-import { Sidebar, sidebarOpen } from './sidebar';
+import { closeSidebar, openSidebar, Sidebar, sidebarOpen } from './sidebar';
 import { Starters } from './starters';
-import { StatusPanel, statusOpen } from './status';
+import { closeStatus, StatusPanel, statusOpen } from './status';
 import { PictureViewer } from './viewer';
 
 const dropping = signal(false);
@@ -21,13 +23,14 @@ const atEnd = signal(true);
 export function App() {
   usePolling();
   useDropAnywhere();
+  useEscape();
   return (
     <div class={`app ${statusOpen.value ? 'with-status' : ''}`}>
       <a class="skip" href="#composer">
         Skip to the message
       </a>
       <Sidebar />
-      <main class="main">
+      <main class="main" inert={sidebarOpen.value}>
         <Header />
         <ConnectionNotice />
         <Thread />
@@ -73,6 +76,21 @@ function useDropAnywhere(): void {
   }, []);
 }
 
+/** Escape takes away what lies over the page, else it stops the answer. Dialogs close by themselves. */
+function useEscape(): void {
+  useEffect(() => {
+    const onKey = (event: KeyboardEvent) => {
+      if (event.key !== 'Escape' || event.defaultPrevented || event.isComposing) return;
+      if (document.querySelector('dialog[open]')) return;
+      if (sidebarOpen.value) closeSidebar();
+      else if (statusOpen.value && document.activeElement?.closest('.status, #status-button')) closeStatus();
+      else stop();
+    };
+    document.addEventListener('keydown', onKey);
+    return () => document.removeEventListener('keydown', onKey);
+  }, []);
+}
+
 /** Until the server is ready its state is asked for every two seconds; a model may be loading. */
 function usePolling(): void {
   useEffect(() => {
@@ -96,7 +114,7 @@ function Header() {
     : [];
   return (
     <header class="header">
-      <IconButton class="narrow-only" icon="menu" label="Conversations" onClick={() => (sidebarOpen.value = true)} />
+      <IconButton class="narrow-only" id="sidebar-button" icon="menu" label="Conversations" onClick={openSidebar} />
       <label class="hidden" for="model">
         Model
       </label>
@@ -113,6 +131,7 @@ function Header() {
       </select>
       <span class="facts">{facts.filter(Boolean).join(' · ')}</span>
       <IconButton
+        id="status-button"
         icon="chart"
         label="Status"
         pressed={statusOpen.value}
@@ -141,28 +160,47 @@ function ConnectionNotice() {
 }
 
 function Thread() {
-  const element = useRef<HTMLDivElement>(null);
+  const element = useRef<HTMLElement>(null);
   const open = conversation.value;
   const messages = open ? path(open) : [];
-  const toEnd = (behavior: ScrollBehavior = 'auto') =>
-    element.current?.scrollTo({ top: element.current.scrollHeight, behavior });
+  const column = useRef<HTMLDivElement>(null);
+  const top = useRef(0);
+  const toEnd = (behavior: ScrollBehavior = 'auto') => {
+    if (!element.current) return;
+    element.current.scrollTo({ top: element.current.scrollHeight, behavior });
+    top.current = element.current.scrollTop;
+  };
+  useLayoutEffect(() => {
+    if (!element.current || !column.current) return;
+    // Also for what grows by itself: code and formulas are dressed after they are drawn, blocks measured when they are seen.
+    const observer = new ResizeObserver(() => atEnd.peek() && toEnd());
+    observer.observe(element.current);
+    observer.observe(column.current);
+    return () => observer.disconnect();
+  }, []);
   useLayoutEffect(() => {
     if (atEnd.value) toEnd();
   });
   useLayoutEffect(() => {
-    atEnd.value = true;
-    toEnd();
+    atEnd.value = messages.length > 0;
+    if (atEnd.value) toEnd();
+    else element.current?.scrollTo({ top: 0 });
   }, [open?.id, messages.length]);
+  const onScroll = ({ currentTarget: { scrollHeight, scrollTop, clientHeight } }: { currentTarget: HTMLElement }) => {
+    // Only who scrolls up leaves the end: it also moves away by itself.
+    if (scrollHeight - scrollTop - clientHeight < 60) atEnd.value = messages.length > 0;
+    else if (scrollTop < top.current) atEnd.value = false;
+    top.current = scrollTop;
+  };
   return (
-    <div
-      class="thread"
+    <section
+      class={`thread ${atEnd.value ? 'pinned' : ''}`}
       ref={element}
-      tabIndex={-1}
-      onScroll={({ currentTarget: { scrollHeight, scrollTop, clientHeight } }) =>
-        (atEnd.value = scrollHeight - scrollTop - clientHeight < 60)
-      }
+      aria-label="Conversation"
+      tabIndex={messages.length > 0 ? 0 : -1}
+      onScroll={onScroll}
     >
-      <div class="column">
+      <div class="column" ref={column}>
         {messages.length === 0 ? (
           <Starters />
         ) : (
@@ -176,24 +214,11 @@ function Thread() {
           label="To the end"
           onClick={() => {
             atEnd.value = true;
-            toEnd('smooth');
+            toEnd(matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth');
+            focusSoon(() => element.current);
           }}
         />
       )}
-    </div>
-  );
-}
-
-/** Screen readers hear an answer once, when it is complete, instead of every token. */
-function Announcer() {
-  const last = useRef('');
-  const open = conversation.value;
-  const answer = open ? path(open).at(-1) : undefined;
-  if (!streaming.value && answer?.role === 'assistant' && answer.finish)
-    last.current = textOf(answer) || (answer.error ?? '');
-  return (
-    <div class="hidden" aria-live="polite">
-      {streaming.value ? '' : last.current}
-    </div>
+    </section>
   );
 }

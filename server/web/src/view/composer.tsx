@@ -2,9 +2,10 @@
 import { signal } from '@preact/signals';
 import { useEffect, useRef } from 'preact/hooks';
 import { currentModel } from '../api/models';
-import { openId, send, stop, streaming } from '../state/conversations';
+import { send, stop, streaming } from '../state/conversations';
 import { isPicture, readPicture } from '../state/pictures';
 import type { Picture, Piece } from '../state/tree';
+import { fineFingers, focusComposer, focusSoon, offerComposer } from './focus';
 import { IconButton } from './icons';
 
 export const draft = signal('');
@@ -28,10 +29,6 @@ export async function addFiles(files: Iterable<File>): Promise<void> {
   }
 }
 
-export function focusComposer(): void {
-  document.getElementById('composer')?.focus();
-}
-
 function submit(): void {
   const text = draft.value.trim();
   if (streaming.value || (!text && pictures.value.length === 0)) return;
@@ -45,6 +42,14 @@ function submit(): void {
   pictures.value = [];
   notice.value = '';
   send(pieces);
+  offerComposer();
+}
+
+function stopByButton(event: MouseEvent): void {
+  // The second half of a double click on Send comes here.
+  if (event.detail > 1) return;
+  stop();
+  offerComposer();
 }
 
 export function Composer() {
@@ -55,9 +60,7 @@ export function Composer() {
     element.style.height = 'auto';
     element.style.height = `${Math.min(element.scrollHeight, 240)}px`;
   }, [draft.value]);
-  useEffect(() => {
-    if (matchMedia('(pointer: fine)').matches) focusComposer();
-  }, [openId.value]);
+  useEffect(offerComposer, []);
   return (
     <form
       class="composer"
@@ -80,6 +83,7 @@ export function Composer() {
         ref={area}
         rows={1}
         value={draft.value}
+        dir="auto"
         placeholder="Ask, or drop pictures here"
         onInput={(event) => (draft.value = event.currentTarget.value)}
         onPaste={(event) => {
@@ -90,7 +94,7 @@ export function Composer() {
           }
         }}
         onKeyDown={(event) => {
-          if (event.key === 'Enter' && !event.shiftKey && !event.isComposing && matchMedia('(pointer: fine)').matches) {
+          if (event.key === 'Enter' && !event.shiftKey && !event.isComposing && fineFingers()) {
             event.preventDefault();
             submit();
           }
@@ -99,9 +103,9 @@ export function Composer() {
       <div class="row">
         <FileButton label="Add pictures" icon="picture" />
         <FileButton label="Take a picture" icon="camera" capture />
-        <span class="hint">Enter sends, Shift+Enter makes a line</span>
+        <span class="hint">{streaming.value ? 'Escape stops' : 'Enter sends, Shift+Enter makes a line'}</span>
         {streaming.value ? (
-          <IconButton class="send" icon="stop" label="Stop" onClick={stop} />
+          <IconButton class="send" icon="stop" label="Stop" onClick={stopByButton} />
         ) : (
           <IconButton
             class="send"
@@ -162,7 +166,15 @@ function Previews() {
           <IconButton
             icon="close"
             label={`Remove ${picture.name}`}
-            onClick={() => (pictures.value = pictures.value.filter((other) => other !== picture))}
+            onClick={() => {
+              pictures.value = pictures.value.filter((other) => other !== picture);
+              focusSoon(
+                () =>
+                  document.querySelector(`.previews li:nth-child(${index + 1}) button`) ??
+                  document.querySelector('.previews li:last-child button') ??
+                  document.getElementById('composer'),
+              );
+            }}
           />
         </li>
       ))}

@@ -5,8 +5,9 @@ import { useRef, useState } from 'preact/hooks';
 import { send, streaming } from '../state/conversations';
 import { isPicture, readPicture } from '../state/pictures';
 import type { Picture, Piece } from '../state/tree';
+import { focusSoon, offerComposer } from './focus';
 import { IconButton } from './icons';
-import { asModal } from './modal';
+import { useModal } from './modal';
 
 interface Example {
   picture: Picture | null;
@@ -38,16 +39,20 @@ function submit(): void {
   open.value = false;
   question.value = null;
   send(pieces);
+  offerComposer();
 }
 
 export function ExamplesDialog() {
-  if (!open.value) return null;
+  return open.value && <Dialog />;
+}
+
+function Dialog() {
   const complete =
     question.value !== null &&
     examples.value.every(({ picture, answer }) => picture && answer.trim()) &&
     !streaming.value;
   return (
-    <dialog class="panel examples" aria-labelledby="examples-title" ref={asModal} onClose={() => (open.value = false)}>
+    <dialog class="panel examples" aria-labelledby="examples-title" ref={useModal(() => (open.value = false))}>
       <header class="row">
         <h2 id="examples-title">Teach by example</h2>
         <IconButton icon="close" label="Close" onClick={() => (open.value = false)} />
@@ -73,7 +78,11 @@ export function ExamplesDialog() {
               icon="trash"
               label={`Remove example ${index + 1}`}
               disabled={examples.value.length < 2}
-              onClick={() => (examples.value = examples.value.filter((_, at) => at !== index))}
+              onClick={() => {
+                examples.value = examples.value.filter((_, at) => at !== index);
+                const row = Math.min(index, examples.value.length - 1) + 1;
+                focusSoon(() => document.querySelector(`.examples li:nth-child(${row}) .slot`));
+              }}
             />
           </li>
         ))}

@@ -41,17 +41,27 @@ export function Icon({ name }: { name: IconName }) {
 interface IconButtonProps {
   icon: IconName;
   label: string;
-  onClick: () => void;
+  onClick: (event: MouseEvent) => void;
+  id?: string;
   class?: string;
   disabled?: boolean;
   pressed?: boolean;
 }
 
 /** A button that is only an icon: its label is read aloud and shown on hover. */
-export function IconButton({ icon, label, onClick, class: extra = '', disabled = false, pressed }: IconButtonProps) {
+export function IconButton({
+  icon,
+  label,
+  onClick,
+  id,
+  class: extra = '',
+  disabled = false,
+  pressed,
+}: IconButtonProps) {
   return (
     <button
       type="button"
+      id={id}
       class={`icon-button ${extra}`}
       aria-label={label}
       title={label}

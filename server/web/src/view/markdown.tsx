@@ -4,6 +4,7 @@ import DOMPurify from 'dompurify';
 import { marked, type Token } from 'marked';
 import { memo } from 'preact/compat';
 import { useEffect, useRef } from 'preact/hooks';
+import { announce } from './announcer';
 
 marked.use({
   // HTML in an answer is shown as it was written, like all else a model says: it is text, not a page.
@@ -58,6 +59,7 @@ const Block = memo(
     return (
       <div
         class="block"
+        dir="auto"
         ref={element}
         dangerouslySetInnerHTML={{ __html: clean(marked.parse(source, { async: false })) }}
       />
@@ -118,6 +120,7 @@ async function dressCode(code: HTMLElement): Promise<void> {
   copy.addEventListener('click', async () => {
     await copyText(code.textContent ?? '');
     copy.textContent = 'Copied';
+    announce('Copied.');
     setTimeout(() => (copy.textContent = 'Copy'), 1500);
   });
   head.append(label, copy);
@@ -131,10 +134,13 @@ async function dressCode(code: HTMLElement): Promise<void> {
 /** The clipboard needs a secure page; on plain HTTP in a LAN the old way still works. */
 export async function copyText(text: string): Promise<void> {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const focused = document.activeElement;
   const area = document.createElement('textarea');
   area.value = text;
+  area.className = 'hidden';
   document.body.append(area);
   area.select();
   document.execCommand('copy');
   area.remove();
+  if (focused instanceof HTMLElement) focused.focus({ preventScroll: true });
 }

@@ -1,8 +1,10 @@
 // One message: its pictures, its text, how fast it came, and what can be done with it.
 import { Fragment } from 'preact';
-import { useState } from 'preact/hooks';
+import { useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { conversation, retry, send, showBranch, streaming } from '../state/conversations';
 import { type AnswerStats, type Message, type Picture, type Piece, picturesOf, siblings, textOf } from '../state/tree';
+import { announce } from './announcer';
+import { focusSoon, offerComposer } from './focus';
 import { IconButton } from './icons';
 import { copyText, Markdown } from './markdown';
 import { openPicture } from './viewer';
@@ -10,6 +12,7 @@ import { openPicture } from './viewer';
 const endings: Record<string, string> = {
   length: 'Ended at the token limit.',
   stopped: 'Stopped.',
+  left: 'Broken off: the page was left before it was complete.',
   content_filter: 'Ended by a filter.',
 };
 
@@ -17,7 +20,12 @@ export function MessageView({ message }: { message: Message }) {
   const [editing, setEditing] = useState(false);
   const live = streaming.value?.message === message.id;
   return (
-    <article class={`message ${message.role}`} aria-label={message.role === 'user' ? 'You' : 'Answer'} aria-busy={live}>
+    <article
+      class={`message ${message.role}`}
+      data-message={message.id}
+      aria-label={message.role === 'user' ? 'You' : 'Answer'}
+      aria-busy={live}
+    >
       {message.role === 'user' ? (
         editing ? (
           <Editor message={message} close={() => setEditing(false)} />
@@ -52,7 +60,7 @@ function UserBody({ message }: { message: Message }) {
     <div class="bubble">
       {runsOf(message.pieces).map((run, key) =>
         typeof run === 'string' ? (
-          <p key={key} class="plain">
+          <p key={key} class="plain" dir="auto">
             {run}
           </p>
         ) : (
@@ -107,8 +115,15 @@ function AnswerBody({ message, live }: { message: Message; live: boolean }) {
 
 function Editor({ message, close }: { message: Message; close: () => void }) {
   const [text, setText] = useState(textOf(message));
+  const area = useRef<HTMLTextAreaElement>(null);
+  useLayoutEffect(() => area.current?.focus(), []);
+  const cancel = () => {
+    close();
+    focusSoon(() => document.querySelector(`[data-message="${message.id}"] [aria-label="Edit and branch"]`));
+  };
   const submit = () => {
     close();
+    offerComposer();
     const pictures = picturesOf(message).map((picture) => ({ picture }));
     send([...pictures, { text: text.trim() }], message.parent);
   };
@@ -122,11 +137,16 @@ function Editor({ message, close }: { message: Message; close: () => void }) {
         value={text}
         rows={Math.min(12, text.split('\n').length + 1)}
         onInput={(event) => setText(event.currentTarget.value)}
-        ref={(element) => element?.focus()}
-        onKeyDown={(event) => event.key === 'Escape' && close()}
+        dir="auto"
+        ref={area}
+        onKeyDown={(event) => {
+          if (event.key !== 'Escape' || event.isComposing) return;
+          event.preventDefault();
+          cancel();
+        }}
       />
       <div class="row end">
-        <button type="button" class="button" onClick={close}>
+        <button type="button" class="button" onClick={cancel}>
           Cancel
         </button>
         <button
@@ -148,6 +168,7 @@ function Actions({ message, edit }: { message: Message; edit: () => void }) {
   const copy = async () => {
     await copyText(textOf(message));
     setCopied(true);
+    announce('Copied.');
     setTimeout(() => setCopied(false), 1500);
   };
   return (
@@ -156,7 +177,15 @@ function Actions({ message, edit }: { message: Message; edit: () => void }) {
       <IconButton icon={copied ? 'check' : 'copy'} label={copied ? 'Copied' : 'Copy'} onClick={copy} />
       {message.role === 'user' && <IconButton icon="edit" label="Edit and branch" disabled={busy} onClick={edit} />}
       {message.role === 'assistant' && (
-        <IconButton icon="retry" label="Try again" disabled={busy} onClick={() => retry(message)} />
+        <IconButton
+          icon="retry"
+          label="Try again"
+          disabled={busy}
+          onClick={() => {
+            retry(message);
+            offerComposer();
+          }}
+        />
       )}
       {message.stats && <Stats stats={message.stats} />}
     </div>
@@ -168,19 +197,24 @@ function Branches({ message }: { message: Message }) {
   const all = open ? siblings(open, message) : [];
   if (all.length < 2) return null;
   const index = all.findIndex((other) => other.id === message.id);
+  const walk = (step: -1 | 1) => {
+    const wanted = all[index + step];
+    showBranch(message, step);
+    // Another message stands there now, with buttons of its own; at either end only the way back is left.
+    const button = (name: string) =>
+      document.querySelector(`[data-message="${wanted?.id}"] .branches button[aria-label="${name}"]:enabled`);
+    const names = ['Previous version', 'Next version'];
+    if (step > 0) names.reverse();
+    focusSoon(() => button(names[0] ?? '') ?? button(names[1] ?? ''));
+  };
   return (
     <span class="branches">
-      <IconButton icon="left" label="Previous version" disabled={index === 0} onClick={() => showBranch(message, -1)} />
+      <IconButton icon="left" label="Previous version" disabled={index === 0} onClick={() => walk(-1)} />
       <span>
         <span class="hidden">Version </span>
         {index + 1}/{all.length}
       </span>
-      <IconButton
-        icon="right"
-        label="Next version"
-        disabled={index === all.length - 1}
-        onClick={() => showBranch(message, 1)}
-      />
+      <IconButton icon="right" label="Next version" disabled={index === all.length - 1} onClick={() => walk(1)} />
     </span>
   );
 }

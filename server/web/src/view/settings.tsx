@@ -3,7 +3,7 @@ import { signal } from '@preact/signals';
 import { refreshModels } from '../api/models';
 import { type Sampling, type Settings, settings, update } from '../state/settings';
 import { IconButton } from './icons';
-import { asModal } from './modal';
+import { useModal } from './modal';
 
 export const settingsOpen = signal(false);
 
@@ -31,10 +31,13 @@ const setSampling = (key: keyof Sampling, text: string): void => {
 };
 
 export function SettingsDialog() {
-  if (!settingsOpen.value) return null;
+  return settingsOpen.value && <Dialog />;
+}
+
+function Dialog() {
   const close = () => (settingsOpen.value = false);
   return (
-    <dialog class="panel" aria-labelledby="settings-title" ref={asModal} onClose={close}>
+    <dialog class="panel" aria-labelledby="settings-title" ref={useModal(close)}>
       <header class="row">
         <h2 id="settings-title">Settings</h2>
         <IconButton icon="close" label="Close" onClick={close} />

@@ -1,12 +1,32 @@
 // The conversations of this browser: open, rename, export, delete.
 import { signal } from '@preact/signals';
-import { useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { conversations, openId, remove, rename } from '../state/conversations';
 import { type Conversation, path, textOf } from '../state/tree';
-import { focusComposer } from './composer';
+import { focusComposer, focusSoon, offerComposer } from './focus';
 import { IconButton } from './icons';
 
+/** On a narrow page the list lies over the rest, and the rest is out of reach for as long. */
 export const sidebarOpen = signal(false);
+
+export function openSidebar(): void {
+  sidebarOpen.value = true;
+  focusSoon(() => document.querySelector('.sidebar .brand button'));
+}
+
+export function closeSidebar(): void {
+  sidebarOpen.value = false;
+  focusSoon(() => document.getElementById('sidebar-button'));
+}
+
+function useCloseWhenWide(): void {
+  useEffect(() => {
+    const wide = matchMedia('(min-width: 761px)');
+    const close = () => (sidebarOpen.value = false);
+    wide.addEventListener('change', close);
+    return () => wide.removeEventListener('change', close);
+  }, []);
+}
 
 function startNew(): void {
   openId.value = null;
@@ -15,11 +35,10 @@ function startNew(): void {
 }
 
 export function Sidebar() {
+  useCloseWhenWide();
   return (
     <>
-      {sidebarOpen.value && (
-        <button type="button" class="scrim" aria-label="Close the list" onClick={() => (sidebarOpen.value = false)} />
-      )}
+      {sidebarOpen.value && <button type="button" class="scrim" aria-label="Close the list" onClick={closeSidebar} />}
       <nav class={`sidebar ${sidebarOpen.value ? 'open' : ''}`} aria-label="Conversations">
         <div class="row brand">
           <img src="./icon.svg" alt="" width="28" height="28" />
@@ -51,23 +70,7 @@ export function Sidebar() {
 function Entry({ entry }: { entry: Conversation }) {
   const [renaming, setRenaming] = useState(false);
   const open = entry.id === openId.value;
-  if (renaming) {
-    return (
-      <li>
-        <input
-          type="text"
-          aria-label="Title"
-          value={entry.title}
-          ref={(element) => element?.select()}
-          onBlur={(event) => {
-            rename(entry.id, event.currentTarget.value);
-            setRenaming(false);
-          }}
-          onKeyDown={(event) => event.key === 'Enter' && event.currentTarget.blur()}
-        />
-      </li>
-    );
-  }
+  if (renaming) return <Renaming entry={entry} done={() => setRenaming(false)} />;
   return (
     <li class={open ? 'open' : ''}>
       <button
@@ -75,7 +78,10 @@ function Entry({ entry }: { entry: Conversation }) {
         class="entry"
         aria-current={open ? 'page' : undefined}
         onDblClick={() => setRenaming(true)}
-        onClick={() => {
+        dir="auto"
+        onClick={(event) => {
+          // A keyboard opened it (detail 0): the focus stays, and the next Tab comes to what can be done with it.
+          if (event.detail > 0 || sidebarOpen.value) offerComposer();
           openId.value = entry.id;
           sidebarOpen.value = false;
         }}
@@ -93,10 +99,45 @@ function Entry({ entry }: { entry: Conversation }) {
           <IconButton
             icon="trash"
             label="Delete"
-            onClick={() => confirm(`Delete “${entry.title || 'Untitled'}”?`) && remove(entry.id)}
+            onClick={() => {
+              if (!confirm(`Delete “${entry.title || 'Untitled'}”?`)) return;
+              remove(entry.id);
+              if (!sidebarOpen.value) offerComposer();
+            }}
           />
         </span>
       )}
+    </li>
+  );
+}
+
+function Renaming({ entry, done }: { entry: Conversation; done: () => void }) {
+  const input = useRef<HTMLInputElement>(null);
+  const ended = useRef(false);
+  useLayoutEffect(() => input.current?.select(), []);
+  const end = (keep: boolean) => {
+    // The browser takes the focus from a field that leaves the page: that comes here a second time.
+    if (ended.current) return;
+    ended.current = true;
+    if (keep) rename(entry.id, input.current?.value ?? '');
+    done();
+  };
+  return (
+    <li>
+      <input
+        type="text"
+        aria-label="Title"
+        dir="auto"
+        defaultValue={entry.title}
+        ref={input}
+        onBlur={() => end(true)}
+        onKeyDown={(event) => {
+          if (event.isComposing || (event.key !== 'Enter' && event.key !== 'Escape')) return;
+          event.preventDefault();
+          end(event.key === 'Enter');
+          focusSoon(() => document.querySelector('.sidebar li.open [aria-label="Rename"]'));
+        }}
+      />
     </li>
   );
 }

@@ -1,7 +1,8 @@
 // What an empty conversation offers: the ways of asking that people would not guess.
 import { currentModel } from '../api/models';
-import { draft, focusComposer, notice, pictures } from './composer';
+import { draft, notice, pictures } from './composer';
 import { openExamples } from './examples';
+import { focusComposer } from './focus';
 import { Icon, type IconName } from './icons';
 
 interface Starter {

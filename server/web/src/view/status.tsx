@@ -3,9 +3,14 @@ import { signal } from '@preact/signals';
 import { useEffect, useState } from 'preact/hooks';
 import { call } from '../api/base';
 import { parseMetrics, quantile, type Samples, sum } from '../api/metrics';
+import { focusSoon } from './focus';
 import { IconButton } from './icons';
 
 export const statusOpen = signal(false);
+export function closeStatus(): void {
+  statusOpen.value = false;
+  focusSoon(() => document.getElementById('status-button'));
+}
 const historyLength = 120;
 
 interface Point {
@@ -75,13 +80,12 @@ function useHistory(): { points: Point[]; error: string } {
 
 export function StatusPanel() {
   const { points, error } = useHistory();
-  const close = () => (statusOpen.value = false);
   const series = (pick: (point: Point) => number | null) => points.map(pick);
   return (
     <section class="status" aria-label="Server status">
       <header class="row">
         <h2>Status</h2>
-        <IconButton icon="close" label="Close" onClick={close} />
+        <IconButton icon="close" label="Close" onClick={closeStatus} />
       </header>
       {error && (
         <p class="error" role="alert">
