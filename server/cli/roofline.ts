@@ -41,10 +41,12 @@ const published: Array<{ profile: string; shape: string; tokensPerSecond: number
 /** Bits of a 4-bit weight in groups of 128: with its share of an FP16 scale and a 4-bit zero point. */
 const bitsPerWeight = 4 + (16 + 4) / 128;
 /**
- * Seconds a layer takes beyond reading its bytes: starts and ends of its kernels and attention's chain of loads, as measured
- * on an H200 with the Ampere code path forced (docs/performance-cuda.md). Cards with slower clocks will take more.
+ * Seconds a layer takes beyond reading its bytes: its ops wait for one another, as measured on an H200 with the RTX 4090's code
+ * path forced (docs/performance-cuda.md: 6.7; with the Orin's 4.5). Slower clocks take longer, slower memory hides more of it.
  */
-export const layerOverheadSeconds = 33e-6;
+export const layerOverheadSeconds = 7e-6;
+/** What reading reaches of a data sheet's bandwidth: 4,240 of 4,800 GB/s on the H200. */
+export const readShare = 0.88;
 const contextTokens = 256;
 
 export interface RooflineRow {
@@ -80,7 +82,7 @@ export function roofline(profiles: Profile[]): RooflineRow[] {
           gigabytes_a_token: bytes / 1e9,
           bandwidth_gb_s: profile.bandwidth_gb_s,
           limit_tokens_per_second: 1 / seconds,
-          expected_tokens_per_second: 1 / (seconds + shape.layers * layerOverheadSeconds),
+          expected_tokens_per_second: 1 / (seconds / readShare + shape.layers * layerOverheadSeconds),
           published_tokens_per_second: theirs?.tokensPerSecond ?? null,
           published_by: theirs?.source ?? null,
         };

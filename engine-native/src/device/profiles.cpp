@@ -71,6 +71,12 @@ int program_rows(const DeviceProfile& profile) {
   }
 }
 
+bool sums_in_half(const DeviceProfile& profile) {
+  const char* mode = std::getenv("HEARTH_F16_SUMS");
+  if (mode && std::strcmp(mode, "off") == 0) return false;
+  return profile.sm == 86 || profile.sm == 89 || profile.sm == 120;
+}
+
 int shared_bytes_per_block(int sm) {
   switch (sm) {
     case 80: case 87: return 166912;

@@ -21,4 +21,8 @@ inline constexpr int registers_per_multiprocessor = 65536;
 // kernel an op; 0 on others, and everywhere with HEARTH_DECODE_PROGRAM=off.
 int program_rows(const DeviceProfile& profile);
 
+// Whether 4-bit linears of many rows sum 64 products in f16 on their way to f32: on cards whose tensor cores do that at twice
+// the rate (GeForce: sm_86, sm_89, sm_120); nowhere with HEARTH_F16_SUMS=off.
+bool sums_in_half(const DeviceProfile& profile);
+
 }  // namespace hearth::device

@@ -5,6 +5,7 @@
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/host/hopper.h"
 #include "kernels/cuda/host/tuning.h"
+#include "kernels/cuda/host/tuning_table.h"
 #include "support.h"
 
 namespace hearth::gpu_test {
@@ -285,6 +286,26 @@ TEST(Linear, W4Outliers) {
         check_linear(s, rows, "w4 outliers g" + std::to_string(group) + " " + std::to_string(s.in) + "x" + std::to_string(s.out), nullptr, true);
         if (testing::Test::HasFatalFailure()) return;
       }
+}
+
+// Many rows by linear_mma with sums of 64 k in f16, as GeForce cards take them.
+TEST(Linear, W4HalfSums) {
+  using namespace kernels::cuda;
+  const Tuning before = tuning();
+  tuning().half_sums = 1;
+  int i = 0;
+  for (int group : {128, 64, 32})
+    for (int rows : {33, 64, 100, 128, 129, 200, 256}) {
+      LinearSpec s = spec(i % 4 == 3 ? 4096 : group * random_int(1, 40), i % 5 == 4 ? 2048 : random_int(1, 600), WeightFormat::w4, DType::f16, DType::f16);
+      s.group = group;
+      s.symmetric = i % 7 == 3;
+      decorate(s, i);
+      tuning_table().set(TuningTable::key(s, rows), {LinearPath::mma});
+      check_linear(s, rows, "half sums g" + std::to_string(group) + " " + std::to_string(s.in) + "x" + std::to_string(s.out), "cuda/sm80/w4-mma", i++ % 2 == 1);
+      if (testing::Test::HasFatalFailure()) break;
+    }
+  tuning_table().clear();
+  tuning() = before;
 }
 
 // What is not finite stays so, in its row and nowhere else.

@@ -19,7 +19,7 @@ Status set_tuning(const std::string& choices) {
       {"decode_warps", &t.decode_warps}, {"decode_int8_warps", &t.decode_int8_warps}, {"decode_stages", &t.decode_stages}, {"decode_kb", &t.decode_shared_kb}, {"decode_few", &t.decode_few}, {"decode_few_kb", &t.decode_few_kb}, {"decode_few_warps", &t.decode_few_warps},
       {"short_context", &t.short_context}, {"short_pairs", &t.short_pairs}, {"short_ranks", &t.short_ranks},
       {"program_rows", &t.program_rows}, {"program_columns", &t.program_columns}, {"program_dense", &t.program_dense}, {"program_slots", &t.program_slots}, {"program_parts", &t.program_parts}, {"program_flight", &t.program_flight}, {"program_wide_slots", &t.program_wide_slots},
-      {"chain", &t.chain_rows}, {"chain_min", &t.chain_rows_min}, {"chain_kb", &t.chain_kb}, {"chain_beside_kb", &t.chain_beside_kb}, {"cluster_rows", &t.cluster_rows}, {"prefill_rows", &t.prefill_rows}, {"ranks", &t.w4_ranks}, {"wide", &t.w4_wide}, {"prefetch", &t.w4_prefetch_kb}};
+      {"chain", &t.chain_rows}, {"chain_min", &t.chain_rows_min}, {"chain_kb", &t.chain_kb}, {"chain_beside_kb", &t.chain_beside_kb}, {"cluster_rows", &t.cluster_rows}, {"prefill_rows", &t.prefill_rows}, {"mma_rows", &t.mma_rows}, {"half_sums", &t.half_sums}, {"ranks", &t.w4_ranks}, {"wide", &t.w4_wide}, {"prefetch", &t.w4_prefetch_kb}};
   std::istringstream parts(choices);
   for (std::string part; std::getline(parts, part, ',');) {
     const size_t equals = part.find('=');

@@ -1,9 +1,10 @@
 // Linears of many rows on tensor cores with mma.sync (Ampere, Ada; Hopper when forced): a block makes 128 outputs x BN rows,
 // weights as the M operand: 4-bit ones decoded in registers, 16-bit and int8 ones by ldmatrix. K is fed 128 bytes of
-// activations at a time through a ring of cp.async stages; four warps share the outputs, two the rows.
+// activations at a time through a ring of cp.async stages; four warps share the outputs, two the rows. HALF: sums of half_sums.cuh.
 #pragma once
 
 #include "kernels/cuda/epilogue.cuh"
+#include "kernels/cuda/sm80/half_sums.cuh"
 
 namespace hearth::kernels::cuda {
 
@@ -17,8 +18,9 @@ template <int KIND, int NG, int BN> struct MmaStage {
   static constexpr int bytes = x_offset + BN * 128;
 };
 
-template <class T, int KIND, int NG, int BN, int STAGES> __device__ __forceinline__ void linear_mma(const LinearArgs& p) {
+template <class T, int KIND, int NG, int BN, int STAGES, bool HALF = false> __device__ __forceinline__ void linear_mma(const LinearArgs& p) {
   static_assert(STAGES >= 3);
+  static_assert(!HALF || KIND == kind_w4);
   using Stage = MmaStage<KIND, NG, BN>;
   constexpr int element = KIND == kind_int8 ? 1 : 2, warp_rows = BN / 2, NT = warp_rows / 8;
   extern __shared__ __align__(128) char shared[];
@@ -87,6 +89,7 @@ template <class T, int KIND, int NG, int BN, int STAGES> __device__ __forceinlin
         for (int q = 0; q < NG; ++q) {
           const int piece = (warp_m * 2 + i) * NG + q;
           scale_constants<T>(shared_load4(from + Stage::weight_bytes + piece * 32 + g * 4), scale_low[i][q], scale_high[i][q]);
+          if constexpr (HALF) scale_half(scale_low[i][q]), scale_half(scale_high[i][q]);
           zero_constants<T>(shared_load1(from + Stage::weight_bytes + 8 * NG * 32 + piece * 8 + g), zero_low[i][q], zero_high[i][q]);
         }
       }
@@ -119,6 +122,7 @@ template <class T, int KIND, int NG, int BN, int STAGES> __device__ __forceinlin
   float d[2][NT * 4];
 #pragma unroll
   for (int i = 0; i < NT * 4; ++i) d[0][i] = d[1][i] = 0;
+  uint32_t half[2][HALF ? NT : 1][2] = {};  // of the block's k
   uint32_t a[2][2][4], from = base;
   uint4 x[2];
   copy_wait<STAGES - 2>();
@@ -152,12 +156,19 @@ template <class T, int KIND, int NG, int BN, int STAGES> __device__ __forceinlin
         if (j < 2) load_weight_fragment(step < 3 ? from : next, step < 3 ? step + 1 : 0, j, a[1 - step % 2][j]);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          mma<T>(reinterpret_cast<float(&)[4]>(d[i][j * 8]), a[step % 2][i], x[now].x, x[now].y);
-          mma<T>(reinterpret_cast<float(&)[4]>(d[i][j * 8 + 4]), a[step % 2][i], x[now].z, x[now].w);
+          const auto sums = [&](int n) -> float(&)[4] { return reinterpret_cast<float(&)[4]>(d[i][n * 4]); };
+          multiply<HALF, T>(sums(j * 2), half[i][HALF ? j * 2 : 0], a[step % 2][i], x[now].x, x[now].y, step == 0);
+          multiply<HALF, T>(sums(j * 2 + 1), half[i][HALF ? j * 2 + 1 : 0], a[step % 2][i], x[now].z, x[now].w, step == 0);
         }
       }
     }
     from = next;
+  }
+  if constexpr (HALF) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int n = 0; n < NT; ++n) add_half_sums(reinterpret_cast<float(&)[4]>(d[i][n * 4]), half[i][n]);
   }
   copy_wait<0>();
   __syncthreads();
