@@ -20,6 +20,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <random>
@@ -48,8 +49,10 @@ struct Arguments {
 };
 
 constexpr const char* usage_text =
-    "usage: hearth-bench --json (--model DIR | --shape NAME) --device cpu|cuda --precision P --batch 1,4 --prompt 128,512 "
-    "--new 128 [--context N] [--threads N] [--kv K] [--group N] [--symmetric] [--head-bits N] [--repeat N] [--chunk N] [--images 1,8 [--vision-precision P]] [--interactive] [--sampling JSON] [--set CHOICES]\n";
+    "usage: hearth-bench (--model DIR | --shape NAME) [--json] [--device cpu|cuda] [--precision P] [--batch 1,4]\n"
+    "       [--prompt 128,512] [--new 128] [--context N] [--threads N] [--kv K] [--group N] [--symmetric] [--head-bits N]\n"
+    "       [--repeat N] [--chunk N] [--images 1,8 [--vision-precision P]] [--interactive] [--sampling JSON]\n"
+    "       [--set CHOICES]\n";
 
 [[noreturn]] void usage(const std::string& problem) {
   std::fprintf(stderr, "hearth-bench: %s\n%s", problem.c_str(), usage_text);
@@ -90,29 +93,33 @@ Arguments parse(int argc, char** argv) {
     if (option == "--json") { a.json = true; continue; }
     if (option == "--symmetric") { a.symmetric = true; continue; }
     if (option == "--interactive") { a.interactive = true; continue; }
-    if (i + 1 >= argc) usage(option + " needs a value");
-    std::string value = argv[++i];
-    if (option == "--model") a.model = value;
-    else if (option == "--shape") a.shape = value;
-    else if (option == "--device") a.device = value;
-    else if (option == "--precision") a.precision = value;
-    else if (option == "--kv") a.kv = value;
-    else if (option == "--batch") a.batch = numbers(value, "--batch");
-    else if (option == "--prompt") a.prompt = numbers(value, "--prompt");
-    else if (option == "--new") a.count_new = std::max(2, number(value, "--new"));
-    else if (option == "--context") a.context = number(value, "--context");
-    else if (option == "--threads") a.threads = number(value, "--threads");
-    else if (option == "--group") a.group = number(value, "--group");
-    else if (option == "--head-bits") a.head_bits = number(value, "--head-bits");
-    else if (option == "--vision-precision") a.vision = value;
-    else if (option == "--images") a.images = numbers(value, "--images");
-    else if (option == "--repeat") a.repeat = std::max(1, number(value, "--repeat"));
-    else if (option == "--set") a.set = value;
-    else if (option == "--sampling") a.sampling = value;
-    else if (option == "--chunk") a.chunk = number(value, "--chunk");
+    // Taken only by an option that is known, so that a mistyped one is named as such.
+    auto value = [&] {
+      if (i + 1 >= argc) usage(option + " needs a value");
+      return std::string(argv[++i]);
+    };
+    if (option == "--model") a.model = value();
+    else if (option == "--shape") a.shape = value();
+    else if (option == "--device") a.device = value();
+    else if (option == "--precision") a.precision = value();
+    else if (option == "--kv") a.kv = value();
+    else if (option == "--batch") a.batch = numbers(value(), "--batch");
+    else if (option == "--prompt") a.prompt = numbers(value(), "--prompt");
+    else if (option == "--new") a.count_new = std::max(2, number(value(), "--new"));
+    else if (option == "--context") a.context = number(value(), "--context");
+    else if (option == "--threads") a.threads = number(value(), "--threads");
+    else if (option == "--group") a.group = number(value(), "--group");
+    else if (option == "--head-bits") a.head_bits = number(value(), "--head-bits");
+    else if (option == "--vision-precision") a.vision = value();
+    else if (option == "--images") a.images = numbers(value(), "--images");
+    else if (option == "--repeat") a.repeat = std::max(1, number(value(), "--repeat"));
+    else if (option == "--set") a.set = value();
+    else if (option == "--sampling") a.sampling = value();
+    else if (option == "--chunk") a.chunk = number(value(), "--chunk");
     else usage("unknown option " + option);
   }
   if (a.model.empty() == a.shape.empty()) usage("either --model or --shape is needed");
+  if (a.shape.empty() && !std::filesystem::exists(a.model)) usage("--model: there is no \"" + a.model + "\"");
   return a;
 }
 
