@@ -29,7 +29,8 @@ function run(command, args, options = {}) {
 /** Paths of llama-quantize and llama-perplexity, built when they are not there yet. */
 function tools() {
   const source = join(work, 'llama.cpp');
-  if (!existsSync(packaged)) throw new Error('run npm install --ignore-scripts in scripts/peers first');
+  if (!existsSync(packaged))
+    throw new Error('run npm install --no-package-lock --ignore-scripts in scripts/peers first');
   if (!existsSync(source)) run('git', ['clone', '-q', packaged, source]);
   const shared = ['libllama-common.so', 'libllama.v0.5.0.so', 'libggml.v0.5.0.so', 'libggml-base.so'];
   return ['quantize', 'perplexity'].map((tool) => {

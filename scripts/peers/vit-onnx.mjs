@@ -199,7 +199,9 @@ async function main() {
   const file = join(folder, `${values.tower}-${values['onnx-precision']}.onnx`);
   writeFileSync(file, model(tower, values['onnx-precision'] === 'int8'));
   const { InferenceSession, Tensor } = await import('onnxruntime-node').catch((error) => {
-    console.error(`vit-onnx: ${error.message}\nrun npm install --ignore-scripts in scripts/peers first`);
+    console.error(
+      `vit-onnx: ${error.message}\nrun npm install --no-package-lock --ignore-scripts in scripts/peers first`,
+    );
     process.exit(1);
   });
   const session = await InferenceSession.create(file, {
