@@ -18,6 +18,7 @@ using Json = nlohmann::ordered_json;
 constexpr size_t spec_bytes_max = 256 << 10;
 constexpr int choices_max = 10000;
 constexpr int calls_max = 512;
+constexpr size_t stop_bytes_max = 1000;  // of what ends free text: its graph costs the square and more
 constexpr double warm_up_ms = 25;
 
 // Text in which special tokens may stand as the one token they are.
@@ -90,6 +91,8 @@ class SpecCompiler {
     if (!object.contains("after") || object["after"].is_null()) return body;
     if (!object["after"].is_string() || object["after"].get_ref<const std::string&>().empty())
       return invalid("grammar/after: must be text that is not empty");
+    if (object["after"].get_ref<const std::string&>().size() > stop_bytes_max)
+      return invalid("grammar/after: longer than " + std::to_string(stop_bytes_max) + " bytes");
     return sequence({free_text(object["after"], true, trie_), ws_run(), body});
   }
 
@@ -152,6 +155,7 @@ class SpecCompiler {
     HEARTH_ASSIGN(std::string prefix, text_of(spec, "prefix", false));
     HEARTH_ASSIGN(std::string suffix, text_of(spec, "suffix", false));
     if (!required && trigger.empty()) return invalid("grammar/spec/trigger: must not be empty");
+    if (trigger.size() > stop_bytes_max) return invalid("grammar/spec/trigger: longer than " + std::to_string(stop_bytes_max) + " bytes");
     std::vector<Expr> calls;
     for (size_t i = 0; i < spec["calls"].size(); ++i) {
       HEARTH_ASSIGN(Expr one, tool_call(spec["calls"][i], "grammar/spec/calls/" + std::to_string(i), required ? "" : trigger, prefix));

@@ -11,6 +11,7 @@ namespace {
 
 constexpr int nesting_max = 100;
 constexpr int repetitions_max = 10000;
+constexpr size_t length_work_max = 2000000;  // places and edges looked at for a pattern with length bounds
 constexpr uint32_t last_code = 0x10ffff;
 
 struct Node;
@@ -135,21 +136,21 @@ class Parser {
     return inside;
   }
 
+  // One quantifier at most, as ECMA-262 has it: towers of them would be trees as deep as the pattern is long.
   NodePtr quantified(NodePtr node) {
-    for (;;) {
-      int min = 0, max = -1;
-      if (eat("*")) {
-      } else if (eat("+")) {
-        min = 1;
-      } else if (eat("?")) {
-        max = 1;
-      } else if (!braces(min, max)) {
-        return node;
-      }
-      eat("?");  // lazy: the same language
-      if (max >= 0 && min > max) fail("a repetition whose least is more than its most");
-      node = make_repeat(std::move(node), min, max);
+    int min = 0, max = -1;
+    if (eat("*")) {
+    } else if (eat("+")) {
+      min = 1;
+    } else if (eat("?")) {
+      max = 1;
+    } else if (!braces(min, max)) {
+      return node;
     }
+    eat("?");  // lazy: the same language
+    if (max >= 0 && min > max) fail("a repetition whose least is more than its most");
+    if (more() && std::string_view("*+?{").find(peek()) != std::string_view::npos) fail("nothing to repeat");
+    return make_repeat(std::move(node), min, max);
   }
 
   bool braces(int& min, int& max) {
@@ -322,19 +323,26 @@ struct CharNfa {
     return end;
   }
   void link(int from, int to) { states[from].push_back({nullptr, to}); }
-  void close(int state, std::set<int>& out) const {
-    if (!out.insert(state).second) return;
-    for (const Edge& edge : states[state])
-      if (!edge.set) close(edge.target, out);
+  // All states reachable from one by empty edges, itself among them.
+  std::set<int> closed(int state) const {
+    std::set<int> out = {state};
+    std::vector<int> pending = {state};
+    while (!pending.empty()) {
+      int at = pending.back();
+      pending.pop_back();
+      for (const Edge& edge : states[at])
+        if (!edge.set && out.insert(edge.target).second) pending.push_back(edge.target);
+    }
+    return out;
   }
 };
 
 Result<Expr> with_length(const Node& node, TextForm form, int min_length, int max_length) {
+  const Status too_large = invalid("the pattern together with its length bounds is too large");
   CharNfa nfa;
   int start = nfa.add(), end = nfa.emit(node, start);
   int levels = (max_length >= 0 ? max_length : min_length) + 1;
-  if (nfa.states.size() > 20000 || static_cast<int64_t>(nfa.states.size()) * levels > 200000)
-    return invalid("the pattern together with its length bounds is too large");
+  if (nfa.states.size() > 20000 || static_cast<int64_t>(nfa.states.size()) * levels > 200000) return too_large;
   // Product state (closed set's origin, length); beyond min_length without a maximum the count stays where it is.
   std::map<std::pair<int, int>, int> index;
   std::vector<std::pair<int, int>> order;
@@ -343,21 +351,27 @@ Result<Expr> with_length(const Node& node, TextForm form, int min_length, int ma
     if (fresh) order.push_back({state, count});
     return at->second;
   };
+  std::map<const CodeRanges*, Expr> labels;
+  auto label = [&](const CodeRanges* set) {
+    Expr& made = labels[set];
+    if (!made) made = form == TextForm::plain ? utf8_characters(*set) : json_characters(*set);
+    return made;
+  };
   number(start, 0);
   std::vector<GraphEdge> edges;
   std::vector<int> accepting;
+  size_t looked_at = 0;  // where much may be left out, as in (a?){999}, edges grow with the square of the states
   for (size_t i = 0; i < order.size(); ++i) {
     auto [state, count] = order[i];
-    std::set<int> closed;
-    nfa.close(state, closed);
+    const std::set<int> closed = nfa.closed(state);
+    looked_at += closed.size();
     if (closed.contains(end) && count >= min_length) accepting.push_back(static_cast<int>(i));
     if (max_length >= 0 && count == max_length) continue;
     int next = max_length < 0 ? std::min(count + 1, min_length) : count + 1;
     for (int s : closed)
       for (const CharNfa::Edge& edge : nfa.states[s])
-        if (edge.set)
-          edges.push_back({static_cast<int>(i), number(edge.target, next),
-                           form == TextForm::plain ? utf8_characters(*edge.set) : json_characters(*edge.set)});
+        if (edge.set) edges.push_back({static_cast<int>(i), number(edge.target, next), label(edge.set)});
+    if (looked_at + edges.size() > length_work_max) return too_large;
   }
   return graph(static_cast<int>(order.size()), std::move(edges), std::move(accepting));
 }

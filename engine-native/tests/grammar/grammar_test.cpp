@@ -258,6 +258,13 @@ TEST(Grammar, OtherSpecsAndTheirErrors) {
     EXPECT_FALSE(Grammar::compile(bad, words().trie)) << bad;
 }
 
+TEST(Grammar, WhatEndsFreeTextIsOfBoundedLength) {
+  const std::string longest(1001, 'a');
+  auto after = Grammar::compile({{"type", "json_object"}, {"after", longest}}, words().trie);
+  ASSERT_FALSE(after.is_ok());
+  EXPECT_NE(after.status().message().find("grammar/after"), std::string::npos) << after.status().message();
+}
+
 TEST(Grammar, Tools) {
   Spec call_a = {{"begin", "<tool_call>\n{\"name\": \"a\", \"arguments\": "}, {"schema", {{"type", "object"}, {"properties", {{"x", {{"type", "integer"}}}}}, {"required", {"x"}}, {"additionalProperties", false}}}, {"end", "}\n</tool_call>"}};
   Spec call_b = {{"begin", "<tool_call>\n{\"name\": \"b\", \"arguments\": "}, {"schema", {{"type", "object"}, {"additionalProperties", false}}}, {"end", "}\n</tool_call>"}};
@@ -432,6 +439,33 @@ TEST(Grammar, HostilePatternsAreBounded) {
     m.accept_bytes(std::string(200, 'a'));
     m.mask();
   }
+  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), 20);
+}
+
+// ECMA-262 repeats nothing twice; a tower of quantifiers would be a tree too deep for the stack.
+TEST(Grammar, QuantifiersDoNotStack) {
+  for (const std::string& pattern : {std::string("a**"), std::string("a{2}{3}"), std::string("a+?+"), "a" + std::string(200000, '*')}) {
+    auto grammar = Grammar::compile({{"type", "regex"}, {"spec", pattern}}, words().trie);
+    ASSERT_FALSE(grammar.is_ok());
+    EXPECT_NE(grammar.status().message().find("nothing to repeat"), std::string::npos) << grammar.status().message();
+  }
+  expect_matches(R"({"type":"string","pattern":"^(a+?)*(?:b{2}){2}$"})", {"\"aabbbb\"", "\"bbbb\""}, {"\"aabb\""});
+}
+
+// Parts that may be left out, times a bound on the length: edges by the square of the parts.
+TEST(Grammar, PatternsWithLengthBoundsAreBounded) {
+  auto begin = std::chrono::steady_clock::now();
+  auto compile = [](const char* pattern, int max_length) {
+    Spec schema = {{"type", "string"}, {"pattern", pattern}, {"maxLength", max_length}};
+    return Grammar::compile({{"type", "json_schema"}, {"spec", schema}}, words().trie);
+  };
+  for (auto [pattern, length] : {std::pair("^(a?){3000}$", 10), std::pair("^(a?){1500}$", 40)}) {
+    auto grammar = compile(pattern, length);
+    ASSERT_FALSE(grammar.is_ok());
+    EXPECT_NE(grammar.status().message().find("too large"), std::string::npos) << grammar.status().message();
+  }
+  EXPECT_TRUE(compile("^[a-z0-9_]+(-[a-z0-9_]+)*$", 10000).is_ok());
+  EXPECT_TRUE(compile("^(\\w+\\s?)*$", 300).is_ok());
   EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), 20);
 }
 
