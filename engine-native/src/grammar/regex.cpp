@@ -220,7 +220,10 @@ class Parser {
       case '0': code = 0; break;
       case 'x': code = hex(2); break;
       case 'u': code = unicode_escape(); break;
-      case 'c': code = character() & 31; break;
+      case 'c':
+        if (!std::isalpha(static_cast<unsigned char>(peek()))) return fail("a \\c without a letter"), CodeRanges{};
+        code = character() & 31;
+        break;
       case 'b':
         if (in_class) { code = 8; break; }
         [[fallthrough]];

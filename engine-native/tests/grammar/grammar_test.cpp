@@ -442,6 +442,10 @@ TEST(Grammar, HostilePatternsAreBounded) {
   EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), 20);
 }
 
+TEST(Grammar, ControlEscapesNeedALetter) {
+  for (const char* pattern : {"\\c", "a\\c", "[\\c", "\\c1"}) EXPECT_FALSE(Grammar::compile({{"type", "regex"}, {"spec", pattern}}, words().trie).is_ok()) << pattern;
+}
+
 // ECMA-262 repeats nothing twice; a tower of quantifiers would be a tree too deep for the stack.
 TEST(Grammar, QuantifiersDoNotStack) {
   for (const std::string& pattern : {std::string("a**"), std::string("a{2}{3}"), std::string("a+?+"), "a" + std::string(200000, '*')}) {
