@@ -3,7 +3,8 @@
 //   . | * + ? {m} {m,} {m,n} and their lazy forms (the language is the same), ( ) (?: ) (?<name> ),
 //   [...] [^...] with ranges, \d \D \w \W \s \S, \t \n \r \f \v \0, \xHH, \uHHHH, \u{H...}, \cX, escaped punctuation,
 //   ^ and $ at the two ends of the pattern or of one of its top-level alternatives.
-// Refused with the place: a quantifier after a quantifier, look-around, back-references, \b \B, \p{...}, anchors elsewhere. "." is any character but line ends.
+// Refused with the place: a quantifier after a quantifier, look-around, back-references, \b \B, \p{...}, anchors
+// elsewhere. "." is any character but line ends.
 #pragma once
 
 #include <string_view>
