@@ -39,7 +39,7 @@ function installSystemPackages(tests) {
 }
 
 /** The page people see, built by Vite into server/web/dist. */
-function buildPage() {
+export function buildPage() {
   const folder = join(root, 'server', 'web');
   const stampFile = join(folder, 'dist', '.hearth-stamp');
   const stamp = sourcesStamp(folder);
