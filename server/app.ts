@@ -170,7 +170,8 @@ const anthropicTypes: Record<number, string> = {
 /** The same error as Anthropic's clients know it. */
 function sendAnthropic(reply: FastifyReply, error: ApiError) {
   const type = anthropicTypes[error.status] ?? 'invalid_request_error';
-  const body = { type: 'error', error: { ...error.toWire().error, type } };
+  const details = error.details ? { details: error.details } : {};
+  const body = { type: 'error', error: { ...error.toWire().error, type, ...details } };
   return reply.status(error.status).headers(error.headers).send(body);
 }
 

@@ -17,6 +17,8 @@ interface ErrorOptions {
   code?: string | null;
   retryAfterSeconds?: number;
   headers?: Record<string, string>;
+  /** What Anthropic's clients look for beside the message. */
+  details?: Record<string, unknown>;
 }
 
 /** Longest message that leaves the server; a validation error must not amplify its input. */
@@ -26,6 +28,7 @@ export class ApiError extends Error {
   readonly param: string | null;
   readonly code: string | null;
   readonly headers: Record<string, string>;
+  readonly details: Record<string, unknown> | null;
 
   constructor(
     readonly status: number,
@@ -38,6 +41,7 @@ export class ApiError extends Error {
     this.param = options.param ?? null;
     this.code = options.code ?? null;
     this.headers = { ...options.headers };
+    this.details = options.details ?? null;
     if (options.retryAfterSeconds !== undefined) this.headers['retry-after'] = String(options.retryAfterSeconds);
   }
 
@@ -62,6 +66,14 @@ export const errors = {
     new ApiError(400, 'invalid_request_error', `Unsupported parameter: ${quoted(field)} is not supported here.`, {
       param: bounded(field, 100),
       code: 'unsupported_parameter',
+    }),
+
+  /** In these words the SDK's tool runner, which asks for a thread by itself, goes on with the whole history instead. */
+  threadUnsupported: () =>
+    new ApiError(400, 'invalid_request_error', "'thread' is not supported here: send the whole conversation.", {
+      param: 'thread',
+      code: 'unsupported_parameter',
+      details: { error_code: 'thread_unsupported_request', unsupported: ['thread'] },
     }),
 
   unsupportedValue: (field: string, message: string) =>

@@ -4,6 +4,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { ModelInfo } from '../engine/port.ts';
 import { type Engine, EngineError, type EngineRequest } from '../engine/port.ts';
+import { errors } from '../errors.ts';
 import {
   BlockWriter,
   countTokensRequestSchema,
@@ -50,7 +51,15 @@ export function messages(app: FastifyInstance, context: AppContext): void {
   });
 }
 
+/** Not even leniently left out: from the second turn on the history would be missing. */
+function refuseThread({ body }: FastifyRequest): void {
+  if (typeof body === 'object' && body !== null && 'thread' in body && body.thread != null) {
+    throw errors.threadUnsupported();
+  }
+}
+
 async function count(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
+  refuseThread(request);
   const body = parseBody(countTokensRequestSchema, request, context.settings.lenient);
   const images = { references: imageSources(body), strings: request.longStrings };
   return withModel(context, body.model, async (model) => {
@@ -83,6 +92,7 @@ async function countWithImages(engine: Engine, request: EngineRequest): Promise<
 }
 
 async function answer(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
+  refuseThread(request);
   const body = parseBody(messagesRequestSchema, request, context.settings.lenient);
   const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
   const id = newId('msg_');
@@ -109,7 +119,9 @@ async function answer(context: AppContext, request: FastifyRequest, reply: Fasti
 const toPrompt = (body: PromptRequest) => ({
   turns: toTurns(body),
   tools: body.tool_choice?.type === 'none' ? undefined : toFunctionTools(body),
-  variables: body.thinking ? { enable_thinking: body.thinking.type === 'enabled' } : {},
+  // Adaptive leaves it to the model, as saying nothing does.
+  variables:
+    body.thinking && body.thinking.type !== 'adaptive' ? { enable_thinking: body.thinking.type === 'enabled' } : {},
 });
 
 function toTask(body: MessagesRequest, model: ModelInfo): ChatTask {

@@ -98,6 +98,7 @@ const promptFields = {
     z.discriminatedUnion('type', [
       z.strictObject({ type: z.literal('enabled'), budget_tokens: ignored(z.int()) }),
       z.strictObject({ type: z.literal('disabled') }),
+      z.strictObject({ type: z.literal('adaptive'), display: ignored(z.literal('summarized')) }),
     ]),
   ),
 };

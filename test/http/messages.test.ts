@@ -115,8 +115,34 @@ describe('POST /v1/messages', () => {
     const stopped = await sdk.messages.create({ ...base, stop_sequences: ['END'], thinking: { type: 'disabled' } });
     expect(stopped).toMatchObject({ stop_reason: 'stop_sequence', stop_sequence: 'END' });
     expect(current.engine.requests[0]!.text).toMatch(/<think>\n\n<\/think>\n\n$/);
+    await sdk.messages.create({ ...base, thinking: { type: 'adaptive' } });
+    expect(current.engine.requests[1]!.text).toMatch(/assistant\n$/);
     await sdk.messages.create({ ...base, tools, tool_choice: { type: 'tool', name: 'get_weather' } });
-    expect(current.engine.requests[1]!.grammar).toMatchObject({ type: 'tools', spec: { required: true } });
+    expect(current.engine.requests[2]!.grammar).toMatchObject({ type: 'tools', spec: { required: true } });
+  });
+
+  it('has no threads: the SDK’s tool runner, which asks for one, goes on without, also where much is lenient', async () => {
+    for (const lenient of [false, true]) {
+      const call = ['<tool_call>', '{"name": "get_weather", "arguments": {"city": "Oslo"}}', '</tool_call>'];
+      const script = { tokens: call };
+      const sdk = await client(script, { lenient });
+      const run = () => {
+        script.tokens = ['Sunny.'];
+        return 'sun';
+      };
+      const input_schema = { type: 'object' as const, properties: { city: { type: 'string' } } };
+      const tool = {
+        type: 'custom' as const,
+        name: 'get_weather',
+        input_schema,
+        run,
+        parse: (input: unknown) => input,
+      };
+      const answer = await sdk.beta.messages.toolRunner({ ...base, tools: [tool] });
+      expect(answer.content).toEqual([expect.objectContaining({ type: 'text', text: 'Sunny.' })]);
+      expect(current.engine.requests.at(-1)!.text).toMatch(/Hi.*get_weather.*sun/s);
+      await current.close();
+    }
   });
 
   it('counts tokens', async () => {
