@@ -96,7 +96,11 @@ const promptFields = {
   ),
   thinking: optional(
     z.discriminatedUnion('type', [
-      z.strictObject({ type: z.literal('enabled'), budget_tokens: ignored(z.int()) }),
+      z.strictObject({
+        type: z.literal('enabled'),
+        budget_tokens: ignored(z.int()),
+        display: ignored(z.literal('summarized')),
+      }),
       z.strictObject({ type: z.literal('disabled') }),
       z.strictObject({ type: z.literal('adaptive'), display: ignored(z.literal('summarized')) }),
     ]),

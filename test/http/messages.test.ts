@@ -115,7 +115,7 @@ describe('POST /v1/messages', () => {
     const stopped = await sdk.messages.create({ ...base, stop_sequences: ['END'], thinking: { type: 'disabled' } });
     expect(stopped).toMatchObject({ stop_reason: 'stop_sequence', stop_sequence: 'END' });
     expect(current.engine.requests[0]!.text).toMatch(/<think>\n\n<\/think>\n\n$/);
-    await sdk.messages.create({ ...base, thinking: { type: 'adaptive' } });
+    await sdk.messages.create({ ...base, thinking: { type: 'adaptive', display: 'summarized' } });
     expect(current.engine.requests[1]!.text).toMatch(/assistant\n$/);
     await sdk.messages.create({ ...base, tools, tool_choice: { type: 'tool', name: 'get_weather' } });
     expect(current.engine.requests[2]!.grammar).toMatchObject({ type: 'tools', spec: { required: true } });
