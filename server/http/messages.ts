@@ -127,11 +127,17 @@ const toPrompt = (body: PromptRequest) => ({
 function toTask(body: MessagesRequest, model: ModelInfo): ChatTask {
   const choice = body.tool_choice;
   const single = choice && choice.type !== 'none' && choice.disable_parallel_tool_use === true;
+  const schema = body.output_config?.format?.schema;
   return {
     model,
     choices: 1,
     prompt: toPrompt(body),
-    constraint: { tools: toFunctionTools(body), toolChoice: toToolChoice(body), parallel: !single },
+    constraint: {
+      tools: toFunctionTools(body),
+      toolChoice: toToolChoice(body),
+      parallel: !single,
+      ...(schema && { responseFormat: { type: 'json_schema', json_schema: { schema } } }),
+    },
     engine: {
       maxTokens: body.max_tokens,
       sampling: defined({ temperature: body.temperature, topP: body.top_p, topK: body.top_k }),

@@ -105,6 +105,12 @@ const promptFields = {
       z.strictObject({ type: z.literal('adaptive'), display: ignored(z.literal('summarized')) }),
     ]),
   ),
+  output_config: optional(
+    z.strictObject({
+      format: optional(z.strictObject({ type: z.literal('json_schema'), schema: z.record(z.string(), z.unknown()) })),
+      effort: ignored(z.literal('high')), // what the API does where nothing is said
+    }),
+  ),
 };
 
 export const countTokensRequestSchema = z.strictObject(promptFields);

@@ -121,6 +121,17 @@ describe('POST /v1/messages', () => {
     expect(current.engine.requests[2]!.grammar).toMatchObject({ type: 'tools', spec: { required: true } });
   });
 
+  it('answers in the form of a schema, which the SDK parses', async () => {
+    const sdk = await client({ tokens: ['{"a": ', '"b"}'] });
+    const schema = { type: 'object' as const, properties: { a: { type: 'string' } }, required: ['a'] };
+    const format = { type: 'json_schema' as const, schema, parse: (text: string) => JSON.parse(text) as { a: string } };
+    const answer = await sdk.messages.parse({ ...base, thinking: { type: 'disabled' }, output_config: { format } });
+    expect(answer.parsed_output).toEqual({ a: 'b' });
+    expect(current.engine.requests[0]!.grammar).toMatchObject({ type: 'json_schema', spec: schema });
+    const effort = sdk.messages.create({ ...base, output_config: { effort: 'low' } });
+    await expect(effort).rejects.toThrow("'output_config.effort': must be 'high'");
+  });
+
   it('has no threads: the SDK’s tool runner, which asks for one, goes on without, also where much is lenient', async () => {
     for (const lenient of [false, true]) {
       const call = ['<tool_call>', '{"name": "get_weather", "arguments": {"city": "Oslo"}}', '</tool_call>'];
