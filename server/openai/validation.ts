@@ -51,12 +51,12 @@ export function validate<T extends z.ZodType>(schema: T, body: unknown, lenient:
   const first = schema.safeParse(body, { error: inWords });
   if (first.success) return { ok: true, value: first.data, dropped: [] };
   const unknown = unknownFields(first.error);
-  const asking = unknown.filter((path) => valueAt(body, path) !== null);
-  const leaving = lenient ? unknown : unknown.filter((path) => !asking.includes(path));
+  const asks = (path: PropertyKey[]) => valueAt(body, path) !== null;
+  const leaving = lenient ? unknown : unknown.filter((path) => !asks(path));
   if (leaving.length === 0) return { ok: false, problem: problemOf(first.error) };
   const second = schema.safeParse(without(body, leaving), { error: inWords });
   if (!second.success) return { ok: false, problem: problemOf(second.error) };
-  return { ok: true, value: second.data, dropped: asking.map(pathText) };
+  return { ok: true, value: second.data, dropped: unknown.filter(asks).map(pathText) };
 }
 
 const valueAt = (body: unknown, path: readonly PropertyKey[]) =>

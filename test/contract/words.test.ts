@@ -29,6 +29,15 @@ it.each(cases)('%j', (body, message) => {
   expect(validate(chatRequestSchema, body, false)).toMatchObject({ ok: false, problem: { message } });
 });
 
+// Their number is the client's: work that grows with its square stops the server for everyone (it did, for minutes).
+it('a field that nobody knows, among half a million', () => {
+  const unknown = Object.fromEntries(Array.from({ length: 500_000 }, (_, i) => [`k${i}`, i % 2 || null]));
+  const refused = validate(chatRequestSchema, { messages, ...unknown }, false);
+  expect(refused).toEqual({ ok: false, problem: { kind: 'unsupported', param: 'k1' } });
+  const lenient = validate(chatRequestSchema, { messages, ...unknown }, true);
+  expect(lenient.ok && lenient.dropped.length).toBe(250_000);
+});
+
 it('a tool that only runs elsewhere', () => {
   const body = { input: 'x', tools: [{ type: 'web_search' }] };
   const message = "Invalid 'tools[0].type': must be 'function': no tool runs on this server";
