@@ -152,6 +152,14 @@ export const errors = {
       code: 'request_too_large',
     }),
 
+  intricate: () =>
+    new ApiError(
+      413,
+      'invalid_request_error',
+      'The JSON has too many parts: numbers, strings, fields, objects and arrays. Send it in several requests.',
+      { code: 'request_too_large' },
+    ),
+
   headersTooLarge: () =>
     new ApiError(431, 'invalid_request_error', 'The request headers are too large.', { code: 'headers_too_large' }),
 

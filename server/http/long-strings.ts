@@ -5,6 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ImageSource } from '../images/decoder.ts';
+import { endOfString, refuseIntricate } from './json-structure.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -80,16 +81,6 @@ export class LongStrings {
   }
 }
 
-/** The quote that ends a string which begins at `begin`; -1 when there is none. */
-function endOfString(body: Buffer, begin: number): number {
-  for (let end = body.indexOf(quote, begin); end >= 0; end = body.indexOf(quote, end + 1)) {
-    let slashes = 0;
-    while (end - slashes > begin && body[end - slashes - 1] === backslash) slashes++;
-    if (slashes % 2 === 0) return end;
-  }
-  return -1;
-}
-
 const imageKeys = new Set(['url', 'data']);
 
 /** Objects whose `url` or `data` is a picture: image_url parts of OpenAI's messages, base64 sources of Anthropic's. */
@@ -108,12 +99,17 @@ function imageHolders(body: unknown): object[] {
 
 const routes = ['/v1/chat/completions', '/v1/messages', '/v1/messages/count_tokens'];
 
-/** Large JSON bodies of the routes that take pictures in messages keep their pictures as bytes. */
+/** JSON bodies, of which those of routes that take pictures in messages keep long ones as bytes. */
 export function keepLongStrings(app: FastifyInstance): void {
   const parse = app.getDefaultJsonParser('error', 'error');
   app.decorateRequest('longStrings', null);
   app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, given, done) => {
     const body = given as Buffer;
+    try {
+      refuseIntricate(body);
+    } catch (error) {
+      return done(error as Error);
+    }
     const takes = body.length >= bodyBytesMin && routes.some((route) => request.routeOptions.url?.endsWith(route));
     const strings = takes ? new LongStrings() : null;
     const text = (strings ? strings.take(body) : body).toString('utf8');

@@ -22,6 +22,7 @@ import { type ChatRun, type ChatTask, newId, nowSeconds, runChoice, startChat, s
 import type { AppContext } from './context.ts';
 import { isOurFault, toApiError } from './engine-errors.ts';
 import { withImages } from './image-parts.ts';
+import { refuseIntricate } from './json-structure.ts';
 import { useModel } from './model-use.ts';
 import { ResponseStore, responsesMax } from './response-store.ts';
 import { addRoute } from './routes.ts';
@@ -242,7 +243,7 @@ function serveSocket(context: AppContext, store: ResponseStore, socket: WebSocke
     running.add(scope);
     waiting++;
     last = last
-      .then(() => serveMessage(context, [store, own], isBinary ? null : data.toString(), scope, request, send))
+      .then(() => serveMessage(context, [store, own], isBinary ? null : (data as Buffer), scope, request, send))
       .finally(() => {
         waiting--;
         running.delete(scope);
@@ -254,7 +255,7 @@ function serveSocket(context: AppContext, store: ResponseStore, socket: WebSocke
 async function serveMessage(
   context: AppContext,
   stores: readonly ResponseStore[],
-  text: string | null,
+  json: Buffer | null,
   scope: RequestScope,
   request: FastifyRequest,
   send: (event: object) => void,
@@ -264,7 +265,7 @@ async function serveMessage(
     scope.throwIfAborted();
     context.limits.takeRequest(scope.owner);
     context.metrics.requested(scope.owner);
-    const body = checkedBody(responseRequestSchema, createBody(text), request.log, context.settings.lenient);
+    const body = checkedBody(responseRequestSchema, createBody(json), request.log, context.settings.lenient);
     const turn = await startTurn(context, stores, body, scope, request.keyOwner.name);
     writer = turn.writer(send);
     writer.begin();
@@ -279,10 +280,11 @@ async function serveMessage(
 }
 
 /** The body of a create, out of a response.create message. */
-function createBody(text: string | null): unknown {
+function createBody(json: Buffer | null): unknown {
+  if (json) refuseIntricate(json);
   let message: unknown;
   try {
-    message = JSON.parse(text ?? '');
+    message = JSON.parse(json?.toString() ?? '');
   } catch {
     throw errors.invalid('The message is not valid JSON.');
   }

@@ -254,6 +254,7 @@ describe('G. WebSocket', () => {
       create({ stream: true }),
       create({ input: 5 }),
       create({ model: 'nope' }),
+      `{"type":"response.create","input":[${'{},'.repeat(200_000)}{}]}`,
     ]) {
       const [event] = await turn(socket, message);
       expect(event).toMatchObject({ type: 'error', error: { message: expect.any(String) } });
