@@ -48,7 +48,7 @@ afterAll(async () => {
 }, 30_000);
 
 /** Nothing in it is free text: a small model would write on and on. */
-const place = z.object({ city: z.enum(['Paris', 'Oslo']), now: z.boolean() });
+const place = z.object({ city: z.enum(['Paris', 'Oslo']), now: z.boolean(), since: z.iso.date() });
 const model = 'default';
 const question = 'Tell me about a dog.';
 const png = readFileSync(new URL('../fixtures/images/pillow-hopper.png', import.meta.url));

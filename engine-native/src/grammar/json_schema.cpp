@@ -36,6 +36,11 @@ const std::map<std::string, std::string> formats = {
     {"uri", "https?://" + hostname + R"((?::[1-9]\d{0,3})?(?:/[A-Za-z0-9._~-]*)*(?:\?[A-Za-z0-9._~=&-]*)?(?:#[A-Za-z0-9._~-]*)?)"},
 };
 
+// Names that zod writes beside a pattern which says all there is to them.
+const std::set<std::string> spelt_out_by_pattern = {
+    "cidrv4", "cidrv6", "cuid", "cuid2", "e164", "ends_with", "hex", "includes", "ksuid", "lowercase", "mac", "nanoid",
+    "starts_with", "ulid", "uppercase", "xid"};
+
 class Compiler {
  public:
   Compiler(const Json& root, Rules& rules, std::string path) : spreader_(root), rules_(rules), root_path_(std::move(path)) {}
@@ -156,20 +161,24 @@ class Compiler {
     HEARTH_TRY(count(s, "minLength", path, least));
     HEARTH_TRY(count(s, "maxLength", path, most));
     if (most >= 0 && least > most) return invalid(path + ": minLength is more than maxLength");
-    if (s.contains("pattern") && s.contains("format")) return unsupported(path + "/format: not supported beside pattern");
+    std::vector<Pattern> patterns;
     for (const char* key : {"pattern", "format"}) {
       if (!s.contains(key)) continue;
       if (!s[key].is_string()) return invalid(path + "/" + key + ": must be a string");
       bool is_format = key == std::string_view("format");
-      std::string pattern = s[key];
+      std::string text = s[key];
+      if (is_format && s.contains("pattern") && spelt_out_by_pattern.contains(text)) continue;
       if (is_format) {
-        auto known = formats.find(pattern);
-        if (known == formats.end()) return unsupported(path + "/format: \"" + pattern.substr(0, 40) + "\" is not supported");
-        pattern = known->second;
+        auto known = formats.find(text);
+        if (known == formats.end()) return unsupported(path + "/format: \"" + text.substr(0, 40) + "\" is not supported");
+        text = known->second;
       }
-      auto body = compile_regex(pattern, TextForm::json_string, is_format, least, most);
-      if (!body) return body.status().with(path + "/" + key);
-      return quoted(*body);
+      patterns.push_back({text, is_format});
+    }
+    if (!patterns.empty()) {
+      auto body = compile_regex(patterns, TextForm::json_string, least, most);
+      if (!body) return body.status().with(path + (s.contains("pattern") ? "/pattern" : "/format"));
+      return (*body)->kind == Expression::Kind::nothing ? nothing() : quoted(*body);
     }
     if (least == 0 && most < 0) return call(shared(any_string_, [&] { return quoted(repeat(string_character(), 0, -1)); }));
     return quoted(repeat(string_character(), least, most));

@@ -11,7 +11,9 @@ namespace {
 
 constexpr int nesting_max = 100;
 constexpr int repetitions_max = 10000;
-constexpr size_t length_work_max = 2000000;  // places and edges looked at for a pattern with length bounds
+constexpr size_t nfa_states_max = 20000;
+constexpr size_t places_max = 200000;          // of the product of two patterns and length bounds
+constexpr size_t product_work_max = 2000000;   // places and edges looked at for it
 constexpr uint32_t last_code = 0x10ffff;
 
 struct Node;
@@ -280,7 +282,7 @@ Expr to_expression(const Node& node, TextForm form) {
   }
 }
 
-// ---- Bounds on the length: the pattern's NFA over characters, times a counter ------------------------------------------
+// ---- Several patterns, and bounds on the length: their NFAs over characters, times one another and a counter ----------
 
 struct CharNfa {
   struct Edge { const CodeRanges* set; int target; };  // null: empty
@@ -288,7 +290,7 @@ struct CharNfa {
   int add() { return states.emplace_back(), static_cast<int>(states.size()) - 1; }
 
   int emit(const Node& node, int from) {
-    if (states.size() > 20000) return from;
+    if (states.size() > nfa_states_max) return from;
     switch (node.kind) {
       case Node::Kind::empty: return from;
       case Node::Kind::set: {
@@ -340,51 +342,102 @@ struct CharNfa {
   }
 };
 
-Result<Expr> with_length(const Node& node, TextForm form, int min_length, int max_length) {
-  const Status too_large = invalid("the pattern together with its length bounds is too large");
-  CharNfa nfa;
-  int start = nfa.add(), end = nfa.emit(node, start);
-  int levels = (max_length >= 0 ? max_length : min_length) + 1;
-  if (nfa.states.size() > 20000 || static_cast<int64_t>(nfa.states.size()) * levels > 200000) return too_large;
-  // Product state (closed set's origin, length); beyond min_length without a maximum the count stays where it is.
-  std::map<std::pair<int, int>, int> index;
-  std::vector<std::pair<int, int>> order;
-  auto number = [&](int state, int count) {
-    auto [at, fresh] = index.try_emplace({state, count}, static_cast<int>(order.size()));
-    if (fresh) order.push_back({state, count});
-    return at->second;
-  };
-  std::map<const CodeRanges*, Expr> labels;
-  auto label = [&](const CodeRanges* set) {
-    Expr& made = labels[set];
-    if (!made) made = form == TextForm::plain ? utf8_characters(*set) : json_characters(*set);
-    return made;
-  };
-  number(start, 0);
-  std::vector<GraphEdge> edges;
-  std::vector<int> accepting;
-  size_t looked_at = 0;  // where much may be left out, as in (a?){999}, edges grow with the square of the states
-  for (size_t i = 0; i < order.size(); ++i) {
-    auto [state, count] = order[i];
-    const std::set<int> closed = nfa.closed(state);
-    looked_at += closed.size();
-    if (closed.contains(end) && count >= min_length) accepting.push_back(static_cast<int>(i));
-    if (max_length >= 0 && count == max_length) continue;
-    int next = max_length < 0 ? std::min(count + 1, min_length) : count + 1;
-    for (int s : closed)
-      for (const CharNfa::Edge& edge : nfa.states[s])
-        if (edge.set) edges.push_back({static_cast<int>(i), number(edge.target, next), label(edge.set)});
-    if (looked_at + edges.size() > length_work_max) return too_large;
-  }
-  return graph(static_cast<int>(order.size()), std::move(edges), std::move(accepting));
+CodeRanges common(const CodeRanges& a, const CodeRanges& b) {
+  CodeRanges neither = complement(a), of_b = complement(b);
+  neither.insert(neither.end(), of_b.begin(), of_b.end());
+  return complement(normalized(std::move(neither)));
 }
+
+// What the first pattern, the second where there is one, and the bounds all allow.
+class Product {
+ public:
+  Product(const std::vector<NodePtr>& patterns, TextForm form, int min_length, int max_length)
+      : form_(form), min_(min_length), max_(max_length), two_(patterns.size() > 1) {
+    for (size_t i = 0; i < patterns.size(); ++i) {
+      int start = nfa_[i].add();
+      starts_[i] = start;
+      ends_[i] = nfa_[i].emit(*patterns[i], start);
+    }
+  }
+
+  Result<Expr> run() {
+    const Status too_large = invalid("the pattern together with its format or length bounds is too large");
+    if (nfa_[0].states.size() > nfa_states_max || nfa_[1].states.size() > nfa_states_max) return too_large;
+    number({starts_[0], starts_[1], 0});
+    size_t looked_at = 0;  // where much may be left out, as in (a?){999}, edges grow with the square of the states
+    for (size_t i = 0; i < order_.size(); ++i) {
+      looked_at += look(static_cast<int>(i));
+      if (order_.size() > places_max || looked_at + edges_.size() > product_work_max) return too_large;
+    }
+    if (accepting_.empty()) return nothing();
+    return graph(static_cast<int>(order_.size()), std::move(edges_), std::move(accepting_));
+  }
+
+ private:
+  // Beyond min_length without a maximum the count stays where it is.
+  struct Place {
+    int first, second, count;
+    auto operator<=>(const Place&) const = default;
+  };
+
+  int number(const Place& place) {
+    auto [at, fresh] = index_.try_emplace(place, static_cast<int>(order_.size()));
+    if (fresh) order_.push_back(place);
+    return at->second;
+  }
+
+  size_t look(int from) {
+    const Place place = order_[from];
+    const std::set<int> first = nfa_[0].closed(place.first);
+    const std::set<int> second = two_ ? nfa_[1].closed(place.second) : std::set<int>{};
+    size_t looked_at = first.size() + second.size();
+    if (first.contains(ends_[0]) && (!two_ || second.contains(ends_[1])) && place.count >= min_) accepting_.push_back(from);
+    if (max_ >= 0 && place.count == max_) return looked_at;
+    int count = max_ < 0 ? std::min(place.count + 1, min_) : place.count + 1;
+    for (int s : first)
+      for (const CharNfa::Edge& a : nfa_[0].states[s]) {
+        if (!a.set) continue;
+        if (!two_) edge(from, {a.target, 0, count}, label(a.set, nullptr));
+        for (int t : second)
+          for (const CharNfa::Edge& b : nfa_[1].states[t])
+            if (b.set) ++looked_at, edge(from, {a.target, b.target, count}, label(a.set, b.set));
+      }
+    return looked_at;
+  }
+
+  void edge(int from, const Place& to, const Expr& label) {
+    if (label->kind != Expression::Kind::nothing) edges_.push_back({from, number(to), label});
+  }
+
+  Expr label(const CodeRanges* a, const CodeRanges* b) {
+    Expr& made = labels_[{a, b}];
+    if (made) return made;
+    const CodeRanges set = b ? common(*a, *b) : *a;
+    return made = set.empty() ? nothing() : form_ == TextForm::plain ? utf8_characters(set) : json_characters(set);
+  }
+
+  const TextForm form_;
+  const int min_, max_;
+  const bool two_;
+  CharNfa nfa_[2];
+  int starts_[2] = {}, ends_[2] = {};
+  std::map<Place, int> index_;
+  std::vector<Place> order_;
+  std::map<std::pair<const CodeRanges*, const CodeRanges*>, Expr> labels_;
+  std::vector<GraphEdge> edges_;
+  std::vector<int> accepting_;
+};
 
 }  // namespace
 
-Result<Expr> compile_regex(std::string_view pattern, TextForm form, bool whole, int min_length, int max_length) {
-  HEARTH_ASSIGN(NodePtr node, Parser(pattern, whole).run());
-  if (min_length > 0 || max_length >= 0) return with_length(*node, form, min_length, max_length);
-  return to_expression(*node, form);
+Result<Expr> compile_regex(const std::vector<Pattern>& patterns, TextForm form, int min_length, int max_length) {
+  std::vector<NodePtr> nodes;
+  for (const Pattern& pattern : patterns) {
+    HEARTH_ASSIGN(NodePtr node, Parser(pattern.text, pattern.whole).run());
+    nodes.push_back(std::move(node));
+  }
+  if (nodes.size() == 1 && min_length <= 0 && max_length < 0) return to_expression(*nodes[0], form);
+  return Product(nodes, form, min_length, max_length).run();
 }
 
 }  // namespace hearth::grammar

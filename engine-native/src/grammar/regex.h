@@ -7,7 +7,8 @@
 // elsewhere. "." is any character but line ends.
 #pragma once
 
-#include <string_view>
+#include <string>
+#include <vector>
 
 #include "core/status.h"
 #include "grammar/expression.h"
@@ -16,7 +17,13 @@ namespace hearth::grammar {
 
 enum class TextForm : uint8_t { plain, json_string };
 
-// whole: the pattern must match all of the text (as if anchored). min_length, max_length (-1 = none) count characters.
-Result<Expr> compile_regex(std::string_view pattern, TextForm form, bool whole, int min_length = 0, int max_length = -1);
+struct Pattern {
+  std::string text;
+  bool whole;  // it must match all of the text, as if anchored
+};
+
+// What one pattern, or two at once, match. min_length, max_length (-1 = none) count characters. The expression `nothing`
+// where no text fulfils it all.
+Result<Expr> compile_regex(const std::vector<Pattern>& patterns, TextForm form, int min_length = 0, int max_length = -1);
 
 }  // namespace hearth::grammar

@@ -113,6 +113,22 @@ TEST(Grammar, PatternsAndFormats) {
   expect_matches(R"({"type":"string","format":"uri"})", {"\"https://example.org/a?b=c#d\""}, {"\"example\""});
 }
 
+// What zod writes for z.email(), z.iso.date() and their like, and the SDKs send: both at once.
+TEST(Grammar, PatternsBesideFormatsHoldTogether) {
+  auto both = [](const char* format, const char* pattern) { return Spec({{"type", "string"}, {"format", format}, {"pattern", pattern}}); };
+  expect_matches(both("email", R"(^(?:[A-Za-z0-9_'+\-]+\.)*[A-Za-z0-9_'+\-]*[A-Za-z0-9_+-]@(?:[A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$)").dump().c_str(),
+                 {"\"a.b@example.org\""}, {"\"a@b\"", "\"a.b@example.o\"", "\"a.b@example.org1\"", "\".a@example.org\""});
+  expect_matches(both("uuid", R"(^([0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[1-8][0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}|00000000-0000-0000-0000-000000000000)$)").dump().c_str(),
+                 {"\"123e4567-e89b-12d3-a456-426614174000\"", "\"00000000-0000-0000-0000-000000000000\""}, {"\"123e4567-e89b-02d3-a456-426614174000\""});
+  expect_matches(both("date", "^20\\d\\d-").dump().c_str(), {"\"2024-12-31\""}, {"\"1999-12-31\"", "\"2024-13-01\"", "\"2024-\""});
+  expect_matches(R"({"type":"string","format":"hostname","pattern":"^[^a]*$","minLength":3,"maxLength":4})", {"\"b.cd\"", "\"bcd\""}, {"\"b\"", "\"a.cd\"", "\"b.cde\""});
+  expect_matches(R"({"type":"string","format":"starts_with","pattern":"^a.*"})", {"\"ab\""}, {"\"b\""});
+  expect_matches(R"({"anyOf":[{"type":"string","format":"date","pattern":"x"},{"type":"null"}]})", {"null"}, {"\"2024-12-31\"", "\"x\""});
+  auto none = Grammar::compile({{"type", "json_schema"}, {"spec", {{"type", "object"}, {"properties", {{"d", both("date", "x")}}}, {"required", {"d"}}}}}, words().trie);
+  ASSERT_FALSE(none.is_ok());
+  EXPECT_NE(none.status().message().find("#/properties/d"), std::string::npos) << none.status().message();
+}
+
 TEST(Grammar, NumbersBetweenBounds) {
   expect_matches(R"({"type":"integer","minimum":3,"maximum":120})", {"3", "9", "10", "99", "100", "120"}, {"2", "121", "03", "-5", "3.0"});
   expect_matches(R"({"type":"integer","exclusiveMinimum":-11,"exclusiveMaximum":2})", {"-10", "-9", "-1", "0", "1"}, {"-11", "2", "-0", "-12"});
@@ -470,6 +486,11 @@ TEST(Grammar, PatternsWithLengthBoundsAreBounded) {
   }
   EXPECT_TRUE(compile("^[a-z0-9_]+(-[a-z0-9_]+)*$", 10000).is_ok());
   EXPECT_TRUE(compile("^(\\w+\\s?)*$", 300).is_ok());
+  // Within what is allowed, but every place beside every other.
+  Spec many = {{"type", "string"}, {"format", "email"}, {"pattern", "^(.?){2000}$"}};
+  auto grammar = Grammar::compile({{"type", "json_schema"}, {"spec", many}}, words().trie);
+  ASSERT_FALSE(grammar.is_ok());
+  EXPECT_NE(grammar.status().message().find("too large"), std::string::npos) << grammar.status().message();
   EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), 20);
 }
 
