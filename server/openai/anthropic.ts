@@ -75,6 +75,7 @@ const toolSchema = z.strictObject({
   description: optional(z.string().max(65_536)),
   input_schema: z.record(z.string(), z.unknown()),
   strict: optional(z.boolean()),
+  eager_input_streaming: ignored(z.boolean()), // arguments come as they are drawn, always
   ...cacheControl,
 });
 
@@ -111,6 +112,7 @@ const promptFields = {
       effort: ignored(z.literal('high')), // what the API does where nothing is said
     }),
   ),
+  ...cacheControl,
 };
 
 export const countTokensRequestSchema = z.strictObject(promptFields);

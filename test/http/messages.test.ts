@@ -132,6 +132,13 @@ describe('POST /v1/messages', () => {
     await expect(effort).rejects.toThrow("'output_config.effort': must be 'high'");
   });
 
+  it('takes what the AI SDK adds to streamed tools and for caching', async () => {
+    const sdk = await client({ tokens: ['a'] });
+    const eager = tools.map((tool) => ({ ...tool, eager_input_streaming: true }));
+    const stream = sdk.messages.stream({ ...base, tools: eager, cache_control: { type: 'ephemeral' } });
+    expect(await stream.finalText()).toBe('a');
+  });
+
   it('has no threads: the SDK’s tool runner, which asks for one, goes on without, also where much is lenient', async () => {
     for (const lenient of [false, true]) {
       const call = ['<tool_call>', '{"name": "get_weather", "arguments": {"city": "Oslo"}}', '</tool_call>'];
