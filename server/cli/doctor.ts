@@ -1,6 +1,5 @@
 // hearth doctor: what the engine found on this machine, as a table or as it is (--json).
 
-import { existsSync } from 'node:fs';
 import { z } from 'zod';
 import { UsageError } from '../config.ts';
 import { doctor, NativeEngine } from '../engine/native/engine.ts';
@@ -40,7 +39,6 @@ export async function runDoctor(argv: string[]): Promise<number> {
     else
       throw new UsageError(`unknown option '${argument.slice(0, 80)}' or a value is missing; see hearth doctor --help`);
   }
-  if (!existsSync(path)) throw new UsageError(`${path} is not built: run npm start once`);
   const device = devices.find((name) => name === (options.device ?? 'auto'));
   if (!device) throw new UsageError(`--device takes ${devices.join(', ')}, not ${options.device}`);
   const source = sourceOf(options);

@@ -90,12 +90,16 @@ Examples:
 `;
 }
 
-/** `hearth list | head`: who has read enough closes the pipe. That is no failure, and a server goes on without its log. */
-function mindClosedPipes(name: string | undefined): void {
+/**
+ * Output that cannot be written. A server goes on without its log: a full disk must not end what people wait for. Who has
+ * read enough of a list (`hearth list | head`) closes the pipe, and that is no failure; everything else is.
+ */
+function mindLostOutput(name: string | undefined): void {
   for (const stream of [process.stdout, process.stderr]) {
-    stream.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code !== 'EPIPE') throw error;
-      if (name !== 'serve') process.exit();
+    stream.on('error', ({ code }: NodeJS.ErrnoException) => {
+      if (name === 'serve') return;
+      if (code !== 'EPIPE' && stream === process.stdout) process.stderr.write(`hearth: cannot write: ${code}\n`);
+      process.exit(code === 'EPIPE' ? 0 : 1);
     });
   }
 }
@@ -126,7 +130,7 @@ const lostDevice = (error: unknown) =>
 const refusal = (error: unknown, command: string | undefined) =>
   error instanceof EngineError && error.code !== 'internal' && command !== 'serve' ? error.message : null;
 
-mindClosedPipes(process.argv[2]);
+mindLostOutput(process.argv[2]);
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {

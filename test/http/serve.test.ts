@@ -1,7 +1,7 @@
 // The process around the app: settings from three places, problems in one line, start, drain.
 
-import { execFile, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { execFile, spawn, spawnSync } from 'node:child_process';
+import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -300,6 +300,22 @@ describe('the command line', () => {
     });
     expect(await new Promise((resolve) => child.once('close', resolve))).toBe(0);
     expect(err).toBe('');
+  }, 60_000);
+
+  it('says that what it prints has no room, and serves without its log', async () => {
+    const full = openSync('/dev/full', 'w');
+    const onFullDisk = (...argv: string[]) => {
+      const { status, stderr } = spawnSync(process.execPath, ['--import', 'tsx', main, ...argv], {
+        stdio: ['ignore', full, 'pipe'],
+        encoding: 'utf8',
+      });
+      return [status, stderr];
+    };
+    expect(onFullDisk('list')).toEqual([1, 'hearth: cannot write: ENOSPC\n']);
+    // It listened, which it logs, and went on to the engine.
+    const missing = onFullDisk('serve', '--port', '0', '--engine-library', '/nowhere');
+    expect(missing).toEqual([2, 'hearth: /nowhere is not built: run npm start once\n']);
+    closeSync(full);
   }, 60_000);
 
   it('has help for everything', async () => {

@@ -1,7 +1,9 @@
 // hearth.h as JavaScript sees it, and the only import of koffi. Prototypes are the header's, word for word;
 // test/abi compares them with it.
 
+import { existsSync } from 'node:fs';
 import koffi from 'koffi';
+import { EngineError } from '../port.ts';
 
 export const abiNumber = 1;
 
@@ -138,16 +140,25 @@ export interface Abi {
 
 let typesDeclared = false;
 
-/** Loads the library. Throws when it is missing or was built for another ABI. */
+/** Loads the library. Throws EngineError when it is missing, is none or was built for another ABI. */
 export function loadAbi(path: string): Abi {
-  const library = koffi.load(path);
-  if (!typesDeclared) koffi.opaque('hearth_engine');
-  typesDeclared = true;
-  const functions = Object.entries(prototypes).map(([name, prototype]) => [name, library.func(koffiForm(prototype))]);
-  const abi = Object.fromEntries(functions) as Abi;
+  const abi = functionsOf(path);
   const found = abi.abi();
-  if (found !== abiNumber) throw new Error(`${path} has ABI ${found}, this server needs ${abiNumber}: build it again`);
-  return abi;
+  if (found === abiNumber) return abi;
+  throw new EngineError('unsupported', `${path} has ABI ${found}, this server needs ${abiNumber}: build it again`);
+}
+
+function functionsOf(path: string): Abi {
+  try {
+    const library = koffi.load(path);
+    if (!typesDeclared) koffi.opaque('hearth_engine');
+    typesDeclared = true;
+    const functions = Object.entries(prototypes).map(([name, prototype]) => [name, library.func(koffiForm(prototype))]);
+    return Object.fromEntries(functions) as Abi;
+  } catch (error) {
+    if (!existsSync(path)) throw new EngineError('not_found', `${path} is not built: run npm start once`);
+    throw new EngineError('invalid', `${path} cannot be used: ${(error as Error).message}`);
+  }
 }
 
 /** Text that goes in is passed as bytes, and a pointer to a pointer as the array that receives it. */
