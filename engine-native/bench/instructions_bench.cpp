@@ -15,7 +15,7 @@ int main(int argc, char** argv) {
   ops::LinearSpec s;
   s.in = 512, s.out = 64, s.weight = ops::WeightFormat::w4, s.group = 32, s.symmetric = true;
   if (std::strcmp(argv[1], "w4a8") == 0) s.activations = ops::ActivationFormat::int8_group;
-  ThreadPool pool(1, false);
+  ThreadPool pool(1);
   device::CpuStream stream(pool);
   ops::DeviceInfo info;
   info.cpu = device::detect_cpu_features();

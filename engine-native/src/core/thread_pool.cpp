@@ -3,8 +3,9 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <climits>
 #include <thread>
-#include <vector>
+#include <utility>
 
 #include "core/futex.h"
 
@@ -14,21 +15,10 @@ namespace {
 // About 50 us of pauses: longer than the gap between two ops of a step, short enough to leave an idle machine idle.
 constexpr int spin_limit = 4000;
 
-std::vector<int> usable_cores() {
+void pin_thread(pthread_t thread, int cpu) {
   cpu_set_t set;
   CPU_ZERO(&set);
-  std::vector<int> cores;
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return cores;
-  for (int core = 0; core < CPU_SETSIZE; ++core) {
-    if (CPU_ISSET(core, &set)) cores.push_back(core);
-  }
-  return cores;
-}
-
-void pin_thread(pthread_t thread, int core) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(core, &set);
+  CPU_SET(cpu, &set);
   pthread_setaffinity_np(thread, sizeof(set), &set);  // a hint: failing to pin costs speed, not correctness
 }
 
@@ -53,6 +43,13 @@ struct Signal {
   }
 };
 
+// How much of a worker's share is taken in a deal: the deal's number in the upper half, so that nobody has to put it back, and
+// a worker that has not come yet is taken from as well.
+struct alignas(64) Taken {
+  std::atomic<uint64_t> word{0};
+  uint32_t deals = 0;  // the worker's own
+};
+
 }  // namespace
 
 struct ThreadPool::State {
@@ -64,7 +61,9 @@ struct ThreadPool::State {
   Function function = nullptr;
   void* argument = nullptr;
   bool stop = false;
-  std::vector<int> cores;
+  std::vector<int> cpus;  // none: not pinned
+  std::vector<Taken> taken;
+  alignas(64) std::atomic<uint64_t> turns{0};  // given, below the number of their deal
   std::vector<std::thread> threads;
 
   void work(int worker, int size) {
@@ -79,14 +78,12 @@ struct ThreadPool::State {
   }
 };
 
-ThreadPool::ThreadPool(int threads, bool pin) : size_(threads < 1 ? 1 : threads), state_(std::make_unique<State>()) {
-  if (pin) state_->cores = usable_cores();
-  const auto& cores = state_->cores;
+ThreadPool::ThreadPool(int threads, std::vector<int> cpus) : size_(threads < 1 ? 1 : threads), state_(std::make_unique<State>()) {
+  if (static_cast<size_t>(size_) <= cpus.size()) state_->cpus = std::move(cpus);
+  state_->taken = std::vector<Taken>(size_);
   for (int worker = 1; worker < size_; ++worker) {
     state_->threads.emplace_back([this, worker] { state_->work(worker, size_); });
-    if (!cores.empty() && size_ <= static_cast<int>(cores.size())) {
-      pin_thread(state_->threads.back().native_handle(), cores[worker]);
-    }
+    if (!state_->cpus.empty()) pin_thread(state_->threads.back().native_handle(), state_->cpus[worker]);
   }
 }
 
@@ -97,8 +94,7 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::pin_caller() const {
-  const auto& cores = state_->cores;
-  if (size_ > 1 && size_ <= static_cast<int>(cores.size())) pin_thread(pthread_self(), cores[0]);
+  if (size_ > 1 && !state_->cpus.empty()) pin_thread(pthread_self(), state_->cpus[0]);
 }
 
 void ThreadPool::run(Function function, void* argument) {
@@ -112,6 +108,43 @@ void ThreadPool::run(Function function, void* argument) {
   s.start.raise();
   function(argument, 0, size_);
   s.done.wait_while(seen);
+}
+
+ThreadPool::Deal ThreadPool::begin_deal(int worker, int count, int step) {
+  return {++state_->taken[worker].deals, worker, count, step, worker};
+}
+
+ThreadPool::Piece ThreadPool::take(Deal& deal) {
+  const int64_t steps = (deal.count + deal.step - 1) / deal.step;
+  for (; deal.victim < deal.worker + size_; ++deal.victim) {
+    const int victim = deal.victim < size_ ? deal.victim : deal.victim - size_;
+    const int64_t begin = steps * victim / size_, share = steps * (victim + 1) / size_ - begin;
+    std::atomic<uint64_t>& word = state_->taken[victim].word;
+    for (uint64_t seen = word.load(std::memory_order_relaxed);;) {
+      const auto ahead = static_cast<int32_t>(static_cast<uint32_t>(seen >> 32) - deal.number);
+      // Whoever is at a later deal found everything of this one taken.
+      const int64_t done = ahead > 0 ? share : ahead < 0 ? 0 : static_cast<uint32_t>(seen);
+      if (done >= share) break;
+      // Pieces become smaller towards the end, where all have to be ready together.
+      const int64_t left = share - done, part = victim == deal.worker ? left / 3 : left / (2 * size_);
+      const int64_t size = part > share / 16 ? part : share / 16, piece = size < 1 ? 1 : size < left ? size : left;
+      const uint64_t wanted = static_cast<uint64_t>(deal.number) << 32 | static_cast<uint32_t>(done + piece);
+      if (!word.compare_exchange_weak(seen, wanted, std::memory_order_relaxed)) continue;
+      const int64_t first = (begin + done) * deal.step, last = (begin + done + piece) * deal.step;
+      return {static_cast<int>(first), static_cast<int>(last < deal.count ? last : deal.count)};
+    }
+  }
+  return {0, 0};
+}
+
+int ThreadPool::take_turn(uint32_t deal) {
+  std::atomic<uint64_t>& word = state_->turns;
+  for (uint64_t seen = word.load(std::memory_order_relaxed);;) {
+    const auto ahead = static_cast<int32_t>(static_cast<uint32_t>(seen >> 32) - deal);
+    if (ahead > 0) return INT_MAX;  // all of this deal's are taken
+    const uint32_t turn = ahead < 0 ? 0 : static_cast<uint32_t>(seen);
+    if (word.compare_exchange_weak(seen, static_cast<uint64_t>(deal) << 32 | (turn + 1), std::memory_order_relaxed)) return static_cast<int>(turn);
+  }
 }
 
 void ThreadPool::barrier() {

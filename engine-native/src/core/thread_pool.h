@@ -1,5 +1,5 @@
-// One persistent pool of pinned workers; the caller is worker 0. Ops split their work with parallel(); nothing on the
-// step path allocates.
+// One persistent pool of pinned workers; the caller is worker 0. Ops split their work with parallel() and, inside it, deal();
+// nothing on the step path allocates.
 #pragma once
 
 #include <atomic>
@@ -7,19 +7,20 @@
 #include <functional>
 #include <memory>
 #include <type_traits>
+#include <vector>
 
 namespace hearth {
 
 class ThreadPool {
  public:
-  // threads >= 1, the caller included. Workers are pinned to the cores the process may use when `pin`.
-  explicit ThreadPool(int threads, bool pin = true);
+  // threads >= 1, the caller included. Worker i is pinned to cpus[i]; where there are fewer of them than threads, none is.
+  explicit ThreadPool(int threads, std::vector<int> cpus = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const { return size_; }
-  // Pins the calling thread to worker 0's core; for the one thread that will run steps for ever.
+  // Pins the calling thread to worker 0's CPU; for the one thread that will run steps for ever.
   void pin_caller() const;
 
   // Calls body(worker, size()) once on every worker and returns when all are done. Not reentrant.
@@ -30,6 +31,33 @@ class ThreadPool {
         const_cast<void*>(static_cast<const void*>(&body)));
   }
 
+  // Inside a parallel() body, called by every worker: body(begin, end) until all of [0, count) is taken, in pieces of whole
+  // `step`s. A worker takes from its own equal share first, a third of what is left at a time, and then from the shares of
+  // those who are behind: cores differ (performance and efficiency cores, a neighbour's work, clocks), and the slowest would
+  // decide for all. Where a share begins depends on count and size alone, so a core meets the same weights in every step.
+  template <class Body>
+  void deal(int worker, int count, int step, Body&& body) {
+    if (size_ == 1) return body(0, count);
+    Deal deal = begin_deal(worker, count, step);
+    for (Piece piece = take(deal); piece.begin < piece.end; piece = take(deal)) body(piece.begin, piece.end);
+  }
+
+  // The same for items that are only counted while they are met, one at a time: made by every worker of a parallel() body.
+  class Turns {
+   public:
+    Turns(ThreadPool& pool, int worker) : pool_(pool), deal_(pool.begin_deal(worker, 0, 1).number) {}
+    // Whether item `number` is this worker's. Each worker asks of 0, 1, 2, ... to the last.
+    bool take(int number) {
+      if (mine_ < number) mine_ = pool_.take_turn(deal_);
+      return mine_ == number;
+    }
+
+   private:
+    ThreadPool& pool_;
+    uint32_t deal_;
+    int mine_ = -1;
+  };
+
   // A barrier between all workers, inside a parallel() body. Spins briefly, then sleeps.
   void barrier();
 
@@ -38,6 +66,14 @@ class ThreadPool {
 
  private:
   using Function = void (*)(void*, int, int);
+  struct Piece { int begin, end; };
+  struct Deal {
+    uint32_t number;  // of this worker's deals: the same for all workers of one deal()
+    int worker, count, step, victim;
+  };
+  Deal begin_deal(int worker, int count, int step);
+  Piece take(Deal& deal);
+  int take_turn(uint32_t deal);
   void run(Function function, void* argument);
   struct State;
   int size_;

@@ -1,40 +1,21 @@
 // The CPU as a device: ops run at once on a pool of pinned workers; weights and KV live in huge-page arenas.
-#include <sched.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <mutex>
-#include <set>
 #include <unordered_map>
 
 #include "core/huge_pages.h"
 #include "device/cpu_features.h"
 #include "device/cpu_stream.h"
+#include "device/cpu_topology.h"
 #include "device/device.h"
 #include "device/host_memory.h"
 
 namespace hearth::device {
 namespace {
-
-// One worker a physical core: a second hyper-thread shares the core's vector units and only adds barrier time.
-int physical_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  std::set<std::string> siblings;
-  int cores = 0;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (!CPU_ISSET(cpu, &set)) continue;
-    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
-    std::string list;
-    if (!std::getline(file, list)) list = std::to_string(cpu);
-    if (siblings.insert(list).second) ++cores;
-  }
-  return cores > 0 ? cores : 1;
-}
 
 int64_t last_level_cache_bytes() {
   std::ifstream file("/sys/devices/system/cpu/cpu0/cache/index3/size");
@@ -67,8 +48,8 @@ struct HostCopyQueue final : Device::CopyQueue {
 
 class CpuDevice final : public Device {
  public:
-  CpuDevice(int threads, const CpuFeatures& features)
-      : pool_(threads), stream_(pool_), info_(describe_cpu(threads, features)) {}
+  CpuDevice(int threads, const std::vector<int>& cpus, const CpuFeatures& features)
+      : pool_(threads, cpus), stream_(pool_), info_(describe_cpu(threads, features)) {}
   ~CpuDevice() override {
     for (const auto& [pointer, block] : blocks_) unmap_pages(pointer, block.bytes, block.huge);
   }
@@ -140,11 +121,12 @@ class CpuDevice final : public Device {
 Result<std::unique_ptr<Device>> open_cpu_device(int threads) {
   constexpr int threads_max = 1024;
   if (threads < 0 || threads > threads_max) {
-    return invalid("threads must be 0 (one per core) to " + std::to_string(threads_max) + ", not " + std::to_string(threads));
+    return invalid("threads must be 0 (one per performance core) to " + std::to_string(threads_max) + ", not " + std::to_string(threads));
   }
   const char* cap = std::getenv("HEARTH_CPU_MAX");
   HEARTH_ASSIGN(const CpuFeatures features, cap_cpu_features(detect_cpu_features(), cap == nullptr ? "" : cap));
-  return std::unique_ptr<Device>(std::make_unique<CpuDevice>(threads == 0 ? physical_cores() : threads, features));
+  const CpuTopology topology = read_cpu_topology(usable_cpus());
+  return std::unique_ptr<Device>(std::make_unique<CpuDevice>(threads == 0 ? topology.default_threads() : threads, topology.order, features));
 }
 
 }  // namespace hearth::device

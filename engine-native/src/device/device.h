@@ -114,7 +114,7 @@ class Device {
   virtual Status wait(uint32_t marker) = 0;
 };
 
-// "cpu": the one CPU device with `threads` workers (0 = one per core).
+// "cpu": the one CPU device with `threads` workers (0 = CpuTopology::default_threads()).
 Result<std::unique_ptr<Device>> open_cpu_device(int threads);
 // CUDA GPU `ordinal`, through the driver API loaded at run time. Device-coded errors say what to do.
 Result<std::unique_ptr<Device>> open_cuda_device(int ordinal, const std::string& forced_profile, bool force_unified);

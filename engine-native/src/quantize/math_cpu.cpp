@@ -30,7 +30,7 @@ void softmax(float* row, int64_t from, int64_t to, int64_t length) {
 
 class CpuMath final : public Math {
  public:
-  explicit CpuMath(int threads) : pool_(threads, false) {}
+  explicit CpuMath(int threads) : pool_(threads) {}
   std::string name() const override { return "cpu"; }
   bool fast() const override { return false; }
   Status check() override { return Status::ok(); }

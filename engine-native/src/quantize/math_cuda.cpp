@@ -79,7 +79,7 @@ class GpuStore final : public DeviceStore {
 class CudaMath final : public Math {
  public:
   CudaMath(std::unique_ptr<device::Device> device, const ops::CalibrationOps& ops, int threads)
-      : memory_(std::make_shared<Memory>(std::move(device))), ops_(ops), pool_(threads, false) {
+      : memory_(std::make_shared<Memory>(std::move(device))), ops_(ops), pool_(threads) {
     ops_.begin(stream());
   }
   std::string name() const override { return memory_->device().info().name; }

@@ -32,7 +32,7 @@ struct Check {
 // The device under test and the reference beside it.
 class Bench {
  public:
-  Bench(device::Device& device, uint32_t seed) : device(device), random(seed), pool_(static_cast<int>(std::max(1u, std::thread::hardware_concurrency())), false), reference(pool_) {}
+  Bench(device::Device& device, uint32_t seed) : device(device), random(seed), pool_(static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))), reference(pool_) {}
 
   int integer(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random); }
   float normal() { return normal_(random); }

@@ -42,6 +42,59 @@ TEST(ThreadPool, BarrierSeparatesPhases) {
   }
 }
 
+TEST(ThreadPool, DealsEverythingOnceInWholeSteps) {
+  for (int threads : {1, 2, 3, 7}) {
+    ThreadPool pool(threads);
+    for (int count : {0, 1, 2, 5, 16, 97, 1000}) {
+      for (int step : {1, 4, 300}) {
+        std::vector<std::atomic<int>> seen(count), again(count);
+        // Two deals without a barrier between them: a worker may be at the second while others are at the first.
+        pool.parallel([&](int worker, int) {
+          pool.deal(worker, count, step, [&](int begin, int end) {
+            EXPECT_EQ(begin % step, 0);
+            EXPECT_TRUE(end % step == 0 || end == count);
+            for (int i = begin; i < end; ++i) seen[i].fetch_add(1);
+          });
+          pool.deal(worker, count, 1, [&](int begin, int end) {
+            for (int i = begin; i < end; ++i) again[i].fetch_add(1);
+          });
+        });
+        for (int i = 0; i < count; ++i) ASSERT_TRUE(seen[i] == 1 && again[i] == 1) << count << " by " << step << " at " << i;
+      }
+    }
+  }
+}
+
+// Each waits in turn until everything but its own piece is done, which it can only be if the others take the rest of its share.
+TEST(ThreadPool, OthersTakeTheShareOfWhoeverIsBehind) {
+  for (int threads : {2, 5}) {
+    ThreadPool pool(threads);
+    for (int slow = 0; slow < threads; ++slow) {
+      std::atomic<int> done{0}, turns{0};
+      constexpr int count = 1000;
+      pool.parallel([&](int worker, int) {
+        const bool waits = worker == slow;
+        int first = waits ? 1 : 0;
+        pool.deal(worker, count, 1, [&](int begin, int end) {
+          const int mine = end - begin;
+          while (first == 1 && done.load() < count - mine) std::this_thread::yield();
+          first = 0;
+          done.fetch_add(mine);
+        });
+        pool.barrier();
+        ThreadPool::Turns own(pool, worker);
+        for (int item = 0; item < count; ++item) {
+          if (!own.take(item)) continue;
+          while (waits && turns.load() < count - 1) std::this_thread::yield();
+          turns.fetch_add(1);
+        }
+      });
+      ASSERT_EQ(done.load(), count);
+      ASSERT_EQ(turns.load(), count);
+    }
+  }
+}
+
 TEST(ThreadPool, WakesWorkersThatFellAsleep) {
   ThreadPool pool(3);
   for (int round = 0; round < 5; ++round) {

@@ -12,7 +12,7 @@ using namespace ops;
 namespace reference = kernels::cpu::reference;
 
 device::CpuStream& cpu() {
-  static ThreadPool pool(static_cast<int>(std::max(1u, std::thread::hardware_concurrency())), false);
+  static ThreadPool pool(static_cast<int>(std::max(1u, std::thread::hardware_concurrency())));
   static device::CpuStream stream(pool);
   return stream;
 }

@@ -11,7 +11,7 @@ using namespace ops;
 
 void check_sample(int vocabulary, int rows, int style) {
   SCOPED_TRACE("vocabulary " + std::to_string(vocabulary) + " style " + std::to_string(style));
-  static ThreadPool pool(1, false);
+  static ThreadPool pool(1);
   static device::CpuStream cpu(pool);
   const int slots = rows + 2, mask_words = (vocabulary + 31) / 32;
   SampleSpec s{vocabulary, rows, slots};

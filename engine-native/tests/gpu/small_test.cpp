@@ -15,7 +15,7 @@ using namespace ops;
 namespace reference = kernels::cpu::reference;
 
 device::CpuStream& cpu() {
-  static ThreadPool pool(1, false);
+  static ThreadPool pool(1);
   static device::CpuStream stream(pool);
   return stream;
 }

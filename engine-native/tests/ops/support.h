@@ -26,7 +26,7 @@ inline ops::DeviceInfo cpu_info(int threads) {
 }
 
 struct Cpu {
-  explicit Cpu(int threads) : pool(threads, false), stream(pool), info(cpu_info(threads)) {}
+  explicit Cpu(int threads) : pool(threads), stream(pool), info(cpu_info(threads)) {}
   ThreadPool pool;
   device::CpuStream stream;
   ops::DeviceInfo info;

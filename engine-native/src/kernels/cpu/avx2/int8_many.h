@@ -125,24 +125,28 @@ inline void w8_many_run(const ops::LinearSpec& s, const ops::LinearParams& p, op
   const int per_unit = s.gated ? 2 : 1, panels = (p.rows + many_panel - 1) / many_panel;
   const int panel = ((p.rows + panels - 1) / panels + many_tile - 1) / many_tile * many_tile;
   const size_t bytes = w8_layout(s.in).bytes;
-  device::pool_of(stream).parallel([&](int worker, int size) {
+  ThreadPool& pool = device::pool_of(stream);
+  pool.parallel([&](int worker, int) {
     auto* wide_row = reinterpret_cast<float*>(base + at.wide + aligned(4 * static_cast<size_t>(s.in)) * worker);
-    const Range mine = share(p.rows, worker, size), units = share(block_count(s).units, worker, size);
-    for (int row = mine.begin; row < mine.end; ++row) prepare_many(s, p, at, base, row, wide_row);
+    pool.deal(worker, p.rows, 1, [&](int begin, int end) {
+      for (int row = begin; row < end; ++row) prepare_many(s, p, at, base, row, wide_row);
+    });
     // Rows of the last tile that are not there.
     if (worker == 0) std::memset(base + 2 * at.stride * p.rows, 0, 2 * static_cast<size_t>(at.stride) * many_tile);
-    device::pool_of(stream).barrier();
+    pool.barrier();
     alignas(64) int16_t wide[many_inputs * block_rows];
     alignas(64) float tile[2][many_panel * block_rows];
-    for (int first = 0; first < p.rows; first += panel) {
-      const int rows = p.rows - first < panel ? p.rows - first : panel;
-      for (int unit = units.begin; unit < units.end; ++unit) {
-        const uint8_t* block = static_cast<const uint8_t*>(p.weight) + bytes * per_unit * unit;
-        multiply_panel(s, at, base, block, first, rows, wide, tile[0]);
-        if (s.gated) multiply_panel(s, at, base, block + bytes, first, rows, wide, tile[1]);
-        epilogue(s, p, first, rows, unit * block_rows, tile[0], tile[1]);
+    pool.deal(worker, block_count(s).units, 1, [&](int begin, int end) {
+      for (int first = 0; first < p.rows; first += panel) {
+        const int rows = p.rows - first < panel ? p.rows - first : panel;
+        for (int unit = begin; unit < end; ++unit) {
+          const uint8_t* block = static_cast<const uint8_t*>(p.weight) + bytes * per_unit * unit;
+          multiply_panel(s, at, base, block, first, rows, wide, tile[0]);
+          if (s.gated) multiply_panel(s, at, base, block + bytes, first, rows, wide, tile[1]);
+          epilogue(s, p, first, rows, unit * block_rows, tile[0], tile[1]);
+        }
       }
-    }
+    });
   });
 }
 

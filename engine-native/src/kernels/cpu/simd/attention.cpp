@@ -300,8 +300,9 @@ void run_lane_tile(const AttentionSpec& s, const AttentionParams& p, const float
   attend_and_finish(s, p, item, span, t);
 }
 
-void run_tiles(const AttentionSpec& s, const AttentionParams& p, const float* queries, int worker, int size) {
-  const Cut cut(s, p.batch, size);
+void run_tiles(const AttentionSpec& s, const AttentionParams& p, const float* queries, ThreadPool& pool, int worker) {
+  const Cut cut(s, p.batch, pool.size());
+  ThreadPool::Turns turns(pool, worker);
   const int group = s.heads / s.kv_heads;
   int number = 0;
   for (int sequence = 0; sequence < p.batch.sequences; ++sequence) {
@@ -315,7 +316,7 @@ void run_tiles(const AttentionSpec& s, const AttentionParams& p, const float* qu
       const int rows = end - row < rows_max ? end - row : rows_max;
       for (int kv_head = 0; kv_head < s.kv_heads; ++kv_head) {
         for (int at = 0; at < group; at += heads_max, ++number) {
-          if (number % size != worker) continue;
+          if (!turns.take(number)) continue;
           const Item item{sequence, row, rows, kv_head * group + at, group - at < heads_max ? group - at : heads_max};
           if (!in_lanes) run_tile(s, p, queries, item);
           else if (item.rows * item.heads > lanes) run_lane_tile<2>(s, p, queries, item);
@@ -332,7 +333,7 @@ void attention_run(const AttentionSpec& s, const AttentionParams& p, Stream& str
   pool.parallel([&](int worker, int size) {
     prepare(s, p, queries, share(p.batch.rows * (s.heads + s.kv_heads), worker, size));
     pool.barrier();
-    run_tiles(s, p, queries, worker, size);
+    run_tiles(s, p, queries, pool, worker);
   });
 }
 
@@ -435,8 +436,9 @@ void vision_panel(const VisionAttentionSpec& s, const VisionAttentionParams& p, 
   SeenPanel({q, q + part, q + 2 * part, s.head_dim, end - begin}, mine).run(row - begin, last - begin, to, p.out_stride);
 }
 
-// Worker `worker`'s share of (head, segment, panel of rows), in turns.
-void vision_share(const VisionAttentionSpec& s, const VisionAttentionParams& p, uint8_t* workspace, int worker, int size) {
+// Worker `worker`'s share of (head, segment, panel of rows).
+void vision_share(const VisionAttentionSpec& s, const VisionAttentionParams& p, uint8_t* workspace, ThreadPool& pool, int worker) {
+  ThreadPool::Turns turns(pool, worker);
   uint8_t* mine = workspace + vision_heads_bytes(s, p.rows) + SeenScratch(s.head_dim).bytes * static_cast<size_t>(worker);
   mine += -reinterpret_cast<uintptr_t>(mine) % 64;
   int item = 0;
@@ -444,11 +446,11 @@ void vision_share(const VisionAttentionSpec& s, const VisionAttentionParams& p, 
     for (int segment = 0; segment < p.segments; ++segment) {
       const int begin = p.segment[segment], end = p.segment[segment + 1];
       // Panels are whole tiles, as many as keep every worker busy.
-      const int wanted = (2 * size + s.heads * p.segments - 1) / (s.heads * p.segments), least = (end - begin + seen_rows - 1) / seen_rows;
+      const int wanted = (2 * pool.size() + s.heads * p.segments - 1) / (s.heads * p.segments), least = (end - begin + seen_rows - 1) / seen_rows;
       const int panels = wanted > least ? wanted : least;
       const int rows = ((end - begin + panels - 1) / panels + seen_tile - 1) / seen_tile * seen_tile;
       for (int row = begin; row < end; row += rows, ++item) {
-        if (item % size != worker) continue;
+        if (!turns.take(item)) continue;
         const int last = row + rows < end ? row + rows : end;
         with_type(s.type, [&](auto* type) {
           vision_panel<std::remove_pointer_t<decltype(type)>>(s, p, workspace, mine, head, begin, end, row, last);
@@ -483,14 +485,15 @@ void vision_tile(const VisionAttentionSpec& s, const VisionAttentionParams& p, c
   });
 }
 
-void vision_share(const VisionAttentionSpec& s, const VisionAttentionParams& p, uint8_t* workspace, int worker, int size) {
+void vision_share(const VisionAttentionSpec& s, const VisionAttentionParams& p, uint8_t* workspace, ThreadPool& pool, int worker) {
+  ThreadPool::Turns turns(pool, worker);
   const auto* base = reinterpret_cast<const float*>(workspace);
   int item = 0;
   for (int head = 0; head < s.heads; ++head) {
     for (int segment = 0; segment < p.segments; ++segment) {
       const int begin = p.segment[segment], end = p.segment[segment + 1];
       for (int row = begin; row < end; row += tile_queries, ++item) {
-        if (item % size != worker) continue;
+        if (!turns.take(item)) continue;
         vision_tile(s, p, base, row, end - row < tile_queries ? end - row : tile_queries, head, begin, end);
       }
     }
@@ -516,7 +519,7 @@ void vision_run(const VisionAttentionSpec& s, const VisionAttentionParams& p, St
       for (int row = mine.begin; row < mine.end; ++row) prepare_vision<X>(s, p, row, workspace);
     });
     pool.barrier();
-    vision_share(s, p, workspace, worker, size);
+    vision_share(s, p, workspace, pool, worker);
   });
 }
 

@@ -111,15 +111,18 @@ void run_many(const ops::LinearSpec& s, const ops::LinearParams& p, ThreadPool& 
   auto* turned = reinterpret_cast<float*>(base + at.bytes);
   const Operands o = operands_at(s, p, at, base);
   const DenseRows rows(s.in);
-  pool.parallel([&](int worker, int size) {
-    const Range mine = share(DenseRows::tiles(p.rows), worker, size);
-    for (int tile = mine.begin; tile < mine.end; ++tile) {
-      const int first = tile * dense_many_tile, count = p.rows - first < dense_many_tile ? p.rows - first : dense_many_tile;
-      for (int row = first; at.copies_x && row < first + count; ++row) prepare_row(s, p, at, base, row, row);
-      rows.turn(o.x + first * o.x_stride, o.x_stride, count, turned + tile * rows.tile);
-    }
+  pool.parallel([&](int worker, int) {
+    pool.deal(worker, DenseRows::tiles(p.rows), 1, [&](int begin, int end) {
+      for (int tile = begin; tile < end; ++tile) {
+        const int first = tile * dense_many_tile, count = p.rows - first < dense_many_tile ? p.rows - first : dense_many_tile;
+        for (int row = first; at.copies_x && row < first + count; ++row) prepare_row(s, p, at, base, row, row);
+        rows.turn(o.x + first * o.x_stride, o.x_stride, count, turned + tile * rows.tile);
+      }
+    });
     pool.barrier();
-    with_weights(s.weight, [&](auto* type) { dense_many<std::remove_pointer_t<decltype(type)>>(s, p, turned, share(block_count(s).units, worker, size)); });
+    with_weights(s.weight, [&](auto* type) {
+      pool.deal(worker, block_count(s).units, 1, [&](int begin, int end) { dense_many<std::remove_pointer_t<decltype(type)>>(s, p, turned, {begin, end}); });
+    });
   });
 }
 #endif
@@ -132,17 +135,20 @@ void run(const ops::LinearSpec& s, const ops::LinearParams& p, ops::Stream& stre
   const Scratch at(s, scratch_rows(p.rows, pool.size()));
   auto* base = static_cast<uint8_t*>(p.workspace);
   const int units = block_count(s).units;
-  pool.parallel([&](int worker, int size) {
+  pool.parallel([&](int worker, int) {
     Operands o = operands_at(s, p, at, base);
     if (p.rows == 1 && at.copies_x) {
       prepare_row(s, p, at, base, 0, worker);
       o = from_row(o, worker);
     } else if (at.copies_x) {
-      const Range mine = share(p.rows, worker, size);
-      for (int row = mine.begin; row < mine.end; ++row) prepare_row(s, p, at, base, row, row);
+      pool.deal(worker, p.rows, 1, [&](int begin, int end) {
+        for (int row = begin; row < end; ++row) prepare_row(s, p, at, base, row, row);
+      });
       pool.barrier();
     }
-    with_weights(s.weight, [&](auto* type) { run_outputs<std::remove_pointer_t<decltype(type)>>(s, p, o, share(units, worker, size)); });
+    with_weights(s.weight, [&](auto* type) {
+      pool.deal(worker, units, 1, [&](int begin, int end) { run_outputs<std::remove_pointer_t<decltype(type)>>(s, p, o, {begin, end}); });
+    });
   });
 }
 

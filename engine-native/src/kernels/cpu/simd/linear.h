@@ -2,7 +2,7 @@
 // A kernel supplies tile(): some rows against one block of 16 outputs.
 //
 // One parallel region a linear. A single row is prepared by every worker for itself (cheaper than a barrier); more rows
-// are shared out, with one barrier. Then each worker streams its own contiguous run of blocks, so a result never
+// are dealt out, with one barrier. Then each worker streams contiguous runs of blocks, a block whole, so a result never
 // depends on the number of threads.
 #pragma once
 
@@ -325,6 +325,15 @@ HEARTH_INLINE void stream_blocks(const ops::LinearSpec& s, const ops::LinearPara
   }
 }
 
+// Units that stream_blocks takes side by side.
+template <class Kernel>
+HEARTH_INLINE int units_at_once(const ops::LinearSpec& s, int rows) {
+  if constexpr (StreamsKernel<Kernel>) {
+    if (rows == 1) return Kernel::streams / (s.gated ? 2 : 1);
+  }
+  return 1;
+}
+
 template <class Kernel>
 HEARTH_INLINE void run_blocked(const ops::LinearSpec& s, const ops::LinearParams& p, ops::Stream& stream) {
   ThreadPool& pool = device::pool_of(stream);
@@ -334,25 +343,27 @@ HEARTH_INLINE void run_blocked(const ops::LinearSpec& s, const ops::LinearParams
   const int units = block_count(s).units;
   if constexpr (PanelKernel<Kernel>) {
     if (p.rows >= Kernel::panel_rows_min) {
-      return pool.parallel([&](int worker, int size) {
-        const Range mine = share(p.rows, worker, size);
-        for (int row = mine.begin; row < mine.end; ++row) prepare_row<true>(s, p, at, base, row, row);
+      return pool.parallel([&](int worker, int) {
+        pool.deal(worker, p.rows, 1, [&](int begin, int end) {
+          for (int row = begin; row < end; ++row) prepare_row<true>(s, p, at, base, row, row);
+        });
         pool.barrier();
-        stream_panels<Kernel>(s, p, at, base, share(units, worker, size));
+        pool.deal(worker, units, panel_blocks / (s.gated ? 2 : 1), [&](int begin, int end) { stream_panels<Kernel>(s, p, at, base, {begin, end}); });
       });
     }
   }
-  pool.parallel([&](int worker, int size) {
+  pool.parallel([&](int worker, int) {
     Operands o = operands_at(s, p, at, base);
     if (p.rows == 1 && !prepared) {
       prepare_row(s, p, at, base, 0, worker);
       o = from_row(o, worker);
     } else if (!prepared) {
-      const Range mine = share(p.rows, worker, size);
-      for (int row = mine.begin; row < mine.end; ++row) prepare_row(s, p, at, base, row, row);
+      pool.deal(worker, p.rows, 1, [&](int begin, int end) {
+        for (int row = begin; row < end; ++row) prepare_row(s, p, at, base, row, row);
+      });
       pool.barrier();
     }
-    stream_blocks<Kernel>(s, p, o, share(units, worker, size));
+    pool.deal(worker, units, units_at_once<Kernel>(s, p.rows), [&](int begin, int end) { stream_blocks<Kernel>(s, p, o, {begin, end}); });
   });
 }
 

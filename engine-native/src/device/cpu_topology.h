@@ -1,0 +1,28 @@
+// Which CPUs there are to compute on: cores of two kinds, hyper-threads that share a core, and the share of a container.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace hearth::device {
+
+struct CpuTopology {
+  // CPUs the process may use, in the order in which workers take them: one of each performance core, one of each efficiency
+  // core, then the second hyper-threads of both.
+  std::vector<int> order;
+  int performance_cores = 1;  // physical cores; all of them where all are alike
+  int efficiency_cores = 0;
+  int quota = 0;  // CPUs' worth of time that a container (cgroup v2) may take, whole ones; 0: no limit
+
+  // A worker a performance core, as many as the quota runs at once: a second hyper-thread shares its core's vector units and
+  // only adds waiting, and a group that has used up its quota stands still, all of it, until the next period.
+  int default_threads() const;
+};
+
+// Read from sysfs below `root`. `usable` are the CPUs the process may run on; a system that tells nothing has one core a CPU.
+CpuTopology read_cpu_topology(const std::vector<int>& usable, const std::string& root = "");
+
+// The CPUs of the calling thread's affinity.
+std::vector<int> usable_cpus();
+
+}  // namespace hearth::device
