@@ -88,7 +88,8 @@ export async function serve(options: ServeOptions): Promise<void> {
     speaker.say(`Hearth serves ${info.name} on ${url} (ready in ${Math.round(performance.now() - begin)} ms)`);
     const signal = await Promise.race([stop, untilDead(engine, stop)]);
     if (typeof signal !== 'string') throw signal;
-    speaker.say(`${signal}: finishing ${lifecycle.active} running requests`);
+    // To the log, which `hearth chat` keeps quiet on its own server: whoever leaves it has said so already.
+    speaker.logger.info(`${signal}: finishing ${lifecycle.active} running requests`);
     await lifecycle.drain(settings.drainSeconds * 1000);
   } finally {
     await app.close();
