@@ -8,23 +8,30 @@ interface Stored {
   /** The whole conversation up to and with the response. */
   items: readonly Item[];
   owner: string;
+  /** Of the response. */
   characters: number;
 }
 
 export const responsesMax = 2000;
-const charactersMax = 256 * 1024 * 1024;
 
 export class ResponseStore {
   readonly #responses = new Map<string, Stored>();
+  /** The turns of a conversation share its items: each counts once, until the last response that has it is forgotten. */
+  readonly #items = new Map<Item, { characters: number; holders: number }>();
+  readonly #charactersMax: number;
   #characters = 0;
 
-  /** `added` are the items that this turn brought: only they take new memory. */
-  put(id: string, owner: string, response: object, items: readonly Item[], added: readonly Item[]): void {
-    const characters = JSON.stringify(added).length + JSON.stringify(response).length;
+  constructor(charactersMax = 256 * 1024 * 1024) {
+    this.#charactersMax = charactersMax;
+  }
+
+  put(id: string, owner: string, response: object, items: readonly Item[]): void {
+    const { length: characters } = JSON.stringify(response);
     this.#responses.set(id, { response, items, owner, characters });
     this.#characters += characters;
+    for (const item of items) this.#hold(item);
     for (const oldest of this.#responses.keys()) {
-      if (this.#responses.size <= responsesMax && this.#characters <= charactersMax) break;
+      if (this.#responses.size <= responsesMax && this.#characters <= this.#charactersMax) break;
       this.#forget(oldest);
     }
   }
@@ -42,8 +49,26 @@ export class ResponseStore {
     return true;
   }
 
+  #hold(item: Item): void {
+    const held = this.#items.get(item);
+    if (held) {
+      held.holders++;
+      return;
+    }
+    const { length: characters } = JSON.stringify(item);
+    this.#items.set(item, { characters, holders: 1 });
+    this.#characters += characters;
+  }
+
   #forget(id: string): void {
-    this.#characters -= this.#responses.get(id)?.characters ?? 0;
+    const { items, characters } = this.#responses.get(id)!;
     this.#responses.delete(id);
+    this.#characters -= characters;
+    for (const item of items) {
+      const held = this.#items.get(item)!;
+      if (--held.holders > 0) continue;
+      this.#items.delete(item);
+      this.#characters -= held.characters;
+    }
   }
 }

@@ -36,9 +36,6 @@ interface Turn {
   run: ChatRun;
   body: ResponseRequest;
   scope: RequestScope;
-  /** The conversation before the answer, and which part of it is new. */
-  items: readonly Item[];
-  added: readonly Item[];
   writer: (emit?: (event: ResponseEvent) => void) => ResponseWriter;
   /** Remembers the answer under its id. */
   keep: (writer: ResponseWriter, response: object) => void;
@@ -150,13 +147,10 @@ async function startTurn(
     run,
     body,
     scope,
-    items,
-    added,
     writer: (emit) => new ResponseWriter(identity, body, newId, emit),
     keep: (writer, response) => {
-      const own = writer.asItems();
       const place = body.store === false ? stores[1] : stores[0];
-      place?.put(identity.id, owner, response, [...items, ...own], [...added, ...own]);
+      place?.put(identity.id, owner, response, [...items, ...writer.asItems()]);
     },
   };
 }
