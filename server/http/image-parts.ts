@@ -40,13 +40,41 @@ export async function withImages<T>(
   if (context.images.waiting >= context.settings.queueRequests) throw errors.queueFull(1);
   return context.images.hold(async () => {
     scope.throwIfAborted();
-    return use(await Promise.all(references.map((reference) => loadOne(context, reference, strings))));
+    return use(await loadAll(context, references, scope, strings));
   });
 }
 
-async function loadOne(context: AppContext, { url, detail, param }: ImageReference, strings?: LongStrings | null) {
+/** Once one has failed or the client has gone, no more of them are decoded: others wait for their turn. */
+function loadAll(
+  context: AppContext,
+  references: readonly ImageReference[],
+  scope: RequestScope,
+  strings?: LongStrings | null,
+): Promise<DecodedImage[]> {
+  let failure: unknown = null;
+  const goOn = () => {
+    scope.throwIfAborted();
+    if (failure) throw failure;
+  };
+  const load = async (reference: ImageReference) => {
+    try {
+      return await loadOne(context, reference, goOn, strings);
+    } catch (error) {
+      failure ??= error;
+      throw error;
+    }
+  };
+  return Promise.all(references.map(load));
+}
+
+async function loadOne(
+  context: AppContext,
+  { url, detail, param }: ImageReference,
+  goOn: () => void,
+  strings?: LongStrings | null,
+) {
   try {
-    return await context.images.load(strings ? strings.sourceOf(url) : url, detail);
+    return await context.images.load(strings ? strings.sourceOf(url) : url, detail, goOn);
   } catch (error) {
     if (!(error instanceof ImageError)) throw error;
     throw errors.invalidImage(`Invalid '${param}': ${error.message}.`, param);

@@ -62,10 +62,13 @@ export class ImageDecoder {
     return this.#requests.waiting;
   }
 
-  /** Throws ImageError. */
-  async load(source: ImageSource, detail: DecodedImage['detail']): Promise<DecodedImage> {
+  /** Throws ImageError, or what `goOn` throws: it is asked when it is the picture's turn to be decoded. */
+  async load(source: ImageSource, detail: DecodedImage['detail'], goOn: () => void = () => {}): Promise<DecodedImage> {
     const encoded = await this.#open(source);
-    const image = await this.#decodes.pass(() => this.#ask(encoded));
+    const image = await this.#decodes.pass(() => {
+      goOn();
+      return this.#ask(encoded);
+    });
     return { ...image, detail, release: () => this.#takeBack(image.pixels) };
   }
 

@@ -147,6 +147,22 @@ describe('what is refused', () => {
     await small.close();
   });
 
+  it('those whose turn comes when nobody waits for them any more', async () => {
+    let gone = false;
+    const goOn = () => {
+      if (gone) throw new Error('gone');
+    };
+    const url = dataUrl(file('pillow-hopper.png'));
+    const loads = Array.from({ length: 6 }, () => decoder.load(url, 'auto', goOn));
+    await loads[0];
+    gone = true;
+    const outcomes = (await Promise.allSettled(loads)).map((load) =>
+      load.status === 'fulfilled' ? 'decoded' : String(load.reason),
+    );
+    expect([outcomes[0], outcomes[5]]).toEqual(['decoded', 'Error: gone']);
+    expect((await load('pillow-hopper.png')).width).toBe(128);
+  });
+
   it('URLs, unless they are allowed', async () => {
     await refused('http://example.com/a.png', /not fetched here/);
     await refused('file:///etc/passwd', /not fetched here/);
