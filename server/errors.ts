@@ -128,6 +128,15 @@ export const errors = {
       { code: 'response_not_found' },
     ),
 
+  itemNotFound: (id: string, kept: number) =>
+    new ApiError(
+      404,
+      'invalid_request_error',
+      `Item with id ${quoted(id)} not found: those of the last ${kept} responses are kept, in memory, unless they came ` +
+        'with store: false. Send the item itself.',
+      { code: 'item_not_found', param: 'input' },
+    ),
+
   notFound: (message: string, code: string | null = null, param: string | null = null) =>
     new ApiError(404, 'invalid_request_error', message, { code, param }),
 

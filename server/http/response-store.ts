@@ -18,6 +18,8 @@ export class ResponseStore {
   readonly #responses = new Map<string, Stored>();
   /** The turns of a conversation share its items: each counts once, until the last response that has it is forgotten. */
   readonly #items = new Map<Item, { characters: number; holders: number }>();
+  /** Those of answers, which clients know by their ids. */
+  readonly #byId = new Map<string, { item: Item; owner: string }>();
   readonly #charactersMax: number;
   #characters = 0;
 
@@ -29,7 +31,7 @@ export class ResponseStore {
     const { length: characters } = JSON.stringify(response);
     this.#responses.set(id, { response, items, owner, characters });
     this.#characters += characters;
-    for (const item of items) this.#hold(item);
+    for (const item of items) this.#hold(item, owner);
     for (const oldest of this.#responses.keys()) {
       if (this.#responses.size <= responsesMax && this.#characters <= this.#charactersMax) break;
       this.#forget(oldest);
@@ -42,6 +44,12 @@ export class ResponseStore {
     return stored && stored.owner === owner ? stored : null;
   }
 
+  /** An item of a response that is kept, and that the same owner got, or null. */
+  item(id: string, owner: string): Item | null {
+    const known = this.#byId.get(id);
+    return known && known.owner === owner ? known.item : null;
+  }
+
   /** False when the owner has no such response. */
   delete(id: string, owner: string): boolean {
     if (!this.get(id, owner)) return false;
@@ -49,7 +57,7 @@ export class ResponseStore {
     return true;
   }
 
-  #hold(item: Item): void {
+  #hold(item: Item, owner: string): void {
     const held = this.#items.get(item);
     if (held) {
       held.holders++;
@@ -58,6 +66,8 @@ export class ResponseStore {
     const { length: characters } = JSON.stringify(item);
     this.#items.set(item, { characters, holders: 1 });
     this.#characters += characters;
+    const id = idOf(item);
+    if (id !== undefined) this.#byId.set(id, { item, owner });
   }
 
   #forget(id: string): void {
@@ -69,6 +79,11 @@ export class ResponseStore {
       if (--held.holders > 0) continue;
       this.#items.delete(item);
       this.#characters -= held.characters;
+      const itemId = idOf(item);
+      if (itemId !== undefined) this.#byId.delete(itemId);
     }
   }
 }
+
+/** Items that clients send have none: theirs are taken off. */
+const idOf = (item: Item) => (item as { id?: string }).id;

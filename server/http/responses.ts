@@ -135,7 +135,7 @@ async function startTurn(
 ): Promise<Turn> {
   const model = await useModel(context, body.model, scope);
   const earlier = earlierItems(stores, body.previous_response_id, owner);
-  const added = toItems(body.input);
+  const added = toItems(body.input, ({ id }) => referredItem(stores, id, owner));
   const items = [...earlier, ...added];
   const task = toTask(model, body, items);
   const references = [...itemImages(earlier, 'previous'), ...itemImages(added, 'input')];
@@ -166,6 +166,14 @@ function earlierItems(stores: readonly ResponseStore[], id: string | undefined, 
     'previous_response_id',
     'previous_response_not_found',
   );
+}
+
+function referredItem(stores: readonly ResponseStore[], id: string, owner: string): Item {
+  for (const store of stores) {
+    const item = store.item(id, owner);
+    if (item) return item;
+  }
+  throw errors.itemNotFound(id, responsesMax);
 }
 
 function toTask(model: ChatTask['model'], body: ResponseRequest, items: readonly Item[]): ChatTask {

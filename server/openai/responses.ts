@@ -63,8 +63,11 @@ const reasoningItem = z.strictObject({
   ...idFields,
 });
 
-export const itemSchema = z.union([messageItem, callItem, callOutputItem, reasoningItem], {
-  error: 'must be a message, function_call, function_call_output or reasoning item',
+/** An item of an earlier answer: what the AI SDK sends of those in place of the items themselves. */
+const itemReference = z.strictObject({ type: z.literal('item_reference'), id: z.string().min(1).max(256) });
+
+const itemSchema = z.union([messageItem, callItem, callOutputItem, reasoningItem, itemReference], {
+  error: 'must be a message, function_call, function_call_output, reasoning or item_reference item',
 });
 
 const formatSchema = z.discriminatedUnion('type', [
@@ -135,13 +138,14 @@ export const responseRequestSchema = z
   });
 
 export type ResponseRequest = z.output<typeof responseRequestSchema>;
-export type Item = z.output<typeof itemSchema>;
+type ItemReference = z.output<typeof itemReference>;
+export type Item = Exclude<z.output<typeof itemSchema>, ItemReference>;
 
-/** Input as items, whatever its form. */
-export const toItems = (input: ResponseRequest['input']): Item[] =>
+/** Input as items, whatever its form. `find` has those that are referred to. */
+export const toItems = (input: ResponseRequest['input'], find: (reference: ItemReference) => Item): Item[] =>
   typeof input === 'string'
     ? [{ type: 'message', role: 'user', content: input, phase: undefined, id: undefined, status: undefined }]
-    : input;
+    : input.map((item) => (item.type === 'item_reference' ? find(item) : item));
 
 type Part = { type: 'text'; text: string } | { type: 'image' };
 interface ItemTurn {

@@ -162,13 +162,39 @@ describe('G. Responses', () => {
     }
   });
 
+  it('46. takes items of earlier answers by reference, as the AI SDK sends them', async () => {
+    const app = await serve((index) => ({ tokens: index === 0 ? fullAnswer : ['done'] }), { apiKey: ['one', 'two'] });
+    const [one, two] = ['one', 'two'].map((apiKey) => client(app, { apiKey }));
+    const first = await one!.responses.create({ model: 'tiny', tools, input: 'Look.' });
+    const call = first.output.find((item) => item.type === 'function_call')!;
+    const input = [
+      { role: 'user' as const, content: 'Look.' },
+      ...first.output.map(({ id }) => ({ type: 'item_reference' as const, id: id! })),
+      { type: 'function_call_output' as const, call_id: call.call_id, output: 'forty-two' },
+    ];
+    const second = await one!.responses.create({ model: 'tiny', tools, input });
+    expect(second.output_text).toBe('done');
+    const byHand = [{ type: 'function_call_output' as const, call_id: call.call_id, output: 'forty-two' }];
+    await one!.responses.create({ model: 'tiny', tools, previous_response_id: first.id, input: byHand });
+    expect(app.engine.requests[1]!.text).toBe(app.engine.requests[2]!.text);
+    await expect(two!.responses.create({ model: 'tiny', tools, input })).rejects.toMatchObject({
+      status: 404,
+      code: 'item_not_found',
+      param: 'input',
+    });
+    await one!.responses.delete(second.id);
+    await one!.responses.delete(first.id);
+    // The third response still has them.
+    expect((await one!.responses.create({ model: 'tiny', tools, input })).output_text).toBe('done');
+  });
+
   it('46. says what is wrong with an item, by its own type', async () => {
     const app = await serve({ tokens: ['a'] });
     const words = async (item: object) => {
       const answer = await post(app, '/v1/responses', { input: [item] });
       return ((await answer.json()) as { error: { message: string } }).error.message;
     };
-    expect(await words({ type: 'item_reference', id: 'x' })).toMatch(/input\[0\]': must be a message, function_call, /);
+    expect(await words({ type: 'web_search_call', id: 'x' })).toMatch(/input\[0\]': must be a message, function_call, /);
     expect(await words({ type: 'function_call', name: 'f', arguments: '{}' })).toMatch(/input\[0\]\.call_id'/);
     expect(await words({ role: 'nobody', content: 'x' })).toMatch(/input\[0\]\.role'/);
     expect(await words({ role: 'user', content: [{ type: 'input_audio' }] })).toMatch(/audio is not taken/);
