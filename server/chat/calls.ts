@@ -40,6 +40,8 @@ interface CallReader {
   /** Reads calls from the text and returns what is left once it is `done`. */
   read(text: string, calls: CallSink): string;
   done: boolean;
+  /** Whether it is within a call: what it left is then the beginning of an end mark, and no text where the answer is cut. */
+  readonly inCall: boolean;
   /** What was read and gave no call; goes back to the text when the answer ends here. */
   rest(): string;
 }
@@ -97,8 +99,8 @@ class TaggedParser implements OutputParser, CallSink {
   finish(out: OutputDelta[]): void {
     this.#out = out;
     if (this.#reader) this.text(this.#reader.rest());
+    if (!this.#reader?.inCall) this.text(this.#held);
     this.#reader = null;
-    this.text(this.#held);
     this.#held = '';
     if (this.#calls === 0 && this.#space !== '') out.push({ type: 'content', text: this.#space });
     this.#space = '';
@@ -218,6 +220,10 @@ class ObjectReader implements CallReader {
     return this.#close !== '' && trimmed.startsWith(this.#close) ? trimmed.slice(this.#close.length) : trimmed;
   }
 
+  get inCall(): boolean {
+    return this.#begun;
+  }
+
   rest(): string {
     return this.#begun || !this.#object ? '' : this.#object.raw;
   }
@@ -315,6 +321,10 @@ class MistralReader implements CallReader {
     return this.#depth;
   }
 
+  get inCall(): boolean {
+    return this.#object?.inCall ?? this.#wanted;
+  }
+
   rest(): string {
     return this.#object?.rest() ?? '';
   }
@@ -365,6 +375,10 @@ class DeepseekReader implements CallReader {
     const keep = Math.max(hold, text.length - text.trimEnd().length);
     give(text.slice(0, text.length - keep));
     return text.slice(text.length - keep);
+  }
+
+  get inCall(): boolean {
+    return this.#wanted;
   }
 
   rest(): string {

@@ -71,6 +71,14 @@ describe('tool calls', () => {
     // No JSON string: small models write line feeds as they are. The client gets what the model wrote.
     ['hermes', `<tool_call>{"name": "f", "arguments": "a\nb"}</tool_call>`, [{ name: 'f', arguments: '"a\nb"' }], ''],
     ['llama', `{"name": "f", "parameters": "\\q"}`, [{ name: 'f', arguments: '"\\q"' }], ''],
+    // Cut by max_tokens within the end mark.
+    ['hermes', `Ok.\n<tool_call>\n${json}\n</tool_ca`, [paris], 'Ok.'],
+    [
+      'deepseek',
+      '<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{"y": 2}\n```<｜tool▁ca',
+      [{ name: 'f', arguments: '{"y": 2}' }],
+      '',
+    ],
     ['hermes', 'No call, but 1 < 2 and <tool', [], 'No call, but 1 < 2 and <tool'],
     ['hermes', '  spaced answer \n', [], '  spaced answer \n'],
     ['llama', '{"name": "get_weather", "parameters": {"city": "Paris", "n": {"a": [1, "}{"]}}}', [paris], ''],
