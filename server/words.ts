@@ -49,6 +49,12 @@ export function inWords(issue: RawIssue): string | undefined {
       return size('at most', issue.origin, issue.maximum, issue.inclusive ?? true);
     case 'invalid_value':
       return issue.input === undefined ? 'is missing' : `must be ${anyOf(issue.values)}`;
+    case 'invalid_union':
+      // Told apart by a field: the issue is that field's, the input all of the object.
+      if (!issue.discriminator || !Array.isArray(issue.options)) return undefined;
+      return Object.hasOwn(Object(issue.input), String(issue.discriminator))
+        ? `must be ${anyOf(issue.options)}`
+        : 'is missing';
     case 'invalid_format':
       return issue.pattern ? `must match ${issue.pattern}` : undefined;
     case 'invalid_key':

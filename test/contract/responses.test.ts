@@ -194,7 +194,9 @@ describe('G. Responses', () => {
       const answer = await post(app, '/v1/responses', { input: [item] });
       return ((await answer.json()) as { error: { message: string } }).error.message;
     };
-    expect(await words({ type: 'web_search_call', id: 'x' })).toMatch(/input\[0\]': must be a message, function_call, /);
+    expect(await words({ type: 'web_search_call', id: 'x' })).toMatch(
+      /input\[0\]': must be a message, function_call, /,
+    );
     expect(await words({ type: 'function_call', name: 'f', arguments: '{}' })).toMatch(/input\[0\]\.call_id'/);
     expect(await words({ role: 'nobody', content: 'x' })).toMatch(/input\[0\]\.role'/);
     expect(await words({ role: 'user', content: [{ type: 'input_audio' }] })).toMatch(/audio is not taken/);

@@ -3,6 +3,7 @@
 import { expect, it } from 'vitest';
 import { EngineError } from '../../server/engine/port.ts';
 import { toApiError } from '../../server/http/engine-errors.ts';
+import { messagesRequestSchema } from '../../server/openai/anthropic.ts';
 import { chatRequestSchema } from '../../server/openai/chat.ts';
 import { responseRequestSchema } from '../../server/openai/responses.ts';
 import { validate } from '../../server/openai/validation.ts';
@@ -27,6 +28,18 @@ const cases: Array<[body: object, message: string]> = [
 
 it.each(cases)('%j', (body, message) => {
   expect(validate(chatRequestSchema, body, false)).toMatchObject({ ok: false, problem: { message } });
+});
+
+it.each([
+  [{ role: 'system', content: 'x' }, "Invalid 'messages[0].role': must be 'user' or 'assistant'."],
+  [{ content: 'x' }, "Invalid 'messages[0].role': is missing."],
+  [
+    { role: 'assistant', content: [{ type: 'server_tool_use' }] },
+    "Invalid 'messages[0].content[0].type': must be 'text', 'tool_use' or 'thinking'.",
+  ],
+])('%j, of Anthropic', (given, message) => {
+  const body = { max_tokens: 1, messages: [given] };
+  expect(validate(messagesRequestSchema, body, false)).toMatchObject({ ok: false, problem: { message } });
 });
 
 // Their number is the client's: work that grows with its square stops the server for everyone (it did, for minutes).
