@@ -130,13 +130,17 @@ const lostDevice = (error: unknown) =>
 const refusal = (error: unknown, command: string | undefined) =>
   error instanceof EngineError && error.code !== 'internal' && command !== 'serve' ? error.message : null;
 
+/** What the system says of a file or a folder (HEARTH_MODELS, a disk that is full or only read): it names it and the reason. */
+const fileProblem = (error: unknown) =>
+  error instanceof Error && 'syscall' in error && 'path' in error ? error.message : null;
+
 mindLostOutput(process.argv[2]);
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
-  const misread = unreadableOptions(error, process.argv[2]) ?? refusal(error, process.argv[2]);
-  const known = error instanceof UsageError || error instanceof HubError || misread !== null;
-  const message = misread ?? (known ? (error as Error).message : lostDevice(error));
+  const plain = unreadableOptions(error, process.argv[2]) ?? refusal(error, process.argv[2]) ?? fileProblem(error);
+  const known = error instanceof UsageError || error instanceof HubError || plain !== null;
+  const message = plain ?? (known ? (error as Error).message : lostDevice(error));
   process.stderr.write(`hearth: ${message ?? (error instanceof Error ? error.stack : error)}\n`);
   process.exitCode = known ? 2 : 1;
 }

@@ -257,6 +257,14 @@ describe('the command line', () => {
     }
   }, 60_000);
 
+  it('says in one line that the folder of models is none', () => {
+    const { status, stderr } = spawnSync(process.execPath, ['--import', 'tsx', main, 'list'], {
+      env: { ...process.env, HEARTH_MODELS: fileOf('models.txt', '') },
+      encoding: 'utf8',
+    });
+    expect([status, stderr]).toEqual([2, expect.stringMatching(/^hearth: ENOTDIR: [^\n]+models\.txt'\n$/)]);
+  }, 60_000);
+
   it('ends when certificates cannot be read or are none', async () => {
     const text = fileOf('no.pem', 'no certificate');
     for (const [path, words] of [
