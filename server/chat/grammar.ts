@@ -91,11 +91,19 @@ export function grammarOf(input: GrammarInput, family: Family, template: string 
   return null;
 }
 
+/** What an answer that is no call must be; undefined where it is free. */
+function answerSchema({ responseFormat }: GrammarInput): unknown {
+  if (responseFormat?.type === 'json_schema') return responseFormat.json_schema.schema;
+  return responseFormat?.type === 'json_object' ? { type: 'object' } : undefined;
+}
+
 function toolGrammar(input: GrammarInput, family: Family, template: string | null): Grammar | null {
   const { tools = [], toolChoice = 'auto', parallel } = input;
   if (tools.length === 0 || toolChoice === 'none' || !family.calls || template === null) return null;
   const { begin, end, trigger, ...around } = layoutOf(family.calls, template);
-  const free = toolChoice === 'auto';
+  const auto = toolChoice === 'auto';
+  const answer = auto ? answerSchema(input) : undefined;
+  const free = auto && answer === undefined;
   // Under auto only strict functions are held to their schema, and only where a call can be told from text.
   if (free && (!trigger || !tools.some((tool) => tool.function.strict))) return null;
   const named = typeof toolChoice === 'object' ? toolChoice.function.name : null;
@@ -103,9 +111,10 @@ function toolGrammar(input: GrammarInput, family: Family, template: string | nul
     .filter(({ function: { name } }) => named === null || name === named)
     .map(({ function: { name, parameters, strict } }) => ({
       begin: begin(name),
-      schema: free && !strict ? { type: 'object' } : argumentsSchema(parameters),
+      schema: auto && !strict ? { type: 'object' } : argumentsSchema(parameters),
       end,
     }));
   const spec = { calls, ...around, required: !free, parallel: named === null && parallel !== false };
+  if (answer !== undefined) return { type: 'tools', spec: { ...spec, answer } };
   return { type: 'tools', spec: free ? { ...spec, trigger } : spec };
 }

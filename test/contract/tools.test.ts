@@ -260,6 +260,21 @@ describe('structured output', () => {
     expect(app.engine.requests[1]!.grammar).toBeUndefined();
   });
 
+  it('beside a format, a model may call or answer in that form, and nothing else', async () => {
+    const app = await serve(['{}']);
+    const schema = { type: 'object', properties: { a: { type: 'integer' } }, required: ['a'] };
+    const format = { type: 'json_schema', json_schema: { name: 'n', schema } };
+    await post(app, '/v1/chat/completions', ask({ tools, response_format: format }));
+    await post(app, '/v1/chat/completions', ask({ tools, response_format: { type: 'json_object' } }));
+    const required = { tools, response_format: format, tool_choice: 'required' };
+    await post(app, '/v1/chat/completions', ask(required));
+    const specs = app.engine.requests.map(({ grammar }) => (grammar as { spec: Record<string, unknown> }).spec);
+    expect(specs[0]).toMatchObject({ required: true, answer: schema });
+    expect(specs[0]!.calls).toMatchObject(tools.map(() => ({ schema: { type: 'object' } })));
+    expect(specs[1]).toMatchObject({ required: true, answer: { type: 'object' } });
+    expect(specs[2]).not.toHaveProperty('answer');
+  });
+
   it('a prompt that switched thinking off is constrained from the first token', async () => {
     const app = await serve(['{}']);
     const format = { response_format: { type: 'json_object' }, reasoning_effort: 'none' };

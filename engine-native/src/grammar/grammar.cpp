@@ -144,7 +144,8 @@ class SpecCompiler {
   Result<Expr> tools(const Json& spec) {
     if (!spec.is_object()) return invalid("grammar/spec: must be an object");
     for (auto& [key, value] : spec.items())
-      if (key != "calls" && key != "trigger" && key != "required" && key != "parallel" && key != "separator" && key != "prefix" && key != "suffix")
+      if (key != "calls" && key != "trigger" && key != "required" && key != "parallel" && key != "separator" && key != "prefix" && key != "suffix" &&
+          key != "answer")
         return invalid("grammar/spec/" + key.substr(0, 60) + ": unknown key");
     if (!spec.contains("calls") || !spec["calls"].is_array() || spec["calls"].empty() || spec["calls"].size() > calls_max)
       return invalid("grammar/spec/calls: must be a list of 1 to " + std::to_string(calls_max) + " functions");
@@ -165,6 +166,11 @@ class SpecCompiler {
     rules_.define(rule, choice(std::move(calls)));
     Expr more = parallel ? repeat(sequence({markup(separator, trie_), call(rule)}), 0, -1) : literal("");
     Expr all = sequence({markup(prefix, trie_), call(rule), more, markup(suffix, trie_)});
+    if (spec.contains("answer")) {
+      if (!required) return invalid("grammar/spec/answer: only with required");
+      HEARTH_ASSIGN(Expr answer, compile_schema(spec["answer"], rules_, "#"));
+      return choice({all, answer});
+    }
     if (required) return all;
     return sequence({free_text(trigger, false, trie_), optional(all)});
   }

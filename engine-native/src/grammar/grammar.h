@@ -10,6 +10,7 @@
 //       "calls":[{"begin":TEXT,"schema":SCHEMA,"end":TEXT},...],   one entry a function; SCHEMA is its arguments'
 //       "trigger":TEXT,       "auto": free text may come first and never contains this; every "begin" starts with it
 //       "required":bool,      true: at least one call, and no free text (default false)
+//       "answer":SCHEMA,      with "required": JSON that fulfils it may come instead of the calls
 //       "parallel":bool,      more than one call (default true)
 //       "separator":TEXT,     between two calls (default empty)
 //       "prefix":TEXT, "suffix":TEXT}}                 around all calls together (default empty)

@@ -300,6 +300,12 @@ TEST(Grammar, Tools) {
   EXPECT_FALSE(matches(required, ""));
   EXPECT_FALSE(matches(required, "text " + b));
   EXPECT_FALSE(matches(required, a + "\n" + b));
+  spec["answer"] = {{"type", "array"}, {"maxItems", 0}};
+  auto either = compile({{"type", "tools"}, {"spec", spec}});
+  EXPECT_TRUE(matches(either, b));
+  EXPECT_TRUE(matches(either, "[]"));
+  for (const char* text : {"", "text", "[1]", "{}"}) EXPECT_FALSE(matches(either, text)) << text;
+  EXPECT_FALSE(matches(either, "[]" + b));
   // The begin of a call as the one special token that it is.
   int32_t special = *words().special.begin();
   Matcher m(automatic);
