@@ -26,6 +26,9 @@ it.each([
     });
     expect(kernels.length).toBeGreaterThan(3);
     expect(devices).toHaveLength(1);
+    // A worker a performance core, unless a container's limit is lower.
+    const { threads, performance_cores, container_limit } = devices[0];
+    expect(threads).toBe(Math.min(performance_cores, container_limit ?? performance_cores));
   },
   60_000,
 );

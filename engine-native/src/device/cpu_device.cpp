@@ -23,12 +23,15 @@ int64_t last_level_cache_bytes() {
   return std::getline(file, text) ? std::strtoll(text.c_str(), nullptr, 10) * 1024 : 0;
 }
 
-DeviceInfo describe_cpu(int threads, const CpuFeatures& features) {
+DeviceInfo describe_cpu(int threads, const CpuTopology& topology, const CpuFeatures& features) {
   DeviceInfo info;
   info.kind = DeviceKind::cpu;
   info.name = cpu_name();
   info.threads = threads;
   info.cpu = features;
+  info.performance_cores = topology.performance_cores;
+  info.efficiency_cores = topology.efficiency_cores;
+  info.cpu_limit = topology.quota;
   info.profile.name = "cpu";
   info.profile.multiprocessors = threads;
   info.profile.l2_bytes = last_level_cache_bytes();
@@ -48,8 +51,8 @@ struct HostCopyQueue final : Device::CopyQueue {
 
 class CpuDevice final : public Device {
  public:
-  CpuDevice(int threads, const std::vector<int>& cpus, const CpuFeatures& features)
-      : pool_(threads, cpus), stream_(pool_), info_(describe_cpu(threads, features)) {}
+  CpuDevice(int threads, const CpuTopology& topology, const CpuFeatures& features)
+      : pool_(threads, topology.order), stream_(pool_), info_(describe_cpu(threads, topology, features)) {}
   ~CpuDevice() override {
     for (const auto& [pointer, block] : blocks_) unmap_pages(pointer, block.bytes, block.huge);
   }
@@ -126,7 +129,7 @@ Result<std::unique_ptr<Device>> open_cpu_device(int threads) {
   const char* cap = std::getenv("HEARTH_CPU_MAX");
   HEARTH_ASSIGN(const CpuFeatures features, cap_cpu_features(detect_cpu_features(), cap == nullptr ? "" : cap));
   const CpuTopology topology = read_cpu_topology(usable_cpus());
-  return std::unique_ptr<Device>(std::make_unique<CpuDevice>(threads == 0 ? topology.default_threads() : threads, topology.order, features));
+  return std::unique_ptr<Device>(std::make_unique<CpuDevice>(threads == 0 ? topology.default_threads() : threads, topology, features));
 }
 
 }  // namespace hearth::device

@@ -43,6 +43,7 @@ struct DeviceInfo {
   int compute_capability = 0;     // 90 for sm_90; the profile's when forced (HEARTH_DEVICE_PROFILE)
   int threads = 1;                // CPU worker threads; on CUDA the multiprocessors of the hardware, also when a profile is forced
   CpuFeatures cpu;
+  int performance_cores = 0, efficiency_cores = 0, cpu_limit = 0;  // of a CPU (CpuTopology); cpu_limit: a container's, 0 where there is none
   DeviceProfile profile;
 };
 

@@ -57,6 +57,9 @@ Json describe_device(device::Device& device, bool idle) {
               {"step_tokens", p.step_tokens}};
   if (info.kind == device::DeviceKind::cpu) {
     out["threads"] = info.threads;
+    out["performance_cores"] = info.performance_cores;
+    if (info.efficiency_cores > 0) out["efficiency_cores"] = info.efficiency_cores;
+    if (info.cpu_limit > 0) out["container_limit"] = info.cpu_limit;
     out["instruction_sets"] = instruction_sets(info.cpu);
     if (idle) measure_bandwidth(device, out);
     describe_placement(device, out);

@@ -288,19 +288,19 @@ TEST(Linear, W4Outliers) {
       }
 }
 
-// Many rows by linear_mma with sums of 64 k in f16, as GeForce cards take them.
+// Sums of 64 k in f16, as GeForce cards take them: by tiles of 64 rows, shared by blocks and whole, and by linear_mma.
 TEST(Linear, W4HalfSums) {
   using namespace kernels::cuda;
   const Tuning before = tuning();
   tuning().half_sums = 1;
   int i = 0;
   for (int group : {128, 64, 32})
-    for (int rows : {33, 64, 100, 128, 129, 200, 256}) {
+    for (int rows : {33, 50, 64, 65, 100, 128, 129, 200, 256}) {
       LinearSpec s = spec(i % 4 == 3 ? 4096 : group * random_int(1, 40), i % 5 == 4 ? 2048 : random_int(1, 600), WeightFormat::w4, DType::f16, DType::f16);
       s.group = group;
       s.symmetric = i % 7 == 3;
       decorate(s, i);
-      tuning_table().set(TuningTable::key(s, rows), {LinearPath::mma});
+      tuning_table().set(TuningTable::key(s, rows), rows <= 65 ? LinearChoice{LinearPath::tile, 2} : LinearChoice{LinearPath::mma});
       check_linear(s, rows, "half sums g" + std::to_string(group) + " " + std::to_string(s.in) + "x" + std::to_string(s.out), "cuda/sm80/w4-mma", i++ % 2 == 1);
       if (testing::Test::HasFatalFailure()) break;
     }

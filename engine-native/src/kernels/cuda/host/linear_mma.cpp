@@ -30,9 +30,9 @@ int shared_bytes(int kind, int groups, const Size& size) {
   return size.stages * (round_up(weights, 128) + size.rows * 128);
 }
 
-bool half_sums(const CudaStream& stream) { return tuning().half_sums < 0 ? device::sums_in_half(stream.info().profile) : tuning().half_sums; }
-
 }  // namespace
+
+bool half_sums(const CudaStream& stream) { return tuning().half_sums < 0 ? device::sums_in_half(stream.info().profile) : tuning().half_sums; }
 
 void mma_linear(CudaStream& stream, int kind, DType type, const LinearArgs& args) {
   const int groups = kind == kind_w4 && args.group == 32 ? 2 : 1, sms = stream.multiprocessors();

@@ -54,10 +54,13 @@ constexpr int sizes = 4;
 const CudaKernel tile_kernels[2][sizes][2] = {{HEARTH_TILE(1, 16), HEARTH_TILE(1, 32), HEARTH_TILE(1, 64), HEARTH_TILE(1, 128)},
                                               {HEARTH_TILE(2, 16), HEARTH_TILE(2, 32), HEARTH_TILE(2, 64), HEARTH_TILE(2, 128)}};
 
+const CudaKernel half_kernels[2] = {{&module_linear_tile_w4_f16, "linear_tile_w4_ng1_n64_half"}, {&module_linear_tile_w4_f16, "linear_tile_w4_ng2_n64_half"}};  // sums in f16
+
 constexpr TileSize tile_size(int i, int ng) {
   constexpr int bm[sizes] = {128, 128, 128, 256}, bn[sizes] = {16, 32, 64, 128}, stages[sizes] = {6, 5, 4, 3}, blocks[sizes] = {2, 2, 2, 1};
   return {bm[i], bn[i], stages[i], tile_stage_bytes(kind_w4, ng, bm[i], bn[i]), blocks[i]};
 }
+constexpr TileSize half_size(int ng) { return {128, 64, 3, tile_stage_bytes(kind_w4, ng, 128, 64), 2}; }
 int size_for(int rows) { return rows <= 16 ? 0 : rows <= 32 ? 1 : rows <= 64 ? 2 : 3; }
 
 int group_index(int group) { return group == 128 ? 0 : group == 64 ? 1 : 2; }
@@ -200,6 +203,7 @@ void run(const LinearSpec& s, const LinearParams& p, Stream& base) {
   if (choice.path == LinearPath::cluster) return hopper_w4_cluster(stream, narrow, a, choice.variant, choice.split);
   if (choice.path == LinearPath::mma) return mma_linear(stream, kind_w4, narrow, a);
   const int ng = s.group == 32 ? 2 : 1, size = choice.variant;
+  if (size == 2 && narrow == DType::f16 && half_sums(stream)) return launch_tiles(stream, half_kernels[ng - 1], half_size(ng), 64, a, scratch.at);
   launch_tiles(stream, tile_kernels[ng - 1][size][type], tile_size(size, ng), 64, a, scratch.at);
 }
 
@@ -223,6 +227,7 @@ std::vector<LinearChoice> w4_candidates(const LinearSpec& s, int rows, CudaStrea
 const LinearImplementation linear_w4{{"cuda/sm80/w4-mma", declines, run, workspace_bytes}, "w4-mma", packed_bytes, pack, 16};
 
 void append_w4_shared(int, std::vector<SharedUse>& uses) {
+  for (int ng = 1; ng <= 2; ++ng) uses.push_back({half_kernels[ng - 1].name, half_size(ng).stages * half_size(ng).stage_bytes});
   for (int ng = 1; ng <= 2; ++ng)
     for (int i = 0; i < sizes; ++i) uses.push_back({tile_kernels[ng - 1][i][0].name, tile_size(i, ng).stages * tile_size(i, ng).stage_bytes});
 }

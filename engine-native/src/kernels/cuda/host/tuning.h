@@ -42,7 +42,7 @@ struct Tuning {
   int cluster_rows = 9;                   // rows from which w4 linears on Hopper take clusters instead
   int prefill_rows = 256;                 // rows from which w4 linears on Hopper take whole tiles of 128 or 256 rows
   int mma_rows = 257;                     // rows from which w4 linears before Hopper do (sm80/linear_mma.cuh)
-  int half_sums = -1;                     // 1: those sum in f16 (sm80/half_sums.cuh); -1: as the device's profile says
+  int half_sums = -1;                     // 1: from 33 rows on w4 linears of f16 sum in f16 (sm80/half_sums.cuh); -1: as the device's profile says
   int attention_groups = 1;               // multiplying warpgroups of Hopper's prefill attention for heads of 64: 1 or 2
   int dense_stream = 1;                   // 1: dense linears on Hopper by linear_stream where it was faster (host/hopper_dense.cpp)
   int chain_rows_min = 5, chain_rows = 64; // rows of a captured step whose w4 linears between attentions are one kernel (Hopper; at most 64)

@@ -1,10 +1,10 @@
 // Linears of many rows on tensor cores (mma.sync, Ampere and later): a block makes BM outputs x BN rows, weights as the M
 // operand, decoded in registers. K is fed 128 bytes of activations at a time through a ring of cp.async stages. With few
 // tiles the (tile, k) units are dealt to the blocks in equal contiguous stripes; a tile shared by several blocks is summed
-// by whichever finishes last, always in the order of k, so that results do not depend on timing.
+// by whichever finishes last, always in the order of k, so that results do not depend on timing. HALF: sums of half_sums.cuh.
 #pragma once
 
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/sm80/half_sums.cuh"
 
 namespace hearth::kernels::cuda {
 
@@ -19,10 +19,11 @@ template <int KIND, int NG, int BM, int BN> struct TileStage {
   static constexpr int bytes = x_offset + BN * 128;
 };
 
-template <class T, int KIND, int NG, int BM, int BN, int WARPS_M, int WARPS_N, int STAGES>
+template <class T, int KIND, int NG, int BM, int BN, int WARPS_M, int WARPS_N, int STAGES, bool HALF = false>
 __device__ __forceinline__ void linear_tile(const LinearArgs& p) {
   using Stage = TileStage<KIND, NG, BM, BN>;
   static_assert(WARPS_M * WARPS_N * 32 == tile_threads);
+  static_assert(!HALF || KIND == kind_w4);
   constexpr int element = KIND == kind_int8 ? 1 : 2;
   constexpr int MT = BM / 16 / WARPS_M, NT = BN / 8 / WARPS_N;
   extern __shared__ __align__(128) char shared[];
@@ -129,6 +130,7 @@ __device__ __forceinline__ void linear_tile(const LinearArgs& p) {
       for (int n = 0; n < NT; ++n)
 #pragma unroll
         for (int i = 0; i < 4; ++i) c[m][n][i] = 0;
+    uint32_t half[HALF ? MT : 1][HALF ? NT : 1][2] = {};  // of a position's k
 
     for (; position < stop; ++position) {
       copy_wait<STAGES - 2>();
@@ -158,15 +160,16 @@ __device__ __forceinline__ void linear_tile(const LinearArgs& p) {
             const int piece = (warp_m * MT + m) * NG + (NG == 2 ? block : 0);
             uint32_t zero_low, zero_high, scale_low, scale_high, a[4];
             scale_constants<T>(shared_load4(from + Stage::weight_bytes + piece * 32 + g * 4), scale_low, scale_high);
+            if constexpr (HALF) scale_half(scale_low), scale_half(scale_high);
             zero_constants<T>(shared_load1(from + Stage::weight_bytes + pieces * 32 + piece * 8 + g), zero_low, zero_high);
             decode4<T>(block ? words[m].z : words[m].x, zero_low, zero_high, a);
             scale4<T>(a, scale_low, scale_high);
 #pragma unroll
-            for (int n = 0; n < NT; ++n) mma<T>(c[m][n], a, x[n].x, x[n].y);
+            for (int n = 0; n < NT; ++n) multiply<HALF, T>(c[m][n], half[HALF ? m : 0][HALF ? n : 0], a, x[n].x, x[n].y, block == 0);
             decode4<T>(block ? words[m].w : words[m].y, zero_low, zero_high, a);
             scale4<T>(a, scale_low, scale_high);
 #pragma unroll
-            for (int n = 0; n < NT; ++n) mma<T>(c[m][n], a, x[n].z, x[n].w);
+            for (int n = 0; n < NT; ++n) multiply<HALF, T>(c[m][n], half[HALF ? m : 0][HALF ? n : 0], a, x[n].z, x[n].w, false);
           }
         }
       } else {
@@ -188,6 +191,13 @@ __device__ __forceinline__ void linear_tile(const LinearArgs& p) {
           }
         }
       }
+    }
+
+    if constexpr (HALF) {
+#pragma unroll
+      for (int m = 0; m < MT; ++m)
+#pragma unroll
+        for (int n = 0; n < NT; ++n) add_half_sums(c[m][n], half[m][n]);
     }
 
     bool mine = true;
