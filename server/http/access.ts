@@ -108,7 +108,7 @@ function isHostAllowed(host: string, allowed: ReadonlySet<string>): boolean {
 async function allowOrigins(app: FastifyInstance, origins: readonly string[]): Promise<void> {
   await app.register(cors, {
     origin: origins.includes('*') ? '*' : [...origins],
-    methods: ['GET', 'HEAD', 'POST', 'OPTIONS'],
+    methods: ['GET', 'HEAD', 'POST', 'DELETE', 'OPTIONS'],
     // Headers: whatever the page asks for, since SDKs send a dozen of their own (X-Stainless-*), and more every year.
     exposedHeaders: ['x-request-id', 'retry-after', 'retry-after-ms', ...rateHeaderNames],
     maxAge: 3600,

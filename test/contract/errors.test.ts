@@ -211,6 +211,10 @@ describe('E. Errors', () => {
     expect(preflight.status).toBe(204);
     expect(preflight.headers.get('access-control-allow-origin')).toBe('http://page.example');
     expect(preflight.headers.get('access-control-allow-headers')).toMatch(/authorization/i);
+    // What there is of routes: responses can be deleted.
+    for (const { method } of app.app.definitions) {
+      expect(preflight.headers.get('access-control-allow-methods')?.split(', ')).toContain(method);
+    }
     expect((await fetch(`${app.url}/health`, { method: 'HEAD' })).status).toBe(200);
     const headers = { authorization: 'Bearer k', origin: 'http://page.example' };
     const answer = await post(app, '/v1/chat/completions', ask({ stream: true }), { headers });
