@@ -56,7 +56,13 @@ int quota_of(const std::string& root) {
 
 }  // namespace
 
-int CpuTopology::default_threads() const { return quota > 0 ? std::min(quota, performance_cores) : performance_cores; }
+int CpuTopology::default_threads() const {
+  // Of eight CPUs and 16, one costs a quiet machine 8 % and nothing, and gains 26 and 40 % where something else takes a third
+  // of one; of four 16 and 10 %.
+  constexpr size_t several = 8;
+  const int workers = quota > 0 ? std::min(quota, performance_cores) : performance_cores;
+  return order.size() >= several && static_cast<size_t>(workers) == order.size() ? workers - 1 : workers;
+}
 
 CpuTopology read_cpu_topology(const std::vector<int>& usable, const std::string& root) {
   const std::string cpus = root + "/sys/devices/system/cpu";

@@ -86,6 +86,18 @@ TEST(CpuTopology, AContainersShareLimitsThreads) {
   }
 }
 
+TEST(CpuTopology, OneOfManyIsLeftToOthersWhereAllWouldCompute) {
+  const Machine small(6), large(12);
+  EXPECT_EQ(small.read().default_threads(), 6);
+  EXPECT_EQ(large.read().default_threads(), 11);
+  Machine threads(12);  // others have the second hyper-threads
+  threads.each(0, 11, siblings, pair_of);
+  EXPECT_EQ(threads.read().default_threads(), 6);
+  Machine hybrid(16);  // or the efficiency cores
+  hybrid.write("/sys/devices/cpu_atom/cpus", "8-15");
+  EXPECT_EQ(hybrid.read().default_threads(), 8);
+}
+
 TEST(CpuTopology, ASystemThatTellsNothing) {
   const CpuTopology found = Machine(3).read();
   EXPECT_EQ(found.order, (std::vector<int>{0, 1, 2}));
