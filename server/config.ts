@@ -171,7 +171,13 @@ export const settingsSchema = z.strictObject({
   seed: whole(model, 'seed of random weights (--shape)', 0, 0, 4_294_967_295),
 
   device: choice(engine, 'where to compute', ['auto', 'cpu', 'cuda'], 'auto'),
-  threads: whole(engine, 'CPU threads; 0 = one a performance core, at most a container’s CPU limit, one less than all of 8 CPUs or more', 0, 0, 1024),
+  threads: whole(
+    engine,
+    'CPU threads; 0 = one a performance core, at most a container’s CPU limit, one less than all of 8 CPUs or more',
+    0,
+    0,
+    1024,
+  ),
   profile: text(engine, 'force a device profile', 'NAME'),
   memoryLimitMb: whole(engine, 'most memory that all models together may take; 0 = no limit', 0, 0, 16_777_216),
   prefillChunk: whole(engine, 'tokens of a prompt in one step; 0 = by device', 0, 0, 1_048_576),
