@@ -34,7 +34,7 @@ function instructions(program, args) {
     'sh',
     [
       '-c',
-      `qemu-aarch64 ${emulator.join(' ')} -singlestep -d exec,nochain -D /dev/stdout ${program} ${args.join(' ')} | grep -c '^Trace'`,
+      `qemu-aarch64 ${emulator.join(' ')} -singlestep -d exec,nochain ${program} ${args.join(' ')} 2>&1 >/dev/null | grep -c '^Trace'`,
     ],
     { encoding: 'utf8' },
   );
