@@ -135,6 +135,12 @@ export const messagesRequestSchema = z
     if (choice?.type === 'tool' && !body.tools?.some((tool) => tool.name === choice.name)) {
       problem('names a tool that is not in tools');
     }
+    // Anthropic’s older models go on from there; a new turn behind it would be something else.
+    const last = body.messages.length - 1;
+    if (body.messages[last]?.role === 'assistant') {
+      const message = "must be the user's, as the last one: answers are not continued from what the assistant said";
+      context.addIssue({ code: 'custom', path: ['messages', last], message });
+    }
   });
 
 export type MessagesRequest = z.output<typeof messagesRequestSchema>;

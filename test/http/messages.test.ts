@@ -132,6 +132,15 @@ describe('POST /v1/messages', () => {
     await expect(effort).rejects.toThrow("'output_config.effort': must be 'high'");
   });
 
+  it('does not take a new turn for the continuation of the assistant’s last words', async () => {
+    const sdk = await client({ tokens: ['a'] });
+    const messages = [...base.messages, { role: 'assistant' as const, content: '{' }];
+    await expect(sdk.messages.create({ ...base, messages })).rejects.toThrow(/messages\[1\]': must be the user's/);
+    expect(await sdk.messages.countTokens({ model: 'tiny', messages })).toMatchObject({
+      input_tokens: expect.any(Number),
+    });
+  });
+
   it('takes what the AI SDK adds to streamed tools and for caching', async () => {
     const sdk = await client({ tokens: ['a'] });
     const eager = tools.map((tool) => ({ ...tool, eager_input_streaming: true }));
