@@ -39,10 +39,13 @@ template <class T, int KIND, int NG, int BN, int STAGES, bool HALF = false> __de
   const int64_t x_step = 32 * p.x_stride * element, w_step = static_cast<int64_t>(32) * p.in * element;
   const char* x_from = static_cast<const char*>(p.x) + (first_row + copy_row) * p.x_stride * element + copy_column;
   const char* w_from = static_cast<const char*>(p.weight);
-  int unit_from = 0;  // w4: the lane's byte of the unit
+  // w4: what the first lanes copy of a unit's groups, 32 bytes of scales and 8 of zero points each, by 16 and 8.
+  const int piece = lane / 3, part = lane % 3, meta_step = part < 2 ? 32 : 8;
+  int meta_from = 0, meta_to = 0;
   if constexpr (KIND == kind_w4) {
-    w_from += min(first_tile + warp, p.tiles - 1) * tile_bytes;
-    unit_from = lane * 16;
+    w_from += min(first_tile + warp, p.tiles - 1) * tile_bytes + lane * 16;
+    meta_from = 1024 + (part < 2 ? part * 16 : unit_groups * 32) + piece * meta_step - lane * 16;
+    meta_to = Stage::weight_bytes + (part < 2 ? part * 16 : 8 * NG * 32) + (warp * NG + piece) * meta_step;
   } else {
     w_from += static_cast<int64_t>(first_tile * 16 + copy_row) * p.in * element + copy_column;
   }
@@ -50,12 +53,12 @@ template <class T, int KIND, int NG, int BN, int STAGES, bool HALF = false> __de
     const uint32_t to = base + slot * Stage::bytes;
     if constexpr (KIND == kind_w4) {
       const char* unit = w_from + static_cast<int64_t>(block / 2) * unit_bytes;
-      copy16(to + thread * 16, unit + block % 2 * 512 + unit_from);
-      if (lane < NG * 3) {  // a group's 32 bytes of scales and 8 of zero points
-        const int piece = lane / 3, part = lane % 3, group = block % 2 * 64 / p.group + piece;
-        const uint32_t meta = to + Stage::weight_bytes;
-        if (part < 2) copy16(meta + (warp * NG + piece) * 32 + part * 16, unit + 1024 + group * 32 + part * 16);
-        else copy8(meta + 8 * NG * 32 + (warp * NG + piece) * 8, unit + 1024 + unit_groups * 32 + group * 8);
+      copy16(to + thread * 16, unit + block % 2 * 512);
+      if (lane < NG * 3) {
+        const int group = NG == 2 ? block % 2 * 2 : unit_groups == 2 ? block % 2 : 0;  // the first of the block's
+        const char* from = unit + meta_from + group * meta_step;
+        if (part < 2) copy16(to + meta_to, from);
+        else copy8(to + meta_to, from);
       }
     } else {
       const bool inside = block * 128 + copy_column < p.in * element;
@@ -66,13 +69,21 @@ template <class T, int KIND, int NG, int BN, int STAGES, bool HALF = false> __de
       }
     }
   };
+  // Of a tile whose rows are all there, and inputs that fill a block, nothing has to be asked copy by copy.
+  const bool whole_rows = first_row + BN <= p.rows;
   auto load_x = [&](int block, int slot) {
     const uint32_t to = base + slot * Stage::bytes + Stage::x_offset + copy_to;
+    const char* from = x_from + static_cast<int64_t>(block) * 128;
+    if (whole_rows && (block + 1) * 128 <= p.in * element) {
+#pragma unroll
+      for (int i = 0; i < BN / 32; ++i, from += x_step) copy16(to + i * 4096, from);
+      return;
+    }
     const bool inside = block * 128 + copy_column < p.in * element;
 #pragma unroll
     for (int i = 0; i < BN / 32; ++i) {
       const bool valid = inside && first_row + copy_row + i * 32 < p.rows;
-      copy16(to + i * 4096, valid ? x_from + i * x_step + static_cast<int64_t>(block) * 128 : static_cast<const char*>(p.x), valid);
+      copy16(to + i * 4096, valid ? from + i * x_step : static_cast<const char*>(p.x), valid);
     }
   };
 
