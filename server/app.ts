@@ -23,7 +23,7 @@ import { isOurFault, toApiError } from './http/engine-errors.ts';
 import { health } from './http/health.ts';
 import type { KeyRing } from './http/keys.ts';
 import type { Lifecycle } from './http/lifecycle.ts';
-import { keepLongStrings } from './http/long-strings.ts';
+import { parseJsonBodies } from './http/long-strings.ts';
 import { messages } from './http/messages.ts';
 import { Metrics } from './http/metrics.ts';
 import { models } from './http/models.ts';
@@ -88,7 +88,7 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
   );
   const context: AppContext = { ...dependencies, metrics, keepAlive, admission, limits };
   app.removeContentTypeParser(['text/plain', 'application/json']);
-  keepLongStrings(app);
+  parseJsonBodies(app);
   app.decorate('definitions', []);
   app.addHook('onClose', () => keepAlive.close());
   app.decorate('webSockets', takeUpgrades(app));

@@ -9,8 +9,8 @@ const stringCost = 4;
 const partCost = 10;
 const costMax = 1_500_000;
 
-const quote = 0x22;
-const backslash = 0x5c;
+export const quote = 0x22;
+export const backslash = 0x5c;
 const costOf = new Uint8Array(256);
 costOf[0x2c] = numberCost; // a comma: one more of whatever it is
 for (const opening of '{[:') costOf[opening.charCodeAt(0)] = partCost;

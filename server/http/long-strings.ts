@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ImageSource } from '../images/decoder.ts';
-import { endOfString, refuseIntricate } from './json-structure.ts';
+import { backslash, endOfString, quote, refuseIntricate } from './json-structure.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -17,8 +17,6 @@ const bodyBytesMin = 128 * 1024;
 const stringBytesMin = 32 * 1024;
 /** Bodies of many short strings are parsed as they are. */
 const quotesMax = 20_000;
-const quote = 0x22;
-const backslash = 0x5c;
 
 /** A body's long strings. Each is replaced by a mark that only this process can have written. */
 export class LongStrings {
@@ -99,8 +97,8 @@ function imageHolders(body: unknown): object[] {
 
 const routes = ['/v1/chat/completions', '/v1/messages', '/v1/messages/count_tokens'];
 
-/** JSON bodies, of which those of routes that take pictures in messages keep long ones as bytes. */
-export function keepLongStrings(app: FastifyInstance): void {
+/** How JSON bodies are read: not where they are too intricate; pictures in the messages of large ones stay bytes. */
+export function parseJsonBodies(app: FastifyInstance): void {
   const parse = app.getDefaultJsonParser('error', 'error');
   app.decorateRequest('longStrings', null);
   app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, given, done) => {

@@ -43,10 +43,18 @@ struct Signal {
   }
 };
 
-// How much of a worker's share is taken in a deal: the deal's number in the upper half, so that nobody has to put it back, and
-// a worker that has not come yet is taken from as well.
-struct alignas(64) Taken {
-  std::atomic<uint64_t> word{0};
+// How much is taken in a deal: a word with the deal's number in its upper half, so that nobody has to put it back, and a worker
+// that has not come yet is taken from as well.
+uint64_t taken_word(uint32_t deal, int64_t taken) { return static_cast<uint64_t>(deal) << 32 | static_cast<uint32_t>(taken); }
+
+// `all` where the word is of a later deal: whoever is there found everything of this one taken.
+int64_t taken_of(uint64_t word, uint32_t deal, int64_t all) {
+  const auto ahead = static_cast<int32_t>(static_cast<uint32_t>(word >> 32) - deal);
+  return ahead > 0 ? all : ahead < 0 ? 0 : static_cast<uint32_t>(word);
+}
+
+struct alignas(64) Share {
+  std::atomic<uint64_t> taken{0};
   uint32_t deals = 0;  // the worker's own
 };
 
@@ -62,8 +70,8 @@ struct ThreadPool::State {
   void* argument = nullptr;
   bool stop = false;
   std::vector<int> cpus;  // none: not pinned
-  std::vector<Taken> taken;
-  alignas(64) std::atomic<uint64_t> turns{0};  // given, below the number of their deal
+  std::vector<Share> shares;
+  alignas(64) std::atomic<uint64_t> turns{0};  // taken, of Turns
   std::vector<std::thread> threads;
 
   void work(int worker, int size) {
@@ -80,7 +88,7 @@ struct ThreadPool::State {
 
 ThreadPool::ThreadPool(int threads, std::vector<int> cpus) : size_(threads < 1 ? 1 : threads), state_(std::make_unique<State>()) {
   if (static_cast<size_t>(size_) <= cpus.size()) state_->cpus = std::move(cpus);
-  state_->taken = std::vector<Taken>(size_);
+  state_->shares = std::vector<Share>(size_);
   for (int worker = 1; worker < size_; ++worker) {
     state_->threads.emplace_back([this, worker] { state_->work(worker, size_); });
     if (!state_->cpus.empty()) pin_thread(state_->threads.back().native_handle(), state_->cpus[worker]);
@@ -111,7 +119,7 @@ void ThreadPool::run(Function function, void* argument) {
 }
 
 ThreadPool::Deal ThreadPool::begin_deal(int worker, int count, int step) {
-  return {++state_->taken[worker].deals, worker, count, step, worker};
+  return {++state_->shares[worker].deals, worker, count, step, worker};
 }
 
 ThreadPool::Piece ThreadPool::take(Deal& deal) {
@@ -119,17 +127,14 @@ ThreadPool::Piece ThreadPool::take(Deal& deal) {
   for (; deal.victim < deal.worker + size_; ++deal.victim) {
     const int victim = deal.victim < size_ ? deal.victim : deal.victim - size_;
     const int64_t begin = steps * victim / size_, share = steps * (victim + 1) / size_ - begin;
-    std::atomic<uint64_t>& word = state_->taken[victim].word;
+    std::atomic<uint64_t>& word = state_->shares[victim].taken;
     for (uint64_t seen = word.load(std::memory_order_relaxed);;) {
-      const auto ahead = static_cast<int32_t>(static_cast<uint32_t>(seen >> 32) - deal.number);
-      // Whoever is at a later deal found everything of this one taken.
-      const int64_t done = ahead > 0 ? share : ahead < 0 ? 0 : static_cast<uint32_t>(seen);
+      const int64_t done = taken_of(seen, deal.number, share);
       if (done >= share) break;
       // Pieces become smaller towards the end, where all have to be ready together.
       const int64_t left = share - done, part = victim == deal.worker ? left / 3 : left / (2 * size_);
       const int64_t size = part > share / 16 ? part : share / 16, piece = size < 1 ? 1 : size < left ? size : left;
-      const uint64_t wanted = static_cast<uint64_t>(deal.number) << 32 | static_cast<uint32_t>(done + piece);
-      if (!word.compare_exchange_weak(seen, wanted, std::memory_order_relaxed)) continue;
+      if (!word.compare_exchange_weak(seen, taken_word(deal.number, done + piece), std::memory_order_relaxed)) continue;
       const int64_t first = (begin + done) * deal.step, last = (begin + done + piece) * deal.step;
       return {static_cast<int>(first), static_cast<int>(last < deal.count ? last : deal.count)};
     }
@@ -140,10 +145,8 @@ ThreadPool::Piece ThreadPool::take(Deal& deal) {
 int ThreadPool::take_turn(uint32_t deal) {
   std::atomic<uint64_t>& word = state_->turns;
   for (uint64_t seen = word.load(std::memory_order_relaxed);;) {
-    const auto ahead = static_cast<int32_t>(static_cast<uint32_t>(seen >> 32) - deal);
-    if (ahead > 0) return INT_MAX;  // all of this deal's are taken
-    const uint32_t turn = ahead < 0 ? 0 : static_cast<uint32_t>(seen);
-    if (word.compare_exchange_weak(seen, static_cast<uint64_t>(deal) << 32 | (turn + 1), std::memory_order_relaxed)) return static_cast<int>(turn);
+    const int64_t turn = taken_of(seen, deal, INT_MAX);
+    if (turn == INT_MAX || word.compare_exchange_weak(seen, taken_word(deal, turn + 1), std::memory_order_relaxed)) return static_cast<int>(turn);
   }
 }
 
