@@ -4,6 +4,7 @@
 //                --batch 1,4,16 --prompt 128,512,2048 --new 128 [--context N] [--threads N] [--kv auto|f16|int8|...]
 //                [--group N] [--symmetric] [--head-bits N] [--repeat N] [--chunk N] [--images 1,8] [--interactive]
 //                [--sampling '{"temperature":0.6,"top_p":0.9}']   how tokens are drawn; without it the best one is taken
+//                [--predicted PERCENT]   decodes again, that much of the answer given as its prediction: phase "predicted"
 //                [--set name=value,...]   choices between CUDA kernels, as in hearth-gpu-bench
 // --interactive: measures "PROMPT BATCH NEW" for each line of standard input, so that another program can take turns.
 //
@@ -44,7 +45,7 @@ struct Arguments {
   std::string model, shape, device = "cpu", precision = "auto", vision = "auto", kv = "auto", set, sampling = R"({"temperature":0})";
   std::vector<int> batch = {1}, prompt = {128}, images;
   bool symmetric = false, interactive = false;
-  int count_new = 128, context = 0, threads = 0, group = 0, head_bits = 0, repeat = 1, chunk = 0;
+  int count_new = 128, context = 0, threads = 0, group = 0, head_bits = 0, repeat = 1, chunk = 0, predicted = -1;
   bool json = false;
 };
 
@@ -52,7 +53,7 @@ constexpr const char* usage_text =
     "usage: hearth-bench (--model DIR | --shape NAME) [--json] [--device cpu|cuda] [--precision P] [--batch 1,4]\n"
     "       [--prompt 128,512] [--new 128] [--context N] [--threads N] [--kv K] [--group N] [--symmetric] [--head-bits N]\n"
     "       [--repeat N] [--chunk N] [--images 1,8 [--vision-precision P]] [--interactive] [--sampling JSON]\n"
-    "       [--set CHOICES]\n";
+    "       [--predicted PERCENT] [--set CHOICES]\n";
 
 [[noreturn]] void usage(const std::string& problem) {
   std::fprintf(stderr, "hearth-bench: %s\n%s", problem.c_str(), usage_text);
@@ -115,10 +116,12 @@ Arguments parse(int argc, char** argv) {
     else if (option == "--repeat") a.repeat = std::max(1, number(value(), "--repeat"));
     else if (option == "--set") a.set = value();
     else if (option == "--sampling") a.sampling = value();
+    else if (option == "--predicted") a.predicted = number(value(), "--predicted");
     else if (option == "--chunk") a.chunk = number(value(), "--chunk");
     else usage("unknown option " + option);
   }
   if (a.model.empty() == a.shape.empty()) usage("either --model or --shape is needed");
+  if (a.predicted > 100) usage("--predicted takes a percentage");
   if (a.shape.empty() && !std::filesystem::exists(a.model)) usage("--model: there is no \"" + a.model + "\"");
   return a;
 }
@@ -322,28 +325,43 @@ class Bench {
     int64_t decoded = 0;
     Cost begin, first, end;
   };
-  Timing once(int batch, int prompt) {
+  // The answer before, of which every so many tokens are others.
+  std::vector<int32_t> prediction(size_t sequence, std::mt19937& random) const {
+    std::vector<int32_t> tokens = answers_[sequence];
+    const int vocabulary = info_["vocabulary"];
+    for (int32_t& token : tokens)
+      if (static_cast<int>(random() % 100) >= a_.predicted) token = static_cast<int32_t>(random() % vocabulary);
+    return tokens;
+  }
+
+  Timing once(int batch, int prompt, bool predicted = false) {
     std::mt19937 random(static_cast<unsigned>(batch * 131 + prompt));
     int vocabulary = info_["vocabulary"];
     Json request = Json::parse(a_.sampling);
-    request.update(Json{{"max_tokens", count_new_}, {"ignore_eos", true}, {"speculate", false}});
-    const std::string json = request.dump();
+    request.update(Json{{"max_tokens", count_new_}, {"ignore_eos", true}, {"speculate", predicted}});
     std::vector<std::vector<int32_t>> prompts(batch, std::vector<int32_t>(prompt));
     for (auto& ids : prompts)
       for (int32_t& id : ids) id = static_cast<int32_t>(random() % vocabulary);
     auto begin = Clock::now(), all_first = begin, end = begin;
     Timing t;
     t.begin = cost();
-    for (auto& ids : prompts) {
+    std::map<uint32_t, size_t> sequence_of;
+    for (size_t i = 0; i < prompts.size(); ++i) {
       uint32_t id = 0;
-      must(engine_->submit(model_, {json, {}, {}, ids, {}}, id));
+      if (predicted) request["prediction"] = prediction(i, random);
+      must(engine_->submit(model_, {request.dump(), {}, {}, prompts[i], {}}, id));
+      sequence_of[id] = i;
     }
+    if (!predicted) answers_.assign(batch, {});
     int started = 0, finished = 0;
     double own_decode_s = 0;
     std::map<uint32_t, int> seen, together;  // tokens of a request: all, and those of steps that decode all of the batch
     while (finished < batch) {
       drain([&](const uint8_t* record, uint16_t type, uint32_t request, uint32_t reason) {
         auto now = Clock::now();
+        int32_t token;
+        std::memcpy(&token, record + 12, 4);
+        if (type == 1 && !predicted) answers_[sequence_of.at(request)].push_back(token);
         if (type == 1 && seen[request]++ == 0 && ++started == batch) all_first = now, t.first = cost();
         else if (type == 1 && started == batch && finished == 0) ++together[request], end = now;
         if (type != 4) return;
@@ -375,6 +393,7 @@ class Bench {
       prefill.push_back(static_cast<double>(batch) * prompt / t.prefill_s);
       decode.push_back(t.decode_s > 0 ? static_cast<double>(t.decoded) / t.decode_s : 0);
     }
+    measure_predicted(batch, prompt);
     std::sort(prefill.begin(), prefill.end());
     std::sort(decode.begin(), decode.end());
     double parameters = info_["parameters"].get<double>();
@@ -384,6 +403,23 @@ class Bench {
     print("prefill", batch, prompt, prefill[prefill.size() / 2], weight_bytes_ / (static_cast<double>(batch) * prompt), prefill_limit,
           last.begin, last.first, 0);
     print("decode", batch, prompt, decode[decode.size() / 2], step_bytes / batch, decode_limit, last.first, last.end, count_new_ - 1);
+  }
+
+  // Rates have no limit here: how many tokens a step gives is the prediction's matter.
+  void measure_predicted(int batch, int prompt) {
+    if (a_.predicted < 0) return;
+    std::vector<double> rates;
+    for (int i = 0; i <= a_.repeat; ++i) {  // one more: what rows cost is learned in the first
+      const Timing t = once(batch, prompt, true);
+      if (i > 0) rates.push_back(t.decode_s > 0 ? static_cast<double>(t.decoded) / t.decode_s : 0);
+    }
+    std::sort(rates.begin(), rates.end());
+    const double rate = rates[rates.size() / 2];
+    if (a_.json)
+      std::printf("%s\n", Json{{"phase", "predicted"}, {"batch", batch}, {"prompt", prompt}, {"new", count_new_}, {"predicted", a_.predicted},
+                               {"tokens_per_second", rate}}.dump().c_str());
+    else std::printf("predicted batch %3d prompt %5d new %4d  %10.1f tok/s, %d %% of the answer known\n", batch, prompt, count_new_, rate, a_.predicted);
+    std::fflush(stdout);
   }
 
   // On a CPU also: the share of multiply-adds done on int8 operands, barriers of a step (decode), and where the memory is.
@@ -416,6 +452,7 @@ class Bench {
   uint32_t model_ = 0;
   bool cuda_ = false;
   Json info_;
+  std::vector<std::vector<int32_t>> answers_;  // of the last run without predictions, by sequence
   double bandwidth_ = 0, flops_ = 0, kv_bytes_per_token_ = 0, weight_bytes_ = 0;
 };
 

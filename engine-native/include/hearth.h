@@ -92,7 +92,8 @@ enum hearth_finish_reason {
  * Payload in this order: bytes, text, top entries (each: i32 token, f32 logprob, u32 bytes_size, the bytes; packed,
  * unaligned), zero to three bytes to align to 4, values (f32).
  * FINISHED's JSON: {"prompt_tokens","cached_tokens","image_tokens","completion_tokens","queue_ms","prefill_ms",
- *   "decode_ms","draft_tokens","draft_accepted","stop": the stop string or token id that ended it, or null,
+ *   "decode_ms","draft_tokens","draft_accepted", of these "predicted_tokens","predicted_accepted" were of the
+ *   prediction, "stop": the stop string or token id that ended it, or null,
  *   "error": only for HEARTH_FINISH_ERROR, "result": a job's result}
  */
 #define HEARTH_RECORD_HEADER_SIZE 48u
@@ -187,7 +188,9 @@ HEARTH_API int32_t hearth_model_info(hearth_engine *engine, uint32_t model, char
  *   "logprobs":bool, "top_logprobs":int 0..20, "prompt_logprobs":bool,
  *   "stop":[string,...], "stop_tokens":[id,...], "include_stop":bool, "skip_special_tokens":bool (default true),
  *   "grammar":null|{"type":"json_schema"|"json_object"|"regex"|"choice"|"tools", "spec":any},
- *   "priority":int, "speculate":bool, "pooling":"mean"|"last", "normalize":bool, "dimensions":int}
+ *   "priority":int, "speculate":bool, "prediction":string|[id,...] (what the answer is
+ *   expected to be, in whole or in parts: it comes faster where it is right, and is the same where it is wrong),
+ *   "pooling":"mean"|"last", "normalize":bool, "dimensions":int}
  * Bounds: 64 stop strings of 1024 bytes, 32 stop_tokens, 300 logit_bias entries from -100 to 100, 128 images.
  * max_tokens beyond the context's end finishes there with HEARTH_FINISH_LENGTH. A model that is loading: HEARTH_BUSY.
  * Sampling fields that are absent or null take the model's defaults. *request is never 0 and not reused while live.

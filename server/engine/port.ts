@@ -60,6 +60,9 @@ export interface RequestUsage {
   decodeMs: number;
   draftTokens: number;
   draftAccepted: number;
+  /** Of these, from the request's prediction. */
+  predictedTokens: number;
+  predictedAccepted: number;
 }
 
 /** A request ends with exactly one FinishedEvent, or its iterator throws an EngineError. */
@@ -145,6 +148,8 @@ export interface EngineRequest {
   grammar?: GrammarSpec;
   priority?: number;
   speculate?: boolean;
+  /** What the answer is expected to be: it comes faster where this is right, and is the same where it is wrong. */
+  prediction?: string;
   pooling?: 'mean' | 'last';
   normalize?: boolean;
   dimensions?: number;

@@ -236,6 +236,8 @@ const unused: RequestUsage = {
   decodeMs: 0,
   draftTokens: 0,
   draftAccepted: 0,
+  predictedTokens: 0,
+  predictedAccepted: 0,
 };
 
 /**

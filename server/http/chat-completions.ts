@@ -103,10 +103,14 @@ function toTask(context: AppContext, body: ChatRequest, model: ModelInfo): ChatT
         maxTokens: body.max_completion_tokens ?? body.max_tokens,
         logprobs: body.logprobs,
         topLogprobs: body.logprobs ? (body.top_logprobs ?? 0) : undefined,
+        prediction: body.prediction && textOf(body.prediction.content),
       }),
     },
   };
 }
+
+const textOf = (content: string | readonly { text: string }[]) =>
+  typeof content === 'string' ? content : content.map(({ text }) => text).join('');
 
 /** Templates know effort under one name or another; those that know neither are not changed by it. */
 function effort(level: ChatRequest['reasoning_effort']): Record<string, unknown> {

@@ -190,6 +190,8 @@ export function sumUsage(outcomes: readonly ChoiceOutcome[]) {
     cachedTokens: first.cachedTokens,
     completionTokens: sum(({ usage }) => usage.completionTokens),
     reasoningTokens: sum(({ reasoningTokens }) => reasoningTokens),
+    predictedTokens: sum(({ usage }) => usage.predictedTokens),
+    predictedAccepted: sum(({ usage }) => usage.predictedAccepted),
   };
 }
 

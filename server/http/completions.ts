@@ -131,6 +131,8 @@ function usageOf(finished: readonly FinishedEvent[], copies: number) {
     cachedTokens: sum(({ usage }) => usage.cachedTokens, copies),
     completionTokens: sum(({ usage }) => usage.completionTokens),
     reasoningTokens: 0,
+    predictedTokens: 0,
+    predictedAccepted: 0,
   });
 }
 

@@ -130,6 +130,9 @@ export const responseFormatSchema = z.discriminatedUnion('type', [
   }),
 ]);
 
+/** Text that the answer is expected to hold, such as the file that is to be changed. */
+const predictionSchema = z.strictObject({ type: z.literal('content'), content: textContent });
+
 export const chatRequestSchema = z
   .strictObject({
     model: modelField,
@@ -146,6 +149,7 @@ export const chatRequestSchema = z
     tool_choice: optional(toolChoiceSchema),
     parallel_tool_calls: optional(z.boolean()),
     response_format: optional(responseFormatSchema),
+    prediction: optional(predictionSchema),
     reasoning_effort: optional(z.enum(['none', 'minimal', 'low', 'medium', 'high', 'xhigh'])),
     chat_template_kwargs: optional(z.record(z.string().max(64), z.unknown())),
     ...ignoredFields,

@@ -104,6 +104,9 @@ export interface UsageCounts {
   cachedTokens: number;
   completionTokens: number;
   reasoningTokens: number;
+  /** Tokens of the request's prediction that were tried, and those that were right. */
+  predictedTokens: number;
+  predictedAccepted: number;
 }
 
 export function toUsage(counts: UsageCounts) {
@@ -115,8 +118,8 @@ export function toUsage(counts: UsageCounts) {
     completion_tokens_details: {
       reasoning_tokens: counts.reasoningTokens,
       audio_tokens: 0,
-      accepted_prediction_tokens: 0,
-      rejected_prediction_tokens: 0,
+      accepted_prediction_tokens: counts.predictedAccepted,
+      rejected_prediction_tokens: counts.predictedTokens - counts.predictedAccepted,
     },
   };
 }

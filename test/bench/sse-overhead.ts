@@ -19,6 +19,8 @@ const usage: RequestUsage = {
   decodeMs: 0,
   draftTokens: 0,
   draftAccepted: 0,
+  predictedTokens: 0,
+  predictedAccepted: 0,
 };
 
 /** Holds requests until `count` have come, then gives each a token a step. */

@@ -137,8 +137,8 @@ describe('D. Non-stream objects', () => {
     expect((await post(app, '/v1/chat/completions', unset)).status).toBe(200);
     expect((await post(app, '/v1/completions', { prompt: 'x', suffix: null })).status).toBe(200);
     expect((await post(app, '/v1/responses', { input: 'x', conversation: null, top_logprobs: null })).status).toBe(200);
-    const mixed = await json(await post(app, '/v1/chat/completions', ask({ audio: null, prediction: {} })));
-    expect(mixed['error']).toMatchObject({ code: 'unsupported_parameter', param: 'prediction' });
+    const mixed = await json(await post(app, '/v1/chat/completions', ask({ audio: null, web_search_options: {} })));
+    expect(mixed['error']).toMatchObject({ code: 'unsupported_parameter', param: 'web_search_options' });
   });
 
   it('32. accepts fields without effect, refuses others by name, and drops them when lenient', async () => {

@@ -66,6 +66,22 @@ describe('the OpenAI SDK', () => {
     expect(whole.choices[0]!.message.content!.length).toBeGreaterThan(10);
   });
 
+  it('gives the same answer to a request with a prediction, and says how much of it was right', async () => {
+    const body = { model, messages, max_tokens: 60, temperature: 0 };
+    const plain = await sdk().chat.completions.create(body);
+    const answer = plain.choices[0]!.message.content!;
+    const details = async (content: string) => {
+      const predicted = await sdk().chat.completions.create({ ...body, prediction: { type: 'content', content } });
+      expect(predicted.choices[0]!.message.content).toBe(answer);
+      return predicted.usage!.completion_tokens_details!;
+    };
+    expect((await details(answer.slice(0, 5) + answer.slice(9))).rejected_prediction_tokens).toBeGreaterThanOrEqual(0);
+    await expect
+      .poll(async () => (await details(answer)).accepted_prediction_tokens, { timeout: 15_000 })
+      .toBeGreaterThan(0); // once the engine knows what a step takes
+    expect(plain.usage!.completion_tokens_details!.accepted_prediction_tokens).toBe(0);
+  });
+
   it('parses an object of a schema', async () => {
     const response_format = zodResponseFormat(place, 'place');
     const { choices } = await sdk().chat.completions.parse({

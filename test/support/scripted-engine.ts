@@ -21,6 +21,8 @@ export interface Script {
   promptTokens?: number;
   cachedTokens?: number;
   imageTokens?: number;
+  predictedTokens?: number;
+  predictedAccepted?: number;
   /** Milliseconds before the first token and between tokens; 0 gives all in one turn of the event loop. */
   firstMs?: number;
   everyMs?: number;
@@ -296,5 +298,7 @@ function usageOf(script: Script, completionTokens: number): RequestUsage {
     decodeMs: completionTokens,
     draftTokens: 0,
     draftAccepted: 0,
+    predictedTokens: script.predictedTokens ?? 0,
+    predictedAccepted: script.predictedAccepted ?? 0,
   };
 }

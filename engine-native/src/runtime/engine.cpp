@@ -231,7 +231,8 @@ void Engine::send_finished(LiveRequest& r, Reason reason, const Status& status) 
   if (r.finished) return;
   Json json = {{"prompt_tokens", r.prompt}, {"cached_tokens", 0}, {"image_tokens", r.image_tokens}, {"completion_tokens", 0},
                {"queue_ms", std::chrono::duration<double, std::milli>(Clock::now() - r.submitted).count()},
-               {"prefill_ms", 0}, {"decode_ms", 0}, {"draft_tokens", 0}, {"draft_accepted", 0}, {"stop", nullptr}};
+               {"prefill_ms", 0}, {"decode_ms", 0}, {"draft_tokens", 0}, {"draft_accepted", 0},
+               {"predicted_tokens", 0}, {"predicted_accepted", 0}, {"stop", nullptr}};
   if (!status) json["error"] = error_json(status);
   std::string text = dump(json);
   Record record;

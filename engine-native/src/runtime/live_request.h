@@ -63,6 +63,7 @@ struct LiveRequest : scheduler::Sequence {
   std::vector<std::string> stop_json;  // the stop strings as JSON, for FINISHED
   std::shared_ptr<grammar::Grammar> grammar;
   std::unique_ptr<grammar::Matcher> matcher;  // made by the step thread, which alone uses the grammar
+  Prediction prediction;               // what the client expects the answer to be
   Status error;                        // why it cannot run
 
   // While it runs.
@@ -71,7 +72,10 @@ struct LiveRequest : scheduler::Sequence {
   int prompt_reported = 0;         // PROMPT records sent
   int history_admission = 0;       // the admission that set its penalty counts
   std::vector<int32_t> draft;      // proposed tokens of the next step
+  int draft_matched = 0;           // tokens before them that the text agrees with
+  bool draft_predicted = false;    // they are of the prediction
   int draft_tokens = 0, draft_accepted = 0;
+  int predicted_tokens = 0, predicted_accepted = 0;  // of them, of the prediction
   Acceptance acceptance;
   std::vector<double> pooled;      // sum of hidden states
   int pooled_rows = 0;

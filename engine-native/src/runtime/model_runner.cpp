@@ -14,7 +14,7 @@ namespace {
 
 // FINISHED's JSON without its stop string: 152 letters, six counts and three times of at most 20 digits each. Every share of
 // a step in flight has that much of the ring set aside, so it is worth being near.
-constexpr size_t finish_json_bytes = 384;
+constexpr size_t finish_json_bytes = 448;
 constexpr int images_per_pass_max = 16;  // offered to the model, which takes as many as it likes
 
 scheduler::Limits limits_of(const model::Model& model) {
@@ -405,13 +405,15 @@ Status ModelRunner::collect_draws(Step& step, size_t& row, scheduler::Share& sha
   LiveRequest& r = request_of(*share.sequence);
   drawn_keys_.clear();
   r.draft_tokens += drafts;
+  if (r.draft_predicted) r.predicted_tokens += drafts;
   draft_tokens_ += drafts;
   if (r.options.prompt_logprobs && r.prompt_reported == 0) publish_prompt_token(r, 0, nullptr);
   for (int i = 0; i <= drafts; ++i) {
     sampling::Drawn drawn = sampler_->result(static_cast<int>(begin) + i);
     bool agrees = i < drafts && drawn.token == r.draft[i];
-    if (i < drafts) r.acceptance.saw(agrees);
+    if (i < drafts) r.acceptance.saw(r.draft_matched, agrees);
     r.draft_accepted += agrees;
+    r.predicted_accepted += agrees && r.draft_predicted;
     draft_accepted_ += agrees;
     drawn_keys_.push_back(kv::key_of_token(drawn.token));
     bool last = !agrees;

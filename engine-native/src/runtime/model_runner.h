@@ -107,7 +107,8 @@ class ModelRunner {
   void acquire_images(LiveRequest& request);
   void update_ready(LiveRequest& request);
   bool may_draft(const LiveRequest& request) const;
-  int draft_length(const LiveRequest& request) const;
+  static Proposal proposal_of(LiveRequest& request);
+  int draft_length(const LiveRequest& request, const Proposal& proposal) const;
   void propose(LiveRequest& request);
   void propose_drafts();
   bool wants_drafts();

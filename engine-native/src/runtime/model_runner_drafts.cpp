@@ -1,4 +1,4 @@
-// Speculation by prompt lookup, inside a step: what is proposed, the rows that verify it, and what they were worth.
+// Speculation inside a step: what is proposed, the rows that verify it, and what they were worth.
 //
 // A proposed token is accepted exactly when it equals the sample of its row, and each row is sampled as it would be had
 // the proposals before it been drawn: with their grammar states, their counts under penalties, their positions' noise.
@@ -19,18 +19,33 @@ bool ModelRunner::may_draft(const LiveRequest& r) const {
   return options_.speculate && r.options.speculate && r.draws;
 }
 
-int ModelRunner::draft_length(const LiveRequest& r) const {
+int ModelRunner::draft_length(const LiveRequest& r, const Proposal& proposal) const {
+  if (proposal.tokens.empty()) return 0;
   if (hooks().draft_length) return *hooks().draft_length;
-  return drafts_.length(r.acceptance.probability(), static_cast<int>(scheduler_.running().size()));
+  return drafts_.length(r.acceptance.probability(proposal.matched), static_cast<int>(scheduler_.running().size()));
+}
+
+// Of what the text's own past and the client's prediction say, the likelier.
+Proposal ModelRunner::proposal_of(LiveRequest& r) {
+  const Proposal found = look_up(r.tokens);
+  r.draft_predicted = false;
+  if (r.prediction.empty()) return found;
+  r.prediction.follow(std::span<const int32_t>(r.tokens).subspan(r.prompt));
+  const Proposal predicted = r.prediction.next();
+  if (predicted.tokens.empty()) return found;
+  r.draft_predicted = found.tokens.empty() || r.acceptance.probability(predicted.matched) >= r.acceptance.probability(found.matched);
+  return r.draft_predicted ? predicted : found;
 }
 
 // Fills r.draft, no longer than pays and than the grammar allows.
 void ModelRunner::propose(LiveRequest& r) {
-  const int length = draft_length(r);
+  const Proposal proposal = proposal_of(r);
+  const int length = draft_length(r, proposal);
   r.draft.clear();
-  if (length == 0) return r.acceptance.skipped();
-  propose_draft(r.tokens, length, r.draft);
-  if (!r.matcher || r.draft.empty()) return;
+  if (length == 0) return proposal.tokens.empty() ? void() : r.acceptance.skipped(proposal.matched);
+  r.draft_matched = proposal.matched;
+  take_draft(proposal, length, r.draft);
+  if (!r.matcher) return;
   const grammar::Matcher::Place here = r.matcher->here();
   size_t fits = 0;
   while (fits < r.draft.size() && r.matcher->accept(r.draft[fits])) ++fits;
@@ -57,9 +72,7 @@ bool ModelRunner::wants_drafts() {
   if (scheduler_.running().size() > drafting_sequences_max) return false;
   for (scheduler::Sequence* s : scheduler_.running()) {
     LiveRequest& r = request_of(*s);
-    if (!may_draft(r) || r.generated == 0 || draft_length(r) == 0) continue;
-    propose_draft(r.tokens, 1, r.draft);
-    if (!r.draft.empty()) return true;
+    if (may_draft(r) && r.generated > 0 && draft_length(r, proposal_of(r)) > 0) return true;
   }
   return false;
 }

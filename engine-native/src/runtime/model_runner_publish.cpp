@@ -143,9 +143,11 @@ std::string_view ModelRunner::finish_json(const LiveRequest& r, const char* stop
   int size = std::snprintf(
       json_.data(), json_.size(),
       "{\"prompt_tokens\":%d,\"cached_tokens\":%d,\"image_tokens\":%d,\"completion_tokens\":%d,\"queue_ms\":%.3f,"
-      "\"prefill_ms\":%.3f,\"decode_ms\":%.3f,\"draft_tokens\":%d,\"draft_accepted\":%d,\"stop\":%s",
+      "\"prefill_ms\":%.3f,\"decode_ms\":%.3f,\"draft_tokens\":%d,\"draft_accepted\":%d,"
+      "\"predicted_tokens\":%d,\"predicted_accepted\":%d,\"stop\":%s",
       r.prompt, r.cached, r.image_tokens, r.generated, milliseconds(started - r.submitted), milliseconds(token - started),
-      milliseconds(now_ - token), r.draft_tokens, r.draft_accepted, stop_json);
+      milliseconds(now_ - token), r.draft_tokens, r.draft_accepted, r.predicted_tokens,
+      r.predicted_accepted, stop_json);
   return std::string_view(json_.data(), std::min<size_t>(size, json_.size() - 2));
 }
 

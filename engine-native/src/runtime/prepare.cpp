@@ -157,6 +157,21 @@ Status make_tokens(LiveRequest& r, const LoadedModel& m) {
   return Status::ok();
 }
 
+// What an answer cannot reach is left out: it holds no more tokens than the context.
+Status make_prediction(LiveRequest& r, const LoadedModel& m, int context) {
+  std::vector<int32_t> ids = std::move(r.options.predicted_ids);
+  const int size = m.model->info().vocabulary;
+  if (std::any_of(ids.begin(), ids.end(), [&](int32_t id) { return id >= size; }))
+    return invalid("\"prediction\" holds a token outside the model's vocabulary of " + std::to_string(size));
+  const ByteRange all{0, static_cast<uint32_t>(r.options.prediction.size())};
+  if (!r.options.prediction.empty()) HEARTH_TRY(m.vocabulary->encode(r.options.prediction, false, {&all, 1}, ids));
+  std::erase_if(ids, [&](int32_t id) { return id >= size; });
+  ids.resize(std::min<size_t>(ids.size(), context));
+  r.prediction.set(std::move(ids));
+  std::string().swap(r.options.prediction);
+  return Status::ok();
+}
+
 sampling::Parameters resolve_sampling(const RequestOptions& o, const model::SamplingDefaults& d) {
   sampling::Parameters p;
   p.temperature = o.temperature.value_or(d.temperature.value_or(1));
@@ -233,6 +248,7 @@ Status prepare(LiveRequest& r, const LoadedModel& m) {
   HEARTH_TRY(make_tokens(r, m));
   HEARTH_TRY(compile_grammar(r, m));
   HEARTH_TRY(check_length(r, context));
+  HEARTH_TRY(make_prediction(r, m, context));
   prepare_output(r, m);
   prepare_rows(r, m, context);
   fill_keys(r);

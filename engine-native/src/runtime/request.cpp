@@ -85,6 +85,19 @@ Status read_stops(JsonReader& reader, RequestOptions& out) {
   return Status::ok();
 }
 
+Status read_prediction(JsonReader& reader, RequestOptions& out) {
+  const Json* given = reader.find("prediction");
+  if (!given) return Status::ok();
+  if (given->is_string()) return reader.read("prediction", out.prediction);
+  if (!given->is_array()) return JsonReader::wrong("prediction", "a string or an array of token ids");
+  for (const Json& item : *given) {
+    int64_t id = -1;
+    if (!JsonReader::as_integer(item, id) || id < 0 || id > INT32_MAX) return JsonReader::wrong("prediction", "a string or an array of token ids");
+    out.predicted_ids.push_back(static_cast<int32_t>(id));
+  }
+  return Status::ok();
+}
+
 Status read_sampling(JsonReader& reader, RequestOptions& out) {
   HEARTH_TRY(read_optional(reader, "temperature", 0, 100, out.temperature));
   HEARTH_TRY(read_optional(reader, "top_p", 0, 1, out.top_p));
@@ -127,6 +140,7 @@ Status check_combinations(const RequestOptions& o) {
   if (o.top_logprobs > 0 && !o.logprobs && !o.prompt_logprobs)
     return invalid("\"top_logprobs\" needs \"logprobs\" or \"prompt_logprobs\"");
   if (!o.grammar.is_null() && o.kind != Kind::generate) return invalid("\"grammar\" needs kind generate");
+  if ((!o.prediction.empty() || !o.predicted_ids.empty()) && o.kind != Kind::generate) return invalid("\"prediction\" needs kind generate");
   if (!o.grammar.is_null() && o.min_tokens > 0) return invalid("\"min_tokens\" cannot be combined with \"grammar\"");
   return Status::ok();
 }
@@ -156,6 +170,7 @@ Result<RequestOptions> parse_request(std::string_view json) {
   }
   HEARTH_TRY(reader.read_integer("priority", -1000000, 1000000, out.priority));
   HEARTH_TRY(reader.read("speculate", out.speculate));
+  HEARTH_TRY(read_prediction(reader, out));
   HEARTH_TRY(read_pooling(reader, out));
   HEARTH_TRY(reader.finish());
   HEARTH_TRY(check_combinations(out));

@@ -47,6 +47,9 @@ struct RequestOptions {
   nlohmann::ordered_json grammar;  // null, or the object as it came, its keys in their order
   int priority = 0;
   bool speculate = true;
+  // What the answer is expected to be, or much of it: text, or tokens.
+  std::string prediction;
+  std::vector<int32_t> predicted_ids;
   bool pool_mean = true, normalize = true;
   int dimensions = 0;  // 0 = all
 };

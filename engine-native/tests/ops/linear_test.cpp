@@ -391,6 +391,45 @@ void check_bound(const LinearSpec& s, int rows, uint32_t seed) {
   compare(s, run_on(three_threads(), &*bound, nullptr, s, w, in), expect(s, w, in));
 }
 
+// A row's result does not depend on the rows beside it: text is the same whatever else is asked meanwhile, and a proposed
+// token gets the logits it would have had drawn.
+TEST(Linear, ARowAloneIsTheRowAmongOthers) {
+  std::vector<LinearSpec> specs;
+  for (auto activations : {ActivationFormat::int8_group, ActivationFormat::exact}) {
+    for (int group : {32, 64, 128})
+      for (bool symmetric : {false, true}) specs.push_back(w4(1408 / 128 * 128, 96, group, symmetric, activations));
+  }
+  LinearSpec gated = w4(512, 192, 128, false, ActivationFormat::int8_group);
+  gated.gated = true, gated.activation = Activation::silu, gated.norm = NormKind::rms, gated.norm_epsilon = 1e-5f;
+  specs.push_back(gated);
+  for (WeightFormat format : {WeightFormat::f32, WeightFormat::f16}) {
+    LinearSpec dense;
+    dense.in = 640, dense.out = 80, dense.weight = format;
+    specs.push_back(dense);
+  }
+  for (const LinearSpec& s : specs) {
+    SCOPED_TRACE(describe(s));
+    for (int rows : {2, 3, 8, 9, 16, 24, 33, 70, 150}) {
+      Random random(static_cast<uint32_t>(rows));
+      const Weights w = make_weights(s, random);
+      const Inputs in = make_inputs(s, rows, random);
+      auto bound = bind(s, one_thread().info);
+      ASSERT_TRUE(bound.is_ok()) << bound.status().message();
+      const Buffer all = run_on(one_thread(), &*bound, nullptr, s, w, in);
+      const size_t width = all.bytes.size() > 64 ? (all.bytes.size() - 64) / rows : 0;
+      for (int row : {0, rows / 2, rows - 1}) {
+        Inputs alone = in;
+        alone.rows = 1;
+        alone.x.bytes.assign(in.x.bytes.begin() + row * in.x_stride * size_of(s.x_type), in.x.bytes.end());
+        alone.y0.bytes.assign(in.y0.bytes.begin() + static_cast<std::ptrdiff_t>(row * width), in.y0.bytes.end());
+        const Buffer one = run_on(one_thread(), &*bound, nullptr, s, w, alone);
+        EXPECT_TRUE(std::equal(one.bytes.begin(), one.bytes.begin() + static_cast<std::ptrdiff_t>(width), all.bytes.begin() + static_cast<std::ptrdiff_t>(row * width)))
+            << "row " << row << " of " << rows;
+      }
+    }
+  }
+}
+
 // Every combination of norm, gate, residual and bias, as fused as this machine does it, and as a chain of references.
 TEST(Linear, FusedAndChained) {
   for (const char* forced : {"", "reference"}) {

@@ -38,6 +38,7 @@ export function toRequestJson(request: EngineRequest): Record<string, unknown> {
     grammar: request.grammar,
     priority: request.priority,
     speculate: request.speculate,
+    prediction: request.prediction,
     pooling: request.pooling,
     normalize: request.normalize,
     dimensions: request.dimensions,

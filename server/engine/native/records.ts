@@ -121,6 +121,8 @@ interface FinishedJson {
   decode_ms?: number;
   draft_tokens?: number;
   draft_accepted?: number;
+  predicted_tokens?: number;
+  predicted_accepted?: number;
   stop?: string | number | null;
   error?: { status: number; message: string };
   result?: unknown;
@@ -150,6 +152,8 @@ function readFinished(buffer: Buffer, view: DataView, at: number, request: numbe
       decodeMs: finished.decode_ms ?? 0,
       draftTokens: finished.draft_tokens ?? 0,
       draftAccepted: finished.draft_accepted ?? 0,
+      predictedTokens: finished.predicted_tokens ?? 0,
+      predictedAccepted: finished.predicted_accepted ?? 0,
     },
   });
 }

@@ -221,6 +221,38 @@ TEST_F(Schedules, DraftsChangeNothingButAreAccepted) {
   EXPECT_EQ(slow.usage()["draft_tokens"], 0);
 }
 
+// Right, right in parts, or nonsense: a prediction decides how soon the answer is there, never what it is.
+TEST_F(Schedules, PredictionsChangeNothingButAreAccepted) {
+  Client client;
+  uint32_t model = client.load({{"shape", "fake-endless"}});
+  Json letters = Json::array();
+  for (int letter = 'a'; letter <= 'z'; ++letter) letters.push_back({letter, 30});
+  Json request = {{"max_tokens", 120}, {"temperature", 0}, {"logit_bias", letters}};
+  Answer plain = client.run(model, request, "predict this");
+  const std::vector<int32_t> want = plain.tokens();
+  EXPECT_EQ(plain.usage()["predicted_tokens"], 0);
+  auto with = [&](const Json& prediction) {
+    request["prediction"] = prediction;
+    Answer answer = client.run(model, request, "predict this");
+    EXPECT_EQ(answer.tokens(), want) << prediction;
+    EXPECT_LE(answer.usage()["predicted_accepted"].get<int>(), answer.usage()["predicted_tokens"].get<int>());
+    EXPECT_LE(answer.usage()["predicted_tokens"].get<int>(), answer.usage()["draft_tokens"].get<int>());
+    return answer.usage()["predicted_accepted"].get<int>();
+  };
+  EXPECT_GT(with(want), 100);
+  EXPECT_GT(with(plain.text()), 100);
+  std::vector<int32_t> changed = want;
+  changed[30] = changed[60] = 5;
+  changed.erase(changed.begin() + 80, changed.begin() + 84);
+  changed.insert(changed.begin() + 95, {7, 8, 9, 10, 11});
+  EXPECT_GT(with(changed), 60);
+  EXPECT_LT(with(std::vector<int32_t>(200, 3)), 20);
+  with("");
+  with(std::vector<int32_t>{});
+  request["speculate"] = false;
+  EXPECT_EQ(with(want), 0);
+}
+
 // Options of every kind, over texts that a bias makes repeat themselves, so that proposals are made and some are right.
 Json speculated_options(std::mt19937& random) {
   Json r = options_of(random);
@@ -232,6 +264,11 @@ Json speculated_options(std::mt19937& random) {
   if (random() % 3 == 0) r["frequency_penalty"] = 0.3;
   if (random() % 3 == 0) r["repetition_penalty"] = 1.2;
   if (random() % 3 == 0) r["logprobs"] = true, r["top_logprobs"] = static_cast<int>(random() % 4);
+  if (random() % 3 == 0) {
+    std::string expected;
+    for (int i = random() % 60; i > 0; --i) expected += static_cast<char>('a' + random() % 5);
+    r["prediction"] = expected;
+  }
   if (random() % 3 == 0) {
     const char* patterns[] = {"[a-e]{8,30}", "(ab|cd|ea)*", "[a-c]*(d[a-e]{3})*e?"};
     r["grammar"] = {{"type", "regex"}, {"spec", patterns[random() % 3]}};
