@@ -178,6 +178,13 @@ export const settingsSchema = z.strictObject({
     0,
     1024,
   ),
+  promptThreads: whole(
+    engine,
+    'CPU threads that compute prompts and steps of 8 sequences or more, at least as many as --threads; 0 = as many, or efficiency cores too where --threads is not given',
+    0,
+    0,
+    1024,
+  ),
   profile: text(engine, 'force a device profile', 'NAME'),
   memoryLimitMb: whole(engine, 'most memory that all models together may take; 0 = no limit', 0, 0, 16_777_216),
   prefillChunk: whole(engine, 'tokens of a prompt in one step; 0 = by device', 0, 0, 1_048_576),

@@ -239,6 +239,7 @@ function openNative(settings: Settings): Promise<Engine> {
   return NativeEngine.open(settings.engineLibrary || defaultLibrary, {
     device: settings.device,
     threads: settings.threads,
+    promptThreads: settings.promptThreads,
     queueRequests: settings.queueRequests,
     queueTokens: settings.queueTokens,
     profile: settings.profile || null,

@@ -1,7 +1,8 @@
 // hearth-bench: what the whole engine does, against what the machine could do, both measured in this process.
 //
 //   hearth-bench --json (--model DIR | --shape NAME) --device cpu|cuda --precision w4a16|w4a8|w4a32|w8a8|f16|...
-//                --batch 1,4,16 --prompt 128,512,2048 --new 128 [--context N] [--threads N] [--kv auto|f16|int8|...]
+//                --batch 1,4,16 --prompt 128,512,2048 --new 128 [--context N] [--threads N] [--prompt-threads N]
+//                [--kv auto|f16|int8|...]
 //                [--group N] [--symmetric] [--head-bits N] [--repeat N] [--chunk N] [--images 1,8] [--interactive]
 //                [--sampling '{"temperature":0.6,"top_p":0.9}']   how tokens are drawn; without it the best one is taken
 //                [--predicted PERCENT]   decodes again, that much of the answer given as its prediction: phase "predicted"
@@ -45,13 +46,13 @@ struct Arguments {
   std::string model, shape, device = "cpu", precision = "auto", vision = "auto", kv = "auto", set, sampling = R"({"temperature":0})";
   std::vector<int> batch = {1}, prompt = {128}, images;
   bool symmetric = false, interactive = false;
-  int count_new = 128, context = 0, threads = 0, group = 0, head_bits = 0, repeat = 1, chunk = 0, predicted = -1;
+  int count_new = 128, context = 0, threads = 0, prompt_threads = 0, group = 0, head_bits = 0, repeat = 1, chunk = 0, predicted = -1;
   bool json = false;
 };
 
 constexpr const char* usage_text =
     "usage: hearth-bench (--model DIR | --shape NAME) [--json] [--device cpu|cuda] [--precision P] [--batch 1,4]\n"
-    "       [--prompt 128,512] [--new 128] [--context N] [--threads N] [--kv K] [--group N] [--symmetric] [--head-bits N]\n"
+    "       [--prompt 128,512] [--new 128] [--context N] [--threads N] [--prompt-threads N] [--kv K] [--group N] [--symmetric] [--head-bits N]\n"
     "       [--repeat N] [--chunk N] [--images 1,8 [--vision-precision P]] [--interactive] [--sampling JSON]\n"
     "       [--predicted PERCENT] [--set CHOICES]\n";
 
@@ -109,6 +110,7 @@ Arguments parse(int argc, char** argv) {
     else if (option == "--new") a.count_new = std::max(2, number(value(), "--new"));
     else if (option == "--context") a.context = number(value(), "--context");
     else if (option == "--threads") a.threads = number(value(), "--threads");
+    else if (option == "--prompt-threads") a.prompt_threads = number(value(), "--prompt-threads");
     else if (option == "--group") a.group = number(value(), "--group");
     else if (option == "--head-bits") a.head_bits = number(value(), "--head-bits");
     else if (option == "--vision-precision") a.vision = value();
@@ -220,7 +222,7 @@ class Bench {
   explicit Bench(const Arguments& a) : a_(a), count_new_(a.count_new) {
     runtime::EngineOptions options;
     options.device = a.device;
-    options.threads = a.threads;
+    options.threads = a.threads, options.prompt_threads = a.prompt_threads;
     options.ring_bytes = 64 << 20;
     options.queue_tokens = INT64_MAX / 2;
     options.queue_requests = 4096;
@@ -253,6 +255,7 @@ class Bench {
     auto device = must(runtime::open_device(options));
     cuda_ = device->info().kind == device::DeviceKind::cuda;
     bandwidth_ = cuda_ ? copy_gb_s(*device) : must(device::measure_cpu_read_bandwidth(*device)).gb_s;
+    device->begin_rows(1 << 16);
     flops_ = matrix_flops(*device, a_.precision == "w4a8" || a_.precision == "w8a8" || a_.precision == "auto");
   }
 
@@ -459,12 +462,13 @@ class Bench {
 void with_images(const Arguments& a) {
   runtime::EngineOptions options;
   options.device = a.device;
-  options.threads = a.threads;
+  options.threads = a.threads, options.prompt_threads = a.prompt_threads;
   auto device = must(runtime::open_device(options));
   bench::VisionRun run;
   run.load.path = a.model, run.load.shape = a.shape, run.load.precision = a.precision, run.load.kv = a.kv, run.load.vision = a.vision;
   run.load.group = a.group, run.load.head_bits = a.head_bits, run.load.context = a.context, run.load.step_tokens = a.chunk;
   run.images = a.images, run.prompt = a.prompt.front(), run.count_new = a.count_new, run.repeat = a.repeat;
+  device->begin_rows(1 << 16);
   run.matrix_flops = matrix_flops(*device);
   must(bench::run_vision(run, *device));
 }

@@ -108,6 +108,7 @@ HEARTH_API const char *hearth_version(void);
 
 /*
  * Opens an engine. options_json: {"device":"auto"|"cpu"|"cuda","threads":int (0 = one per performance core),
+ *   "prompt_threads":int (where many rows are computed; 0 = "threads" where it is given, else efficiency cores too),
  *   "ring_bytes":int (default 4194304), "queue_requests":int (default 512), "queue_tokens":int (default 2097152),
  *   "profile":string|null (forces a device profile), "memory":"auto"|"unified"|"discrete",
  *   "log_level":"error"|"warn"|"info"|"debug" (default warn; lines on standard error)}

@@ -62,23 +62,25 @@ struct alignas(64) Share {
 
 struct ThreadPool::State {
   Signal start;                                  // raised once per run
+  Signal start_reserve;                          // raised once per run that the reserve takes part in
   Signal done;                                   // raised by the last worker of a run
   Signal gate;                                   // raised by the last worker at a barrier
   alignas(64) std::atomic<int> running{0};       // workers still in the body
   alignas(64) std::atomic<int> at_barrier{0};
   Function function = nullptr;
   void* argument = nullptr;
+  int size = 1;  // of the run
   bool stop = false;
   std::vector<int> cpus;  // none: not pinned
   std::vector<Share> shares;
   alignas(64) std::atomic<uint64_t> turns{0};  // taken, of Turns
   std::vector<std::thread> threads;
 
-  void work(int worker, int size) {
+  void work(int worker, Signal& called) {
     uint32_t seen = 0;
     for (;;) {
-      start.wait_while(seen);
-      seen = start.word.load(std::memory_order_acquire);
+      called.wait_while(seen);
+      seen = called.word.load(std::memory_order_acquire);
       if (stop) return;
       function(argument, worker, size);
       if (running.fetch_sub(1, std::memory_order_acq_rel) == 1) done.raise();
@@ -86,11 +88,13 @@ struct ThreadPool::State {
   }
 };
 
-ThreadPool::ThreadPool(int threads, std::vector<int> cpus) : size_(threads < 1 ? 1 : threads), state_(std::make_unique<State>()) {
-  if (static_cast<size_t>(size_) <= cpus.size()) state_->cpus = std::move(cpus);
-  state_->shares = std::vector<Share>(size_);
-  for (int worker = 1; worker < size_; ++worker) {
-    state_->threads.emplace_back([this, worker] { state_->work(worker, size_); });
+ThreadPool::ThreadPool(int threads, std::vector<int> cpus, int reserve)
+    : base_(threads < 1 ? 1 : threads), reserve_(reserve < 0 ? 0 : reserve), size_(base_), state_(std::make_unique<State>()) {
+  if (static_cast<size_t>(size_max()) <= cpus.size()) state_->cpus = std::move(cpus);
+  state_->shares = std::vector<Share>(size_max());
+  for (int worker = 1; worker < size_max(); ++worker) {
+    Signal& called = worker < base_ ? state_->start : state_->start_reserve;
+    state_->threads.emplace_back([this, worker, &called] { state_->work(worker, called); });
     if (!state_->cpus.empty()) pin_thread(state_->threads.back().native_handle(), state_->cpus[worker]);
   }
 }
@@ -98,11 +102,24 @@ ThreadPool::ThreadPool(int threads, std::vector<int> cpus) : size_(threads < 1 ?
 ThreadPool::~ThreadPool() {
   state_->stop = true;
   state_->start.raise();
+  state_->start_reserve.raise();
   for (auto& thread : state_->threads) thread.join();
 }
 
 void ThreadPool::pin_caller() const {
-  if (size_ > 1 && !state_->cpus.empty()) pin_thread(pthread_self(), state_->cpus[0]);
+  if (size_max() > 1 && !state_->cpus.empty()) pin_thread(pthread_self(), state_->cpus[0]);
+}
+
+// Who was not there for some deals goes on with the number that all others have reached: an old one would be taken for a
+// later deal's after two thousand million of them.
+void ThreadPool::use_reserve(bool on) {
+  const int size = on ? size_max() : base_;
+  for (int worker = size_; worker < size; ++worker) {
+    Share& share = state_->shares[worker];
+    share.deals = state_->shares[0].deals;
+    share.taken.store(taken_word(share.deals, 0), std::memory_order_relaxed);
+  }
+  size_ = size;
 }
 
 void ThreadPool::run(Function function, void* argument) {
@@ -111,9 +128,11 @@ void ThreadPool::run(Function function, void* argument) {
   State& s = *state_;
   s.function = function;
   s.argument = argument;
+  s.size = size_;
   const uint32_t seen = s.done.word.load(std::memory_order_acquire);
   s.running.store(size_ - 1, std::memory_order_relaxed);
   s.start.raise();
+  if (size_ > base_) s.start_reserve.raise();
   function(argument, 0, size_);
   s.done.wait_while(seen);
 }

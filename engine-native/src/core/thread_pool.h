@@ -1,5 +1,6 @@
 // One persistent pool of pinned workers; the caller is worker 0. Ops split their work with parallel() and, inside it, deal();
-// nothing on the step path allocates.
+// nothing on the step path allocates. Workers in reserve sleep until use_reserve() calls them: efficiency cores help where
+// computing is what takes the time, and only hold up a step that waits for memory.
 #pragma once
 
 #include <atomic>
@@ -13,13 +14,19 @@ namespace hearth {
 
 class ThreadPool {
  public:
-  // threads >= 1, the caller included. Worker i is pinned to cpus[i]; where there are fewer of them than threads, none is.
-  explicit ThreadPool(int threads, std::vector<int> cpus = {});
+  // threads >= 1, the caller included, and `reserve` more. Worker i is pinned to cpus[i]; where there are fewer of them than
+  // workers, none is.
+  explicit ThreadPool(int threads, std::vector<int> cpus = {}, int reserve = 0);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
+  // Workers of the next parallel().
   int size() const { return size_; }
+  // Those there can be: what memory for each has to be there for.
+  int size_max() const { return base_ + reserve_; }
+  // Whether the reserve takes part from here on. Between calls of parallel(), by the thread that makes them.
+  void use_reserve(bool on);
   // Pins the calling thread to worker 0's CPU; for the one thread that will run steps for ever.
   void pin_caller() const;
 
@@ -76,7 +83,7 @@ class ThreadPool {
   int take_turn(uint32_t deal);
   void run(Function function, void* argument);
   struct State;
-  int size_;
+  int base_, reserve_, size_;
   std::atomic<uint64_t> synchronisations_{0};
   std::unique_ptr<State> state_;
 };

@@ -23,11 +23,16 @@ int64_t last_level_cache_bytes() {
   return std::getline(file, text) ? std::strtoll(text.c_str(), nullptr, 10) * 1024 : 0;
 }
 
-DeviceInfo describe_cpu(int threads, const CpuTopology& topology, const CpuFeatures& features) {
+// From this many rows on computing takes longer than reading the weights: a core multiplies an int8 weight with six to ten
+// rows while memory brings its share of them.
+constexpr int computing_rows = 8;
+
+DeviceInfo describe_cpu(int threads, int prompt_threads, const CpuTopology& topology, const CpuFeatures& features) {
   DeviceInfo info;
   info.kind = DeviceKind::cpu;
   info.name = cpu_name();
-  info.threads = threads;
+  info.threads = prompt_threads;
+  info.decode_threads = threads;
   info.cpu = features;
   info.performance_cores = topology.performance_cores;
   info.efficiency_cores = topology.efficiency_cores;
@@ -51,8 +56,9 @@ struct HostCopyQueue final : Device::CopyQueue {
 
 class CpuDevice final : public Device {
  public:
-  CpuDevice(int threads, const CpuTopology& topology, const CpuFeatures& features)
-      : pool_(threads, topology.order), stream_(pool_), info_(describe_cpu(threads, topology, features)) {}
+  CpuDevice(int threads, int prompt_threads, const CpuTopology& topology, const CpuFeatures& features)
+      : pool_(threads, topology.order, prompt_threads - threads), stream_(pool_),
+        info_(describe_cpu(threads, prompt_threads, topology, features)) {}
   ~CpuDevice() override {
     for (const auto& [pointer, block] : blocks_) unmap_pages(pointer, block.bytes, block.huge);
   }
@@ -60,6 +66,7 @@ class CpuDevice final : public Device {
   const DeviceInfo& info() const override { return info_; }
   Stream& stream() override { return stream_; }
   void adopt_step_thread() override { pool_.pin_caller(); }
+  void begin_rows(int rows) override { pool_.use_reserve(rows >= computing_rows); }
 
   Result<void*> allocate(size_t bytes, MemoryKind kind, const char* what) override {
     if (bytes == 0) bytes = 1;
@@ -121,15 +128,23 @@ class CpuDevice final : public Device {
 
 }  // namespace
 
-Result<std::unique_ptr<Device>> open_cpu_device(int threads) {
+Result<std::unique_ptr<Device>> open_cpu_device(int threads, int prompt_threads) {
   constexpr int threads_max = 1024;
   if (threads < 0 || threads > threads_max) {
     return invalid("threads must be 0 (one per performance core) to " + std::to_string(threads_max) + ", not " + std::to_string(threads));
   }
+  if (prompt_threads < 0 || prompt_threads > threads_max) {
+    return invalid("prompt_threads must be 0 (efficiency cores too) to " + std::to_string(threads_max) + ", not " + std::to_string(prompt_threads));
+  }
   const char* cap = std::getenv("HEARTH_CPU_MAX");
   HEARTH_ASSIGN(const CpuFeatures features, cap_cpu_features(detect_cpu_features(), cap == nullptr ? "" : cap));
   const CpuTopology topology = read_cpu_topology(usable_cpus());
-  return std::unique_ptr<Device>(std::make_unique<CpuDevice>(threads == 0 ? topology.default_threads() : threads, topology, features));
+  const int decode = threads == 0 ? topology.default_threads() : threads;
+  const int prompt = prompt_threads > 0 ? prompt_threads : threads > 0 ? threads : topology.default_prompt_threads();
+  if (prompt < decode) {
+    return invalid("prompt threads (" + std::to_string(prompt) + ") must be at least the threads that decode (" + std::to_string(decode) + ")");
+  }
+  return std::unique_ptr<Device>(std::make_unique<CpuDevice>(decode, prompt, topology, features));
 }
 
 }  // namespace hearth::device

@@ -56,13 +56,16 @@ int quota_of(const std::string& root) {
 
 }  // namespace
 
-int CpuTopology::default_threads() const {
+int CpuTopology::threads_of(int cores) const {
   // Of eight CPUs and 16, one costs a quiet machine 8 % and nothing, and gains 26 and 40 % where something else takes a third
   // of one; of four 16 and 10 %.
   constexpr size_t several = 8;
-  const int workers = quota > 0 ? std::min(quota, performance_cores) : performance_cores;
+  const int workers = quota > 0 ? std::min(quota, cores) : cores;
   return order.size() >= several && static_cast<size_t>(workers) == order.size() ? workers - 1 : workers;
 }
+
+int CpuTopology::default_threads() const { return threads_of(performance_cores); }
+int CpuTopology::default_prompt_threads() const { return threads_of(performance_cores + efficiency_cores); }
 
 CpuTopology read_cpu_topology(const std::vector<int>& usable, const std::string& root) {
   const std::string cpus = root + "/sys/devices/system/cpu";

@@ -41,7 +41,8 @@ struct DeviceInfo {
   int ordinal = 0;
   std::string name;               // as the maker names it
   int compute_capability = 0;     // 90 for sm_90; the profile's when forced (HEARTH_DEVICE_PROFILE)
-  int threads = 1;                // CPU worker threads; on CUDA the multiprocessors of the hardware, also when a profile is forced
+  int decode_threads = 1;         // CPU worker threads in steps of few rows
+  int threads = 1;                // CPU worker threads at most; on CUDA the multiprocessors of the hardware, also when a profile is forced
   CpuFeatures cpu;
   int performance_cores = 0, efficiency_cores = 0, cpu_limit = 0;  // of a CPU (CpuTopology); cpu_limit: a container's, 0 where there is none
   DeviceProfile profile;
@@ -69,6 +70,8 @@ class Device {
 
   // Called once by the thread that will run steps for ever: pins it where the device wants it (CPU: worker 0's core).
   virtual void adopt_step_thread() {}
+  // What follows on the stream, by the thread that runs steps, computes this many rows at a time.
+  virtual void begin_rows(int rows) { (void)rows; }
 
   // Memory the ops can read and write, 256-byte aligned, contents undefined. Freed with the device at the latest.
   virtual Result<void*> allocate(size_t bytes, MemoryKind kind, const char* what) = 0;
@@ -115,8 +118,9 @@ class Device {
   virtual Status wait(uint32_t marker) = 0;
 };
 
-// "cpu": the one CPU device with `threads` workers (0 = CpuTopology::default_threads()).
-Result<std::unique_ptr<Device>> open_cpu_device(int threads);
+// "cpu": the one CPU device, with `threads` workers that decode (0 = CpuTopology::default_threads()) and `prompt_threads` where
+// many rows are computed (0 = `threads` where those are given, else CpuTopology::default_prompt_threads()).
+Result<std::unique_ptr<Device>> open_cpu_device(int threads, int prompt_threads = 0);
 // CUDA GPU `ordinal`, through the driver API loaded at run time. Device-coded errors say what to do.
 Result<std::unique_ptr<Device>> open_cuda_device(int ordinal, const std::string& forced_profile, bool force_unified);
 // Number of usable CUDA devices, and why there is none.

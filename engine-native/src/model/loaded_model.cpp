@@ -21,6 +21,7 @@ Status LoadedModel::run(const StepInput& input, bool hidden) {
   int rows = 0;
   for (const SequenceRows& sequence : input.sequences) rows += sequence.count;
   HEARTH_ASSIGN(const Step step, steps_.upload(input, rows, static_cast<int>(input.sequences.size())));
+  device_.begin_rows(rows);
   decoder_.run(step, kv_, arena_, hidden);
   return Status::ok();
 }
@@ -151,7 +152,10 @@ Result<std::vector<ImageRows>> LoadedModel::begin_images(std::span<const Prepare
   return status;
 }
 
-Result<bool> LoadedModel::advance_images(std::chrono::steady_clock::time_point until) { return encoder_->advance(until); }
+Result<bool> LoadedModel::advance_images(std::chrono::steady_clock::time_point until) {
+  device_.begin_rows(arena_.capacity);  // a tower's rows are as many
+  return encoder_->advance(until);
+}
 
 Result<ImageRows> Model::encode_image(const PreparedImage& image) {
   const PreparedImage* const one[] = {&image};

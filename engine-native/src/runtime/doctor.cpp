@@ -56,7 +56,8 @@ Json describe_device(device::Device& device, bool idle) {
               {"unified_memory", p.unified_memory},
               {"step_tokens", p.step_tokens}};
   if (info.kind == device::DeviceKind::cpu) {
-    out["threads"] = info.threads;
+    out["threads"] = info.decode_threads;
+    if (info.threads > info.decode_threads) out["prompt_threads"] = info.threads;
     out["performance_cores"] = info.performance_cores;
     if (info.efficiency_cores > 0) out["efficiency_cores"] = info.efficiency_cores;
     if (info.cpu_limit > 0) out["container_limit"] = info.cpu_limit;

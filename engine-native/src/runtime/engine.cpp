@@ -26,6 +26,7 @@ Result<EngineOptions> parse_engine_options(std::string_view json) {
   if (out.device != "auto" && out.device != "cpu" && out.device != "cuda")
     return JsonReader::wrong("device", "auto, cpu or cuda");
   HEARTH_TRY(reader.read_integer("threads", 0, 1024, out.threads));
+  HEARTH_TRY(reader.read_integer("prompt_threads", 0, 1024, out.prompt_threads));
   HEARTH_TRY(reader.read_integer("ring_bytes", ring_bytes_min, 1 << 30, out.ring_bytes));
   HEARTH_TRY(reader.read_integer("queue_requests", 1, 1 << 20, out.queue_requests));
   HEARTH_TRY(reader.read_integer("queue_tokens", 1, INT64_MAX, out.queue_tokens));
@@ -41,11 +42,11 @@ Result<EngineOptions> parse_engine_options(std::string_view json) {
 }
 
 Result<std::unique_ptr<device::Device>> open_device(const EngineOptions& options) {
-  if (options.device == "cpu") return device::open_cpu_device(options.threads);
+  if (options.device == "cpu") return device::open_cpu_device(options.threads, options.prompt_threads);
   auto count = device::count_cuda_devices();
   bool usable = count && *count > 0;
   if (usable) return device::open_cuda_device(0, options.profile, options.memory == "unified");
-  if (options.device == "auto") return device::open_cpu_device(options.threads);
+  if (options.device == "auto") return device::open_cpu_device(options.threads, options.prompt_threads);
   std::string why = count ? "no CUDA device was found" : count.status().message();
   return Status(Code::device, why + "; install the NVIDIA driver or start with --device cpu");
 }

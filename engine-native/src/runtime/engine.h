@@ -36,7 +36,7 @@ int64_t resident_bytes();  // of this process; engine_models.cpp
 
 struct EngineOptions {
   std::string device = "auto";  // auto cpu cuda
-  int threads = 0;
+  int threads = 0, prompt_threads = 0;
   size_t ring_bytes = 4194304;
   int queue_requests = 512;
   int64_t queue_tokens = 2097152;

@@ -108,6 +108,40 @@ TEST(ThreadPool, WakesWorkersThatFellAsleep) {
   }
 }
 
+// Regions with and without the reserve in turn: who was away for many deals must not take what is done, nor leave what is not.
+TEST(ThreadPool, TheReserveTakesPartWhenCalled) {
+  for (int threads : {1, 2, 3}) {
+    ThreadPool pool(threads, {}, 2);
+    EXPECT_EQ(pool.size_max(), threads + 2);
+    for (int round = 0; round < 400; ++round) {
+      const bool all = round % 7 == 3 || round % 5 == 1;
+      pool.use_reserve(all);
+      ASSERT_EQ(pool.size(), all ? threads + 2 : threads);
+      if (round % 50 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(5));  // some fell asleep
+      constexpr int count = 97;
+      std::vector<std::atomic<int>> seen(count), turns(count);
+      std::atomic<int> workers{0}, early{0};
+      pool.parallel([&](int worker, int size) {
+        EXPECT_EQ(size, pool.size());
+        EXPECT_LT(worker, size);
+        workers.fetch_add(1);
+        pool.barrier();
+        if (workers.load() != size) early.fetch_add(1);
+        for (int deal = 0; deal < 3; ++deal)
+          pool.deal(worker, count, 2, [&](int begin, int end) {
+            for (int i = begin; i < end; ++i) seen[i].fetch_add(1);
+          });
+        ThreadPool::Turns own(pool, worker);
+        for (int item = 0; item < count; ++item)
+          if (own.take(item)) turns[item].fetch_add(1);
+      });
+      ASSERT_EQ(workers.load(), pool.size());
+      ASSERT_EQ(early.load(), 0);
+      for (int i = 0; i < count; ++i) ASSERT_TRUE(seen[i] == 3 && turns[i] == 1) << "round " << round << " item " << i << ": " << seen[i] << ", " << turns[i];
+    }
+  }
+}
+
 TEST(ThreadPool, MayBeDrivenFromDifferentThreadsInTurn) {
   ThreadPool pool(2);
   for (int round = 0; round < 10; ++round) {

@@ -7,6 +7,7 @@
 
 #include "device/bandwidth.h"
 #include "device/cpu_features.h"
+#include "device/cpu_stream.h"
 #include "device/device.h"
 
 namespace hearth::device {
@@ -26,10 +27,23 @@ TEST(CpuDevice, SaysWhatItIs) {
   EXPECT_GT(device->info().profile.memory_bytes, 0);
   EXPECT_TRUE(device->host_visible());
   EXPECT_GT(open(0)->info().threads, 0);
+  auto more = open_cpu_device(2, 4);
+  ASSERT_TRUE(more.is_ok());
+  EXPECT_EQ((*more)->info().decode_threads, 2);
+  EXPECT_EQ((*more)->info().threads, 4);
+  EXPECT_EQ(pool_of((*more)->stream()).size(), 2);
+  (*more)->begin_rows(64);
+  EXPECT_EQ(pool_of((*more)->stream()).size(), 4);
+  (*more)->begin_rows(1);
+  EXPECT_EQ(pool_of((*more)->stream()).size(), 2);
 }
 
 TEST(CpuDevice, RefusesImpossibleThreadCounts) {
-  for (int threads : {-1, 100000}) EXPECT_EQ(open_cpu_device(threads).status().code(), Code::invalid_argument);
+  for (int threads : {-1, 100000}) {
+    EXPECT_EQ(open_cpu_device(threads).status().code(), Code::invalid_argument);
+    EXPECT_EQ(open_cpu_device(1, threads).status().code(), Code::invalid_argument);
+  }
+  EXPECT_EQ(open_cpu_device(3, 2).status().code(), Code::invalid_argument);
 }
 
 TEST(CpuDevice, MemoryIsAlignedWritableAndReleased) {

@@ -51,6 +51,7 @@ TEST(CpuTopology, HyperThreadsBehindTheCores) {
   ryzen.each(0, 7, "cpufreq/cpuinfo_max_freq", [](int cpu) { return std::to_string(cpu % 4 == 1 ? 5'700'000 : 5'200'000); });
   EXPECT_EQ(ryzen.read().order, (std::vector<int>{0, 1, 2, 3, 4, 5, 6, 7}));
   EXPECT_EQ(ryzen.read().default_threads(), 4);
+  EXPECT_EQ(ryzen.read().default_prompt_threads(), 4);
 }
 
 TEST(CpuTopology, EfficiencyCoresOfIntelComeAfterPerformanceCores) {
@@ -65,6 +66,7 @@ TEST(CpuTopology, EfficiencyCoresOfIntelComeAfterPerformanceCores) {
   EXPECT_EQ(found.performance_cores, 2);
   EXPECT_EQ(found.efficiency_cores, 4);
   EXPECT_EQ(found.default_threads(), 2);
+  EXPECT_EQ(found.default_prompt_threads(), 6);
   EXPECT_EQ(read_cpu_topology({4, 5, 7}, hybrid.folder.path()).default_threads(), 3);
 }
 

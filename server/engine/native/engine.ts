@@ -29,6 +29,7 @@ const joinBytesPerTurn = 4 * 1024 * 1024;
 export interface EngineOptions {
   device: 'auto' | 'cpu' | 'cuda';
   threads: number;
+  promptThreads?: number;
   queueRequests: number;
   queueTokens: number;
   profile?: string | null;
@@ -133,6 +134,7 @@ export class NativeEngine implements Engine {
       JSON.stringify({
         device: options.device,
         threads: options.threads,
+        prompt_threads: options.promptThreads ?? 0,
         queue_requests: options.queueRequests,
         queue_tokens: options.queueTokens,
         ...(options.profile ? { profile: options.profile } : {}),
