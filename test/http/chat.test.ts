@@ -21,7 +21,8 @@ describe('POST /v1/chat/completions', () => {
 
   it('hands the prediction to the engine, and says what it was worth', async () => {
     current = await testApp({ reply: () => ({ tokens: ['Hello'], predictedTokens: 7, predictedAccepted: 5 }) });
-    const post = (body: Record<string, unknown>) => supertest(current.app.server).post('/v1/chat/completions').send(chatBody(body));
+    const post = (body: Record<string, unknown>) =>
+      supertest(current.app.server).post('/v1/chat/completions').send(chatBody(body));
     const parts = [
       { type: 'text', text: 'Hello' },
       { type: 'text', text: ', you' },
