@@ -3,6 +3,7 @@
 
 import { Marks, type Ranges } from './marks.ts';
 import { TemplateError } from './templates.ts';
+import { imagesBehindTools, partsOf, placesAll, toolsShowImages } from './tool-images.ts';
 
 export type ContentPart = { type: 'text'; text: string } | { type: 'image' };
 
@@ -52,12 +53,31 @@ const thinkTags = /(<\/?think>|<\/?seed:think>|\[\/?THINK\]|<\|(?:START|END)_THI
  */
 export async function buildPrompt(input: PromptInput, owner: TemplateOwner, render: Render): Promise<Prompt> {
   try {
-    return await renderOnce(input, owner, render);
+    return await renderWithImages(input, owner, render);
   } catch (refusal) {
     const folded = isRefusal(refusal) ? foldSystem(input.turns) : null;
     if (!folded) throw refusal;
-    return renderOnce({ ...input, turns: folded }, owner, render).catch(() => Promise.reject(refusal));
+    return renderWithImages({ ...input, turns: folded }, owner, render).catch(() => Promise.reject(refusal));
   }
+}
+
+/**
+ * Pictures in the results of tools stay there where the template shows them. Many print such results as text and would
+ * leave the pictures out, or refuse them; there the user shows them right behind. Which kind a template is, only what
+ * it makes of the conversation tells.
+ */
+async function renderWithImages(input: PromptInput, owner: TemplateOwner, render: Render): Promise<Prompt> {
+  const { imagePlaceholder } = owner;
+  if (imagePlaceholder === null || !toolsShowImages(input.turns)) return renderOnce(input, owner, render);
+  const behind = () => renderOnce({ ...input, turns: imagesBehindTools(input.turns) }, owner, render);
+  try {
+    const prompt = await renderOnce(input, owner, render);
+    if (placesAll(prompt, input.turns, imagePlaceholder)) return prompt;
+  } catch (refusal) {
+    if (!isRefusal(refusal)) throw refusal;
+    return behind().catch(() => Promise.reject(refusal));
+  }
+  return behind();
 }
 
 /** A template that complained; one that was stopped or cannot be read would only be so again. */
@@ -91,9 +111,6 @@ function foldSystem(turns: readonly Turn[]): Turn[] | null {
   const content = hasImage ? parts : parts.map(partText).join('\n\n');
   return [{ ...next, role: 'user', content }, ...turns.slice(leading.length + 1)];
 }
-
-const partsOf = (content: Turn['content']): ContentPart[] =>
-  typeof content === 'string' ? [{ type: 'text', text: content }] : (content ?? []);
 
 async function renderOnce(input: PromptInput, owner: TemplateOwner, render: Render): Promise<Prompt> {
   if (owner.chatTemplate === null) return plainPrompt(input);

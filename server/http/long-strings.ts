@@ -81,18 +81,25 @@ export class LongStrings {
 
 const imageKeys = new Set(['url', 'data']);
 
-/** Objects whose `url` or `data` is a picture: image_url parts of OpenAI's messages, base64 sources of Anthropic's. */
+/**
+ * Objects whose `url` or `data` is a picture: image_url parts of OpenAI's messages, base64 sources of Anthropic's, there
+ * also in the results of tools.
+ */
 function imageHolders(body: unknown): object[] {
-  const messages = (body as { messages?: unknown } | null)?.messages;
-  const holders: object[] = [];
-  for (const message of Array.isArray(messages) ? messages : []) {
-    const content = (message as { content?: unknown } | null)?.content;
-    for (const part of Array.isArray(content) ? content : []) {
-      const holder = part?.type === 'image_url' ? part.image_url : part?.type === 'image' ? part.source : null;
-      if (typeof holder === 'object' && holder !== null) holders.push(holder);
-    }
-  }
-  return holders;
+  const parts = entriesOf(body, 'messages').flatMap((message) => entriesOf(message, 'content'));
+  const results = parts.flatMap((part) => (part?.type === 'tool_result' ? entriesOf(part, 'content') : []));
+  return [...parts, ...results].flatMap((part) => {
+    const holder = part?.type === 'image_url' ? part.image_url : part?.type === 'image' ? part.source : null;
+    return typeof holder === 'object' && holder !== null ? [holder] : [];
+  });
+}
+
+type Entry = { type?: unknown; image_url?: unknown; source?: unknown } | null;
+
+/** The list under a key of what may be an object; empty where there is none. */
+function entriesOf(value: unknown, key: string): Entry[] {
+  const list = (value as Record<string, unknown> | null | undefined)?.[key];
+  return Array.isArray(list) ? list : [];
 }
 
 const routes = ['/v1/chat/completions', '/v1/messages', '/v1/messages/count_tokens'];

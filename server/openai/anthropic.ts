@@ -32,7 +32,13 @@ const toolResultBlock = z.strictObject({
   type: z.literal('tool_result'),
   tool_use_id: z.string().min(1).max(256),
   content: optional(
-    z.union([z.string().max(textMax), z.array(textBlock).max(4096)], { error: 'must be text or text blocks' }),
+    z.union(
+      [
+        z.string().max(textMax),
+        z.array(z.discriminatedUnion('type', [textBlock, imageBlock], partError('text', 'image'))).max(4096),
+      ],
+      { error: 'must be text, or text and image blocks' },
+    ),
   ),
   is_error: optional(z.boolean()),
   ...cacheControl,
@@ -172,18 +178,28 @@ export function toTurns(body: Pick<PromptRequest, 'messages' | 'system'>): Anthr
 
 type Blocks<R> = Extract<PromptRequest['messages'][number], { role: R }>['content'];
 
+type UserBlock = Exclude<Blocks<'user'>, string>[number];
+type ToolResult = Extract<UserBlock, { type: 'tool_result' }>;
+
 /** Results of tools are turns of their own; what else the user says comes after them. */
 function userTurns(content: Blocks<'user'>): AnthropicTurn[] {
   if (typeof content === 'string') return [{ role: 'user', content }];
   const results = content.flatMap((block) =>
     block.type === 'tool_result'
-      ? [{ role: 'tool' as const, content: joined(block.content), toolCallId: block.tool_use_id }]
+      ? [{ role: 'tool' as const, content: resultContent(block), toolCallId: block.tool_use_id }]
       : [],
   );
-  const parts = content.flatMap((block): Part[] =>
-    block.type === 'text' ? [{ type: 'text', text: block.text }] : block.type === 'image' ? [{ type: 'image' }] : [],
-  );
+  const parts = content.flatMap((block) => (block.type === 'tool_result' ? [] : [toPart(block)]));
   return parts.length === 0 ? results : [...results, { role: 'user', content: parts }];
+}
+
+const toPart = (block: Exclude<UserBlock, ToolResult>): Part =>
+  block.type === 'text' ? { type: 'text', text: block.text } : { type: 'image' };
+
+function resultContent({ content }: ToolResult): string | Part[] {
+  if (typeof content === 'string' || content === undefined) return content ?? '';
+  const texts = content.filter((block) => block.type === 'text');
+  return texts.length === content.length ? joined(texts) : content.map(toPart);
 }
 
 function assistantTurn(content: Blocks<'assistant'>): AnthropicTurn {
@@ -201,18 +217,30 @@ function assistantTurn(content: Blocks<'assistant'>): AnthropicTurn {
   };
 }
 
+/** The pictures of a conversation in the order of its turns: in a message, those of tools come first. */
 export function imageSources(body: Pick<PromptRequest, 'messages'>) {
-  return body.messages.flatMap(({ content }, message) =>
-    typeof content === 'string'
-      ? []
-      : content.flatMap((block, at) => {
-          if (block.type !== 'image') return [];
-          const { source } = block;
-          const url = source.type === 'url' ? source.url : `data:${source.media_type};base64,${source.data}`;
-          return [{ url, detail: 'auto' as const, param: `messages[${message}].content[${at}]` }];
-        }),
-  );
+  return body.messages.flatMap(({ content }, index) => {
+    if (typeof content === 'string') return [];
+    const path = `messages[${index}].content`;
+    const results = content.flatMap((block, at) =>
+      block.type === 'tool_result' && Array.isArray(block.content)
+        ? imagesAmong(block.content, `${path}[${at}].content`)
+        : [],
+    );
+    return [...results, ...imagesAmong(content, path)];
+  });
 }
+
+const imagesAmong = (blocks: ReadonlyArray<{ type: string }>, path: string) =>
+  blocks.flatMap((block, at) => {
+    if (!isImage(block)) return [];
+    const { source } = block;
+    const url = source.type === 'url' ? source.url : `data:${source.media_type};base64,${source.data}`;
+    return [{ url, detail: 'auto' as const, param: `${path}[${at}]` }];
+  });
+
+type ImageBlock = z.output<typeof imageBlock>;
+const isImage = (block: { type: string }): block is ImageBlock => block.type === 'image';
 
 export const toFunctionTools = (body: Pick<PromptRequest, 'tools'>) =>
   body.tools?.map(({ name, description, input_schema, strict }) => ({

@@ -33,7 +33,7 @@ const imagePartSchema = z.strictObject({
 
 const unionError = { error: 'must be a string or an array of content parts' };
 const textContent = z.union([z.string().max(textMax), z.array(textPartSchema).min(1).max(4096)], unionError);
-const userContent = z.union(
+const picturedContent = z.union(
   [
     z.string().max(textMax),
     z
@@ -89,9 +89,14 @@ export const messageSchema = z.discriminatedUnion(
   [
     plainMessage('system'),
     plainMessage('developer'),
-    z.strictObject({ role: z.literal('user'), content: userContent, name }),
+    z.strictObject({ role: z.literal('user'), content: picturedContent, name }),
     assistantMessage,
-    z.strictObject({ role: z.literal('tool'), content: textContent, tool_call_id: z.string().min(1).max(256), name }),
+    z.strictObject({
+      role: z.literal('tool'),
+      content: picturedContent,
+      tool_call_id: z.string().min(1).max(256),
+      name,
+    }),
   ],
   { error: 'must be a message with a role of system, developer, user, assistant or tool' },
 );

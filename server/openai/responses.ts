@@ -10,16 +10,18 @@ const text = z.string().max(textMax);
 const nameSchema = z.string().regex(/^[a-zA-Z0-9_.-]{1,64}$/, 'must be 1 to 64 letters, digits, _, . or -');
 const idFields = { id: ignored(z.string().max(256)), status: ignored(z.string().max(64)) };
 
+const textPart = z.strictObject({ type: z.literal('input_text'), text });
+const imagePart = z.strictObject({
+  type: z.literal('input_image'),
+  image_url: z.string().min(1).max(textMax),
+  detail: optional(z.enum(['auto', 'low', 'high'])),
+  file_id: ignored(z.null()),
+});
 const inputPart = z.discriminatedUnion(
   'type',
   [
-    z.strictObject({ type: z.literal('input_text'), text }),
-    z.strictObject({
-      type: z.literal('input_image'),
-      image_url: z.string().min(1).max(textMax),
-      detail: optional(z.enum(['auto', 'low', 'high'])),
-      file_id: ignored(z.null()),
-    }),
+    textPart,
+    imagePart,
     z.strictObject({
       type: z.literal('output_text'),
       text,
@@ -50,9 +52,13 @@ const callItem = z.strictObject({
 const callOutputItem = z.strictObject({
   type: z.literal('function_call_output'),
   call_id: z.string().min(1).max(256),
-  output: z.union([text, z.array(z.strictObject({ type: z.literal('input_text'), text })).max(4096)], {
-    error: 'must be text or input_text parts',
-  }),
+  output: z.union(
+    [
+      text,
+      z.array(z.discriminatedUnion('type', [textPart, imagePart], partError('input_text', 'input_image'))).max(4096),
+    ],
+    { error: 'must be text, or input_text and input_image parts' },
+  ),
   ...idFields,
 });
 const reasoningItem = z.strictObject({
@@ -177,8 +183,7 @@ export function itemsToTurns(items: readonly Item[]): ItemTurn[] {
       turn.toolCalls = [...(turn.toolCalls ?? []), { id: item.call_id, name: item.name, arguments: item.arguments }];
     } else if (item.type === 'function_call_output') {
       answer = null;
-      const output = typeof item.output === 'string' ? item.output : item.output.map((part) => part.text).join('\n');
-      turns.push({ role: 'tool', content: output, toolCallId: item.call_id });
+      turns.push({ role: 'tool', content: outputContent(item.output), toolCallId: item.call_id });
     } else if (item.role === 'assistant') {
       const turn = assistant();
       if (turn.content !== null) {
@@ -206,23 +211,28 @@ const toParts = (content: Content): string | Part[] =>
     ? content
     : content.map((part) => (part.type === 'input_image' ? { type: 'image' } : { type: 'text', text: partText(part) }));
 
-export function itemImages(items: readonly Item[], path: string) {
-  return items.flatMap((item, index) =>
-    item.type !== 'message' || typeof item.content === 'string'
-      ? []
-      : item.content.flatMap((part, at) =>
-          part.type === 'input_image'
-            ? [
-                {
-                  url: part.image_url,
-                  detail: part.detail ?? ('auto' as const),
-                  param: `${path}[${index}].content[${at}]`,
-                },
-              ]
-            : [],
-        ),
-  );
+function outputContent(output: Extract<Item, { type: 'function_call_output' }>['output']): string | Part[] {
+  const parts = toParts(output);
+  if (typeof parts === 'string') return parts;
+  const texts = parts.filter((part) => part.type === 'text');
+  return texts.length === parts.length ? texts.map((part) => part.text).join('\n') : parts;
 }
+
+export function itemImages(items: readonly Item[], path: string) {
+  return items.flatMap((item, index) => {
+    if (item.type === 'message') return partImages(item.content, `${path}[${index}].content`);
+    return item.type === 'function_call_output' ? partImages(item.output, `${path}[${index}].output`) : [];
+  });
+}
+
+const partImages = (content: Content, path: string) =>
+  typeof content === 'string'
+    ? []
+    : content.flatMap((part, at) =>
+        part.type === 'input_image'
+          ? [{ url: part.image_url, detail: part.detail ?? ('auto' as const), param: `${path}[${at}]` }]
+          : [],
+      );
 
 const partSchema = z.object({
   type: z.literal('output_text'),

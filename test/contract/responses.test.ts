@@ -108,22 +108,35 @@ describe('G. Responses', () => {
       model: 'tiny',
       tools,
       previous_response_id: first.id,
-      input: [{ type: 'function_call_output', call_id: call.call_id, output: 'forty-two' }],
+      input: [
+        {
+          type: 'function_call_output',
+          call_id: call.call_id,
+          output: [
+            { type: 'input_text', text: 'forty-two' },
+            { type: 'input_image', image_url: `data:image/png;base64,${data}` },
+          ],
+        },
+      ],
     });
     expect(second.output_text).toBe('done');
     const { text, images } = app.engine.requests[1]!;
-    expect(images).toMatchObject([{ width: 128, detail: 'low' }]);
+    expect(images).toMatchObject([
+      { width: 128, detail: 'low' },
+      { width: 128, detail: 'auto' },
+    ]);
     for (const part of [
       'See:\n<image>',
       'Looking.',
       '{"name": "f", "arguments": {"a": 1}}',
-      '<tool_response>\nforty-two',
+      '<tool_response>\nforty-two\n<image>\n</tool_response>',
     ]) {
       expect(text).toContain(part);
     }
     // The whole conversation sent by hand is the same prompt.
     await sdk.responses.create({ model: 'tiny', tools, previous_response_id: second.id, input: 'And now?' });
     expect(app.engine.requests[2]!.text).toContain('done<|im_end|>\n<|im_start|>user\nAnd now?');
+    expect(app.engine.requests[2]!.images).toHaveLength(2);
   });
 
   it('46. gives a response again by its id, and forgets it', async () => {

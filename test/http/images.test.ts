@@ -84,6 +84,122 @@ describe('pictures', () => {
   });
 });
 
+describe('pictures in the results of tools', () => {
+  const calls = [{ id: 'c1', type: 'function', function: { name: 'shoot', arguments: '{}' } }];
+  const chat = (content: unknown, after: object[] = []) => ({
+    messages: [
+      { role: 'user', content: [picture, { type: 'text', text: 'Look.' }] },
+      { role: 'assistant', content: null, tool_calls: calls },
+      { role: 'tool', tool_call_id: 'c1', content },
+      ...after,
+    ],
+  });
+  const source = { type: 'base64', media_type: 'image/png', data: png };
+  const anthropic = (content: unknown, ...after: object[]) => ({
+    max_tokens: 9,
+    messages: [
+      { role: 'user', content: 'Look.' },
+      { role: 'assistant', content: [{ type: 'tool_use', id: 'c1', name: 'shoot', input: {} }] },
+      { role: 'user', content: [...after, { type: 'tool_result', tool_use_id: 'c1', content }] },
+    ],
+  });
+  const responses = (output: unknown) => ({
+    input: [
+      { role: 'user', content: 'Look.' },
+      { type: 'function_call', call_id: 'c1', name: 'shoot', arguments: '{}' },
+      { type: 'function_call_output', call_id: 'c1', output },
+    ],
+  });
+  const url = `data:image/png;base64,${png}`;
+  const damaged = 'AAAA';
+  const post = (path: string, body: object) => supertest(current.app.server).post(path).send(body);
+  const turns = '{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}';
+
+  it('reach the engine in the order of their places, by every route', async () => {
+    current = await testApp({ models: [{ vision, chatTemplate: turns }] });
+    const low = { type: 'image_url', image_url: { url, detail: 'low' } };
+    const bodies: Array<[string, object]> = [
+      ['/v1/chat/completions', chat([{ type: 'text', text: 'Shot:' }, low], [{ role: 'user', content: 'So?' }])],
+      [
+        '/v1/messages',
+        anthropic(
+          [
+            { type: 'text', text: 'Shot:' },
+            { type: 'image', source },
+          ],
+          { type: 'text', text: 'So?' },
+        ),
+      ],
+      [
+        '/v1/responses',
+        responses([
+          { type: 'input_text', text: 'Shot:' },
+          { type: 'input_image', image_url: url, detail: 'low' },
+        ]),
+      ],
+    ];
+    for (const [path, body] of bodies) {
+      const answer = await post(path, body);
+      expect([path, answer.status]).toEqual([path, 200]);
+    }
+    const [first, second, third] = current.engine.requests;
+    expect(first!.text).toBe('<user><image>\nLook.<assistant><tool>Shot:\n<image><user>So?');
+    expect(first!.images).toMatchObject([{ detail: 'auto' }, { detail: 'low', width: 128 }]);
+    expect(second!.text).toBe('<user>Look.<assistant><tool>Shot:\n<image><user>So?');
+    expect(second!.images).toMatchObject([{ width: 128, height: 128 }]);
+    expect(third!.text).toBe('<user>Look.<assistant><tool>Shot:\n<image>');
+    expect(third!.images).toMatchObject([{ detail: 'low' }]);
+  });
+
+  it('of one message come before what else the user shows there, as their turns do', async () => {
+    current = await testApp({ models: [{ vision, chatTemplate: turns }] });
+    const large = readFileSync(new URL('../fixtures/images/exif-Landscape_1.jpg', import.meta.url)).toString('base64');
+    const shown = { type: 'image', source: { type: 'base64', media_type: 'image/jpeg', data: large } };
+    expect((await post('/v1/messages', anthropic([{ type: 'image', source }], shown))).status).toBe(200);
+    const { text, images } = current.engine.requests[0]!;
+    expect(text).toBe('<user>Look.<assistant><tool><image><user><image>');
+    expect(images!.map(({ width }) => width)).toEqual([128, 1800]);
+  });
+
+  it('are counted with all others, and errors name the message and the part in it', async () => {
+    current = await testApp({ models: [{ vision }], settings: { maxImages: 1 } });
+    const refused = async (path: string, body: object, param: string, words: RegExp) => {
+      const { status, body: said } = await post(path, body);
+      expect([status, said.error.code, said.error.param]).toEqual([400, 'invalid_image', param]);
+      expect(said.error.message).toMatch(words);
+    };
+    await refused('/v1/chat/completions', chat([picture]), 'messages[2].content[0]', /at most 1 images/);
+    const bad = { type: 'base64', media_type: 'image/png', data: damaged };
+    const result = [
+      { type: 'text', text: 'x' },
+      { type: 'image', source: bad },
+    ];
+    await refused('/v1/messages', anthropic(result), 'messages[2].content[0].content[1]', /not JPEG, PNG|damaged/);
+    const broken = [{ type: 'input_image', image_url: `data:image/png;base64,${damaged}` }];
+    await refused('/v1/responses', responses(broken), 'input[2].output[0]', /not JPEG, PNG|damaged/);
+    expect(current.engine.requests).toHaveLength(0);
+  });
+
+  it('are refused by a model that takes none, and other parts by name', async () => {
+    current = await testApp();
+    const blind = await post('/v1/responses', responses([{ type: 'input_image', image_url: url }]));
+    expect([blind.status, blind.body.error.code, blind.body.error.param]).toEqual([
+      400,
+      'invalid_image',
+      'input[2].output[0]',
+    ]);
+    for (const [path, body, param] of [
+      ['/v1/chat/completions', chat([{ type: 'file', file: {} }]), 'messages[2].content[0].type'],
+      ['/v1/messages', anthropic([{ type: 'document', source: {} }]), 'messages[2].content[0].content[0].type'],
+      ['/v1/responses', responses([{ type: 'input_file', file_id: 'x' }]), 'input[2].output[0].type'],
+    ] as const) {
+      const answer = await post(path, body);
+      expect([answer.status, answer.body.error.param]).toEqual([400, param]);
+      expect(answer.body.error.message).toMatch(/are not taken; send text|are not taken; send input_text/);
+    }
+  });
+});
+
 describe('parts that are not pictures', () => {
   const refused = async (path: string, body: object, param: string, words: RegExp) => {
     const answer = await supertest(current.app.server).post(path).send(body);

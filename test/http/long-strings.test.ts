@@ -24,6 +24,11 @@ describe('long strings of a body', () => {
       { messages: [{ role: 'user', content: long }] },
       { messages: [{ content: [{ type: 'text', text: long }] }] },
       { messages: [{ content: [{ type: 'text', url: long, image_url: { url: long } }] }] },
+      {
+        messages: [
+          { content: [{ type: 'tool_result', content: long }, null, { type: 'tool_result', content: [null] }] },
+        ],
+      },
       { tools: [{ type: 'image_url', image_url: { url: long } }] },
       { a: `${long}"quoted" \\ "` },
       { a: `\\${long}\\` },
@@ -47,14 +52,15 @@ describe('long strings of a body', () => {
     const { value, strings } = through({ messages: [{ content: [{ type: 'image_url', image_url: { url } }] }] });
     const source = strings.sourceOf(value.messages[0].content[0].image_url.url);
     expect(source).toEqual({ head: 'data:image/jpeg;base64', base64: Buffer.from(long) });
-    const anthropic = through({
-      messages: [{ content: [{ type: 'image', source: { type: 'base64', media_type: 'image/png', data: long } }] }],
-    });
-    const { data } = anthropic.value.messages[0].content[0].source;
-    expect(anthropic.strings.sourceOf(`data:image/png;base64,${data}`)).toEqual({
-      head: 'data:image/png;base64',
-      base64: Buffer.from(long),
-    });
+    const block = { type: 'image', source: { type: 'base64', media_type: 'image/png', data: long } };
+    const anthropic = through({ messages: [{ content: [block, { type: 'tool_result', content: [block] }] }] });
+    const [shown, result] = anthropic.value.messages[0].content;
+    for (const { data } of [shown.source, result.content[0].source]) {
+      expect(anthropic.strings.sourceOf(`data:image/png;base64,${data}`)).toEqual({
+        head: 'data:image/png;base64',
+        base64: Buffer.from(long),
+      });
+    }
   });
 
   it('cannot be named by a client', () => {

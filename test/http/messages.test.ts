@@ -110,6 +110,39 @@ describe('POST /v1/messages', () => {
     expect(text).toContain('<tool_response>\nrain\n</tool_response>');
   });
 
+  it('takes pictures that tools give back, as the SDK types them, and counts them', async () => {
+    const sdk = await client({ tokens: ['ok'], promptTokens: 77 });
+    const data = readFileSync(new URL('../fixtures/images/pillow-hopper.png', import.meta.url)).toString('base64');
+    const messages: Anthropic.MessageParam[] = [
+      { role: 'user', content: 'What is on the page?' },
+      {
+        role: 'assistant',
+        content: [{ type: 'tool_use', id: 'toolu_1', name: 'get_weather', input: { city: 'Oslo' } }],
+      },
+      {
+        role: 'user',
+        content: [
+          {
+            type: 'tool_result',
+            tool_use_id: 'toolu_1',
+            content: [
+              { type: 'text', text: 'rain' },
+              { type: 'image', source: { type: 'base64', media_type: 'image/png', data } },
+            ],
+          },
+        ],
+      },
+    ];
+    await sdk.messages.create({ ...base, tools, messages });
+    const counted = await sdk.messages.countTokens({ model: 'tiny', tools, messages });
+    expect(counted.input_tokens).toBe(77);
+    for (const { text, images } of current.engine.requests) {
+      expect(images).toMatchObject([{ width: 128, height: 128 }]);
+      expect(text).toContain('<tool_response>\nrain\n<image>\n</tool_response>');
+    }
+    expect(current.engine.requests).toHaveLength(2);
+  });
+
   it('maps stops, choices and thinking', async () => {
     const sdk = await client({ tokens: ['a'], stop: 'END' });
     const stopped = await sdk.messages.create({ ...base, stop_sequences: ['END'], thinking: { type: 'disabled' } });

@@ -249,3 +249,58 @@ describe('pictures as examples, and in other routes', () => {
     expect([status, body.error.param]).toEqual([400, 'messages[0].content[0].image_url.detail']);
   });
 });
+
+describe('pictures that tools give back', () => {
+  it('are seen in their place by every route, the same tokens each time', async () => {
+    const bytes = read('pillow-hopper.jpg');
+    const data = bytes.toString('base64');
+    const shot = image(bytes);
+    const chat = (content: unknown[]) => ({
+      messages: [
+        { role: 'user', content: 'What is in the photo?' },
+        { role: 'assistant', content: null, tool_calls: [{ id: 'c1', function: { name: 'shoot', arguments: '{}' } }] },
+        { role: 'tool', tool_call_id: 'c1', content },
+      ],
+      max_tokens: 12,
+      temperature: 0,
+    });
+    const without = await post('/v1/chat/completions', chat([text('Here:')]));
+    const { status, body } = await post('/v1/chat/completions', chat([text('Here:'), shot]));
+    expect([without.status, status]).toEqual([200, 200]);
+    const tokens = body.usage.prompt_tokens;
+    expect(tokens - without.body.usage.prompt_tokens).toBeGreaterThanOrEqual(48);
+    expect(body.choices[0].message.content).not.toBe(without.body.choices[0].message.content);
+
+    const result = [
+      { type: 'text', text: 'Here:' },
+      { type: 'image', source: { type: 'base64', media_type: 'image/jpeg', data } },
+    ];
+    const messages = [
+      { role: 'user', content: 'What is in the photo?' },
+      { role: 'assistant', content: [{ type: 'tool_use', id: 'c1', name: 'shoot', input: {} }] },
+      { role: 'user', content: [{ type: 'tool_result', tool_use_id: 'c1', content: result }] },
+    ];
+    const counted = await post('/v1/messages/count_tokens', { model: 'default', messages });
+    expect(counted.body.input_tokens).toBe(tokens);
+    const anthropic = await post('/v1/messages', { model: 'default', messages, max_tokens: 12, temperature: 0 });
+    expect(anthropic.body.content[0].text).toBe(body.choices[0].message.content);
+    const responses = await post('/v1/responses', {
+      input: [
+        { role: 'user', content: 'What is in the photo?' },
+        { type: 'function_call', call_id: 'c1', name: 'shoot', arguments: '{}' },
+        {
+          type: 'function_call_output',
+          call_id: 'c1',
+          output: [
+            { type: 'input_text', text: 'Here:' },
+            { type: 'input_image', image_url: shot.image_url.url },
+          ],
+        },
+      ],
+      max_output_tokens: 12,
+      temperature: 0,
+    });
+    expect(responses.body.usage.input_tokens).toBe(tokens);
+    expect(responses.body.output[0].content[0].text).toBe(body.choices[0].message.content);
+  });
+});
