@@ -1,25 +1,46 @@
-// What earlier responses said, for previous_response_id and to be asked for again: in memory, bounded in number and in size.
+// What earlier responses said, for previous_response_id and to be asked for again: in memory, bounded in number and, all
+// stores together, in size.
 
 import type { Item } from '../openai/responses.ts';
 
-interface Stored {
+/** The turns of one socket. */
+interface Conversation {
+  /** The id of the response that it goes on from, most likely. Not the response: that would outlive being forgotten. */
+  latest: string | null;
+}
+
+interface Kept {
+  store: ResponseStore;
+  id: string;
+  owner: string;
   /** As its client got it. */
   response: object;
   /** The whole conversation up to and with the response. */
   items: readonly Item[];
-  owner: string;
-  /** Of the response. */
+  /** Of the response and the list, without the items. */
   characters: number;
+  conversation: Conversation | null;
 }
 
+const isLatest = ({ id, conversation }: Kept) => conversation?.latest === id;
+
+/** Responses of one store. */
 export const responsesMax = 2000;
 
-export class ResponseStore {
-  readonly #responses = new Map<string, Stored>();
+/** What objects take in memory besides their texts, counted as characters: many small ones are not free. */
+const responseOverhead = 2048;
+const itemOverhead = 128;
+const listEntryOverhead = 8;
+
+/**
+ * What all stores may keep, together. The least recently used responses go first, but those that sockets go on from only
+ * when nothing else is left.
+ */
+export class ResponseBudget {
+  /** The least recently used first. */
+  readonly #kept = new Set<Kept>();
   /** The turns of a conversation share its items: each counts once, until the last response that has it is forgotten. */
   readonly #items = new Map<Item, { characters: number; holders: number }>();
-  /** Those of answers, which clients know by their ids. */
-  readonly #byId = new Map<string, { item: Item; owner: string }>();
   readonly #charactersMax: number;
   #characters = 0;
 
@@ -27,21 +48,77 @@ export class ResponseStore {
     this.#charactersMax = charactersMax;
   }
 
-  put(id: string, owner: string, response: object, items: readonly Item[]): void {
-    const { length: characters } = JSON.stringify(response);
-    this.#responses.set(id, { response, items, owner, characters });
-    this.#characters += characters;
-    for (const item of items) this.#hold(item, owner);
-    for (const oldest of this.#responses.keys()) {
-      if (this.#responses.size <= responsesMax && this.#characters <= this.#charactersMax) break;
-      this.#forget(oldest);
+  add(kept: Kept): void {
+    this.#kept.add(kept);
+    this.#characters += kept.characters;
+    for (const item of kept.items) {
+      const held = this.#items.get(item) ?? { characters: itemOverhead + JSON.stringify(item).length, holders: 0 };
+      if (held.holders++ > 0) continue;
+      this.#items.set(item, held);
+      this.#characters += held.characters;
+    }
+    this.#makeRoom(kept);
+  }
+
+  use(kept: Kept): void {
+    if (this.#kept.delete(kept)) this.#kept.add(kept);
+  }
+
+  remove(kept: Kept): void {
+    if (!this.#kept.delete(kept)) return;
+    this.#characters -= kept.characters;
+    for (const item of kept.items) {
+      const held = this.#items.get(item)!;
+      if (--held.holders > 0) continue;
+      this.#items.delete(item);
+      this.#characters -= held.characters;
     }
   }
 
+  /** The newest itself goes where it alone is too large. */
+  #makeRoom(newest: Kept): void {
+    const rounds = [(kept: Kept) => kept !== newest && !isLatest(kept), (kept: Kept) => kept !== newest, () => true];
+    for (const mayGo of rounds) {
+      for (const kept of this.#kept) {
+        if (this.#characters <= this.#charactersMax) return;
+        if (mayGo(kept)) kept.store.forget(kept);
+      }
+    }
+  }
+}
+
+/** Responses that can be found together: those of HTTP, or those that a socket keeps for itself. */
+export class ResponseStore {
+  readonly #budget: ResponseBudget;
+  readonly #responses = new Map<string, Kept>();
+  /** Items of answers, which clients know by their ids. */
+  readonly #byId = new Map<string, { item: Item; owner: string; holders: number }>();
+
+  constructor(budget: ResponseBudget) {
+    this.#budget = budget;
+  }
+
+  put(
+    id: string,
+    owner: string,
+    response: object,
+    items: readonly Item[],
+    conversation: Conversation | null = null,
+  ): void {
+    const characters = responseOverhead + JSON.stringify(response).length + listEntryOverhead * items.length;
+    const kept: Kept = { store: this, id, owner, response, items, characters, conversation };
+    this.#responses.set(id, kept);
+    for (const item of items) this.#name(item, owner);
+    if (this.#responses.size > responsesMax) this.forget(this.#oldest());
+    this.#budget.add(kept);
+  }
+
   /** A response that the same owner got, or null. */
-  get(id: string, owner: string): Readonly<Stored> | null {
-    const stored = this.#responses.get(id);
-    return stored && stored.owner === owner ? stored : null;
+  get(id: string, owner: string): Readonly<Kept> | null {
+    const kept = this.#responses.get(id);
+    if (!kept || kept.owner !== owner) return null;
+    this.#budget.use(kept);
+    return kept;
   }
 
   /** An item of a response that is kept, and that the same owner got, or null. */
@@ -52,38 +129,89 @@ export class ResponseStore {
 
   /** False when the owner has no such response. */
   delete(id: string, owner: string): boolean {
-    if (!this.get(id, owner)) return false;
-    this.#forget(id);
-    return true;
+    const kept = this.get(id, owner);
+    if (kept) this.forget(kept);
+    return kept !== null;
   }
 
-  #hold(item: Item, owner: string): void {
-    const held = this.#items.get(item);
-    if (held) {
-      held.holders++;
-      return;
+  forget(kept: Kept): void {
+    if (!this.#responses.delete(kept.id)) return;
+    this.#budget.remove(kept);
+    for (const item of kept.items) {
+      const id = idOf(item);
+      const known = id === undefined ? undefined : this.#byId.get(id);
+      if (known && --known.holders === 0) this.#byId.delete(id!);
     }
-    const { length: characters } = JSON.stringify(item);
-    this.#items.set(item, { characters, holders: 1 });
-    this.#characters += characters;
+  }
+
+  forgetAll(): void {
+    for (const kept of [...this.#responses.values()]) this.forget(kept);
+  }
+
+  /** Where there is one, among those that no socket goes on from. */
+  #oldest(): Kept {
+    const [first] = this.#responses.values();
+    for (const kept of this.#responses.values()) if (!isLatest(kept)) return kept;
+    return first!;
+  }
+
+  #name(item: Item, owner: string): void {
     const id = idOf(item);
-    if (id !== undefined) this.#byId.set(id, { item, owner });
-  }
-
-  #forget(id: string): void {
-    const { items, characters } = this.#responses.get(id)!;
-    this.#responses.delete(id);
-    this.#characters -= characters;
-    for (const item of items) {
-      const held = this.#items.get(item)!;
-      if (--held.holders > 0) continue;
-      this.#items.delete(item);
-      this.#characters -= held.characters;
-      const itemId = idOf(item);
-      if (itemId !== undefined) this.#byId.delete(itemId);
-    }
+    if (id === undefined) return;
+    const known = this.#byId.get(id) ?? { item, owner, holders: 0 };
+    known.holders++;
+    this.#byId.set(id, known);
   }
 }
 
 /** Items that clients send have none: theirs are taken off. */
 const idOf = (item: Item) => (item as { id?: string }).id;
+
+/** Where a conversation finds what it goes on from, and leaves what it comes to. */
+export interface ResponseMemory {
+  get(id: string, owner: string): Readonly<Kept> | null;
+  item(id: string, owner: string): Item | null;
+  put(id: string, owner: string, response: object, items: readonly Item[], stored: boolean): void;
+}
+
+/** Over HTTP only what is stored is kept. */
+export const httpMemory = (store: ResponseStore): ResponseMemory => ({
+  get: (id, owner) => store.get(id, owner),
+  item: (id, owner) => store.item(id, owner),
+  put: (id, owner, response, items, stored) => {
+    if (stored) store.put(id, owner, response, items);
+  },
+});
+
+/** A socket also goes on from what is not stored, for as long as it lives. */
+export class SocketMemory implements ResponseMemory {
+  readonly #shared: ResponseStore;
+  readonly #own: ResponseStore;
+  readonly #conversation: Conversation = { latest: null };
+  #closed = false;
+
+  constructor(shared: ResponseStore, budget: ResponseBudget) {
+    this.#shared = shared;
+    this.#own = new ResponseStore(budget);
+  }
+
+  get(id: string, owner: string): Readonly<Kept> | null {
+    return this.#shared.get(id, owner) ?? this.#own.get(id, owner);
+  }
+
+  item(id: string, owner: string): Item | null {
+    return this.#shared.item(id, owner) ?? this.#own.item(id, owner);
+  }
+
+  put(id: string, owner: string, response: object, items: readonly Item[], stored: boolean): void {
+    if (this.#closed && !stored) return;
+    if (!this.#closed) this.#conversation.latest = id;
+    (stored ? this.#shared : this.#own).put(id, owner, response, items, this.#conversation);
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#conversation.latest = null;
+    this.#own.forgetAll();
+  }
+}

@@ -24,7 +24,14 @@ import { isOurFault, toApiError } from './engine-errors.ts';
 import { withImages } from './image-parts.ts';
 import { refuseIntricate } from './json-structure.ts';
 import { useModel } from './model-use.ts';
-import { ResponseStore, responsesMax } from './response-store.ts';
+import {
+  httpMemory,
+  ResponseBudget,
+  type ResponseMemory,
+  ResponseStore,
+  responsesMax,
+  SocketMemory,
+} from './response-store.ts';
 import { addRoute } from './routes.ts';
 import { ClientGone, RequestScope } from './scope.ts';
 import { type StreamSteps, sendWhole, streamAnswer } from './streaming.ts';
@@ -42,7 +49,8 @@ interface Turn {
 }
 
 export async function responses(app: FastifyInstance, context: AppContext): Promise<void> {
-  const store = new ResponseStore();
+  const budget = new ResponseBudget();
+  const store = new ResponseStore(budget);
   const maxPayload = context.settings.bodyLimitMb * 1024 * 1024;
   // An emitter of its events is all of a server that @fastify/websocket needs.
   await app.register(websocket, { options: { maxPayload, server: app.webSockets as Server } });
@@ -56,7 +64,7 @@ export async function responses(app: FastifyInstance, context: AppContext): Prom
     body: responseRequestSchema,
     response: responseSchema,
     streams: true,
-    handler: (request, reply) => answer(context, store, request, reply),
+    handler: (request, reply) => answer(context, httpMemory(store), request, reply),
   });
   addRoute(app, {
     method: 'GET',
@@ -65,7 +73,7 @@ export async function responses(app: FastifyInstance, context: AppContext): Prom
     handler: () => {
       throw errors.invalid('This URL speaks WebSocket: send Upgrade: websocket, or POST a request.');
     },
-    wsHandler: (socket, request) => serveSocket(context, store, socket, request),
+    wsHandler: (socket, request) => serveSocket(context, new SocketMemory(store, budget), socket, request),
   });
   storedRoutes(app, store);
 }
@@ -99,10 +107,10 @@ function storedRoutes(app: FastifyInstance, store: ResponseStore): void {
   });
 }
 
-async function answer(context: AppContext, store: ResponseStore, request: FastifyRequest, reply: FastifyReply) {
+async function answer(context: AppContext, memory: ResponseMemory, request: FastifyRequest, reply: FastifyReply) {
   const body = parseBody(responseRequestSchema, request, context.settings.lenient);
   const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
-  const prepare = () => startTurn(context, [store], body, scope, request.keyOwner.name);
+  const prepare = () => startTurn(context, memory, body, scope, request.keyOwner.name);
   if (body.stream) return streamAnswer(context, request, reply, scope, streamedTurn(prepare));
   const turn = await prepare();
   return sendWhole(context, request, reply, () => finishTurn(turn, turn.writer()));
@@ -125,17 +133,17 @@ function streamedTurn(prepare: () => Promise<Turn>): StreamSteps<Turn> {
   };
 }
 
-/** Everything up to the engine's acceptance; errors are plain until here. The first store is written to. */
+/** Everything up to the engine's acceptance; errors are plain until here. */
 async function startTurn(
   context: AppContext,
-  stores: readonly ResponseStore[],
+  memory: ResponseMemory,
   body: ResponseRequest,
   scope: RequestScope,
   owner: string,
 ): Promise<Turn> {
   const model = await useModel(context, body.model, scope);
-  const earlier = earlierItems(stores, body.previous_response_id, owner);
-  const added = toItems(body.input, ({ id }) => referredItem(stores, id, owner));
+  const earlier = earlierItems(memory, body.previous_response_id, owner);
+  const added = toItems(body.input, ({ id }) => referredItem(memory, id, owner));
   const items = [...earlier, ...added];
   const task = toTask(model, body, items);
   const references = [...itemImages(earlier, 'previous'), ...itemImages(added, 'input')];
@@ -149,18 +157,15 @@ async function startTurn(
     scope,
     writer: (emit) => new ResponseWriter(identity, body, newId, emit),
     keep: (writer, response) => {
-      const place = body.store === false ? stores[1] : stores[0];
-      place?.put(identity.id, owner, response, [...items, ...writer.asItems()]);
+      memory.put(identity.id, owner, response, [...items, ...writer.asItems()], body.store !== false);
     },
   };
 }
 
-function earlierItems(stores: readonly ResponseStore[], id: string | undefined, owner: string): readonly Item[] {
+function earlierItems(memory: ResponseMemory, id: string | undefined, owner: string): readonly Item[] {
   if (id === undefined) return [];
-  for (const store of stores) {
-    const stored = store.get(id, owner);
-    if (stored) return stored.items;
-  }
+  const kept = memory.get(id, owner);
+  if (kept) return kept.items;
   throw errors.invalid(
     `Previous response with id '${id}' not found.`,
     'previous_response_id',
@@ -168,12 +173,10 @@ function earlierItems(stores: readonly ResponseStore[], id: string | undefined, 
   );
 }
 
-function referredItem(stores: readonly ResponseStore[], id: string, owner: string): Item {
-  for (const store of stores) {
-    const item = store.item(id, owner);
-    if (item) return item;
-  }
-  throw errors.itemNotFound(id, responsesMax);
+function referredItem(memory: ResponseMemory, id: string, owner: string): Item {
+  const item = memory.item(id, owner);
+  if (!item) throw errors.itemNotFound(id, responsesMax);
+  return item;
 }
 
 function toTask(model: ChatTask['model'], body: ResponseRequest, items: readonly Item[]): ChatTask {
@@ -222,9 +225,7 @@ const unreadBytesMax = 1024 * 1024;
 /** Messages of one socket that may wait for the one that is answered. */
 const waitingMax = 32;
 
-function serveSocket(context: AppContext, store: ResponseStore, socket: WebSocket, request: FastifyRequest): void {
-  // Also with store: false, a conversation goes on for as long as its socket lives.
-  const own = new ResponseStore();
+function serveSocket(context: AppContext, memory: SocketMemory, socket: WebSocket, request: FastifyRequest): void {
   const running = new Set<RequestScope>();
   const send = (event: object) => {
     if (socket.readyState !== socket.OPEN) return;
@@ -234,7 +235,10 @@ function serveSocket(context: AppContext, store: ResponseStore, socket: WebSocke
   const endAll = () => {
     for (const scope of running) scope.abort(null);
   };
-  socket.on('close', endAll);
+  socket.on('close', () => {
+    endAll();
+    memory.close();
+  });
   socket.on('error', endAll);
   // One response at a time, in the order they were asked for.
   let last = Promise.resolve();
@@ -245,7 +249,7 @@ function serveSocket(context: AppContext, store: ResponseStore, socket: WebSocke
     running.add(scope);
     waiting++;
     last = last
-      .then(() => serveMessage(context, [store, own], isBinary ? null : (data as Buffer), scope, request, send))
+      .then(() => serveMessage(context, memory, isBinary ? null : (data as Buffer), scope, request, send))
       .finally(() => {
         waiting--;
         running.delete(scope);
@@ -256,7 +260,7 @@ function serveSocket(context: AppContext, store: ResponseStore, socket: WebSocke
 
 async function serveMessage(
   context: AppContext,
-  stores: readonly ResponseStore[],
+  memory: ResponseMemory,
   json: Buffer | null,
   scope: RequestScope,
   request: FastifyRequest,
@@ -268,7 +272,7 @@ async function serveMessage(
     context.limits.takeRequest(scope.owner);
     context.metrics.requested(scope.owner);
     const body = checkedBody(responseRequestSchema, createBody(json), request.log, context.settings.lenient);
-    const turn = await startTurn(context, stores, body, scope, request.keyOwner.name);
+    const turn = await startTurn(context, memory, body, scope, request.keyOwner.name);
     writer = turn.writer(send);
     writer.begin();
     await finishTurn(turn, writer);

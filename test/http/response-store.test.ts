@@ -1,7 +1,7 @@
 // What is kept of answered responses stays within its bounds, however conversations share it.
 
-import { expect, it } from 'vitest';
-import { ResponseStore, responsesMax } from '../../server/http/response-store.ts';
+import { describe, expect, it } from 'vitest';
+import { ResponseBudget, ResponseStore, responsesMax, SocketMemory } from '../../server/http/response-store.ts';
 import type { Item } from '../../server/openai/responses.ts';
 
 const charactersMax = 256 * 1024;
@@ -9,7 +9,7 @@ const item = (characters: number): Item => ({ type: 'message', role: 'user', con
 const itemsOf = (store: ResponseStore, id: string) => store.get(id, 'me')?.items ?? [];
 
 it('counts the early turns of conversations whose early responses are forgotten', () => {
-  const store = new ResponseStore(charactersMax);
+  const store = new ResponseStore(new ResponseBudget(charactersMax));
   const conversations: Item[][] = Array.from({ length: 14 }, () => []);
   const ids: string[] = [];
   // Side by side, so that of each only the last turn is kept.
@@ -27,7 +27,7 @@ it('counts the early turns of conversations whose early responses are forgotten'
 });
 
 it('makes room for others when a conversation is deleted', () => {
-  const store = new ResponseStore(charactersMax);
+  const store = new ResponseStore(new ResponseBudget(charactersMax));
   const first = item(100 * 1024);
   store.put('a', 'me', {}, [first]);
   store.put('b', 'me', {}, [first, item(100)]);
@@ -36,8 +36,96 @@ it('makes room for others when a conversation is deleted', () => {
   expect([itemsOf(store, 'c').length, itemsOf(store, 'd').length]).toEqual([1, 1]);
 });
 
-it('keeps so many and no more', () => {
-  const store = new ResponseStore();
-  for (let at = 0; at <= responsesMax; at++) store.put(`resp_${at}`, 'me', {}, [item(1)]);
+it('keeps so many and no more, what a socket goes on from longer than others', () => {
+  const budget = new ResponseBudget();
+  const store = new ResponseStore(budget);
+  new SocketMemory(store, budget).put('socket', 'me', {}, [item(1)], true);
+  for (let at = 0; at < responsesMax; at++) store.put(`resp_${at}`, 'me', {}, [item(1)]);
   expect([store.get('resp_0', 'me'), itemsOf(store, 'resp_1').length]).toEqual([null, 1]);
+  expect(itemsOf(store, 'socket')).toHaveLength(1);
+});
+
+describe('sockets and HTTP, of one budget,', () => {
+  const large = () => [item(60 * 1024)];
+  const stage = (sockets: number) => {
+    const budget = new ResponseBudget(charactersMax);
+    const http = new ResponseStore(budget);
+    return { http, sockets: Array.from({ length: sockets }, () => new SocketMemory(http, budget)) };
+  };
+  const has = (place: Pick<ResponseStore, 'get'>, id: string) => place.get(id, 'me') !== null;
+
+  it('keep no more together than one of them may', () => {
+    const { http, sockets } = stage(100);
+    for (const [index, socket] of sockets.entries()) {
+      socket.put(`own_${index}`, 'me', {}, large(), false);
+      http.put(`http_${index}`, 'me', {}, large());
+    }
+    const kept = sockets.filter((socket, index) => has(socket, `own_${index}`)).length;
+    const stored = sockets.filter((_, index) => has(http, `http_${index}`)).length;
+    expect(kept + stored).toBe(4);
+    expect(has(http, 'http_99')).toBe(true);
+  });
+
+  it('forget what was used least recently', () => {
+    const { http, sockets } = stage(1);
+    for (const id of ['a', 'b']) http.put(id, 'me', {}, large());
+    sockets[0]!.put('c', 'me', {}, large(), false);
+    sockets[0]!.put('d', 'me', {}, large(), false);
+    expect(has(http, 'a')).toBe(true);
+    http.put('e', 'me', {}, large());
+    expect([has(http, 'a'), has(http, 'b'), has(sockets[0]!, 'c')]).toEqual([true, false, true]);
+  });
+
+  it('forget what a socket goes on from last, whichever of the two has it', () => {
+    const { http, sockets } = stage(2);
+    sockets[0]!.put('own', 'me', {}, large(), false);
+    sockets[1]!.put('stored', 'me', {}, large(), true);
+    for (let at = 0; at < 20; at++) http.put(`http_${at}`, 'me', {}, large());
+    expect([has(sockets[0]!, 'own'), has(sockets[1]!, 'stored'), has(http, 'http_19')]).toEqual([true, true, true]);
+    // A later turn takes its place, and goes first where nothing else is left.
+    sockets[0]!.put('next', 'me', {}, large(), false);
+    for (let at = 20; at < 40; at++) http.put(`http_${at}`, 'me', {}, large());
+    expect([has(sockets[0]!, 'own'), has(sockets[0]!, 'next')]).toEqual([false, true]);
+    http.put('whale', 'me', {}, [item(200 * 1024)]);
+    expect([has(http, 'whale'), has(sockets[1]!, 'stored'), has(sockets[0]!, 'next')]).toEqual([true, false, false]);
+    http.put('too large', 'me', {}, [item(300 * 1024)]);
+    expect(has(http, 'too large')).toBe(false);
+  });
+
+  it('have room again when a socket closes, and what it was still answering is not kept', () => {
+    const { http, sockets } = stage(2);
+    const [first, second] = sockets as [SocketMemory, SocketMemory];
+    for (let at = 0; at < 4; at++) first.put(`own_${at}`, 'me', {}, large(), false);
+    first.put('stored', 'me', {}, [item(10)], true);
+    first.close();
+    first.put('late', 'me', {}, large(), false);
+    expect([has(first, 'own_3'), has(first, 'late'), has(http, 'stored')]).toEqual([false, false, true]);
+    for (let at = 0; at < 4; at++) second.put(`own_${at}`, 'me', {}, large(), false);
+    expect([0, 1, 2, 3].map((at) => has(second, `own_${at}`))).toEqual([true, true, true, true]);
+    expect(has(http, 'stored')).toBe(true);
+  });
+
+  it('do not see each other’s private responses and items, and share what is stored', () => {
+    const { http, sockets } = stage(2);
+    const answer = Object.assign(item(10), { id: 'msg_1' }) as Item;
+    sockets[0]!.put('private', 'me', {}, [answer], false);
+    for (const other of [http, sockets[1]!]) {
+      expect([has(other, 'private'), other.item('msg_1', 'me')]).toEqual([false, null]);
+    }
+    expect(sockets[0]!.item('msg_1', 'me')).toBe(answer);
+    sockets[0]!.put('public', 'me', {}, [answer], true);
+    expect([has(sockets[1]!, 'public'), http.item('msg_1', 'me'), http.item('msg_1', 'you')]).toEqual([
+      true,
+      answer,
+      null,
+    ]);
+    http.delete('public', 'me');
+    expect([http.item('msg_1', 'me'), sockets[0]!.item('msg_1', 'me')]).toEqual([null, answer]);
+  });
+
+  it('count many small ones as what they take', () => {
+    const { http } = stage(0);
+    for (let at = 0; at < 500; at++) http.put(`r${at}`, 'me', {}, [item(1)]);
+    expect(Array.from({ length: 500 }, (_, at) => has(http, `r${at}`)).filter(Boolean).length).toBeLessThan(130);
+  });
 });
