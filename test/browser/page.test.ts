@@ -193,6 +193,20 @@ describe('what an answer may contain', () => {
     await page.getByRole('button', { name: 'Copy', exact: true }).first().waitFor();
   });
 
+  it('has a head on every block of code, links by reference, and formulas in the middle of a line', async () => {
+    const answer =
+      'See [the page][1].\n\n1. One:\n\n   ```python\n   a = 1\n   ```\n\n2. Two:\n\n   ```bash\n   ls\n   ```\n\n' +
+      'So $$E = mc^2$$ and \\[a^2 = b\\] and \\(c +\nd\\), for $5 or \\[sic\\].\n\nBroken: $\\frac{a$.\n\n[1]: https://example.com/';
+    const page = await start({ reply: () => ({ tokens: [answer] }) });
+    await ask(page, 'Hi');
+    await expect.poll(() => page.locator('.answer math').count()).toBe(3);
+    expect(await page.locator('.answer .code-head span').allTextContents()).toEqual(['python', 'bash']);
+    await page.locator('.answer li:nth-child(2) .hljs-built_in').waitFor();
+    expect(await page.locator('.answer a').getAttribute('href')).toBe('https://example.com/');
+    expect(await page.locator('.answer').textContent()).toContain('for $5 or [sic].');
+    expect(await page.locator('.answer .math code').textContent()).toBe('\\frac{a');
+  });
+
   it('scrolls a 10,000-token answer smoothly', async () => {
     const words = 'word '.repeat(10);
     const page = await start({

@@ -25,10 +25,15 @@ export const models = signal<ModelCard[]>([]);
 export const connection = signal<Connection>('connecting');
 export const connectionMessage = signal('');
 
+/** A server that does not say in this time what it serves is as good as gone. */
+const patienceMs = 10_000;
+
 /** Asks the server what it serves; keeps `connection` true to what came back. */
 export async function refreshModels(): Promise<void> {
   try {
-    const body = (await (await call('v1/models')).json()) as { data: WireModel[] };
+    const body = (await (await call('v1/models', { signal: AbortSignal.timeout(patienceMs) })).json()) as {
+      data: WireModel[];
+    };
     models.value = body.data.map((model) => ({
       id: model.id,
       context: model.max_model_len ?? null,

@@ -2,6 +2,7 @@
 import { computed, effect, signal } from '@preact/signals';
 import { ApiError } from '../api/base';
 import { streamChat, type WireMessage } from '../api/chat';
+import { refreshModels } from '../api/models';
 import { deleteConversation, loadConversation, loadConversations, saveConversation } from './database';
 import { settings } from './settings';
 import { add, type Conversation, change, joined, type Message, type Piece, path, show, siblings } from './tree';
@@ -11,6 +12,9 @@ export const openId = signal<string | null>(null);
 export const conversation = computed(() => conversations.value.find((entry) => entry.id === openId.value) ?? null);
 /** The answer that is streaming now, if any. One at a time: this is a page for one person. */
 export const streaming = signal<{ conversation: string; message: string; abort: AbortController } | null>(null);
+
+/** Whether this browser has no place for conversations: forbidden by its settings, or full. */
+export const unkept = signal(false);
 
 /** Tokens that came closer together than this came in one read: a rate of theirs would say nothing. */
 const rateMsMin = 20;
@@ -24,7 +28,10 @@ const newId = (): string =>
   crypto.randomUUID?.() ?? `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
 
 export async function restoreConversations(): Promise<void> {
-  const stored = await loadConversations().catch(() => []);
+  const stored = await loadConversations().catch(() => {
+    unkept.value = true;
+    return [];
+  });
   conversations.value = stored.map(withEndings).sort((a, b) => b.updatedAt - a.updatedAt);
   reopen();
   otherTabs.onmessage = ({ data }: MessageEvent<Change>) => void follow(data);
@@ -59,8 +66,11 @@ function put(changed: Conversation, save = true): void {
   place(changed);
   if (!save) return;
   saveConversation(changed)
-    .then(() => otherTabs.postMessage({ saved: changed.id }))
-    .catch(() => {});
+    .then(() => {
+      unkept.value = false;
+      otherTabs.postMessage({ saved: changed.id });
+    })
+    .catch(() => (unkept.value = true));
 }
 
 type Change = { saved: string } | { deleted: string };
@@ -184,7 +194,11 @@ async function answer(conversationId: string, parent: string): Promise<void> {
     result.end();
   } catch (error) {
     if (abort.signal.aborted) result.end('stopped');
-    else result.fail(error instanceof ApiError ? error.message : 'The connection broke off. What had arrived is kept.');
+    else {
+      result.fail(error instanceof ApiError ? error.message : 'The connection broke off. What had arrived is kept.');
+      // Gone, with another model, with other keys? From here on the page says which, and when it is over.
+      if (!(error instanceof ApiError) || [0, 401, 404, 503].includes(error.status)) refreshModels();
+    }
   } finally {
     streaming.value = null;
   }

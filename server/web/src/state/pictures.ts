@@ -33,9 +33,14 @@ export async function readPicture(file: File): Promise<Picture> {
   const canvas = new OffscreenCanvas(Math.round(bitmap.width * scale), Math.round(bitmap.height * scale));
   const context = canvas.getContext('2d');
   if (!context) throw new Error('This browser cannot scale pictures.');
+  const type = file.type === 'image/png' ? 'image/png' : 'image/jpeg';
+  if (type === 'image/jpeg') {
+    // It knows no transparency: what was would turn black. The server puts white under the rest, too.
+    context.fillStyle = '#fff';
+    context.fillRect(0, 0, canvas.width, canvas.height);
+  }
   context.imageSmoothingQuality = 'high';
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   bitmap.close();
-  const type = file.type === 'image/png' ? 'image/png' : 'image/jpeg';
   return { name: file.name || 'picture', url: await asDataUrl(await canvas.convertToBlob({ type, quality: 0.92 })) };
 }

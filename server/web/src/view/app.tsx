@@ -24,6 +24,7 @@ export function App() {
   usePolling();
   useDropAnywhere();
   useEscape();
+  useTitle();
   return (
     <div class={`app ${statusOpen.value ? 'with-status' : ''}`}>
       <a class="skip" href="#composer">
@@ -94,12 +95,23 @@ function useEscape(): void {
 /** Until the server is ready its state is asked for every two seconds; a model may be loading. */
 function usePolling(): void {
   useEffect(() => {
-    const timer = setInterval(
-      () => connection.value !== 'ready' && connection.value !== 'key' && refreshModels(),
-      2000,
-    );
+    let asking = false;
+    const timer = setInterval(async () => {
+      if (asking || connection.value === 'ready' || connection.value === 'key') return;
+      asking = true;
+      await refreshModels();
+      asking = false;
+    }, 2000);
     return () => clearInterval(timer);
   }, []);
+}
+
+/** Tabs side by side are told apart by what is talked about in them. */
+function useTitle(): void {
+  const title = conversation.value?.title;
+  useEffect(() => {
+    document.title = title ? `${title} · Hearth` : 'Hearth';
+  }, [title]);
 }
 
 function Header() {
@@ -154,7 +166,7 @@ function ConnectionNotice() {
         </>
       )}
       {state === 'loading' && <p>The model is loading. This page goes on by itself when it is ready.</p>}
-      {state === 'unreachable' && <p>{connectionMessage.value}</p>}
+      {state === 'unreachable' && <p>{connectionMessage.value} This page goes on by itself when it answers again.</p>}
     </div>
   );
 }

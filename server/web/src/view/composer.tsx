@@ -11,6 +11,8 @@ import { IconButton } from './icons';
 export const draft = signal('');
 export const pictures = signal<Picture[]>([]);
 export const notice = signal('');
+/** Pictures that are being read: they belong to the message, which therefore waits for them. */
+const reading = signal(0);
 
 /** Adds files to the message being written; what is no picture is said, not dropped in silence. */
 export async function addFiles(files: Iterable<File>): Promise<void> {
@@ -21,17 +23,21 @@ export async function addFiles(files: Iterable<File>): Promise<void> {
       notice.value = `${file.name} is not a picture.`;
       continue;
     }
+    reading.value++;
     try {
-      pictures.value = [...pictures.value, await readPicture(file)];
+      const picture = await readPicture(file);
+      pictures.value = [...pictures.value, picture];
     } catch (error) {
       notice.value = (error as Error).message;
+    } finally {
+      reading.value--;
     }
   }
 }
 
 function submit(): void {
   const text = draft.value.trim();
-  if (streaming.value || (!text && pictures.value.length === 0)) return;
+  if (streaming.value || reading.value > 0 || (!text && pictures.value.length === 0)) return;
   if (pictures.value.length > 0 && currentModel()?.vision === false) {
     notice.value = 'This model cannot see pictures. Choose one that can, or remove them.';
     return;
@@ -50,6 +56,11 @@ function stopByButton(event: MouseEvent): void {
   if (event.detail > 1) return;
   stop();
   offerComposer();
+}
+
+function hint(): string {
+  if (reading.value > 0) return 'Reading pictures…';
+  return streaming.value ? 'Escape stops' : 'Enter sends, Shift+Enter makes a line';
 }
 
 export function Composer() {
@@ -103,7 +114,7 @@ export function Composer() {
       <div class="row">
         <FileButton label="Add pictures" icon="picture" />
         <FileButton label="Take a picture" icon="camera" capture />
-        <span class="hint">{streaming.value ? 'Escape stops' : 'Enter sends, Shift+Enter makes a line'}</span>
+        <span class={`hint ${reading.value > 0 ? 'urgent' : ''}`}>{hint()}</span>
         {streaming.value ? (
           <IconButton class="send" icon="stop" label="Stop" onClick={stopByButton} />
         ) : (
@@ -111,7 +122,7 @@ export function Composer() {
             class="send"
             icon="send"
             label="Send"
-            disabled={!draft.value.trim() && pictures.value.length === 0}
+            disabled={reading.value > 0 || (!draft.value.trim() && pictures.value.length === 0)}
             onClick={submit}
           />
         )}

@@ -6,29 +6,39 @@ import { memo } from 'preact/compat';
 import { useEffect, useRef } from 'preact/hooks';
 import { announce } from './announcer';
 
+/** Brackets that are only escaped hold no formula: `\[sic\]`. */
+const displayMath = /^\$\$([^$]+?)\$\$|^\\\[((?=[\s\S]*?[\\^_=+<>][\s\S]*?\\\])[\s\S]+?)\\\]/;
+
 marked.use({
   // HTML in an answer is shown as it was written, like all else a model says: it is text, not a page.
   renderer: { html: ({ text }) => escapeHtml(text) },
   gfm: true,
   breaks: true,
   extensions: [
-    mathExtension('mathBlock', 'block', /^\$\$([\s\S]+?)\$\$|^\\\[([\s\S]+?)\\\]/),
-    mathExtension('mathInline', 'inline', /^\$(?!\s)((?:[^$\n\\]|\\.)+?)(?<!\s)\$(?!\d)|^\\\((.+?)\\\)/),
+    // A block starts a line: else every dollar would cut a paragraph in two.
+    mathExtension('mathBlock', 'block', /(?<=\n)(\$\$|\\\[)/, displayMath, 'block'),
+    mathExtension('mathDisplay', 'inline', /\$\$|\\\[/, displayMath, 'block'),
+    mathExtension(
+      'mathInline',
+      'inline',
+      /\$|\\\(/,
+      /^\$(?!\s)((?:[^$\n\\]|\\.)+?)(?<!\s)\$(?!\d)|^\\\(([\s\S]+?)\\\)/,
+      'inline',
+    ),
   ],
 });
 
 /** `$…$`, `$$…$$`, `\(…\)` and `\[…\]` become placeholders that enhance() turns into MathML. */
-function mathExtension(name: string, level: 'block' | 'inline', rule: RegExp) {
+function mathExtension(name: string, level: 'block' | 'inline', start: RegExp, rule: RegExp, look: 'block' | 'inline') {
   return {
     name,
     level,
-    // A block starts a line: else every dollar would cut a paragraph in two.
-    start: (source: string) => (level === 'block' ? source.search(/(?<=\n)(\$\$|\\\[)/) : source.search(/\$|\\\(/)),
+    start: (source: string) => source.search(start),
     tokenizer(source: string) {
       const match = rule.exec(source);
       return match ? { type: name, raw: match[0], text: (match[1] ?? match[2] ?? '').trim() } : undefined;
     },
-    renderer: (token: { text?: string }) => `<span class="math ${level}">${escapeHtml(token.text ?? '')}</span>`,
+    renderer: (token: { text?: string }) => `<span class="math ${look}">${escapeHtml(token.text ?? '')}</span>`,
   };
 }
 
@@ -70,32 +80,40 @@ const Block = memo(
 
 /** Renders Markdown; `live` marks text that is still growing. */
 export function Markdown({ text, live }: { text: string; live: boolean }) {
-  const tokens = marked.lexer(text).filter((token: Token) => token.type !== 'space');
+  const all = marked.lexer(text);
+  const tokens = all.filter(({ type }: Token) => type !== 'space' && type !== 'def');
+  // Where links by reference lead is said elsewhere, often at the end.
+  const places = all.flatMap(({ type, raw }: Token) => (type === 'def' ? [raw] : [])).join('\n');
+  const sourceOf = ({ raw }: Token) => (places && raw.includes('[') ? `${raw}\n\n${places}` : raw);
   return (
     <div class="markdown">
       {tokens.map((token, index) => (
-        <Block key={index} source={token.raw} live={live && index === tokens.length - 1} />
+        <Block key={index} source={sourceOf(token)} live={live && index === tokens.length - 1} />
       ))}
     </div>
   );
 }
 
 async function enhance(element: HTMLElement): Promise<void> {
-  const code = element.querySelector<HTMLElement>('pre > code');
-  if (code && !element.querySelector('.code-head')) await dressCode(code);
   for (const table of element.querySelectorAll('table')) wrapTable(table);
-  const maths = element.querySelectorAll<HTMLElement>('.math');
-  if (maths.length > 0) {
-    const { default: katex } = await import('katex');
-    for (const math of maths) {
-      if (math.querySelector('math')) continue;
-      const displayMode = math.classList.contains('block');
-      math.innerHTML = katex.renderToString(math.textContent ?? '', {
-        output: 'mathml',
-        throwOnError: false,
-        displayMode,
-      });
-    }
+  const codes = [...element.querySelectorAll<HTMLElement>('pre > code')].filter(
+    (code) => !code.parentElement?.previousElementSibling?.matches('.code-head'),
+  );
+  for (const code of codes) addHead(code);
+  for (const code of codes) await colour(code);
+  for (const math of element.querySelectorAll<HTMLElement>('.math:not(:has(math))')) await typeset(math);
+}
+
+async function typeset(math: HTMLElement): Promise<void> {
+  const { default: katex } = await import('katex');
+  const source = math.textContent ?? '';
+  try {
+    math.innerHTML = katex.renderToString(source, { output: 'mathml', displayMode: math.classList.contains('block') });
+  } catch {
+    // No TeX, or more than KaTeX knows: what the model wrote still tells more than nothing.
+    const code = document.createElement('code');
+    code.textContent = source;
+    math.replaceChildren(code);
   }
 }
 
@@ -104,16 +122,20 @@ function wrapTable(table: HTMLTableElement): void {
   const scroll = document.createElement('div');
   scroll.className = 'table-scroll';
   scroll.tabIndex = 0;
+  scroll.role = 'region';
+  scroll.ariaLabel = 'Table';
   table.replaceWith(scroll);
   scroll.append(table);
 }
 
-async function dressCode(code: HTMLElement): Promise<void> {
-  const language = [...code.classList].find((name) => name.startsWith('language-'))?.slice(9) ?? '';
+const languageOf = (code: HTMLElement): string =>
+  [...code.classList].find((name) => name.startsWith('language-'))?.slice(9) ?? '';
+
+function addHead(code: HTMLElement): void {
   const head = document.createElement('div');
   head.className = 'code-head';
   const label = document.createElement('span');
-  label.textContent = language || 'text';
+  label.textContent = languageOf(code) || 'text';
   const copy = document.createElement('button');
   copy.type = 'button';
   copy.textContent = 'Copy';
@@ -126,8 +148,11 @@ async function dressCode(code: HTMLElement): Promise<void> {
   head.append(label, copy);
   code.parentElement?.before(head);
   code.parentElement?.setAttribute('tabindex', '0');
+}
+
+async function colour(code: HTMLElement): Promise<void> {
   const { highlight } = await import('./highlight');
-  const html = highlight(code.textContent ?? '', language);
+  const html = highlight(code.textContent ?? '', languageOf(code));
   if (html !== null) code.innerHTML = html;
 }
 

@@ -16,6 +16,11 @@ const endings: Record<string, string> = {
   content_filter: 'Ended by a filter.',
 };
 
+const endingOf = (message: Message): string | undefined =>
+  message.finish === 'stop' && !textOf(message)
+    ? 'The model ended its answer without a word.'
+    : endings[message.finish!];
+
 export function MessageView({ message }: { message: Message }) {
   const [editing, setEditing] = useState(false);
   const live = streaming.value?.message === message.id;
@@ -108,43 +113,58 @@ function AnswerBody({ message, live }: { message: Message; live: boolean }) {
           {message.error}
         </p>
       )}
-      {message.finish && endings[message.finish] && <p class="ending">{endings[message.finish]}</p>}
+      {message.finish && endingOf(message) && <p class="ending">{endingOf(message)}</p>}
     </div>
   );
 }
 
+/** A message without words gets a place for some. */
+const editable = (pieces: Piece[]): Piece[] =>
+  pieces.some((piece) => 'text' in piece) ? pieces : [...pieces, { text: '' }];
+
+/** With the white space that parted the old text from the picture behind it: that is nothing one edits. */
+const ended = (text: string, old: string, last: boolean): string =>
+  text.trim() && text.trim() + (last ? '' : (/\s*$/.exec(old)?.[0] ?? ''));
+
+/** Texts can be typed into where they stand among the pictures. */
 function Editor({ message, close }: { message: Message; close: () => void }) {
-  const [text, setText] = useState(textOf(message));
-  const area = useRef<HTMLTextAreaElement>(null);
-  useLayoutEffect(() => area.current?.focus(), []);
+  const pieces = editable(message.pieces);
+  const [texts, setTexts] = useState(() => pieces.map((piece) => ('text' in piece ? piece.text.trimEnd() : '')));
+  const element = useRef<HTMLDivElement>(null);
+  useLayoutEffect(() => element.current?.querySelector('textarea')?.focus(), []);
   const cancel = () => {
     close();
     focusSoon(() => document.querySelector(`[data-message="${message.id}"] [aria-label="Edit and branch"]`));
   };
+  const edited = pieces
+    .map((piece, at) =>
+      'text' in piece ? { text: ended(texts[at] ?? '', piece.text, at === pieces.length - 1) } : piece,
+    )
+    .filter((piece) => !('text' in piece) || piece.text);
   const submit = () => {
     close();
     offerComposer();
-    const pictures = picturesOf(message).map((picture) => ({ picture }));
-    send([...pictures, { text: text.trim() }], message.parent);
+    send(edited, message.parent);
   };
+  const parts = pieces.flatMap((piece, at) => ('text' in piece ? [at] : []));
   return (
-    <div class="editor">
-      <label class="hidden" for={`edit-${message.id}`}>
-        Edit your message
-      </label>
-      <textarea
-        id={`edit-${message.id}`}
-        value={text}
-        rows={Math.min(12, text.split('\n').length + 1)}
-        onInput={(event) => setText(event.currentTarget.value)}
-        dir="auto"
-        ref={area}
-        onKeyDown={(event) => {
-          if (event.key !== 'Escape' || event.isComposing) return;
-          event.preventDefault();
-          cancel();
-        }}
-      />
+    <div class="editor" ref={element}>
+      <div class="thumbnails">
+        {pieces.map((piece, at) =>
+          'picture' in piece ? (
+            <Thumbnail key={at} picture={piece.picture} label="Picture" />
+          ) : (
+            <EditedText
+              key={at}
+              id={`edit-${message.id}-${at}`}
+              label={`Edit your message${parts.length > 1 ? `, part ${parts.indexOf(at) + 1} of ${parts.length}` : ''}`}
+              text={texts[at] ?? ''}
+              change={(text) => setTexts(texts.map((other, index) => (index === at ? text : other)))}
+              cancel={cancel}
+            />
+          ),
+        )}
+      </div>
       <div class="row end">
         <button type="button" class="button" onClick={cancel}>
           Cancel
@@ -152,13 +172,43 @@ function Editor({ message, close }: { message: Message; close: () => void }) {
         <button
           type="button"
           class="button primary"
-          disabled={!text.trim() || streaming.value !== null}
+          disabled={edited.length === 0 || streaming.value !== null}
           onClick={submit}
         >
           Send as a new branch
         </button>
       </div>
     </div>
+  );
+}
+
+interface EditedTextProps {
+  id: string;
+  label: string;
+  text: string;
+  change: (text: string) => void;
+  cancel: () => void;
+}
+
+function EditedText({ id, label, text, change, cancel }: EditedTextProps) {
+  return (
+    <>
+      <label class="hidden" for={id}>
+        {label}
+      </label>
+      <textarea
+        id={id}
+        value={text}
+        rows={Math.min(12, text.split('\n').length + 1)}
+        onInput={(event) => change(event.currentTarget.value)}
+        dir="auto"
+        onKeyDown={(event) => {
+          if (event.key !== 'Escape' || event.isComposing) return;
+          event.preventDefault();
+          cancel();
+        }}
+      />
+    </>
   );
 }
 

@@ -1,7 +1,7 @@
 // The conversations of this browser: open, rename, export, delete.
 import { signal } from '@preact/signals';
 import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
-import { conversations, openId, remove, rename } from '../state/conversations';
+import { conversations, openId, remove, rename, unkept } from '../state/conversations';
 import { type Conversation, path, textOf } from '../state/tree';
 import { focusComposer, focusSoon, offerComposer } from './focus';
 import { IconButton } from './icons';
@@ -50,7 +50,13 @@ export function Sidebar() {
             <Entry key={entry.id} entry={entry} />
           ))}
         </ul>
-        {conversations.value.length === 0 && <p class="muted">Conversations stay in this browser.</p>}
+        {unkept.value ? (
+          <p class="error" role="alert">
+            This browser does not keep conversations: its storage is full or forbidden. They last as long as this page.
+          </p>
+        ) : (
+          conversations.value.length === 0 && <p class="muted">Conversations stay in this browser.</p>
+        )}
         {conversations.value.length > 0 && (
           <button
             type="button"

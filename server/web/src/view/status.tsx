@@ -71,9 +71,18 @@ function useHistory(): { points: Point[]; error: string } {
         setError((problem as Error).message);
       }
     };
-    scrape();
-    const timer = setInterval(scrape, 1000);
-    return () => clearInterval(timer);
+    // One at a time: of a slow server's, more would take up all the connections that a browser opens to it.
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    let closed = false;
+    const go = async () => {
+      if (!document.hidden) await scrape();
+      if (!closed) timer = setTimeout(go, 1000);
+    };
+    go();
+    return () => {
+      closed = true;
+      clearTimeout(timer);
+    };
   }, []);
   return { points, error };
 }
