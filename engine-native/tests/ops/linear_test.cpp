@@ -255,6 +255,7 @@ TEST(Linear, W4Int8ManyRows) {
     for (bool symmetric : {false, true}) {
       check(w4(64, 70, 32, symmetric, ActivationFormat::int8_group), rows, rows);
       check(w4(704, 83, 32, symmetric, ActivationFormat::int8_group), rows, 40 + rows);
+      check(w4(672, 21, 32, symmetric, ActivationFormat::int8_group), rows, 50 + rows);  // an odd number of groups
       check(w4(704, 50, 64, symmetric, ActivationFormat::int8_group), rows, 60 + rows);
       check(w4(1408, 33, 128, symmetric, ActivationFormat::int8_group), rows, 80 + rows);
     }
@@ -281,21 +282,21 @@ void each_sum(const std::vector<float>& scales, int q, const std::function<void(
   }
 }
 
-// Whole scales at their largest, 16,383: a span of the largest sums stays within 32 bits.
+// Whole scales at their largest, 4,096: a weight times its scale fits 16 bits, a span of the largest sums 32.
 TEST(Linear, WholeScalesAtTheirLargest) {
-  const float scale = 16383.0f / 16384.0f;
+  const float scale = 4095.9f / 4096.0f;  // rounded up to 4,096
   for (int q : {0, 15}) {
-    const double wanted = 8 * 32 * scale * (q - 8.0);
-    each_sum(std::vector<float>(8, scale), q, [&](const std::string& name, float sum) { EXPECT_NEAR(sum, wanted, 1e-6 * std::fabs(wanted)) << name; });
+    const double wanted = 8 * 32 * (q - 8.0);
+    each_sum(std::vector<float>(8, scale), q, [&](const std::string& name, float sum) { EXPECT_NEAR(sum, wanted, 3e-5 * std::fabs(wanted)) << name; });
   }
 }
 
-// Scales of one row that lie far apart keep 15 bits of the largest.
+// Scales of one row that lie far apart keep 13 bits of the largest.
 TEST(Linear, WholeScalesFarApart) {
   const std::vector<float> scales{1.0f, 0.3f, 0.01f, 1e-3f, 1e-4f, 0.77f, 0.0f};
   double wanted = 0;
   for (float scale : scales) wanted += 32 * 7.0 * scale;
-  each_sum(scales, 15, [&](const std::string& name, float sum) { EXPECT_NEAR(sum, wanted, 0x1p-15 * 32 * 7 * scales.size()) << name; });
+  each_sum(scales, 15, [&](const std::string& name, float sum) { EXPECT_NEAR(sum, wanted, 0x1p-13 * 32 * 7 * scales.size()) << name; });
 }
 
 TEST(Linear, ScaleThatIsNoNumberShows) {

@@ -19,8 +19,8 @@ Place place(const LinearSpec& spec, int row) {
   return {2 * (at / block_rows) + up, at % block_rows, at == half - 1};
 }
 
-// The power of two that brings the largest scale of a row to [2^13, 2^14); NaN when a scale is not finite.
-float row_factor(const float* scales, int groups) {
+// The power of two that brings the largest scale of a row to [2^(bits - 1), 2^bits); NaN when a scale is not finite.
+float row_factor(const float* scales, int groups, int bits) {
   float best = 0;
   for (int g = 0; g < groups; ++g) {
     if (!std::isfinite(scales[g])) return NAN;
@@ -29,7 +29,7 @@ float row_factor(const float* scales, int groups) {
   if (best == 0) return 1.0f;
   int exponent = 0;
   std::frexp(best, &exponent);
-  exponent -= 14;
+  exponent -= bits;
   return std::ldexp(1.0f, exponent < -126 ? -126 : exponent > 126 ? 126 : exponent);
 }
 
@@ -47,7 +47,7 @@ void pack_w4_row(const LinearSpec& spec, const HostLinear& from, int row, uint8_
   const W4Layout layout = w4_layout(spec.in, spec.group, spec.symmetric);
   const int groups = spec.in / spec.group;
   const float* scales = from.scales + static_cast<size_t>(row) * groups;
-  const float factor = row_factor(scales, groups), inverse = 1.0f / factor;
+  const float factor = row_factor(scales, groups, whole_scales(spec) ? whole_scale_bits : 14), inverse = 1.0f / factor;
   reinterpret_cast<float*>(block)[lane] = factor;
   for (int g = 0; g < groups; ++g) {
     pack_scale(whole_scales(spec), scales[g] * inverse, block + layout.scales + 2 * (g * block_rows + lane));

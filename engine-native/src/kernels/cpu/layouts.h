@@ -7,8 +7,8 @@
 //
 //   w4-x16 block: [16 f32 row factors][in/group x 16 scales][in/group x 16 u8 zero points, asymmetric only]
 //                 [in/8 x 64 bytes], every part padded to 64 bytes. weight = factor * scale * (q - zero).
-//                 A factor is a power of two that brings the row's largest scale near 2^14. Scales are f16, whole ones
-//                 (whole_scales) i16: four groups of (q - 8) * int8 * scale then add up to less than 2^31.
+//                 A factor is a power of two that brings the row's largest scale near 2^14, whole ones (whole_scales) near
+//                 2^12. Scales are f16, whole ones i16: (q - 8) * scale then fits 16 bits.
 //   w8-x16 block: [16 f32 scales][ceil(in/4) x 64 bytes, zero padded]
 //   dense:        rows as they come.
 //
@@ -26,6 +26,7 @@ inline constexpr int block_rows = 16;
 
 // Scales kept as whole numbers times the row's factor: those of symmetric groups of 32. W4A8 then scales and adds up sums of
 // products as integers over a span.
+inline constexpr int whole_scale_bits = 12;
 constexpr bool whole_scales(const ops::LinearSpec& s) { return s.weight == ops::WeightFormat::w4 && s.symmetric && s.group == 32; }
 
 // Inputs that share an activation scale in W4A8 (ActivationFormat::int8_group): a group, or four with whole scales (the last span
@@ -35,7 +36,7 @@ constexpr int activation_span(const ops::LinearSpec& s) { return whole_scales(s)
 struct W4Layout {
   size_t scales, zeros, quants, bytes;  // offsets in a block, and its size
 };
-inline constexpr const char* w4_layout_name = "w4-x16-whole";  // converted files say it: a change of the bytes needs a new one
+inline constexpr const char* w4_layout_name = "w4-x16-whole12";  // converted files say it: a change of the bytes needs a new one
 W4Layout w4_layout(int in, int group, bool symmetric);
 
 struct W8Layout {

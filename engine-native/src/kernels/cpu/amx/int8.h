@@ -39,10 +39,17 @@ class TileShapes {
   bool set_ = false;
 };
 
+// What R rows of a block have added up after a stretch, times the outputs' factors at the block's last.
+template <int R>
+HEARTH_INLINE void store_totals(const uint8_t* block, const Stretch& stretch, const __m512 (&total)[R], float* out) {
+  const __m512 factor = _mm512_loadu_ps(block);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) _mm512_store_ps(out + r * block_rows, stretch.last ? _mm512_mul_ps(total[r], factor) : total[r]);
+}
+
 template <int subgroups, bool symmetric>
 struct W4Amx {
   static constexpr int rows_max = 8, panel_rows_min = 2, few_rows_max = 8, streams = 4, group = 32 * subgroups;
-  static constexpr bool whole = symmetric && subgroups == 1;  // whole_scales
   static constexpr int depth = subgroups == 1 ? 32 : 64;      // inputs of one tile product
   W4Vnni<subgroups, symmetric> few;
   mutable TileShapes shapes;
@@ -111,31 +118,13 @@ struct W4Amx {
     else _tile_stored(1, sums, 64);
   }
 
-  // What R rows add up: floats, or with whole scales the integers of the present span.
   template <int R>
-  struct Sums { __m512 total[whole ? 1 : R]; __m512i span[whole ? R : 1]; };
-
-  template <int R>
-  HEARTH_INLINE void add(const uint8_t* block, const W4Layout& layout, int g, int end, const float* scale, const int32_t* sums, float* out, Sums<R>& s) {
-    if constexpr (whole) {
-      const __m512i scales = group_whole_scales(block, layout, g);
+  HEARTH_INLINE void add(const uint8_t* block, const W4Layout& layout, int g, const float* scale, const int32_t* sums, __m512 (&total)[R]) {
+    const __m512 scales = group_scales(block, layout, g);
 #pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) s.span[r] = _mm512_dpwssd_epi32(s.span[r], _mm512_load_si512(sums + r * block_rows), scales);
-      if (!ends_span(g, end)) return;
-      scale += g / span_groups * panel_tile_rows;
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        const __m512 before = g < span_groups ? _mm512_setzero_ps() : _mm512_load_ps(out + r * block_rows);
-        _mm512_store_ps(out + r * block_rows, add_span(s.span[r], scale[r], before));
-        s.span[r] = _mm512_setzero_si512();
-      }
-    } else {
-      const __m512 scales = group_scales(block, layout, g);
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        const __m512 by = _mm512_mul_ps(scales, _mm512_set1_ps(scale[g * panel_tile_rows + r]));
-        s.total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums + r * block_rows)), by, s.total[r]);
-      }
+    for (int r = 0; r < R; ++r) {
+      const __m512 by = _mm512_mul_ps(scales, _mm512_set1_ps(scale[g * panel_tile_rows + r]));
+      total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums + r * block_rows)), by, total[r]);
     }
   }
 
@@ -148,30 +137,162 @@ struct W4Amx {
     const int8_t* q_tile = o.q + tile * o.q_tile;
     const float* scale = o.scale + tile * o.group_tile;
     constexpr int group_weights = group * block_rows;
-    Sums<R> s;
+    __m512 total[R];
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      if constexpr (whole) s.span[r] = _mm512_setzero_si512();
-      else s.total[r] = stretch.begin == 0 ? _mm512_setzero_ps() : _mm512_load_ps(out + r * block_rows);
-    }
+    for (int r = 0; r < R; ++r) total[r] = stretch.begin == 0 ? _mm512_setzero_ps() : _mm512_load_ps(out + r * block_rows);
     product<0>(weights, q_tile, stretch.begin, sums[0]);
     for (int g = stretch.begin; g < stretch.end; g += 2) {
       if (row == 0) prefetch_group<subgroups>(stretch, g);
       weights += group_weights;
       if (g + 1 < stretch.end) product<1>(weights, q_tile, g + 1, sums[1]);
-      add<R>(block, few.layout, g, stretch.end, scale, sums[0], out, s);
+      add<R>(block, few.layout, g, scale, sums[0], total);
       if (g + 1 == stretch.end) break;
       if (row == 0) prefetch_group<subgroups>(stretch, g + 1);
       weights += group_weights;
       if (g + 2 < stretch.end) product<0>(weights, q_tile, g + 2, sums[0]);
-      add<R>(block, few.layout, g + 1, stretch.end, scale, sums[1], out, s);
+      add<R>(block, few.layout, g + 1, scale, sums[1], total);
     }
-    const __m512 factor = _mm512_loadu_ps(block);
+    store_totals<R>(block, stretch, total, out);
+  }
+};
+
+// Symmetric groups of 32, with whole scales: q - 8 times its scale fits 16 bits, so a weight becomes two bytes, of which the tiles
+// add up the low ones and the high ones of a whole span. A span's sums leave the tiles twice where a group's left them four times,
+// and are scaled once; the integers are those of the other sets.
+struct W4AmxWhole {
+  static constexpr int rows_max = 8, panel_rows_min = 2, few_rows_max = 12, streams = 4, span = span_groups * 32;
+  W4Vnni<1, true> few;
+  mutable TileShapes shapes;
+
+  explicit W4AmxWhole(const ops::LinearSpec& s) : few(s) {}
+  size_t block_bytes() const { return few.block_bytes(); }
+  void tile(const uint8_t* block, const Operands& o, int rows, float* out) const { few.tile(block, o, rows, out); }
+  template <int n>
+  void together(const uint8_t* const (&block)[n], size_t to_next, const Operands& o, float (*out)[block_rows]) const {
+    few.template together<n>(block, to_next, o, out);
+  }
+
+  void panels(const uint8_t* block, int count, const PanelOperands& o, int rows, float* out, int64_t apart) const {
+    if (rows <= few_rows_max) return few.in_registers(block, count, o, rows, out, apart);
+    shapes.set(64);
+    for (int i = 0; i < count; ++i) many_rows(block + i * few.layout.bytes, o, rows, out + i * apart);
+  }
+
+  void many_rows(const uint8_t* block, const PanelOperands& o, int rows, float* out) const {
+    alignas(64) int8_t planes[2 * scratch_inputs * block_rows];
+    for_each_stretch<32>(block, few.layout, few.layout.bytes, few.in / 32, [&](const Stretch& stretch) {
+      decode(block, few.layout, stretch, planes);
+      memory_is_written();
+      for (int row = 0; row < rows; row += panel_tile_rows) {
+        if (rows - row > 8) rows_of_tile<16>(block, planes, o, row, stretch, out + row * block_rows);
+        else rows_of_tile<8>(block, planes, o, row, stretch, out + row * block_rows);
+      }
+    });
+  }
+
+  static constexpr int plane_bytes = 64 * block_rows;  // a tile: 64 inputs of 16 outputs
+
+  // Words of the even and of the odd bytes' weights, in [-2^15, 2^15), to bytes of both planes.
+  HEARTH_INLINE void store_planes(__m512i evens, __m512i odds, int8_t* low, int8_t* high) {
+    const __m512i even = _mm512_set1_epi16(0x00ff);
+    constexpr int select = 0xca;  // even ? first : second
+    _mm512_store_si512(low, _mm512_ternarylogic_epi64(even, evens, _mm512_slli_epi16(odds, 8), select));
+    _mm512_store_si512(high, _mm512_ternarylogic_epi64(even, _mm512_srli_epi16(evens, 8), odds, select));
+  }
+
+  // A stretch to [inputs / 64][low, high][a tile]; zeros where the last tile's inputs end. The next stretch is read ahead from here:
+  // asked for between the tiles of the first rows it came too late (128 rows: 380 GMAC/s instead of 430).
+  HEARTH_INLINE void decode(const uint8_t* block, const W4Layout& layout, const Stretch& stretch, int8_t* planes) {
+    const __m512i nibble = _mm512_set1_epi16(15);
+    const int begin = stretch.begin, end = stretch.end;
+    const uint8_t* quants = block + layout.quants + static_cast<size_t>(begin) * 32 * 8;
+    for (int g = begin; g < end; ++g) {
+      prefetch_group<1>(stretch, g);
+      const __m512i whole = group_whole_scales(block, layout, g), scales = _mm512_or_si512(whole, _mm512_slli_epi32(whole, 16));
+      const __m512i zeros = _mm512_slli_epi16(scales, 3);
+      int8_t* low = planes + (g - begin) / 2 * 2 * plane_bytes + (g - begin) % 2 * plane_bytes / 2;
+#pragma GCC unroll 4
+      for (int chunk = 0; chunk < 4; ++chunk, quants += 64, low += 128) {
+        const __m512i q = _mm512_loadu_si512(quants);
+        const auto weights = [&](__m512i nibbles) { return _mm512_sub_epi16(_mm512_mullo_epi16(nibbles, scales), zeros); };
+        store_planes(weights(_mm512_and_si512(q, nibble)), weights(_mm512_and_si512(_mm512_srli_epi16(q, 8), nibble)), low, low + plane_bytes);
+        store_planes(weights(_mm512_and_si512(_mm512_srli_epi16(q, 4), nibble)), weights(_mm512_srli_epi16(q, 12)), low + 64, low + 64 + plane_bytes);
+      }
+    }
+    if ((end - begin) % 2 == 0) return;
+    int8_t* rest = planes + (end - begin) / 2 * 2 * plane_bytes + plane_bytes / 2;
+    std::memset(rest, 0, plane_bytes / 2);
+    std::memset(rest + plane_bytes, 0, plane_bytes / 2);
+  }
+
+  // The sums of a span of 16 rows, `tiles` of 64 inputs (1 or 2), of the low and of the high bytes, in tiles that the span before does
+  // not use: its sums leave theirs while these are multiplied (stored before, they held up the next tiles by 8 % of all).
+  template <int parity>
+  HEARTH_INLINE void multiply(const int8_t* planes, const int8_t* q, int tiles) {
+    if constexpr (parity == 0) {
+      _tile_zero(0);
+      _tile_zero(1);
+    } else {
+      _tile_zero(2);
+      _tile_zero(3);
+    }
+    for (int k = 0; k < tiles; ++k, q += 1024, planes += 2 * plane_bytes) {
+      if constexpr (parity == 0) {
+        _tile_loadd(4, q, 64);
+        _tile_loadd(6, planes, 64);
+        _tile_dpbsud(0, 4, 6);
+        _tile_loadd(7, planes + plane_bytes, 64);
+        _tile_dpbssd(1, 4, 7);
+      } else {
+        _tile_loadd(5, q, 64);
+        _tile_loadd(6, planes, 64);
+        _tile_dpbsud(2, 5, 6);
+        _tile_loadd(7, planes + plane_bytes, 64);
+        _tile_dpbssd(3, 5, 7);
+      }
+    }
+  }
+
+  // To `sums` and from there to the totals.
+  template <int parity, int R>
+  HEARTH_INLINE void add(int32_t* sums, const float* scale, __m512 (&total)[R]) {
+    if constexpr (parity == 0) {
+      _tile_stored(0, sums, 64);
+      _tile_stored(1, sums + 16 * block_rows, 64);
+    } else {
+      _tile_stored(2, sums, 64);
+      _tile_stored(3, sums + 16 * block_rows, 64);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const __m512 total = whole ? _mm512_load_ps(out + r * block_rows) : s.total[whole ? 0 : r];
-      if (!whole || stretch.last) _mm512_store_ps(out + r * block_rows, stretch.last ? _mm512_mul_ps(total, factor) : total);
+      const __m512i high = _mm512_slli_epi32(_mm512_load_si512(sums + (16 + r) * block_rows), 8);
+      total[r] = add_span(_mm512_add_epi32(high, _mm512_load_si512(sums + r * block_rows)), scale[r], total[r]);
     }
+  }
+
+  // R rows of the tile at `row` over the decoded stretch, added to out; set at a block's first, scaled at its last.
+  template <int R>
+  __attribute__((noinline)) void rows_of_tile(const uint8_t* block, const int8_t* planes, const PanelOperands& o, int row, const Stretch& stretch, float* out) const {
+    alignas(64) int32_t sums[2][2 * 16 * block_rows];
+    const int tile = row / panel_tile_rows;
+    const int8_t* q = o.q + tile * o.q_tile + stretch.begin / 2 * 1024;
+    const float* scale = o.scale + tile * o.group_tile + stretch.begin / span_groups * panel_tile_rows;
+    const auto tiles_from = [&](int g) { return g + 2 < stretch.end ? 2 : 1; };
+    const auto next = [&] { planes += span / 64 * 2 * plane_bytes, q += span / 64 * 1024; };
+    __m512 total[R];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) total[r] = stretch.begin == 0 ? _mm512_setzero_ps() : _mm512_load_ps(out + r * block_rows);
+    multiply<0>(planes, q, tiles_from(stretch.begin));
+    for (int g = stretch.begin; g < stretch.end; g += 2 * span_groups, scale += 2 * panel_tile_rows) {
+      next();
+      if (g + span_groups < stretch.end) multiply<1>(planes, q, tiles_from(g + span_groups));
+      add<0>(sums[0], scale, total);
+      if (g + span_groups >= stretch.end) break;
+      next();
+      if (g + 2 * span_groups < stretch.end) multiply<0>(planes, q, tiles_from(g + 2 * span_groups));
+      add<1>(sums[1], scale + panel_tile_rows, total);
+    }
+    store_totals<R>(block, stretch, total, out);
   }
 };
 

@@ -89,7 +89,9 @@ HEARTH_INLINE Int8Scale int8_scale_of(const ops::LinearSpec& s, const float* x, 
   return int8_scale(largest_magnitude(x, count));
 }
 
-// A row quantised into its panel tile (PanelOperands). The last row of a step fills the lanes after it with scale 0.
+// A row quantised into its panel tile (PanelOperands), without the sums where nobody asks for them. The last row of a step fills the
+// lanes after it with scale 0.
+template <bool with_sums>
 HEARTH_INLINE void quantise_to_panel(const ops::LinearSpec& s, const Scratch& at, uint8_t* base, int row, bool last, const float* x) {
   const int tile = row / panel_tile_rows, lane = row % panel_tile_rows;
   const int64_t first = tile * at.group_stride * panel_tile_rows + lane;
@@ -110,11 +112,14 @@ HEARTH_INLINE void quantise_to_panel(const ops::LinearSpec& s, const Scratch& at
       const int count = begin + part - i < 64 ? begin + part - i : 64;
       total += quantise(x + i, count, by_row ? 64 : count, by.inverse, q + i / 64 * 1024 + i % 64);
     }
+    if constexpr (!with_sums) continue;
     for (int pad = 0; pad < pads; ++pad) sums[begin / part * panel_tile_rows + pad] = pad == 0 ? -zero * total : 0;
   }
 }
 
-template <bool panel = false>
+enum class RowForm { plain, panel, panel_without_sums };
+
+template <RowForm form = RowForm::plain>
 HEARTH_INLINE void prepare_row(const ops::LinearSpec& s, const ops::LinearParams& p, const Scratch& at, uint8_t* base, int from,
                                int to) {
   float* wide = reinterpret_cast<float*>(base + at.x) + static_cast<int64_t>(to) * s.in;
@@ -133,7 +138,7 @@ HEARTH_INLINE void prepare_row(const ops::LinearSpec& s, const ops::LinearParams
     x = wide;
   }
   if (s.activations == ops::ActivationFormat::exact) return;
-  if constexpr (panel) return quantise_to_panel(s, at, base, from, from == p.rows - 1, x);
+  if constexpr (form != RowForm::plain) return quantise_to_panel<form == RowForm::panel>(s, at, base, from, from == p.rows - 1, x);
   int8_t* q = reinterpret_cast<int8_t*>(base) + to * at.q_stride;
   float* scale = reinterpret_cast<float*>(base + at.scale) + to * at.group_stride;
   int32_t* sums = reinterpret_cast<int32_t*>(base + at.sum) + to * at.group_stride;
@@ -265,13 +270,20 @@ concept PanelKernel = requires(const Kernel& k, const uint8_t* block, const Pane
   Kernel::panel_rows_min;
 };
 
-constexpr int panel_rows_max = 128;
+constexpr int panel_rows_max = 256;
 
 // Rows of a panel: its activations stay in the L2 cache (1 MiB and more where these instruction sets are).
 HEARTH_INLINE int rows_of_panel(const ops::LinearSpec& s) {
   constexpr int cache_bytes = 1 << 20;
   const int rows = cache_bytes / s.in / panel_tile_rows * panel_tile_rows;
   return rows < panel_tile_rows ? panel_tile_rows : rows > panel_rows_max ? panel_rows_max : rows;
+}
+
+// Whether the kernel reads the panels' sums: one that takes zero points off while it decodes does so for a last panel of few rows only.
+template <class Kernel>
+HEARTH_INLINE bool panels_need_sums(const ops::LinearSpec& s, int rows) {
+  if constexpr (requires { Kernel::few_rows_max; }) return (rows - 1) % rows_of_panel(s) < Kernel::few_rows_max;
+  return true;
 }
 
 // Blocks whose sums are finished together. Rows of y are a power of two apart more often than not, so the same line of every
@@ -343,9 +355,13 @@ HEARTH_INLINE void run_blocked(const ops::LinearSpec& s, const ops::LinearParams
   const int units = block_count(s).units;
   if constexpr (PanelKernel<Kernel>) {
     if (p.rows >= Kernel::panel_rows_min) {
+      const bool sums = panels_need_sums<Kernel>(s, p.rows);
       return pool.parallel([&](int worker, int) {
         pool.deal(worker, p.rows, 1, [&](int begin, int end) {
-          for (int row = begin; row < end; ++row) prepare_row<true>(s, p, at, base, row, row);
+          for (int row = begin; row < end; ++row) {
+            if (sums) prepare_row<RowForm::panel>(s, p, at, base, row, row);
+            else prepare_row<RowForm::panel_without_sums>(s, p, at, base, row, row);
+          }
         });
         pool.barrier();
         pool.deal(worker, units, panel_blocks / (s.gated ? 2 : 1), [&](int begin, int end) { stream_panels<Kernel>(s, p, at, base, {begin, end}); });
