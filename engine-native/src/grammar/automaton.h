@@ -27,7 +27,6 @@
 
 namespace hearth::grammar {
 
-inline constexpr int states_max = 120000;        // of one grammar
 inline constexpr int config_stacks_max = 512;   // possible at once: beyond that the grammar is too ambiguous
 inline constexpr int closure_max = 20000;       // positions looked at to find them
 inline constexpr int32_t dead = -1;

@@ -1,5 +1,7 @@
 // Rules of expressions to the flat NFA: Thompson's construction, with repeated bodies copied.
 #include <algorithm>
+#include <array>
+#include <map>
 #include <string>
 
 #include "grammar/automaton.h"
@@ -36,10 +38,9 @@ class AutomatonBuilder {
   }
   void empty(int from, int to) { edges_[from].push_back({-1, -1, to}); }
   int set_index(const ByteSet& set) {
-    for (size_t i = 0; i < sets_.size(); ++i)
-      if (sets_[i] == set) return static_cast<int>(i);
-    sets_.push_back(set);
-    return static_cast<int>(sets_.size()) - 1;
+    const auto [at, fresh] = set_index_.try_emplace(set.words, static_cast<int>(sets_.size()));
+    if (fresh) sets_.push_back(set);
+    return at->second;
   }
   int byte_edge(int from, const ByteSet& set) {
     int to = state();
@@ -278,6 +279,7 @@ class AutomatonBuilder {
   std::vector<Twin> alias_;
   std::vector<int> starts_, accepts_;
   std::vector<ByteSet> sets_;
+  std::map<std::array<uint64_t, 4>, int> set_index_;
 };
 
 Result<std::unique_ptr<Automaton>> Automaton::build(const Rules& rules, std::shared_ptr<const TokenTrie> trie) {

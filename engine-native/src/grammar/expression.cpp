@@ -14,6 +14,8 @@ std::shared_ptr<Expression> make(Expression::Kind kind) {
   return e;
 }
 
+int64_t counted(int64_t states) { return std::min(states, states_counted_max); }
+
 // UTF-8 of a range of code points whose encodings have one length, as sequences of byte ranges: the usual splitting at
 // the borders where a continuation byte wraps (as in RE2 and Rust's utf8-ranges).
 void append_utf8(uint32_t low, uint32_t high, std::vector<Expr>& out) {
@@ -59,12 +61,14 @@ Expr nothing() {
 Expr literal(std::string_view text) {
   auto e = make(Expression::Kind::literal);
   e->text = text;
+  e->states = static_cast<int64_t>(text.size());
   return e;
 }
 
 Expr byte_set(const ByteSet& set) {
   auto e = make(Expression::Kind::bytes);
   e->set = set;
+  e->states = 1;
   return e;
 }
 
@@ -79,6 +83,7 @@ Expr sequence(std::vector<Expr> parts) {
     if (part->kind == Expression::Kind::nothing) return nothing();
   if (parts.size() == 1) return parts[0];
   auto e = make(Expression::Kind::sequence);
+  for (const Expr& part : parts) e->states = counted(e->states + part->states);
   e->parts = std::move(parts);
   return e;
 }
@@ -88,6 +93,8 @@ Expr choice(std::vector<Expr> parts) {
   if (parts.empty()) return nothing();
   if (parts.size() == 1) return parts[0];
   auto e = make(Expression::Kind::choice);
+  e->states = 1;
+  for (const Expr& part : parts) e->states = counted(e->states + 1 + part->states);
   e->parts = std::move(parts);
   return e;
 }
@@ -96,6 +103,8 @@ Expr repeat(Expr part, int min, int max) {
   if (max == 0) return literal("");
   if (part->kind == Expression::Kind::nothing) return min == 0 ? literal("") : nothing();
   auto e = make(Expression::Kind::repeat);
+  const int64_t copies = max < 0 ? min + 1 : max;
+  e->states = part->states < states_counted_max / (copies + 1) ? counted(1 + copies * (1 + part->states)) : states_counted_max;
   e->parts = {std::move(part)};
   e->min = min;
   e->max = max;
@@ -107,12 +116,16 @@ Expr optional(Expr part) { return repeat(std::move(part), 0, 1); }
 Expr call(int rule) {
   auto e = make(Expression::Kind::call);
   e->rule = rule;
+  e->states = 1;
   return e;
 }
 
 Expr graph(int states, std::vector<GraphEdge> edges, std::vector<int> accepting) {
   auto e = make(Expression::Kind::graph);
   e->max = states;
+  e->states = states + 1;
+  for (const GraphEdge& edge : edges)
+    if (edge.label->kind != Expression::Kind::bytes) e->states = counted(e->states + 1 + edge.label->states);
   e->edges = std::move(edges);
   e->accepting = std::move(accepting);
   return e;

@@ -38,7 +38,9 @@ struct Expression {
   int rule = -1;                // call
   std::vector<GraphEdge> edges; // graph
   std::vector<int> accepting;   // graph
+  int64_t states = 0;           // of the automaton that it takes, without the rules it calls; at most states_counted_max
 };
+inline constexpr int64_t states_counted_max = int64_t{1} << 40;
 
 Expr nothing();  // matches no text at all
 Expr literal(std::string_view text);
@@ -51,15 +53,25 @@ Expr optional(Expr part);
 Expr call(int rule);
 Expr graph(int states, std::vector<GraphEdge> edges, std::vector<int> accepting);
 
+inline constexpr int states_max = 120000;  // of one grammar's automaton
+// JSON values copied and compared while schemas are spread out, places of a pattern's product looked at: about a second's
+// work, in one grammar. Choices within choices multiply, and a short schema may name any number of them.
+inline constexpr int64_t work_max = 8'000'000;
+
 // A grammar under construction: rule 0 is where it begins. Rules may be called before they are defined.
 class Rules {
  public:
   int add() { return bodies_.emplace_back(), static_cast<int>(bodies_.size()) - 1; }
   void define(int rule, Expr body) { bodies_[rule] = std::move(body); }
   const std::vector<Expr>& bodies() const { return bodies_; }
+  // A short spec can ask for the same again and again, and for ever more within it. So who makes expressions out of one
+  // counts their states as they are made, and work on the way there; false once it is too much for one grammar.
+  bool take_states(int64_t states) { return (states_ += states) <= states_max; }
+  bool spend(int64_t work) { return (work_left_ -= work) >= 0; }
 
  private:
   std::vector<Expr> bodies_;
+  int64_t states_ = 0, work_left_ = work_max;
 };
 
 // ---- Characters -----------------------------------------------------------------------------------------------------

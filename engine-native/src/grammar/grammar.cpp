@@ -111,7 +111,7 @@ class SpecCompiler {
     if (type == "json_schema") return compile_schema(spec, rules_, "#");
     if (type == "regex") {
       if (!spec.is_string()) return invalid("grammar/spec: must be a pattern");
-      return compile_regex({{spec.get<std::string>(), true}}, TextForm::plain);
+      return compile_regex({{spec.get<std::string>(), true}}, TextForm::plain, rules_);
     }
     if (type == "choice") return choices(spec);
     if (type == "tools") return tools(spec);

@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <set>
+#include <tuple>
 
 #include "grammar/json_text.h"
 #include "grammar/numbers.h"
@@ -15,7 +16,7 @@
 namespace hearth::grammar {
 namespace {
 
-constexpr int rules_max = 4096;
+constexpr int references_max = 4096;
 constexpr int count_max = 10000;  // of characters and items in bounds
 
 const std::string date = R"((?:\d{4})-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)|02-(?:0[1-9]|1\d|2[0-8])))";
@@ -43,7 +44,7 @@ const std::set<std::string> spelt_out_by_pattern = {
 
 class Compiler {
  public:
-  Compiler(const Json& root, Rules& rules, std::string path) : spreader_(root), rules_(rules), root_path_(std::move(path)) {}
+  Compiler(const Json& root, Rules& rules, std::string path) : spreader_(root, rules), rules_(rules), root_path_(std::move(path)) {}
 
   Result<Expr> value(const Json& schema, const std::string& path, int depth) {
     if (depth > schema_nesting_max) return invalid(path + ": schemas nest too deeply");
@@ -63,7 +64,7 @@ class Compiler {
     HEARTH_ASSIGN(const Json* target, spreader_.resolve(ref, path));
     auto [at, fresh] = targets_.try_emplace(target, -1);
     if (!fresh) return call(at->second);
-    if (targets_.size() > static_cast<size_t>(rules_max)) return invalid(path + ": too many references");
+    if (targets_.size() > static_cast<size_t>(references_max)) return invalid(path + ": too many references");
     int rule = at->second = rules_.add();
     HEARTH_ASSIGN(Expr body, value(*target, root_path_ + ref.get<std::string>().substr(1), depth + 1));
     rules_.define(rule, body);
@@ -84,11 +85,17 @@ class Compiler {
   }
 
   Result<Expr> plain(const Json& s, const std::string& path, int depth) {
-    if (s.contains("const") || s.contains("enum")) return enumeration(s, path);
+    HEARTH_ASSIGN(Expr made, s.contains("const") || s.contains("enum") ? enumeration(s, path) : of_types(s, path, depth));
+    if (!rules_.take_states(made->states)) return invalid(path + ": the schema is too large");
+    return made;
+  }
+
+  Result<Expr> of_types(const Json& s, const std::string& path, int depth) {
     std::vector<std::string> wanted;
     if (s.contains("type")) {
       const Json& type = s["type"];
-      for (const Json& t : type.is_array() ? type : Json::array({type})) wanted.push_back(t);
+      for (const Json& t : type.is_array() ? type : Json::array({type}))
+        if (std::find(wanted.begin(), wanted.end(), t) == wanted.end()) wanted.push_back(t);
       if (wanted.empty()) return invalid(path + "/type: nothing fulfils this schema");
     } else {
       wanted = implied_types(s);
@@ -175,16 +182,16 @@ class Compiler {
       }
       patterns.push_back({text, is_format});
     }
-    if (!patterns.empty()) {
-      auto body = compile_regex(patterns, TextForm::json_string, least, most);
-      if (!body) return body.status().with(path + (s.contains("pattern") ? "/pattern" : "/format"));
-      return (*body)->kind == Expression::Kind::nothing ? nothing() : quoted(*body);
-    }
-    if (least == 0 && most < 0) return call(shared(any_string_, [&] { return quoted(repeat(string_character(), 0, -1)); }));
-    return quoted(repeat(string_character(), least, most));
+    Expr& made = strings_[{least, most, patterns.empty() ? "" : patterns[0].text, patterns.size() < 2 ? "" : patterns[1].text, s.contains("pattern")}];
+    if (made) return made;
+    if (patterns.empty()) return made = quoted(repeat(string_character(), least, most));
+    auto body = compile_regex(patterns, TextForm::json_string, rules_, least, most);
+    if (!body) return body.status().with(path + (s.contains("pattern") ? "/pattern" : "/format"));
+    return made = (*body)->kind == Expression::Kind::nothing ? nothing() : quoted(*body);
   }
   // A rule of its own, so that all strings of one kind share their masks.
   Expr quoted(Expr body) {
+    take_states(body);
     int rule = rules_.add();
     rules_.define(rule, sequence({literal("\""), std::move(body), literal("\"")}));
     return call(rule);
@@ -234,7 +241,11 @@ class Compiler {
     std::set<std::string> required;
     if (s.contains("required"))
       for (const Json& name : s["required"]) required.insert(name.get<std::string>());
-    Json rest = s.contains("additionalProperties") ? s["additionalProperties"] : Json(true);
+    const Json rest = s.contains("additionalProperties") ? s["additionalProperties"] : Json(true);
+    Expr other_value = nothing();  // one rule for all members without a schema of their own
+    if (rest != Json(false)) {
+      HEARTH_ASSIGN(other_value, item_rule(rest, path + "/additionalProperties", depth));
+    }
     std::vector<std::pair<Expr, bool>> pairs;  // member, must it come
     std::vector<std::string> names;
     for (auto& [name, schema] : members.items()) {
@@ -248,18 +259,15 @@ class Compiler {
       pairs.emplace_back(member(name, inner), must);
     }
     for (const std::string& name : required) {  // required without a schema of its own
-      HEARTH_ASSIGN(Expr inner, value(rest, path + "/additionalProperties", depth + 1));
-      if (inner->kind == Expression::Kind::nothing)
+      if (other_value->kind == Expression::Kind::nothing)
         return invalid(path + "/required: \"" + name.substr(0, 60) + "\" is not allowed by additionalProperties");
       names.push_back(name);
-      pairs.emplace_back(member(name, inner), true);
+      pairs.emplace_back(member(name, other_value), true);
     }
-    Expr other = nothing();
-    if (rest != Json(false)) {
-      HEARTH_ASSIGN(Expr inner, value(rest, path + "/additionalProperties", depth + 1));
-      if (inner->kind != Expression::Kind::nothing) other = rule_of(sequence({other_name(names), literal(":"), ws(), inner}));
-    }
-    return object_of(pairs, other);
+    if (other_value->kind == Expression::Kind::nothing) return object_of(pairs, nothing());
+    Expr name = other_name(names);
+    take_states(name);
+    return object_of(pairs, rule_of(sequence({std::move(name), literal(":"), ws(), other_value})));
   }
   Expr rule_of(Expr body) {
     int rule = rules_.add();
@@ -267,16 +275,20 @@ class Compiler {
     return call(rule);
   }
   Expr member(const std::string& name, Expr value) {
-    return rule_of(sequence({literal(Json(name).dump(-1, ' ', false, Json::error_handler_t::replace)), literal(":"), ws(), std::move(value)}));
+    Expr text = literal(Json(name).dump(-1, ' ', false, Json::error_handler_t::replace));
+    take_states(text);
+    return rule_of(sequence({std::move(text), literal(":"), ws(), std::move(value)}));
   }
+  // What a rule has beside the values in it, which plain() counted. It counts all of it, and looks whether it is too much.
+  void take_states(const Expr& part) { rules_.take_states(part->states); }
   Expr any_value() {
     if (any_value_ >= 0) return call(any_value_);
     any_value_ = rules_.add();
     Expr self = call(any_value_);
-    int text = shared(any_string_, [&] { return quoted(repeat(string_character(), 0, -1)); });
+    Expr text = *string(Json::object(), "");
     int numeric = shared(any_number_, [] { return any_number(); });
-    Expr pair = rule_of(sequence({call(text), literal(":"), ws(), self}));
-    rules_.define(any_value_, choice({call(text), call(numeric), literal("true"), literal("false"), literal("null"),
+    Expr pair = rule_of(sequence({text, literal(":"), ws(), self}));
+    rules_.define(any_value_, choice({text, call(numeric), literal("true"), literal("false"), literal("null"),
                                       array_of({}, self, 0, -1), object_of({}, pair)}));
     return self;
   }
@@ -285,7 +297,8 @@ class Compiler {
   Rules& rules_;
   std::string root_path_;
   std::map<const Json*, int> targets_;
-  int any_value_ = -1, any_string_ = -1, any_number_ = -1, any_integer_ = -1;
+  int any_value_ = -1, any_number_ = -1, any_integer_ = -1;
+  std::map<std::tuple<int, int, std::string, std::string, bool>, Expr> strings_;  // by their bounds, pattern and format
 };
 
 }  // namespace

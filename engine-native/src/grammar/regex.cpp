@@ -12,7 +12,6 @@ namespace {
 constexpr int nesting_max = 100;
 constexpr int repetitions_max = 10000;
 constexpr size_t nfa_states_max = 20000;
-constexpr size_t places_max = 200000;          // of the product of two patterns and length bounds
 constexpr size_t product_work_max = 2000000;   // places and edges looked at for it
 constexpr uint32_t last_code = 0x10ffff;
 
@@ -360,14 +359,16 @@ class Product {
     }
   }
 
-  Result<Expr> run() {
+  Result<Expr> run(Rules& rules) {
     const Status too_large = invalid("the pattern together with its format or length bounds is too large");
     if (nfa_[0].states.size() > nfa_states_max || nfa_[1].states.size() > nfa_states_max) return too_large;
     number({starts_[0], starts_[1], 0});
     size_t looked_at = 0;  // where much may be left out, as in (a?){999}, edges grow with the square of the states
     for (size_t i = 0; i < order_.size(); ++i) {
+      const size_t edges_before = edges_.size(), looked_before = looked_at;
       looked_at += look(static_cast<int>(i));
-      if (order_.size() > places_max || looked_at + edges_.size() > product_work_max) return too_large;
+      if (order_.size() > states_max || looked_at + edges_.size() > product_work_max) return too_large;
+      if (!rules.spend(static_cast<int64_t>(edges_.size() - edges_before + looked_at - looked_before))) return too_large;
     }
     if (accepting_.empty()) return nothing();
     return graph(static_cast<int>(order_.size()), std::move(edges_), std::move(accepting_));
@@ -430,14 +431,14 @@ class Product {
 
 }  // namespace
 
-Result<Expr> compile_regex(const std::vector<Pattern>& patterns, TextForm form, int min_length, int max_length) {
+Result<Expr> compile_regex(const std::vector<Pattern>& patterns, TextForm form, Rules& rules, int min_length, int max_length) {
   std::vector<NodePtr> nodes;
   for (const Pattern& pattern : patterns) {
     HEARTH_ASSIGN(NodePtr node, Parser(pattern.text, pattern.whole).run());
     nodes.push_back(std::move(node));
   }
   if (nodes.size() == 1 && min_length <= 0 && max_length < 0) return to_expression(*nodes[0], form);
-  return Product(nodes, form, min_length, max_length).run();
+  return Product(nodes, form, min_length, max_length).run(rules);
 }
 
 }  // namespace hearth::grammar

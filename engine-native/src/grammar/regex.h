@@ -23,7 +23,7 @@ struct Pattern {
 };
 
 // What one pattern, or two at once, match. min_length, max_length (-1 = none) count characters. The expression `nothing`
-// where no text fulfils it all.
-Result<Expr> compile_regex(const std::vector<Pattern>& patterns, TextForm form, int min_length = 0, int max_length = -1);
+// where no text fulfils it all. `rules` counts the work of joining two patterns, or a pattern and bounds.
+Result<Expr> compile_regex(const std::vector<Pattern>& patterns, TextForm form, Rules& rules, int min_length = 0, int max_length = -1);
 
 }  // namespace hearth::grammar

@@ -34,8 +34,7 @@ int64_t values_in(const Json& json) {
 
 Status SchemaSpreader::spend(const Json& a, const Json& b, const std::string& path) {
   constexpr int64_t overhead = 16;  // of a copy or a comparison, in values
-  values_left_ -= values_in(a) + values_in(b) + overhead;
-  return values_left_ >= 0 ? Status::ok() : invalid(path + ": too many combinations");
+  return rules_.spend(values_in(a) + values_in(b) + overhead) ? Status::ok() : invalid(path + ": too many combinations");
 }
 
 // Of each of `out` and each of `more`, what fulfils both.

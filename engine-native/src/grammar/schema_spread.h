@@ -5,19 +5,17 @@
 #include <vector>
 
 #include "core/status.h"
+#include "grammar/expression.h"
 #include "grammar/schema_facts.h"
 
 namespace hearth::grammar {
 
 inline constexpr int schema_nesting_max = 64;
-// JSON values copied and compared while one schema is spread out: about a second's work. Choices within choices multiply,
-// and a short schema may name any number of them.
-inline constexpr int64_t schema_values_max = 8'000'000;
 
 class SchemaSpreader {
  public:
-  // `root` is what "#" means; it must outlive this.
-  explicit SchemaSpreader(const Json& root) : root_(root) {}
+  // `root` is what "#" means, `rules` counts the work; both must outlive this.
+  SchemaSpreader(const Json& root, Rules& rules) : root_(root), rules_(rules) {}
 
   // What a "$ref" points to, within the root. `path` begins error messages' JSON paths, here and below.
   Result<const Json*> resolve(const Json& ref, const std::string& path) const;
@@ -32,7 +30,7 @@ class SchemaSpreader {
   Status spend(const Json& a, const Json& b, const std::string& path);
 
   const Json& root_;
-  int64_t values_left_ = schema_values_max;
+  Rules& rules_;
 };
 
 }  // namespace hearth::grammar

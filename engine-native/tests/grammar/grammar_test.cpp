@@ -1,6 +1,7 @@
 #include "grammar/grammar.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -498,6 +499,59 @@ TEST(Grammar, PatternsWithLengthBoundsAreBounded) {
   ASSERT_FALSE(grammar.is_ok());
   EXPECT_NE(grammar.status().message().find("too large"), std::string::npos) << grammar.status().message();
   EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), 20);
+}
+
+// Each once took what doubles with every level, or a megabyte with every line: gigabytes for a schema of a kilobyte.
+TEST(Grammar, ShortSchemasThatAskForMuchAreBoundedInMemoryAndTime) {
+  auto nested = [](int depth, auto&& around) {
+    Spec schema = {{"type", "string"}};
+    for (int i = 0; i < depth; ++i) schema = around(schema);
+    return schema;
+  };
+  auto begin = std::chrono::steady_clock::now();
+  auto rest = nested(12, [](const Spec& s) { return Spec{{"type", "object"}, {"required", {"a", "b"}}, {"additionalProperties", s}}; });
+  auto types = nested(20, [](const Spec& s) { return Spec{{"type", {"object", "object"}}, {"properties", {{"a", s}}}, {"additionalProperties", false}}; });
+  auto choices = nested(20, [](const Spec& s) { return Spec{{"anyOf", {{{"title", "1"}}, {{"title", "2"}}}}, {"properties", {{"a", s}}}}; });
+  Spec arrays = Spec::array(), patterns = Spec::array(), members = Spec::object(), names = Spec::array();
+  for (int i = 0; i < 1000; ++i) arrays.push_back({{"minItems", 9000 + i}});
+  for (int i = 0; i < 60; ++i) patterns.push_back({{"pattern", "^(a?){150}$"}, {"maxLength", 60 + i}});
+  for (int i = 0; i < 500; ++i) members["p" + std::to_string(i)] = Spec{{"type", "null"}};
+  for (int i = 0; i < 2000; ++i) names.push_back("n" + std::to_string(i));
+  const auto compiled = [](const Spec& s) { return Grammar::compile(Spec{{"type", "json_schema"}, {"spec", s}}, words().trie); };
+  EXPECT_TRUE(compiled(rest).is_ok());
+  EXPECT_TRUE(compiled(types).is_ok());
+  for (const Spec& schema : {choices, Spec{{"prefixItems", arrays}}, Spec{{"prefixItems", patterns}},
+                             Spec{{"required", names}, {"additionalProperties", {{"type", "object"}, {"properties", members}}}}}) {
+    auto grammar = compiled(schema);
+    ASSERT_FALSE(grammar.is_ok());
+    EXPECT_NE(grammar.status().message().find("too large"), std::string::npos) << grammar.status().message();
+  }
+  // 22,100 different classes of characters: each was compared with all before it.
+  std::string classes;
+  for (int a = 'A'; a <= 'z'; ++a)
+    for (int b = a + 1; b <= 'z'; ++b)
+      for (int c = b + 1; c <= 'z'; ++c)
+        if (std::isalnum(a) && std::isalnum(b) && std::isalnum(c)) classes += {'[', static_cast<char>(a), static_cast<char>(b), static_cast<char>(c), ']'};
+  EXPECT_TRUE(Grammar::compile(Spec{{"type", "regex"}, {"spec", classes}}, words().trie).is_ok());
+#ifndef __SANITIZE_ADDRESS__
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  EXPECT_LT(usage.ru_maxrss / 1024, 500) << "MiB at the most so far";
+#endif
+  EXPECT_LT(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(), 30);
+}
+
+// Strings of one pattern are one rule, however many members have it: each was joined with its format again.
+TEST(Grammar, ManyMembersMayHaveTheSamePatternAndFormat) {
+  Spec members = Spec::object();
+  const Spec email = {{"type", "string"}, {"format", "email"}, {"pattern", R"(^(?:[a-z]+\.)*[a-z]+@(?:[a-z]+\.)+[a-z]{2,}$)"}, {"maxLength", 100}};
+  for (int i = 0; i < 60; ++i) members["m" + std::to_string(i)] = email;
+  auto grammar = Grammar::compile(Spec{{"type", "json_schema"}, {"spec", {{"type", "object"}, {"properties", members}}}}, words().trie);
+  ASSERT_TRUE(grammar.is_ok()) << grammar.status().message();
+  Matcher matcher(*grammar);
+  EXPECT_TRUE(matcher.accept_bytes(R"({"m1":"a.b@c.de","m59":"x@y.zz"})"));
+  EXPECT_TRUE(matcher.complete());
+  EXPECT_FALSE(Matcher(*grammar).accept_bytes(R"({"m1":"a.b@c)" "\""));
 }
 
 TEST(Grammar, CacheGivesTheSameGrammarAndForgetsTheOldest) {
