@@ -1,5 +1,6 @@
-// npm run test:fuzz [-- --seconds N] [--target NAME]: libFuzzer under ASan and UBSan on the readers of model files, ten
-// minutes each unless told. A finding stops the run with its file; put that file into the corpus once it is fixed.
+// npm run test:fuzz [-- --seconds N] [--target NAME]: libFuzzer under ASan and UBSan on what reads untrusted bytes (model files,
+// vocabularies, configurations, grammars, requests), ten minutes a target unless told. A finding stops the run with its
+// file; put that file into the corpus once it is fixed.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -8,14 +9,25 @@ import { parseArgs } from 'node:util';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const native = join(root, 'engine-native');
-const targets = { safetensors: 1, torch: 2, gguf: 3 };
+const tests = join(native, 'tests/fuzz');
+const targets = [
+  'safetensors',
+  'torch',
+  'gguf',
+  'tokenizer',
+  'sentencepiece',
+  'vocabulary',
+  'grammar',
+  'request',
+  'checkpoint',
+];
 
 const { values } = parseArgs({
   options: { seconds: { type: 'string', default: '600' }, target: { type: 'string' } },
 });
 const seconds = Number(values.seconds);
 if (!Number.isInteger(seconds) || seconds < 1) fail(`--seconds takes a whole number, not ${values.seconds}`);
-if (values.target && !(values.target in targets)) fail(`--target takes ${Object.keys(targets).join(', ')}`);
+if (values.target && !targets.includes(values.target)) fail(`--target takes ${targets.join(', ')}`);
 
 function fail(message) {
   process.stderr.write(`${message}\n`);
@@ -28,39 +40,23 @@ const compiler = ['clang++', 'clang++-18', 'clang++-17', 'clang++-16', 'clang++-
 if (!compiler) fail('test:fuzz needs clang with its sanitizers: apt-get install clang');
 
 const build = join(native, 'build-fuzz');
-mkdirSync(build, { recursive: true });
-const readers = [
-  'gguf',
-  'gguf_blocks',
-  'json_text',
-  'mapped_file',
-  'pickle',
-  'safetensors',
-  'tensor_store',
-  'torch_file',
-  'zip',
-];
-for (const [name, number] of Object.entries(targets)) {
-  if (values.target && values.target !== name) continue;
-  const program = join(build, `fuzz-${name}`);
-  const sources = [
-    join(native, 'tests/fuzz/formats_fuzz.cpp'),
-    join(native, 'src/core/huge_pages.cpp'),
-    ...readers.map((file) => join(native, `src/formats/${file}.cpp`)),
-  ];
-  const flags = ['-std=c++20', '-O1', '-g', '-fsanitize=fuzzer,address,undefined', '-fno-sanitize-recover=undefined'];
-  run(compiler, [...flags, `-DHEARTH_FUZZ_TARGET=${number}`, `-I${join(native, 'src')}`, ...sources, '-o', program]);
-  const corpus = join(native, 'tests/fuzz/corpus', name);
+const chosen = values.target ? [values.target] : targets;
+run('cmake', ['-S', tests, '-B', build, '-G', 'Ninja', `-DCMAKE_CXX_COMPILER=${compiler}`]);
+run('cmake', ['--build', build, '--target', ...chosen.map((name) => `fuzz-${name}`)]);
+for (const name of chosen) {
+  const corpus = join(tests, 'corpus', name);
   const work = join(build, `work-${name}`);
+  const dictionary = join(tests, `${name}.dict`);
   for (const folder of [corpus, work]) mkdirSync(folder, { recursive: true });
-  if (!existsSync(corpus) || readdirSync(corpus).length === 0) fail(`${corpus} is empty`);
+  if (readdirSync(corpus).length === 0) fail(`${corpus} is empty`);
   // What is found goes to the work folder first: the committed corpus stays small.
-  run(program, [
+  run(join(build, `fuzz-${name}`), [
     `-max_total_time=${seconds}`,
     '-max_len=16384',
     '-rss_limit_mb=1024',
     '-timeout=10',
     `-artifact_prefix=${build}/finding-${name}-`,
+    ...(existsSync(dictionary) ? [`-dict=${dictionary}`] : []),
     work,
     corpus,
   ]);

@@ -3,6 +3,12 @@
 // Without FMA, so that both give the same bits. Not under ASan, which cannot run code before main.
 #pragma once
 
+#ifdef __has_feature  // clang, which says it this way
+#if __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__ 1
+#endif
+#endif
+
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
 #define HEARTH_CLONES __attribute__((target_clones("avx2", "default")))
 #else
