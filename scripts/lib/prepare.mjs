@@ -2,7 +2,7 @@
 // tree: Node's version, npm packages, system packages, the engine.
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, lstatSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { buildNative, root, sourcesStamp } from './build.mjs';
 import { ensureSystemPackages } from './packages.mjs';
@@ -17,6 +17,8 @@ function checkNode() {
 
 /** npm ci, unless node_modules already holds what package-lock.json asks for. */
 function installNpmPackages() {
+  // A link leads to another tree's packages, and npm ci would empty that one.
+  if (lstatSync(join(root, 'node_modules'), { throwIfNoEntry: false })?.isSymbolicLink()) return;
   const lock = join(root, 'package-lock.json');
   const stampFile = join(root, 'node_modules', '.hearth-lock');
   const stamp = createHash('sha256').update(readFileSync(lock)).update(process.version).digest('hex');
