@@ -74,6 +74,8 @@ function checkFits(requests: readonly EngineRequest[], tokensMax: number): void 
     if (tokens > tokensMax) {
       throw errors.invalid(
         `The prompt is too long: some ${tokens} tokens, of which ${tokensMax} may wait (--queue-tokens).`,
+        null,
+        'context_length_exceeded', // by which agents know that they must shorten it
       );
     }
   }

@@ -129,7 +129,7 @@ describe('keys in front of a busy engine', () => {
     );
     expect([long.status, await long.json()]).toMatchObject([
       400,
-      { error: { message: expect.stringMatching(/10\d\d tokens, of which 1000/) } },
+      { error: { message: expect.stringMatching(/10\d\d tokens, of which 1000/), code: 'context_length_exceeded' } },
     ]);
     const ids = await post(app, '/v1/completions', { prompt: Array(1001).fill(5) });
     expect(ids.status).toBe(400);
