@@ -22,6 +22,8 @@ export interface Grammar {
   spec?: unknown;
   /** Text after which the constraint begins: the end of a model's thoughts. */
   after?: string;
+  /** What thoughts begin with: where they do not come first, the constraint holds at once. */
+  open?: string;
 }
 
 interface Layout {
@@ -82,7 +84,7 @@ export function schemaProblem(message: string, { tools, toolChoice }: GrammarInp
 
 /** The constraint of a request, or null when its text is free. */
 export function grammarOf(input: GrammarInput, family: Family, template: string | null): Grammar | null {
-  const after = family.reasoning ? { after: family.reasoning.close } : {};
+  const after = family.reasoning ? { open: family.reasoning.open, after: family.reasoning.close } : {};
   const tools = toolGrammar(input, family, template);
   if (tools) return { ...tools, ...after };
   const format = input.responseFormat;

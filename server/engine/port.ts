@@ -122,6 +122,8 @@ export interface GrammarSpec {
   spec?: unknown;
   /** Free text comes first and ends with this (</think>). */
   after?: string;
+  /** With `after`: only where this begins it (<think>); else the constraint holds at once. */
+  open?: string;
 }
 
 export interface EngineRequest {

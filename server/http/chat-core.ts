@@ -4,7 +4,7 @@
 import { randomUUID } from 'node:crypto';
 import { callParser } from '../chat/calls.ts';
 import { callMarksAreSpecial, type Family, familyOf, thinkMarksAreSpecial } from '../chat/families.ts';
-import { type GrammarInput, grammarOf, schemaProblem } from '../chat/grammar.ts';
+import { type Grammar, type GrammarInput, grammarOf, schemaProblem } from '../chat/grammar.ts';
 import { type OutputDelta, type OutputParser, PlainParser } from '../chat/output.ts';
 import { buildPrompt, type PromptInput } from '../chat/prompt.ts';
 import { ReasoningParser } from '../chat/reasoning.ts';
@@ -53,8 +53,7 @@ export async function startChat(
   const prompt = await renderPrompt(context, model, task.prompt);
   scope.throwIfAborted();
   const grammar = grammarOf(constraint, family, model.chatTemplate);
-  // Thinking was switched off by the prompt itself: the constraint holds from the first token.
-  if (grammar && family.reasoning && prompt.text.trimEnd().endsWith(family.reasoning.close)) delete grammar.after;
+  if (grammar && family.reasoning) fitToPrompt(grammar, family.reasoning, prompt.text.trimEnd());
   const base: EngineRequest = {
     ...(showsSpecial(constraint, family) ? { skipSpecialTokens: false } : {}),
     ...task.engine,
@@ -72,6 +71,12 @@ export async function startChat(
   });
   const promptTokens = generations[0]!.promptTokens;
   return { generations, promptTokens, parserOf: () => makeParser(constraint, family, prompt.text) };
+}
+
+/** A prompt may end with thoughts that it has opened, or closed: switched off. */
+function fitToPrompt(grammar: Grammar, { open, close }: { open: string; close: string }, prompt: string): void {
+  if (prompt.endsWith(open) || prompt.endsWith(close)) delete grammar.open;
+  if (prompt.endsWith(close)) delete grammar.after;
 }
 
 /** Longest schema, tools together, in characters of JSON. */

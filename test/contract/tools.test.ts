@@ -282,6 +282,13 @@ describe('structured output', () => {
     expect(app.engine.requests[0]!.grammar).toEqual({ type: 'json_object' });
   });
 
+  it('a prompt that opened the thoughts is constrained when they end', async () => {
+    const chatTemplate = '{{ messages[0].content }}{% if add_generation_prompt %}<think>\n{% endif %}{# </think> #}';
+    const app = await server({ models: [{ chatTemplate }], reply: () => ({ tokens: ['x</think>{}'] }) });
+    await post(app, '/v1/chat/completions', { ...ask(), tools: undefined, response_format: { type: 'json_object' } });
+    expect(app.engine.requests[0]!.grammar).toEqual({ type: 'json_object', after: '</think>' });
+  });
+
   it('passes formats to the engine as constraints', async () => {
     const app = await serve(['{}']);
     const schema = { type: 'object', properties: { a: { type: 'integer' } }, required: ['a'] };
@@ -290,8 +297,8 @@ describe('structured output', () => {
     await post(app, '/v1/chat/completions', ask({ response_format: format }));
     await post(app, '/v1/chat/completions', ask({ response_format: { type: 'text' } }));
     expect(app.engine.requests.map((request) => request.grammar)).toEqual([
-      { type: 'json_object', after: '</think>' },
-      { type: 'json_schema', spec: schema, after: '</think>' },
+      { type: 'json_object', open: '<think>', after: '</think>' },
+      { type: 'json_schema', spec: schema, open: '<think>', after: '</think>' },
       undefined,
     ]);
   });

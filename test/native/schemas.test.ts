@@ -2,6 +2,9 @@
 // and Ajv says whether what came out is what was asked for. The other direction (every valid document is let through) is
 // engine-native/tests/grammar's.
 
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import addFormats from 'ajv-formats';
 import fc from 'fast-check';
@@ -447,4 +450,36 @@ describe('each keyword', () => {
     expect(body.error.type).toBe('invalid_request_error');
     expect(body.error.message).toContain(path);
   });
+});
+
+it('a model that could think and does not is held to the schema from its first word', async () => {
+  const template = join(mkdtempSync(join(tmpdir(), 'hearth-template-')), 'thinking.jinja');
+  const turns =
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}";
+  writeFileSync(template, `${turns}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}`);
+  const other = await startRealServer(['--chat-template', template]);
+  try {
+    const schema = {
+      type: 'object',
+      properties: { animal: { enum: ['cat', 'dog'] }, legs: { type: 'integer', minimum: 0, maximum: 9 } },
+      required: ['animal', 'legs'],
+      additionalProperties: false,
+    };
+    const post = async (path: string, body: object) => {
+      const headers = { 'content-type': 'application/json' };
+      return (await fetch(other.url + path, { method: 'POST', headers, body: JSON.stringify(body) })).json();
+    };
+    // Thoughts of this model would not end: the way to them is all but closed.
+    const { tokens } = (await post('/tokenize', { prompt: '<', add_special_tokens: false })) as { tokens: number[] };
+    const { choices } = (await post('/v1/chat/completions', {
+      messages: [{ role: 'user', content: 'Tell me a story about a cat.' }],
+      response_format: { type: 'json_schema', json_schema: { name: 'animal', schema, strict: true } },
+      logit_bias: Object.fromEntries(tokens.map((id) => [id, -100])),
+      max_tokens: 60,
+    })) as Answer;
+    expect(choices[0]!.finish_reason).toBe('stop');
+    expect(ajv.validate(schema, JSON.parse(choices[0]!.message.content))).toBe(true);
+  } finally {
+    await other.stop();
+  }
 });

@@ -84,19 +84,29 @@ class SpecCompiler {
     if (!object.is_object() || !object.contains("type") || !object["type"].is_string())
       return invalid("grammar: an object with a \"type\" is expected");
     for (auto& [key, value] : object.items())
-      if (key != "type" && key != "spec" && key != "after") return invalid("grammar/" + key.substr(0, 60) + ": unknown key");
+      if (key != "type" && key != "spec" && key != "after" && key != "open") return invalid("grammar/" + key.substr(0, 60) + ": unknown key");
     const Json none;
     const Json& spec = object.contains("spec") ? object["spec"] : none;
     HEARTH_ASSIGN(Expr body, by_type(object["type"], spec));
-    if (!object.contains("after") || object["after"].is_null()) return body;
-    if (!object["after"].is_string() || object["after"].get_ref<const std::string&>().empty())
-      return invalid("grammar/after: must be text that is not empty");
-    if (object["after"].get_ref<const std::string&>().size() > stop_bytes_max)
-      return invalid("grammar/after: longer than " + std::to_string(stop_bytes_max) + " bytes");
-    return sequence({free_text(object["after"], true, trie_), ws_run(), body});
+    HEARTH_ASSIGN(std::string after, mark(object, "after"));
+    HEARTH_ASSIGN(std::string open, mark(object, "open"));
+    if (after.empty()) return open.empty() ? Result<Expr>(body) : invalid("grammar/open: needs \"after\"");
+    Expr thoughts = sequence({free_text(after, true, trie_), ws_run()});
+    if (open.empty()) return sequence({thoughts, body});
+    return sequence({optional(sequence({markup(open, trie_), thoughts})), body});
   }
 
  private:
+  // Text around what is free; empty when there is none.
+  static Result<std::string> mark(const Json& object, const std::string& key) {
+    if (!object.contains(key) || object[key].is_null()) return std::string();
+    if (!object[key].is_string() || object[key].get_ref<const std::string&>().empty())
+      return invalid("grammar/" + key + ": must be text that is not empty");
+    if (object[key].get_ref<const std::string&>().size() > stop_bytes_max)
+      return invalid("grammar/" + key + ": longer than " + std::to_string(stop_bytes_max) + " bytes");
+    return object[key].get<std::string>();
+  }
+
   static Expr ws_run() {
     ByteSet blank;
     blank.add(' ', ' '), blank.add('\n', '\n'), blank.add('\r', '\r'), blank.add('\t', '\t');

@@ -14,7 +14,8 @@
 //       "parallel":bool,      more than one call (default true)
 //       "separator":TEXT,     between two calls (default empty)
 //       "prefix":TEXT, "suffix":TEXT}}                 around all calls together (default empty)
-//   Any of them may have "after":TEXT beside "type": free text comes first and ends with TEXT (</think>), then the rest.
+//   Any of them may have "after":TEXT beside "type": free text comes first and ends with TEXT (</think>), then the rest;
+//   with "open":TEXT as well only where TEXT (<think>) begins it, or else the rest comes at once.
 // Any other key is an error, and so is a keyword or a piece of syntax that is not implemented: the message names its
 // JSON path. White space in JSON: after each of { [ , : and before } and ] there may be one blank, or a line feed and at most
 // 16 blanks and tabs (without a bound small models write blanks for ever). Object members come in the schema's order, then additional ones.

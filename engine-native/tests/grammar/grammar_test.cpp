@@ -269,6 +269,13 @@ TEST(Grammar, OtherSpecsAndTheirErrors) {
   auto after = compile({{"type", "choice"}, {"spec", {"A"}}, {"after", "</think>"}});
   EXPECT_TRUE(matches(after, "let me see <</think>\n\nA"));
   EXPECT_FALSE(matches(after, "A"));
+  auto open = compile({{"type", "choice"}, {"spec", {"A"}}, {"open", "<think>"}, {"after", "</think>"}});
+  EXPECT_TRUE(matches(open, "<think>let me see <</think>\n\nA"));
+  EXPECT_TRUE(matches(open, "<think></think>A"));
+  EXPECT_TRUE(matches(open, "A"));
+  EXPECT_FALSE(matches(open, "let me see </think>A"));
+  EXPECT_FALSE(matches(open, "<think>A"));
+  EXPECT_FALSE(Grammar::compile({{"type", "json_object"}, {"open", "<think>"}}, words().trie));
   for (const Spec& bad : std::vector<Spec>{{{"type", "poem"}}, {{"spec", 1}}, {{"type", "regex"}}, {{"type", "choice"}, {"spec", Spec::array()}},
                                            {{"type", "choice"}, {"spec", {1}}}, {{"type", "json_object"}, {"extra", 1}}, Spec::array(),
                                            {{"type", "regex"}, {"spec", "((a{1000}){1000}){1000}"}}, {{"type", "tools"}, {"spec", Spec::object()}}})
