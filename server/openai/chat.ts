@@ -159,8 +159,8 @@ export const chatRequestSchema = z
     chat_template_kwargs: optional(z.record(z.string().max(64), z.unknown())),
     ...ignoredFields,
     store: ignored(z.literal(false)),
-    modalities: ignored(z.tuple([z.literal('text')])),
-    functions: ignored(z.array(z.unknown()).max(0)),
+    modalities: ignored(z.array(z.literal('text', { error: "must be 'text': nothing else is made here" })).min(1)),
+    functions: ignored(z.array(z.unknown()).max(0, 'is the older form of tools, which is not taken: send tools')),
     verbosity: ignored(z.literal('medium')),
     prompt_cache_retention: ignored(z.string().max(64)),
   })

@@ -58,6 +58,18 @@ it('a tool that only runs elsewhere', () => {
   expect(problem.message).toContain(message);
 });
 
+it('functions in their older form, and answers that are not text', () => {
+  const wordsOf = (extra: object) => {
+    const { problem } = validate(chatRequestSchema, { messages, ...extra }, false) as { problem?: { message: string } };
+    return problem?.message;
+  };
+  expect(wordsOf({ functions: [{ name: 'f' }] })).toContain("'functions': is the older form of tools");
+  expect(wordsOf({ modalities: ['text', 'audio'] })).toContain("'modalities[1]': must be 'text'");
+  for (const neutral of [{ functions: [] }, { modalities: ['text'] }, { modalities: null }]) {
+    expect(wordsOf(neutral)).toBeUndefined();
+  }
+});
+
 it('what the engine refuses names the field of the wire', () => {
   const paramOf = (message: string) => toApiError(new EngineError('invalid', message), 'prompt').param;
   expect(paramOf('"logit_bias" has id 99, outside the vocabulary')).toBe('logit_bias');
