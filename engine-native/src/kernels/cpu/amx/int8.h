@@ -89,7 +89,9 @@ struct W4Amx {
     for_each_stretch<group>(block, few.layout, few.layout.bytes, few.in / group, [&](const Stretch& stretch) {
       decode(block, few.layout, stretch.begin, stretch.end, weights);
       memory_is_written();
-      for (int row = 0; row < rows; row += panel_tile_rows) {
+      const int whole_tiles = (stretch.end - stretch.begin) % 2 == 0 ? (rows + 7) / panel_tile_rows : 0;
+      if (whole_tiles > 0) whole_pairs(block, weights, o, whole_tiles, stretch, out);
+      for (int row = whole_tiles * panel_tile_rows; row < rows; row += panel_tile_rows) {
         if (rows - row > 8) rows_of_tile<16>(block, weights, o, row, stretch, out + row * block_rows);
         else rows_of_tile<8>(block, weights, o, row, stretch, out + row * block_rows);
       }
@@ -98,7 +100,7 @@ struct W4Amx {
 
   // The sums of one group of 16 rows, through tiles C, A and B, which differ from those of the group before.
   template <int parity>
-  HEARTH_INLINE void product(const int8_t* weights, const int8_t* q_tile, int g, int32_t* sums) {
+  HEARTH_INLINE void multiply(const int8_t* weights, const int8_t* q_tile, int g) {
     const int8_t* q = q_tile + g * group / 64 * 1024 + g * group % 64;
     if constexpr (parity == 0) _tile_zero(0);
     else _tile_zero(1);
@@ -114,17 +116,43 @@ struct W4Amx {
         _tile_dpbssd(1, 5, 7);
       }
     }
-    if constexpr (parity == 0) _tile_stored(0, sums, 64);
-    else _tile_stored(1, sums, 64);
   }
 
-  template <int R>
-  HEARTH_INLINE void add(const uint8_t* block, const W4Layout& layout, int g, const float* scale, const int32_t* sums, __m512 (&total)[R]) {
+  template <int parity, int R>
+  HEARTH_INLINE void add(const uint8_t* block, const W4Layout& layout, int g, const float* scale, int32_t* sums, __m512 (&total)[R]) {
+    if constexpr (parity == 0) _tile_stored(0, sums, 64);
+    else _tile_stored(1, sums, 64);
     const __m512 scales = group_scales(block, layout, g);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const __m512 by = _mm512_mul_ps(scales, _mm512_set1_ps(scale[g * panel_tile_rows + r]));
       total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums + r * block_rows)), by, total[r]);
+    }
+  }
+
+  // The first tiles of rows over a stretch of whole pairs of groups, as rows_of_tile; the next rows' first products are started before
+  // the last group's sums leave the tiles.
+  __attribute__((noinline)) void whole_pairs(const uint8_t* block, const int8_t* weights, const PanelOperands& o, int tiles, const Stretch& stretch, float* out) const {
+    alignas(64) int32_t sums[2][16 * block_rows];
+    const int8_t* q_tile = o.q;
+    const float* scale = o.scale;
+    constexpr int group_weights = group * block_rows;
+    multiply<0>(weights, q_tile, stretch.begin);
+    for (int tile = 0; tile < tiles; ++tile, q_tile += o.q_tile, scale += o.group_tile, out += panel_tile_rows * block_rows) {
+      __m512 total[16];
+#pragma GCC unroll 16
+      for (int r = 0; r < 16; ++r) total[r] = stretch.begin == 0 ? _mm512_setzero_ps() : _mm512_load_ps(out + r * block_rows);
+      for (int g = stretch.begin; g < stretch.end; g += 2) {
+        const int8_t* pair = weights + (g - stretch.begin) * group_weights;
+        if (tile == 0) prefetch_group<subgroups>(stretch, g);
+        multiply<1>(pair + group_weights, q_tile, g + 1);
+        add<0>(block, few.layout, g, scale, sums[0], total);
+        if (tile == 0) prefetch_group<subgroups>(stretch, g + 1);
+        if (g + 2 < stretch.end) multiply<0>(pair + 2 * group_weights, q_tile, g + 2);
+        else if (tile + 1 < tiles) multiply<0>(weights, q_tile + o.q_tile, stretch.begin);
+        add<1>(block, few.layout, g + 1, scale, sums[1], total);
+      }
+      store_totals<16>(block, stretch, total, out);
     }
   }
 
@@ -140,17 +168,17 @@ struct W4Amx {
     __m512 total[R];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) total[r] = stretch.begin == 0 ? _mm512_setzero_ps() : _mm512_load_ps(out + r * block_rows);
-    product<0>(weights, q_tile, stretch.begin, sums[0]);
+    multiply<0>(weights, q_tile, stretch.begin);
     for (int g = stretch.begin; g < stretch.end; g += 2) {
       if (row == 0) prefetch_group<subgroups>(stretch, g);
       weights += group_weights;
-      if (g + 1 < stretch.end) product<1>(weights, q_tile, g + 1, sums[1]);
-      add<R>(block, few.layout, g, scale, sums[0], total);
+      if (g + 1 < stretch.end) multiply<1>(weights, q_tile, g + 1);
+      add<0>(block, few.layout, g, scale, sums[0], total);
       if (g + 1 == stretch.end) break;
       if (row == 0) prefetch_group<subgroups>(stretch, g + 1);
       weights += group_weights;
-      if (g + 2 < stretch.end) product<0>(weights, q_tile, g + 2, sums[0]);
-      add<R>(block, few.layout, g + 1, scale, sums[1], total);
+      if (g + 2 < stretch.end) multiply<0>(weights, q_tile, g + 2);
+      add<1>(block, few.layout, g + 1, scale, sums[1], total);
     }
     store_totals<R>(block, stretch, total, out);
   }
@@ -183,7 +211,10 @@ struct W4AmxWhole {
     for_each_stretch<32>(block, few.layout, few.layout.bytes, few.in / 32, [&](const Stretch& stretch) {
       decode(block, few.layout, stretch, planes);
       memory_is_written();
-      for (int row = 0; row < rows; row += panel_tile_rows) {
+      const bool pairs = (stretch.end - stretch.begin) % (2 * span_groups) == 0;
+      const int whole_tiles = pairs ? (rows + 7) / panel_tile_rows : 0;
+      if (whole_tiles > 0) whole_pairs(block, planes, o, whole_tiles, stretch, out);
+      for (int row = whole_tiles * panel_tile_rows; row < rows; row += panel_tile_rows) {
         if (rows - row > 8) rows_of_tile<16>(block, planes, o, row, stretch, out + row * block_rows);
         else rows_of_tile<8>(block, planes, o, row, stretch, out + row * block_rows);
       }
@@ -267,6 +298,33 @@ struct W4AmxWhole {
     for (int r = 0; r < R; ++r) {
       const __m512i high = _mm512_slli_epi32(_mm512_load_si512(sums + (16 + r) * block_rows), 8);
       total[r] = add_span(_mm512_add_epi32(high, _mm512_load_si512(sums + r * block_rows)), scale[r], total[r]);
+    }
+  }
+
+  // The first tiles of rows over a stretch of whole pairs of spans, as rows_of_tile; the next rows' first products are started before
+  // the last span's sums leave the tiles, else each tile of rows would begin with a wait (8 %).
+  __attribute__((noinline)) void whole_pairs(const uint8_t* block, const int8_t* planes, const PanelOperands& o, int tiles, const Stretch& stretch, float* out) const {
+    alignas(64) int32_t sums[2][2 * 16 * block_rows];
+    constexpr int span_planes = span / 64 * 2 * plane_bytes, span_q = span / 64 * 1024;
+    const int8_t* q = o.q + stretch.begin / 2 * 1024;
+    const float* scale = o.scale + stretch.begin / span_groups * panel_tile_rows;
+    const int pairs = (stretch.end - stretch.begin) / (2 * span_groups);
+    multiply<0>(planes, q, 2);
+    for (int tile = 0; tile < tiles; ++tile, q += o.q_tile, scale += o.group_tile, out += panel_tile_rows * block_rows) {
+      __m512 total[16];
+#pragma GCC unroll 16
+      for (int r = 0; r < 16; ++r) total[r] = stretch.begin == 0 ? _mm512_setzero_ps() : _mm512_load_ps(out + r * block_rows);
+      for (int pair = 0; pair < pairs; ++pair) {
+        const int8_t* pair_planes = planes + pair * 2 * span_planes;
+        const int8_t* pair_q = q + pair * 2 * span_q;
+        const float* pair_scale = scale + pair * 2 * panel_tile_rows;
+        multiply<1>(pair_planes + span_planes, pair_q + span_q, 2);
+        add<0>(sums[0], pair_scale, total);
+        if (pair + 1 < pairs) multiply<0>(pair_planes + 2 * span_planes, pair_q + 2 * span_q, 2);
+        else if (tile + 1 < tiles) multiply<0>(planes, q + o.q_tile, 2);
+        add<1>(sums[1], pair_scale + panel_tile_rows, total);
+      }
+      store_totals<16>(block, stretch, total, out);
     }
   }
 
