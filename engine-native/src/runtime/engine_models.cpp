@@ -73,7 +73,11 @@ Result<Json> Engine::run_load(const std::shared_ptr<LoadedModel>& loaded, const 
   job.report("ready", 1, 1, loaded->info["memory"]);
   post([this, loaded] {
     std::lock_guard lock(mutex_);
-    if (stopping_ || !failure_) return;
+    if (stopping_ || !failure_) {  // nobody will step it: the handle is closed, not for ever loading
+      loaded->state = ModelState::closed;
+      models_.erase(loaded->handle);
+      return;
+    }
     loaded->device->adopt_step_thread();  // the step thread is worker 0 of the model's pool
     stepping_.push_back(loaded);
     loaded->state = ModelState::ready;

@@ -124,6 +124,22 @@ TEST_F(Promises, FailedLoadIsAnErrorAndLeavesNoHandle) {
     EXPECT_EQ(hearth_model_open(client.engine, bad, &model, &job, nullptr, 0), HEARTH_INVALID) << bad;
 }
 
+// A load that is done as the engine stops left a handle that said "still loading" from then on.
+TEST_F(Promises, AModelThatIsLoadedAsTheEngineStopsIsClosed) {
+  for (int i = 0; i < 60; ++i) {
+    Client client;
+    uint32_t model = 0, job = 0;
+    ASSERT_EQ(hearth_model_open(client.engine, "{\"shape\":\"fake\"}", &model, &job, nullptr, 0), HEARTH_OK);
+    std::this_thread::sleep_for(std::chrono::microseconds(i * 20));
+    ASSERT_EQ(hearth_stop(client.engine), HEARTH_OK);
+    ASSERT_TRUE(client.wait(job));
+    const int32_t status = hearth_model_close(client.engine, model, nullptr, 0);
+    EXPECT_TRUE(status == HEARTH_OK || status == HEARTH_CLOSED) << status;
+    EXPECT_EQ(client.submit(model, greedy(1), "a"), 0u);
+    EXPECT_EQ(client.status, HEARTH_CLOSED);
+  }
+}
+
 // What a library throws on a thread of the engine's ends what that thread was about, not the process.
 TEST_F(Promises, ALoadThatThrowsIsAnErrorAndLeavesNoHandle) {
   Client client;
