@@ -166,6 +166,7 @@ double copy_gb_s(device::Device& device) {
 double matrix_flops(device::Device& device, bool int8 = false) {
   const bool cpu = device.info().kind == device::DeviceKind::cpu;
   const int width = cpu ? 2048 : 8192, rows = cpu ? 256 : 8192;
+  device.begin_rows(rows);
   ops::LinearSpec spec;
   spec.in = spec.out = width;
   spec.weight = cpu ? ops::WeightFormat::f32 : ops::WeightFormat::f16;
@@ -255,7 +256,6 @@ class Bench {
     auto device = must(runtime::open_device(options));
     cuda_ = device->info().kind == device::DeviceKind::cuda;
     bandwidth_ = cuda_ ? copy_gb_s(*device) : must(device::measure_cpu_read_bandwidth(*device)).gb_s;
-    device->begin_rows(1 << 16);
     flops_ = matrix_flops(*device, a_.precision == "w4a8" || a_.precision == "w8a8" || a_.precision == "auto");
   }
 
@@ -468,7 +468,6 @@ void with_images(const Arguments& a) {
   run.load.path = a.model, run.load.shape = a.shape, run.load.precision = a.precision, run.load.kv = a.kv, run.load.vision = a.vision;
   run.load.group = a.group, run.load.head_bits = a.head_bits, run.load.context = a.context, run.load.step_tokens = a.chunk;
   run.images = a.images, run.prompt = a.prompt.front(), run.count_new = a.count_new, run.repeat = a.repeat;
-  device->begin_rows(1 << 16);
   run.matrix_flops = matrix_flops(*device);
   must(bench::run_vision(run, *device));
 }

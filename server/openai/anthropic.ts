@@ -1,7 +1,7 @@
 // POST /v1/messages on the wire: Anthropic's form of a conversation, and its events.
 
 import { z } from 'zod';
-import { modelField } from './common.ts';
+import { modelField, type Part, resultOf } from './common.ts';
 import type { OutputDelta } from './deltas.ts';
 import { partError } from './parts.ts';
 import { ignored, optional } from './validation.ts';
@@ -154,7 +154,6 @@ export type PromptRequest = z.output<typeof countTokensRequestSchema>;
 
 // ---- From the wire ----------------------------------------------------------------------------------------------
 
-type Part = { type: 'text'; text: string } | { type: 'image' };
 export interface AnthropicTurn {
   role: 'system' | 'user' | 'assistant' | 'tool';
   content: string | Part[] | null;
@@ -196,11 +195,8 @@ function userTurns(content: Blocks<'user'>): AnthropicTurn[] {
 const toPart = (block: Exclude<UserBlock, ToolResult>): Part =>
   block.type === 'text' ? { type: 'text', text: block.text } : { type: 'image' };
 
-function resultContent({ content }: ToolResult): string | Part[] {
-  if (typeof content === 'string' || content === undefined) return content ?? '';
-  const texts = content.filter((block) => block.type === 'text');
-  return texts.length === content.length ? joined(texts) : content.map(toPart);
-}
+const resultContent = ({ content }: ToolResult) =>
+  typeof content === 'string' ? content : resultOf((content ?? []).map(toPart));
 
 function assistantTurn(content: Blocks<'assistant'>): AnthropicTurn {
   if (typeof content === 'string') return { role: 'assistant', content };

@@ -99,6 +99,15 @@ export function choiceSeed(seed: number, choice: number): number {
   return (seed + Math.imul(choice, 0x9e3779b1)) >>> 0;
 }
 
+/** A part of a turn, as templates get it. */
+export type Part = { type: 'text'; text: string } | { type: 'image' };
+
+/** What a tool gave back: text alone is a text, which every template takes. */
+export function resultOf(parts: Part[]): string | Part[] {
+  const texts = parts.filter((part) => part.type === 'text');
+  return texts.length === parts.length ? texts.map(({ text }) => text).join('\n') : parts;
+}
+
 export interface UsageCounts {
   promptTokens: number;
   cachedTokens: number;

@@ -1,7 +1,7 @@
 // POST /v1/responses on the wire: items in, items and events out.
 
 import { z } from 'zod';
-import { functionOnly, ignoredFields, modelField } from './common.ts';
+import { functionOnly, ignoredFields, modelField, type Part, resultOf } from './common.ts';
 import { partError } from './parts.ts';
 import { ignored, optional } from './validation.ts';
 
@@ -153,7 +153,6 @@ export const toItems = (input: ResponseRequest['input'], find: (reference: ItemR
     ? [{ type: 'message', role: 'user', content: input, phase: undefined, id: undefined, status: undefined }]
     : input.map((item) => (item.type === 'item_reference' ? find(item) : item));
 
-type Part = { type: 'text'; text: string } | { type: 'image' };
 interface ItemTurn {
   role: 'system' | 'developer' | 'user' | 'assistant' | 'tool';
   content: string | Part[] | null;
@@ -183,7 +182,12 @@ export function itemsToTurns(items: readonly Item[]): ItemTurn[] {
       turn.toolCalls = [...(turn.toolCalls ?? []), { id: item.call_id, name: item.name, arguments: item.arguments }];
     } else if (item.type === 'function_call_output') {
       answer = null;
-      turns.push({ role: 'tool', content: outputContent(item.output), toolCallId: item.call_id });
+      const output = toParts(item.output);
+      turns.push({
+        role: 'tool',
+        content: typeof output === 'string' ? output : resultOf(output),
+        toolCallId: item.call_id,
+      });
     } else if (item.role === 'assistant') {
       const turn = assistant();
       if (turn.content !== null) {
@@ -210,13 +214,6 @@ const toParts = (content: Content): string | Part[] =>
   typeof content === 'string'
     ? content
     : content.map((part) => (part.type === 'input_image' ? { type: 'image' } : { type: 'text', text: partText(part) }));
-
-function outputContent(output: Extract<Item, { type: 'function_call_output' }>['output']): string | Part[] {
-  const parts = toParts(output);
-  if (typeof parts === 'string') return parts;
-  const texts = parts.filter((part) => part.type === 'text');
-  return texts.length === parts.length ? texts.map((part) => part.text).join('\n') : parts;
-}
 
 export function itemImages(items: readonly Item[], path: string) {
   return items.flatMap((item, index) => {

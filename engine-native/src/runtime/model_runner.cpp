@@ -12,7 +12,7 @@ static_assert(kv::block_tokens == ops::kv_block_tokens);
 
 namespace {
 
-// FINISHED's JSON without its stop string: 152 letters, six counts and three times of at most 20 digits each. Every share of
+// FINISHED's JSON without its stop string: 194 letters, eight counts and three times of at most 20 digits each. Every share of
 // a step in flight has that much of the ring set aside, so it is worth being near.
 constexpr size_t finish_json_bytes = 448;
 constexpr int images_per_pass_max = 16;  // offered to the model, which takes as many as it likes

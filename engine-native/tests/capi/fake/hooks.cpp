@@ -2,6 +2,7 @@
 #include <cstdlib>
 #include <random>
 
+#include "capi/fake/controls.h"
 #include "support/fake_model.h"
 
 namespace {
@@ -26,7 +27,6 @@ const bool installed = [] {
 
 }  // namespace
 
-// Controls for the tests, beside the ABI.
 extern "C" {
 __attribute__((visibility("default"))) void hearth_fake_preempt_every(int steps) { preempt_every = steps; }
 __attribute__((visibility("default"))) void hearth_fake_overlap(int on) { hearth::runtime::hooks().overlap = on != 0; }

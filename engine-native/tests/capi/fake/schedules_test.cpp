@@ -8,17 +8,10 @@
 #include <random>
 #include <thread>
 
+#include "capi/fake/controls.h"
 #include "support/client.h"
 
 using namespace hearth::testing;
-
-extern "C" {
-void hearth_fake_preempt_every(int steps);
-void hearth_fake_overlap(int on);
-void hearth_fake_pause_us(int us);
-void hearth_fake_copy_pause_us(int us);
-int hearth_fake_encoded();
-}
 
 namespace {
 

@@ -2,17 +2,10 @@
 // another request's. HEARTH_STORMS is how many of each kind are run.
 #include <cstdlib>
 
+#include "capi/fake/controls.h"
 #include "support/storm.h"
 
 using namespace hearth::testing;
-
-extern "C" {
-void hearth_fake_preempt_every(int steps);
-void hearth_fake_overlap(int on);
-void hearth_fake_pause_us(int us);
-void hearth_fake_copy_pause_us(int us);
-void hearth_fake_prepare_pause_us(int us);
-}
 
 namespace {
 

@@ -39,7 +39,14 @@ class TileShapes {
   bool set_ = false;
 };
 
-// What R rows of a block have added up after a stretch, times the outputs' factors at the block's last.
+// What R rows of a block have added up before a stretch.
+template <int R>
+HEARTH_INLINE void load_totals(const Stretch& stretch, const float* out, __m512 (&total)[R]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) total[r] = stretch.begin == 0 ? _mm512_setzero_ps() : _mm512_load_ps(out + r * block_rows);
+}
+
+// And after it, times the outputs' factors at the block's last.
 template <int R>
 HEARTH_INLINE void store_totals(const uint8_t* block, const Stretch& stretch, const __m512 (&total)[R], float* out) {
   const __m512 factor = _mm512_loadu_ps(block);
@@ -47,14 +54,17 @@ HEARTH_INLINE void store_totals(const uint8_t* block, const Stretch& stretch, co
   for (int r = 0; r < R; ++r) _mm512_store_ps(out + r * block_rows, stretch.last ? _mm512_mul_ps(total[r], factor) : total[r]);
 }
 
-template <int subgroups, bool symmetric>
-struct W4Amx {
-  static constexpr int rows_max = 8, panel_rows_min = 2, few_rows_max = 8, streams = 4, group = 32 * subgroups;
-  static constexpr int depth = subgroups == 1 ? 32 : 64;      // inputs of one tile product
+// A kernel of tiles as the frame sees it: few rows go to AVX-512 VNNI, `Kernel::few_rows_max` of them, and more meet each block
+// stretch by stretch, decoded for all of them: first the tiles of rows that the kernel can take in pairs of groups or spans
+// (whole_pairs), then the others one by one. Kernel: group, few_rows_max, depth, pair_groups, decoded_bytes, decode, whole_pairs,
+// rows_of_tile.
+template <class Kernel, int subgroups, bool symmetric>
+struct W4Tiles {
+  static constexpr int rows_max = 8, panel_rows_min = 2, streams = 4, group = 32 * subgroups;
   W4Vnni<subgroups, symmetric> few;
   mutable TileShapes shapes;
 
-  explicit W4Amx(const ops::LinearSpec& s) : few(s) {}
+  explicit W4Tiles(const ops::LinearSpec& s) : few(s) {}
   size_t block_bytes() const { return few.block_bytes(); }
   void tile(const uint8_t* block, const Operands& o, int rows, float* out) const { few.tile(block, o, rows, out); }
   template <int n>
@@ -62,12 +72,44 @@ struct W4Amx {
     few.template together<n>(block, to_next, o, out);
   }
 
-  // Groups [begin, end) to signed bytes, q - zero: with the zero point gone, a group's sum needs no correction.
-  HEARTH_INLINE void decode(const uint8_t* block, const W4Layout& layout, int begin, int end, int8_t* to) {
+  void panels(const uint8_t* block, int count, const PanelOperands& o, int rows, float* out, int64_t apart) const {
+    if (rows <= Kernel::few_rows_max) return few.in_registers(block, count, o, rows, out, apart);
+    shapes.set(Kernel::depth);
+    for (int i = 0; i < count; ++i) many_rows(block + i * few.layout.bytes, o, rows, out + i * apart);
+  }
+
+  void many_rows(const uint8_t* block, const PanelOperands& o, int rows, float* out) const {
+    const Kernel& kernel = static_cast<const Kernel&>(*this);
+    alignas(64) int8_t decoded[Kernel::decoded_bytes];
+    for_each_stretch<group>(block, few.layout, few.layout.bytes, few.in / group, [&](const Stretch& stretch) {
+      Kernel::decode(block, few.layout, stretch, decoded);
+      memory_is_written();
+      const bool pairs = (stretch.end - stretch.begin) % Kernel::pair_groups == 0;
+      const int whole_tiles = pairs ? (rows + 7) / panel_tile_rows : 0;
+      if (whole_tiles > 0) kernel.whole_pairs(block, decoded, o, whole_tiles, stretch, out);
+      for (int row = whole_tiles * panel_tile_rows; row < rows; row += panel_tile_rows) {
+        if (rows - row > 8) kernel.template rows_of_tile<16>(block, decoded, o, row, stretch, out + row * block_rows);
+        else kernel.template rows_of_tile<8>(block, decoded, o, row, stretch, out + row * block_rows);
+      }
+    });
+  }
+};
+
+template <int subgroups, bool symmetric>
+struct W4Amx : W4Tiles<W4Amx<subgroups, symmetric>, subgroups, symmetric> {
+  using Tiles = W4Tiles<W4Amx, subgroups, symmetric>;
+  using Tiles::few;
+  using Tiles::Tiles;
+  static constexpr int few_rows_max = 8, group = Tiles::group, pair_groups = 2;
+  static constexpr int depth = subgroups == 1 ? 32 : 64;  // inputs of one tile product
+  static constexpr int decoded_bytes = scratch_inputs * block_rows;
+
+  // A stretch to signed bytes, q - zero: with the zero point gone, a group's sum needs no correction.
+  HEARTH_INLINE void decode(const uint8_t* block, const W4Layout& layout, const Stretch& stretch, int8_t* to) {
     const __m512i low = _mm512_set1_epi8(15);
     const __m512i four_times = _mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0x00000000);
-    const uint8_t* quants = block + layout.quants + static_cast<size_t>(begin) * group * 8;
-    for (int g = begin; g < end; ++g) {
+    const uint8_t* quants = block + layout.quants + static_cast<size_t>(stretch.begin) * group * 8;
+    for (int g = stretch.begin; g < stretch.end; ++g) {
       const __m512i zeros = symmetric ? _mm512_set1_epi8(8) : _mm512_shuffle_epi8(group_zeros(block, layout, g), four_times);
 #pragma GCC unroll 16
       for (int chunk = 0; chunk < 4 * subgroups; ++chunk, quants += 64, to += 128) {
@@ -76,26 +118,6 @@ struct W4Amx {
         _mm512_store_si512(to + 64, _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(w, 4), low), zeros));
       }
     }
-  }
-
-  void panels(const uint8_t* block, int count, const PanelOperands& o, int rows, float* out, int64_t apart) const {
-    if (rows <= few_rows_max) return few.in_registers(block, count, o, rows, out, apart);
-    shapes.set(depth);
-    for (int i = 0; i < count; ++i) many_rows(block + i * few.layout.bytes, o, rows, out + i * apart);
-  }
-
-  void many_rows(const uint8_t* block, const PanelOperands& o, int rows, float* out) const {
-    alignas(64) int8_t weights[scratch_inputs * block_rows];
-    for_each_stretch<group>(block, few.layout, few.layout.bytes, few.in / group, [&](const Stretch& stretch) {
-      decode(block, few.layout, stretch.begin, stretch.end, weights);
-      memory_is_written();
-      const int whole_tiles = (stretch.end - stretch.begin) % 2 == 0 ? (rows + 7) / panel_tile_rows : 0;
-      if (whole_tiles > 0) whole_pairs(block, weights, o, whole_tiles, stretch, out);
-      for (int row = whole_tiles * panel_tile_rows; row < rows; row += panel_tile_rows) {
-        if (rows - row > 8) rows_of_tile<16>(block, weights, o, row, stretch, out + row * block_rows);
-        else rows_of_tile<8>(block, weights, o, row, stretch, out + row * block_rows);
-      }
-    });
   }
 
   // The sums of one group of 16 rows, through tiles C, A and B, which differ from those of the group before.
@@ -140,8 +162,7 @@ struct W4Amx {
     multiply<0>(weights, q_tile, stretch.begin);
     for (int tile = 0; tile < tiles; ++tile, q_tile += o.q_tile, scale += o.group_tile, out += panel_tile_rows * block_rows) {
       __m512 total[16];
-#pragma GCC unroll 16
-      for (int r = 0; r < 16; ++r) total[r] = stretch.begin == 0 ? _mm512_setzero_ps() : _mm512_load_ps(out + r * block_rows);
+      load_totals(stretch, out, total);
       for (int g = stretch.begin; g < stretch.end; g += 2) {
         const int8_t* pair = weights + (g - stretch.begin) * group_weights;
         if (tile == 0) prefetch_group<subgroups>(stretch, g);
@@ -152,7 +173,7 @@ struct W4Amx {
         else if (tile + 1 < tiles) multiply<0>(weights, q_tile + o.q_tile, stretch.begin);
         add<1>(block, few.layout, g + 1, scale, sums[1], total);
       }
-      store_totals<16>(block, stretch, total, out);
+      store_totals(block, stretch, total, out);
     }
   }
 
@@ -166,8 +187,7 @@ struct W4Amx {
     const float* scale = o.scale + tile * o.group_tile;
     constexpr int group_weights = group * block_rows;
     __m512 total[R];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) total[r] = stretch.begin == 0 ? _mm512_setzero_ps() : _mm512_load_ps(out + r * block_rows);
+    load_totals(stretch, out, total);
     multiply<0>(weights, q_tile, stretch.begin);
     for (int g = stretch.begin; g < stretch.end; g += 2) {
       if (row == 0) prefetch_group<subgroups>(stretch, g);
@@ -180,47 +200,17 @@ struct W4Amx {
       if (g + 2 < stretch.end) multiply<0>(weights, q_tile, g + 2);
       add<1>(block, few.layout, g + 1, scale, sums[1], total);
     }
-    store_totals<R>(block, stretch, total, out);
+    store_totals(block, stretch, total, out);
   }
 };
 
 // Symmetric groups of 32, with whole scales: q - 8 times its scale fits 16 bits, so a weight becomes two bytes, of which the tiles
 // add up the low ones and the high ones of a whole span. A span's sums leave the tiles twice where a group's left them four times,
 // and are scaled once; the integers are those of the other sets.
-struct W4AmxWhole {
-  static constexpr int rows_max = 8, panel_rows_min = 2, few_rows_max = 12, streams = 4, span = span_groups * 32;
-  W4Vnni<1, true> few;
-  mutable TileShapes shapes;
-
-  explicit W4AmxWhole(const ops::LinearSpec& s) : few(s) {}
-  size_t block_bytes() const { return few.block_bytes(); }
-  void tile(const uint8_t* block, const Operands& o, int rows, float* out) const { few.tile(block, o, rows, out); }
-  template <int n>
-  void together(const uint8_t* const (&block)[n], size_t to_next, const Operands& o, float (*out)[block_rows]) const {
-    few.template together<n>(block, to_next, o, out);
-  }
-
-  void panels(const uint8_t* block, int count, const PanelOperands& o, int rows, float* out, int64_t apart) const {
-    if (rows <= few_rows_max) return few.in_registers(block, count, o, rows, out, apart);
-    shapes.set(64);
-    for (int i = 0; i < count; ++i) many_rows(block + i * few.layout.bytes, o, rows, out + i * apart);
-  }
-
-  void many_rows(const uint8_t* block, const PanelOperands& o, int rows, float* out) const {
-    alignas(64) int8_t planes[2 * scratch_inputs * block_rows];
-    for_each_stretch<32>(block, few.layout, few.layout.bytes, few.in / 32, [&](const Stretch& stretch) {
-      decode(block, few.layout, stretch, planes);
-      memory_is_written();
-      const bool pairs = (stretch.end - stretch.begin) % (2 * span_groups) == 0;
-      const int whole_tiles = pairs ? (rows + 7) / panel_tile_rows : 0;
-      if (whole_tiles > 0) whole_pairs(block, planes, o, whole_tiles, stretch, out);
-      for (int row = whole_tiles * panel_tile_rows; row < rows; row += panel_tile_rows) {
-        if (rows - row > 8) rows_of_tile<16>(block, planes, o, row, stretch, out + row * block_rows);
-        else rows_of_tile<8>(block, planes, o, row, stretch, out + row * block_rows);
-      }
-    });
-  }
-
+struct W4AmxWhole : W4Tiles<W4AmxWhole, 1, true> {
+  using W4Tiles::W4Tiles;
+  static constexpr int few_rows_max = 12, depth = 64, pair_groups = 2 * span_groups, span = span_groups * 32;
+  static constexpr int decoded_bytes = 2 * scratch_inputs * block_rows;  // two planes
   static constexpr int plane_bytes = 64 * block_rows;  // a tile: 64 inputs of 16 outputs
 
   // Words of the even and of the odd bytes' weights, in [-2^15, 2^15), to bytes of both planes.
@@ -312,8 +302,7 @@ struct W4AmxWhole {
     multiply<0>(planes, q, 2);
     for (int tile = 0; tile < tiles; ++tile, q += o.q_tile, scale += o.group_tile, out += panel_tile_rows * block_rows) {
       __m512 total[16];
-#pragma GCC unroll 16
-      for (int r = 0; r < 16; ++r) total[r] = stretch.begin == 0 ? _mm512_setzero_ps() : _mm512_load_ps(out + r * block_rows);
+      load_totals(stretch, out, total);
       for (int pair = 0; pair < pairs; ++pair) {
         const int8_t* pair_planes = planes + pair * 2 * span_planes;
         const int8_t* pair_q = q + pair * 2 * span_q;
@@ -324,7 +313,7 @@ struct W4AmxWhole {
         else if (tile + 1 < tiles) multiply<0>(planes, q + o.q_tile, 2);
         add<1>(sums[1], pair_scale + panel_tile_rows, total);
       }
-      store_totals<16>(block, stretch, total, out);
+      store_totals(block, stretch, total, out);
     }
   }
 
@@ -338,8 +327,7 @@ struct W4AmxWhole {
     const auto tiles_from = [&](int g) { return g + 2 < stretch.end ? 2 : 1; };
     const auto next = [&] { planes += span / 64 * 2 * plane_bytes, q += span / 64 * 1024; };
     __m512 total[R];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) total[r] = stretch.begin == 0 ? _mm512_setzero_ps() : _mm512_load_ps(out + r * block_rows);
+    load_totals(stretch, out, total);
     multiply<0>(planes, q, tiles_from(stretch.begin));
     for (int g = stretch.begin; g < stretch.end; g += 2 * span_groups, scale += 2 * panel_tile_rows) {
       next();
@@ -350,7 +338,7 @@ struct W4AmxWhole {
       if (g + 2 * span_groups < stretch.end) multiply<0>(planes, q, tiles_from(g + 2 * span_groups));
       add<1>(sums[1], scale + panel_tile_rows, total);
     }
-    store_totals<R>(block, stretch, total, out);
+    store_totals(block, stretch, total, out);
   }
 };
 
