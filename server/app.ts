@@ -221,8 +221,6 @@ function fromFastify(error: FastifyError | ApiError, bodyBytesMax: number): ApiE
       return errors.tooLarge(bodyBytesMax);
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
       return errors.unsupportedMediaType();
-    case 'FST_ERR_CTP_EMPTY_JSON_BODY':
-      return errors.invalid('The body is empty; it must be JSON.');
     case 'FST_ERR_BAD_URL':
     case 'FST_ERR_MAX_PARAM_LENGTH':
       return errors.notFound('The URL cannot be read.', 'unknown_url');

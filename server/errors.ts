@@ -128,6 +128,15 @@ export const errors = {
       { code: 'response_not_found' },
     ),
 
+  notBackground: () =>
+    new ApiError(
+      400,
+      'invalid_request_error',
+      'Cannot cancel a synchronous response: only background responses can be cancelled, and there are none here. ' +
+        'To end a response that is being made, close its connection.',
+      { code: 'response_not_cancellable' },
+    ),
+
   itemNotFound: (id: string, kept: number) =>
     new ApiError(
       404,

@@ -6,7 +6,18 @@ import { errors } from '../errors.ts';
 import { validate } from '../openai/validation.ts';
 
 export function parseBody<T extends z.ZodType>(schema: T, request: FastifyRequest, lenient: boolean): z.output<T> {
+  if (request.body === undefined) throw errors.invalid('The body is empty; it must be JSON.');
   return checkedBody(schema, request.body ?? undefined, request.log, lenient);
+}
+
+/** The query, of which nothing is left unread either. SDKs write lists as `include[]=a&include[]=b`. */
+export function parseQuery<T extends z.ZodType>(schema: T, request: FastifyRequest, lenient: boolean): z.output<T> {
+  const query: Record<string, unknown> = {};
+  for (const [key, value] of Object.entries(request.query as Record<string, string | string[]>)) {
+    const name = key.replace(/\[\d{0,4}\]$/, '');
+    query[name] = Object.hasOwn(query, name) ? [query[name], value].flat() : value;
+  }
+  return checkedBody(schema, query, request.log, lenient);
 }
 
 export function checkedBody<T extends z.ZodType>(

@@ -48,8 +48,7 @@ export async function startChat(
   images: DecodedImage[],
 ): Promise<ChatRun> {
   const { model, constraint } = task;
-  const family = familyOf(model.chatTemplate);
-  checkConstraint(constraint, family, model);
+  const family = checkedFamily(constraint, model);
   const prompt = await renderPrompt(context, model, task.prompt);
   scope.throwIfAborted();
   const grammar = grammarOf(constraint, family, model.chatTemplate);
@@ -82,7 +81,9 @@ function fitToPrompt(grammar: Grammar, { open, close }: { open: string; close: s
 /** Longest schema, tools together, in characters of JSON. */
 const schemaLengthMax = 512 * 1024;
 
-function checkConstraint({ tools, toolChoice, responseFormat }: GrammarInput, family: Family, model: ModelInfo): void {
+/** The family of a model that can do what is asked for. */
+export function checkedFamily({ tools, toolChoice, responseFormat }: GrammarInput, model: ModelInfo): Family {
+  const family = familyOf(model.chatTemplate);
   if (tools?.length && toolChoice !== 'none' && !family.calls) {
     throw errors.unsupportedValue('tools', `The chat template of '${model.name}' has no format for tool calls.`);
   }
@@ -93,6 +94,7 @@ function checkConstraint({ tools, toolChoice, responseFormat }: GrammarInput, fa
       tools ? 'tools' : 'response_format',
     );
   }
+  return family;
 }
 
 const usesCalls = ({ tools }: GrammarInput, family: Family) => Boolean(tools?.length && family.calls);

@@ -110,6 +110,8 @@ export function parseJsonBodies(app: FastifyInstance): void {
   app.decorateRequest('longStrings', null);
   app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, given, done) => {
     const body = given as Buffer;
+    // Clients that announce JSON with every POST have none for those that need none (cancel).
+    if (body.length === 0) return done(null, undefined);
     try {
       refuseIntricate(body);
     } catch (error) {

@@ -3,7 +3,6 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import type { ModelInfo } from '../engine/port.ts';
-import { type Engine, EngineError, type EngineRequest } from '../engine/port.ts';
 import { errors } from '../errors.ts';
 import {
   BlockWriter,
@@ -22,10 +21,11 @@ import {
 } from '../openai/anthropic.ts';
 import { defined } from '../openai/common.ts';
 import { parseBody } from './body.ts';
-import { type ChatRun, type ChatTask, newId, renderPrompt, runChoice, startChat, sumUsage } from './chat-core.ts';
+import { type ChatRun, type ChatTask, newId, runChoice, startChat, sumUsage } from './chat-core.ts';
 import type { AppContext } from './context.ts';
 import { withImages } from './image-parts.ts';
 import { useModel, withModel } from './model-use.ts';
+import { countPrompt } from './prompt-tokens.ts';
 import { addRoute } from './routes.ts';
 import { RequestScope } from './scope.ts';
 import type { SseStream } from './sse.ts';
@@ -61,34 +61,14 @@ function refuseThread({ body }: FastifyRequest): void {
 async function count(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
   refuseThread(request);
   const body = parseBody(countTokensRequestSchema, request, context.settings.lenient);
-  const images = { references: imageSources(body), strings: request.longStrings };
-  return withModel(context, body.model, async (model) => {
-    const prompt = await renderPrompt(context, model, toPrompt(body));
-    const engine = context.lifecycle.engine();
-    if (images.references.length > 0) {
-      const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
-      const task = { model: model.name, kind: 'generate' as const, maxTokens: 1, ...prompt };
-      return withImages(context, model, images, scope, async (decoded) => ({
-        input_tokens: await countWithImages(engine, { ...task, images: decoded }),
-      }));
-    }
-    const ids = await engine.tokenize(model.name, prompt.text, prompt.literal, prompt.addSpecialTokens);
-    return { input_tokens: ids.length };
-  });
-}
-
-/** What images become depends on their sizes: the engine says it when it accepts the prompt, which then goes no further. */
-async function countWithImages(engine: Engine, request: EngineRequest): Promise<number> {
-  try {
-    for await (const event of await engine.submit(request)) {
-      if (event.type === 'accepted') return event.promptTokens;
-      if (event.type === 'finished') return event.usage.promptTokens;
-    }
-  } catch (error) {
-    if (!(error instanceof EngineError) || error.code !== 'context_length_exceeded') throw error;
-    return Number(error.detail.prompt_tokens);
-  }
-  throw new Error('the engine ended a request without a finish');
+  const counted = {
+    prompt: toPrompt(body),
+    constraint: { tools: toFunctionTools(body), toolChoice: toToolChoice(body) },
+    images: { references: imageSources(body), strings: request.longStrings },
+  };
+  return withModel(context, body.model, async (model) => ({
+    input_tokens: await countPrompt(context, request, reply, model, counted),
+  }));
 }
 
 async function answer(context: AppContext, request: FastifyRequest, reply: FastifyReply) {

@@ -37,13 +37,15 @@ export function makeOpenapi(definitions: readonly RouteDefinition[]): Json {
 
 function operation(definition: RouteDefinition, path: string): Json {
   const { body, summary, open } = definition;
+  const parameters = [
+    ...(path.includes('{id}') ? [{ name: 'id', in: 'path', required: true, schema: { type: 'string' } }] : []),
+    ...queryParameters(definition),
+  ];
   return {
     operationId: `${definition.method.toLowerCase()}${path.replace(/[^A-Za-z0-9]+(.)?/g, (_, letter) => (letter ?? '').toUpperCase())}`,
     summary,
     ...(open ? { security: [{}] } : {}),
-    ...(path.includes('{id}')
-      ? { parameters: [{ name: 'id', in: 'path', required: true, schema: { type: 'string' } }] }
-      : {}),
+    ...(parameters.length > 0 ? { parameters } : {}),
     ...(body
       ? { requestBody: { required: true, content: { 'application/json': { schema: toJsonSchema(body, 'input') } } } }
       : {}),
@@ -55,6 +57,14 @@ function operation(definition: RouteDefinition, path: string): Json {
       },
     },
   };
+}
+
+/** Of a query the output is published: what comes in are texts, of which it is read. */
+function queryParameters({ query }: RouteDefinition): Json[] {
+  return Object.entries(query?.shape ?? {}).map(([name, schema]) => {
+    const { description, ...rest } = toJsonSchema(schema as z.ZodType, 'output');
+    return { name, in: 'query', ...(description ? { description } : {}), schema: rest };
+  });
 }
 
 function answers({ response, responseType, streams }: RouteDefinition): Json {

@@ -1,7 +1,7 @@
 // What earlier responses said, for previous_response_id and to be asked for again: in memory, bounded in number and, all
 // stores together, in size.
 
-import type { Item } from '../openai/responses.ts';
+import type { NamedItem } from '../openai/responses.ts';
 
 /** The turns of one socket. */
 interface Conversation {
@@ -9,14 +9,19 @@ interface Conversation {
   latest: string | null;
 }
 
+/** Its output is also the end of its conversation. */
+interface AnsweredResponse {
+  output: readonly unknown[];
+}
+
 interface Kept {
   store: ResponseStore;
   id: string;
   owner: string;
   /** As its client got it. */
-  response: object;
+  response: AnsweredResponse;
   /** The whole conversation up to and with the response. */
-  items: readonly Item[];
+  items: readonly NamedItem[];
   /** Of the response and the list, without the items. */
   characters: number;
   conversation: Conversation | null;
@@ -40,7 +45,7 @@ export class ResponseBudget {
   /** The least recently used first. */
   readonly #kept = new Set<Kept>();
   /** The turns of a conversation share its items: each counts once, until the last response that has it is forgotten. */
-  readonly #items = new Map<Item, { characters: number; holders: number }>();
+  readonly #items = new Map<NamedItem, { characters: number; holders: number }>();
   readonly #charactersMax: number;
   #characters = 0;
 
@@ -91,8 +96,8 @@ export class ResponseBudget {
 export class ResponseStore {
   readonly #budget: ResponseBudget;
   readonly #responses = new Map<string, Kept>();
-  /** Items of answers, which clients know by their ids. */
-  readonly #byId = new Map<string, { item: Item; owner: string; holders: number }>();
+  /** Items by their ids, by which clients refer to them. */
+  readonly #byId = new Map<string, { item: NamedItem; owner: string; holders: number }>();
 
   constructor(budget: ResponseBudget) {
     this.#budget = budget;
@@ -101,8 +106,8 @@ export class ResponseStore {
   put(
     id: string,
     owner: string,
-    response: object,
-    items: readonly Item[],
+    response: AnsweredResponse,
+    items: readonly NamedItem[],
     conversation: Conversation | null = null,
   ): void {
     const characters = responseOverhead + JSON.stringify(response).length + listEntryOverhead * items.length;
@@ -122,7 +127,7 @@ export class ResponseStore {
   }
 
   /** An item of a response that is kept, and that the same owner got, or null. */
-  item(id: string, owner: string): Item | null {
+  item(id: string, owner: string): NamedItem | null {
     const known = this.#byId.get(id);
     return known && known.owner === owner ? known.item : null;
   }
@@ -138,9 +143,8 @@ export class ResponseStore {
     if (!this.#responses.delete(kept.id)) return;
     this.#budget.remove(kept);
     for (const item of kept.items) {
-      const id = idOf(item);
-      const known = id === undefined ? undefined : this.#byId.get(id);
-      if (known && --known.holders === 0) this.#byId.delete(id!);
+      const known = this.#byId.get(item.id);
+      if (known && --known.holders === 0) this.#byId.delete(item.id);
     }
   }
 
@@ -155,23 +159,18 @@ export class ResponseStore {
     return first!;
   }
 
-  #name(item: Item, owner: string): void {
-    const id = idOf(item);
-    if (id === undefined) return;
-    const known = this.#byId.get(id) ?? { item, owner, holders: 0 };
+  #name(item: NamedItem, owner: string): void {
+    const known = this.#byId.get(item.id) ?? { item, owner, holders: 0 };
     known.holders++;
-    this.#byId.set(id, known);
+    this.#byId.set(item.id, known);
   }
 }
-
-/** Items that clients send have none: theirs are taken off. */
-const idOf = (item: Item) => (item as { id?: string }).id;
 
 /** Where a conversation finds what it goes on from, and leaves what it comes to. */
 export interface ResponseMemory {
   get(id: string, owner: string): Readonly<Kept> | null;
-  item(id: string, owner: string): Item | null;
-  put(id: string, owner: string, response: object, items: readonly Item[], stored: boolean): void;
+  item(id: string, owner: string): NamedItem | null;
+  put(id: string, owner: string, response: AnsweredResponse, items: readonly NamedItem[], stored: boolean): void;
 }
 
 /** Over HTTP only what is stored is kept. */
@@ -199,11 +198,11 @@ export class SocketMemory implements ResponseMemory {
     return this.#shared.get(id, owner) ?? this.#own.get(id, owner);
   }
 
-  item(id: string, owner: string): Item | null {
+  item(id: string, owner: string): NamedItem | null {
     return this.#shared.item(id, owner) ?? this.#own.item(id, owner);
   }
 
-  put(id: string, owner: string, response: object, items: readonly Item[], stored: boolean): void {
+  put(id: string, owner: string, response: AnsweredResponse, items: readonly NamedItem[], stored: boolean): void {
     if (this.#closed && !stored) return;
     if (!this.#closed) this.#conversation.latest = id;
     (stored ? this.#shared : this.#own).put(id, owner, response, items, this.#conversation);

@@ -1,17 +1,21 @@
-// POST /v1/responses, what was answered by its id, and the WebSocket mode: one create a message, its events as text frames.
+// POST /v1/responses, its prompt's tokens, and the WebSocket mode: one create a message, its events as text frames.
 
 import type { Server } from 'node:http';
 import websocket from '@fastify/websocket';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { WebSocket } from 'ws';
-import { z } from 'zod';
 import { errors } from '../errors.ts';
 import { defined } from '../openai/common.ts';
 import { type ResponseEvent, ResponseWriter } from '../openai/response-writer.ts';
 import {
   type Item,
+  inputTokensRequestSchema,
+  inputTokensResponseSchema,
   itemImages,
   itemsToTurns,
+  type NamedItem,
+  nameItems,
+  type PromptRequest,
   type ResponseRequest,
   responseRequestSchema,
   responseSchema,
@@ -23,7 +27,8 @@ import type { AppContext } from './context.ts';
 import { isOurFault, toApiError } from './engine-errors.ts';
 import { withImages } from './image-parts.ts';
 import { refuseIntricate } from './json-structure.ts';
-import { useModel } from './model-use.ts';
+import { useModel, withModel } from './model-use.ts';
+import { countPrompt } from './prompt-tokens.ts';
 import {
   httpMemory,
   ResponseBudget,
@@ -34,6 +39,7 @@ import {
 } from './response-store.ts';
 import { addRoute } from './routes.ts';
 import { ClientGone, RequestScope } from './scope.ts';
+import { storedResponses } from './stored-responses.ts';
 import { type StreamSteps, sendWhole, streamAnswer } from './streaming.ts';
 
 /** The code of a WebSocket's end when a server stops (RFC 6455). */
@@ -45,7 +51,7 @@ interface Turn {
   scope: RequestScope;
   writer: (emit?: (event: ResponseEvent) => void) => ResponseWriter;
   /** Remembers the answer under its id. */
-  keep: (writer: ResponseWriter, response: object) => void;
+  keep: (writer: ResponseWriter, response: ReturnType<ResponseWriter['response']>) => void;
 }
 
 export async function responses(app: FastifyInstance, context: AppContext): Promise<void> {
@@ -75,36 +81,25 @@ export async function responses(app: FastifyInstance, context: AppContext): Prom
     },
     wsHandler: (socket, request) => serveSocket(context, new SocketMemory(store, budget), socket, request),
   });
-  storedRoutes(app, store);
+  addRoute(app, {
+    method: 'POST',
+    url: '/v1/responses/input_tokens',
+    summary: 'Tokens of a request’s prompt, with those of its images',
+    body: inputTokensRequestSchema,
+    response: inputTokensResponseSchema,
+    handler: (request, reply) => count(context, httpMemory(store), request, reply),
+  });
+  storedResponses(app, context, store);
 }
 
-function storedRoutes(app: FastifyInstance, store: ResponseStore): void {
-  const url = '/v1/responses/:id';
-  const idOf = (request: FastifyRequest) => (request.params as { id: string }).id;
-  addRoute(app, {
-    method: 'GET',
-    url,
-    summary: 'A response that was answered before and is still kept',
-    response: responseSchema,
-    handler: (request) => {
-      const { stream } = request.query as { stream?: string };
-      if (stream !== undefined && stream !== 'false') throw errors.unsupportedParameter('stream');
-      const stored = store.get(idOf(request), request.keyOwner.name);
-      if (!stored) throw errors.responseNotFound(idOf(request), responsesMax);
-      return stored.response;
-    },
-  });
-  addRoute(app, {
-    method: 'DELETE',
-    url,
-    summary: 'Forgets a response',
-    response: z.object({ id: z.string(), object: z.literal('response'), deleted: z.literal(true) }),
-    handler: (request) => {
-      const id = idOf(request);
-      if (!store.delete(id, request.keyOwner.name)) throw errors.responseNotFound(id, responsesMax);
-      return { id, object: 'response', deleted: true };
-    },
-  });
+async function count(context: AppContext, memory: ResponseMemory, request: FastifyRequest, reply: FastifyReply) {
+  const body = parseBody(inputTokensRequestSchema, request, context.settings.lenient);
+  const { items, images } = conversation(memory, body, request.keyOwner.name);
+  const counted = { prompt: toPrompt(body, items), constraint: toConstraint(body), images };
+  return withModel(context, body.model, async (model) => ({
+    object: 'response.input_tokens' as const,
+    input_tokens: await countPrompt(context, request, reply, model, counted),
+  }));
 }
 
 async function answer(context: AppContext, memory: ResponseMemory, request: FastifyRequest, reply: FastifyReply) {
@@ -142,14 +137,9 @@ async function startTurn(
   owner: string,
 ): Promise<Turn> {
   const model = await useModel(context, body.model, scope);
-  const earlier = earlierItems(memory, body.previous_response_id, owner);
-  const added = toItems(body.input, ({ id }) => referredItem(memory, id, owner));
-  const items = [...earlier, ...added];
+  const { items, images } = conversation(memory, body, owner);
   const task = toTask(model, body, items);
-  const references = [...itemImages(earlier, 'previous'), ...itemImages(added, 'input')];
-  const run = await withImages(context, model, { references }, scope, (images) =>
-    startChat(context, task, scope, images),
-  );
+  const run = await withImages(context, model, images, scope, (decoded) => startChat(context, task, scope, decoded));
   const identity = { id: newId('resp_'), createdAt: nowSeconds(), model: model.name };
   return {
     run,
@@ -162,7 +152,16 @@ async function startTurn(
   };
 }
 
-function earlierItems(memory: ResponseMemory, id: string | undefined, owner: string): readonly Item[] {
+/** What a request goes on from and what it adds, as items and the pictures in them. */
+function conversation(memory: ResponseMemory, body: PromptRequest, owner: string) {
+  const earlier = earlierItems(memory, body.previous_response_id, owner);
+  const given = toItems(body.input, ({ id }) => referredItem(memory, id, owner));
+  const added = nameItems(given, earlier, newId);
+  const references = [...itemImages(earlier, 'previous'), ...itemImages(added, 'input')];
+  return { items: [...earlier, ...added], images: { references } };
+}
+
+function earlierItems(memory: ResponseMemory, id: string | undefined, owner: string): readonly NamedItem[] {
   if (id === undefined) return [];
   const kept = memory.get(id, owner);
   if (kept) return kept.items;
@@ -173,41 +172,49 @@ function earlierItems(memory: ResponseMemory, id: string | undefined, owner: str
   );
 }
 
-function referredItem(memory: ResponseMemory, id: string, owner: string): Item {
+function referredItem(memory: ResponseMemory, id: string, owner: string): NamedItem {
   const item = memory.item(id, owner);
   if (!item) throw errors.itemNotFound(id, responsesMax);
   return item;
 }
 
-function toTask(model: ChatTask['model'], body: ResponseRequest, items: readonly Item[]): ChatTask {
-  const tools = body.tools?.map(({ name, description, parameters, strict }) => ({
-    type: 'function' as const,
-    function: { name, description, parameters, strict },
-  }));
-  const choice = body.tool_choice;
-  const format = body.text?.format;
+function toPrompt(body: PromptRequest, items: readonly Item[]): ChatTask['prompt'] {
   const effort = body.reasoning?.effort;
   const instructions = body.instructions ? [{ role: 'system' as const, content: body.instructions }] : [];
   return {
-    model,
-    choices: 1,
-    prompt: {
-      turns: [...instructions, ...itemsToTurns(items)],
-      tools: choice === 'none' ? undefined : tools,
-      variables: effort ? { reasoning_effort: effort, enable_thinking: effort !== 'none' } : {},
-    },
-    constraint: {
-      tools,
-      toolChoice: typeof choice === 'object' ? { function: { name: choice.name } } : (choice ?? 'auto'),
-      parallel: body.parallel_tool_calls,
-      responseFormat: format?.type === 'json_schema' ? { type: 'json_schema', json_schema: format } : format,
-    },
-    engine: {
-      sampling: defined({ temperature: body.temperature, topP: body.top_p }),
-      ...defined({ maxTokens: body.max_output_tokens }),
-    },
+    turns: [...instructions, ...itemsToTurns(items)],
+    tools: body.tool_choice === 'none' ? undefined : toFunctionTools(body),
+    variables: effort ? { reasoning_effort: effort, enable_thinking: effort !== 'none' } : {},
   };
 }
+
+function toConstraint(body: PromptRequest): ChatTask['constraint'] {
+  const choice = body.tool_choice;
+  const format = body.text?.format;
+  return {
+    tools: toFunctionTools(body),
+    toolChoice: typeof choice === 'object' ? { function: { name: choice.name } } : (choice ?? 'auto'),
+    parallel: body.parallel_tool_calls,
+    responseFormat: format?.type === 'json_schema' ? { type: 'json_schema', json_schema: format } : format,
+  };
+}
+
+const toFunctionTools = ({ tools }: PromptRequest) =>
+  tools?.map(({ name, description, parameters, strict }) => ({
+    type: 'function' as const,
+    function: { name, description, parameters, strict },
+  }));
+
+const toTask = (model: ChatTask['model'], body: ResponseRequest, items: readonly Item[]): ChatTask => ({
+  model,
+  choices: 1,
+  prompt: toPrompt(body, items),
+  constraint: toConstraint(body),
+  engine: {
+    sampling: defined({ temperature: body.temperature, topP: body.top_p }),
+    ...defined({ maxTokens: body.max_output_tokens }),
+  },
+});
 
 async function finishTurn(turn: Turn, writer: ResponseWriter) {
   const outcome = await runChoice(turn.run.generations[0]!, turn.run.parserOf(), turn.scope, writer);

@@ -10,6 +10,7 @@ export interface RouteDefinition {
   url: string;
   summary: string;
   body?: z.ZodType;
+  query?: z.ZodObject;
   response?: z.ZodType;
   /** The answer is an event stream when the body says stream: true. */
   streams?: boolean;

@@ -1,7 +1,7 @@
 // Deltas as output items and as the events of a Responses stream.
 
 import type { OutputDelta } from './deltas.ts';
-import type { Item, ResponseRequest } from './responses.ts';
+import type { NamedItem, ResponseRequest } from './responses.ts';
 
 type Reasoning = {
   id: string;
@@ -126,8 +126,8 @@ export class ResponseWriter {
   }
 
   /** The output as the input of a later turn. */
-  asItems(): Item[] {
-    return structuredClone(this.output) as unknown as Item[];
+  asItems(): NamedItem[] {
+    return structuredClone(this.output) as unknown as NamedItem[];
   }
 
   #text(text: string): void {

@@ -96,62 +96,117 @@ const toolSchema = z.strictObject({
   strict: optional(z.boolean()),
 });
 
+const inputSchema = z.union([text, z.array(itemSchema).min(1).max(16_384)], {
+  error: 'must be text or a list of items',
+});
+
+/** What a prompt is made of, and what a request says beside it that takes no tokens. */
+const promptFields = {
+  instructions: optional(text),
+  previous_response_id: optional(z.string().min(1).max(256)),
+  tools: optional(z.array(toolSchema).max(128)),
+  tool_choice: optional(
+    z.union([z.enum(['none', 'auto', 'required']), z.strictObject({ type: z.literal('function'), name: nameSchema })], {
+      error: "must be 'none', 'auto', 'required' or {type:'function',name}",
+    }),
+  ),
+  parallel_tool_calls: optional(z.boolean()),
+  text: optional(z.strictObject({ format: optional(formatSchema), verbosity: ignored(z.literal('medium')) })),
+  reasoning: optional(
+    z.strictObject({
+      effort: optional(z.enum(['none', 'minimal', 'low', 'medium', 'high', 'xhigh'])),
+      summary: ignored(z.string().max(64)),
+    }),
+  ),
+  truncation: ignored(z.literal('disabled')),
+};
+
 export const responseRequestSchema = z
   .strictObject({
     model: modelField,
-    input: z.union([text, z.array(itemSchema).min(1).max(16_384)], { error: 'must be text or a list of items' }),
-    instructions: optional(text),
-    previous_response_id: optional(z.string().min(1).max(256)),
+    input: inputSchema,
+    ...promptFields,
     store: optional(z.boolean()),
     stream: optional(z.boolean()),
     max_output_tokens: optional(z.int().min(1).max(2_147_483_647)),
     temperature: optional(z.number().min(0).max(2)),
     top_p: optional(z.number().gt(0).max(1)),
-    tools: optional(z.array(toolSchema).max(128)),
-    tool_choice: optional(
-      z.union(
-        [z.enum(['none', 'auto', 'required']), z.strictObject({ type: z.literal('function'), name: nameSchema })],
-        {
-          error: "must be 'none', 'auto', 'required' or {type:'function',name}",
-        },
-      ),
-    ),
-    parallel_tool_calls: optional(z.boolean()),
-    text: optional(z.strictObject({ format: optional(formatSchema), verbosity: ignored(z.literal('medium')) })),
-    reasoning: optional(
-      z.strictObject({
-        effort: optional(z.enum(['none', 'minimal', 'low', 'medium', 'high', 'xhigh'])),
-        summary: ignored(z.string().max(64)),
-      }),
-    ),
     metadata: optional(z.record(z.string().max(64), z.string().max(512))),
     user: ignoredFields.user,
     service_tier: ignoredFields.service_tier,
     prompt_cache_key: ignoredFields.prompt_cache_key,
     safety_identifier: ignoredFields.safety_identifier,
-    truncation: ignored(z.literal('disabled')),
-    background: ignored(z.literal(false)),
+    background: ignored(z.literal(false, { error: 'must be false: answers are not made in the background here' })),
     include: ignored(z.array(z.enum(['reasoning.encrypted_content'])).max(8)),
     stream_options: ignored(z.strictObject({ include_obfuscation: z.literal(false) })),
   })
-  .superRefine((body, context) => {
-    const problem = (message: string) => context.addIssue({ code: 'custom', path: ['tool_choice'], message });
-    const choice = body.tool_choice;
-    if (choice !== undefined && choice !== 'none' && choice !== 'auto' && !body.tools?.length) problem('needs tools');
-    if (typeof choice === 'object' && body.tools?.length && !body.tools.some((tool) => tool.name === choice.name)) {
-      problem('names a function that is not in tools');
-    }
+  .superRefine(checkToolChoice);
+
+export const inputTokensRequestSchema = z
+  .strictObject({ model: modelField, input: optional(inputSchema), ...promptFields })
+  .superRefine(checkToolChoice)
+  .superRefine(({ input, instructions, previous_response_id }, context) => {
+    if ((input ?? instructions ?? previous_response_id) !== undefined) return;
+    context.addIssue({ code: 'custom', path: ['input'], message: 'is missing: there is nothing to count' });
   });
 
+export const inputTokensResponseSchema = z.object({
+  object: z.literal('response.input_tokens'),
+  input_tokens: z.int(),
+});
+
+type ToolFields = { [K in 'tools' | 'tool_choice']: z.output<(typeof promptFields)[K]> };
+
+function checkToolChoice({ tools, tool_choice: choice }: ToolFields, context: z.RefinementCtx): void {
+  const problem = (message: string) => context.addIssue({ code: 'custom', path: ['tool_choice'], message });
+  if (choice !== undefined && choice !== 'none' && choice !== 'auto' && !tools?.length) problem('needs tools');
+  if (typeof choice === 'object' && tools?.length && !tools.some((tool) => tool.name === choice.name)) {
+    problem('names a function that is not in tools');
+  }
+}
+
 export type ResponseRequest = z.output<typeof responseRequestSchema>;
+/** What of a request makes its prompt. */
+export type PromptRequest = z.output<typeof inputTokensRequestSchema>;
 type ItemReference = z.output<typeof itemReference>;
-export type Item = Exclude<z.output<typeof itemSchema>, ItemReference>;
+type GivenItem = Exclude<z.output<typeof itemSchema>, ItemReference>;
+/** Ids and states that clients send are taken off: an item gets its own here. */
+type Known<T> = T extends unknown ? Omit<T, 'id' | 'status'> & { id?: string; status?: string } : never;
+export type Item = Known<GivenItem>;
+export type NamedItem = Item & { id: string };
 
 /** Input as items, whatever its form. `find` has those that are referred to. */
-export const toItems = (input: ResponseRequest['input'], find: (reference: ItemReference) => Item): Item[] =>
+export const toItems = (input: PromptRequest['input'], find: (reference: ItemReference) => Item): Item[] =>
   typeof input === 'string'
-    ? [{ type: 'message', role: 'user', content: input, phase: undefined, id: undefined, status: undefined }]
-    : input.map((item) => (item.type === 'item_reference' ? find(item) : item));
+    ? [{ type: 'message', role: 'user', content: input, phase: undefined }]
+    : (input ?? []).map((item) => (item.type === 'item_reference' ? find(item) : asItem(item)));
+
+const asItem = ({ id: _id, status: _status, ...item }: GivenItem) => item as Item;
+
+const idPrefixes: Record<Item['type'], string> = {
+  message: 'msg_',
+  function_call: 'fc_',
+  function_call_output: 'fco_',
+  reasoning: 'rs_',
+};
+
+/**
+ * Items with ids, by which they are listed and referred to. One that is referred to twice in a conversation gets another
+ * the second time: whoever turns pages goes on behind an id.
+ */
+export function nameItems(
+  items: readonly Item[],
+  earlier: readonly Item[],
+  newId: (prefix: string) => string,
+): NamedItem[] {
+  const taken = new Set(earlier.map(({ id }) => id));
+  return items.map((item) => {
+    const named = item.id !== undefined && !taken.has(item.id);
+    const id = named ? item.id! : newId(idPrefixes[item.type]);
+    taken.add(id);
+    return named ? (item as NamedItem) : { ...item, id };
+  });
+}
 
 interface ItemTurn {
   role: 'system' | 'developer' | 'user' | 'assistant' | 'tool';

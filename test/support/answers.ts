@@ -25,9 +25,13 @@ function validator(schema: object): ValidateFunction {
   return made;
 }
 
+/** Ids of models may hold slashes, and are last. */
+const templated = Object.keys(document.paths)
+  .filter((path) => path.includes('{id}'))
+  .map((path) => ({ path, pattern: new RegExp(`^${path.replace(/\{id\}$/, '.+').replace('{id}', '[^/]+')}$`) }));
+
 function operationOf(method: string, path: string): Operation | null {
-  const known =
-    document.paths[path] ?? (path.startsWith('/v1/models/') ? document.paths['/v1/models/{id}'] : undefined);
+  const known = document.paths[path] ?? document.paths[templated.find(({ pattern }) => pattern.test(path))?.path ?? ''];
   return known?.[method.toLowerCase()] ?? null;
 }
 
