@@ -11,7 +11,7 @@ import Fastify, {
 } from 'fastify';
 import type { Render } from './chat/prompt.ts';
 import { EngineError } from './engine/port.ts';
-import { ApiError, errors } from './errors.ts';
+import { ApiError, bounded, errors } from './errors.ts';
 import { guardAccess } from './http/access.ts';
 import { Admission } from './http/admission.ts';
 import { chatCompletions } from './http/chat-completions.ts';
@@ -27,6 +27,7 @@ import { parseJsonBodies } from './http/long-strings.ts';
 import { messages } from './http/messages.ts';
 import { Metrics } from './http/metrics.ts';
 import { models } from './http/models.ts';
+import { insteadOf, refuseCompaction } from './http/not-served.ts';
 import { openapi } from './http/openapi.ts';
 import { page } from './http/page.ts';
 import { RateLimits } from './http/rate-limits.ts';
@@ -114,6 +115,7 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
       openapi(scope, settings);
       docs(scope);
       await page(scope);
+      refuseCompaction(scope);
       refuseOtherMethods(scope);
     },
     { prefix: settings.basePath },
@@ -201,16 +203,17 @@ function handleErrors(app: FastifyInstance, metrics: Metrics, settings: HttpSett
   });
   app.setNotFoundHandler((request) => {
     const url = request.url.split('?')[0]!;
-    throw errors.unknownUrl(request.method, url, meantUrl(app, settings.basePath, url));
+    const path = url.startsWith(settings.basePath) ? url.slice(settings.basePath.length) : url;
+    throw errors.unknownUrl(request.method, url, meantUrl(app, settings.basePath, url) ?? insteadOf(path));
   });
 }
 
-/** The route that a client was after whose base URL has /v1 twice or not at all, or a slash too many; null when it is none. */
+/** What to say to a client whose base URL has /v1 twice or not at all, or a slash too many; null when it is none. */
 function meantUrl(app: FastifyInstance, basePath: string, url: string): string | null {
   const spellings = (route: string) => [route.slice('/v1'.length), `/v1${route}`, `${route}/`];
   const routes = app.definitions.map((definition) => definition.url).filter((route) => route.startsWith('/v1/'));
   const meant = routes.find((route) => spellings(route).some((spelling) => basePath + spelling === url));
-  return meant ? basePath + meant : null;
+  return meant ? `It is ${bounded(basePath + meant, 200)} here: the base URL of clients ends in /v1.` : null;
 }
 
 /** Fastify's own errors in the words of the catalogue. */

@@ -109,14 +109,12 @@ export const errors = {
       code: 'model_not_found',
     }),
 
-  unknownUrl: (method: string, url: string, meant: string | null = null) =>
+  /** `hint` says what the client was after, or what there is instead. */
+  unknownUrl: (method: string, url: string, hint: string | null = null) =>
     new ApiError(
       404,
       'invalid_request_error',
-      `Unknown request URL: ${method} ${bounded(url, 200)}.` +
-        (meant
-          ? ` It is ${bounded(meant, 200)} here: the base URL of clients ends in /v1.`
-          : ' What there is: GET /docs.'),
+      `Unknown request URL: ${method} ${bounded(url, 200)}. ${hint ?? 'What there is: GET /docs.'}`,
       { code: 'unknown_url' },
     ),
 

@@ -7,7 +7,7 @@ import { validate } from '../openai/validation.ts';
 
 export function parseBody<T extends z.ZodType>(schema: T, request: FastifyRequest, lenient: boolean): z.output<T> {
   if (request.body === undefined) throw errors.invalid('The body is empty; it must be JSON.');
-  return checkedBody(schema, request.body ?? undefined, request.log, lenient);
+  return checkedBody(schema, request.body, request.log, lenient);
 }
 
 /** The query, of which nothing is left unread either. SDKs write lists as `include[]=a&include[]=b`. */

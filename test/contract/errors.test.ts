@@ -140,6 +140,26 @@ describe('E. Errors', () => {
     expect(await errorOf(large)).toMatchObject({ code: 'request_too_large' });
   });
 
+  it('35. says what there is instead of those parts of OpenAI’s API that are not served', async () => {
+    const app = await server({ settings: { basePath: '/llm' } });
+    const sdk = client(app, { baseURL: `${app.url}/llm/v1` });
+    const message = (call: PromiseLike<unknown>) =>
+      call.then(
+        () => 'ok',
+        (error: Error) => [error.constructor.name, error.message],
+      );
+    const refused = (words: string) => ['NotFoundError', expect.stringContaining(words)];
+    const compacted = await message(sdk.responses.compact({ model: 'tiny', input: 'x' }));
+    expect(compacted).toEqual(refused('POST /llm/v1/responses/compact. Conversations are not compacted here'));
+    expect(await message(sdk.conversations.create({}))).toEqual(refused('previous_response_id'));
+    expect(await message(sdk.files.list())).toEqual(refused('data: URLs'));
+    expect(await message(sdk.vectorStores.search('vs_1', { query: 'x' }))).toEqual(refused('/v1/embeddings'));
+    expect(await message(sdk.beta.threads.messages.list('thread_1'))).toEqual(refused('no threads'));
+    for (const path of ['/filesystem', '/v1/filesystem', '/llm/v1/filesystem']) {
+      expect((await errorOf(await fetch(app.url + path))).message).toContain('What there is: GET /docs.');
+    }
+  });
+
   it('35. 503 while loading and when the engine is dead, with Retry-After', async () => {
     const loading = await server({ loading: true });
     for (const path of ['/health', '/health/ready', '/v1/models']) {
