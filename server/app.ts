@@ -31,6 +31,7 @@ import { insteadOf, refuseCompaction } from './http/not-served.ts';
 import { openapi } from './http/openapi.ts';
 import { page } from './http/page.ts';
 import { RateLimits } from './http/rate-limits.ts';
+import { ResponseBudget } from './http/response-store.ts';
 import { responses } from './http/responses.ts';
 import { refuseOtherMethods } from './http/routes.ts';
 import { ClientGone } from './http/scope.ts';
@@ -102,14 +103,15 @@ export async function buildApp(dependencies: AppDependencies): Promise<FastifyIn
   await guardAccess(app, settings, dependencies.keys);
   countRequests(app, metrics, limits);
   handleErrors(app, metrics, settings);
+  const kept = new ResponseBudget();
   await app.register(
     async (scope) => {
       health(scope, context);
       models(scope, context);
-      chatCompletions(scope, context);
+      chatCompletions(scope, context, kept);
       completions(scope, context);
       messages(scope, context);
-      await responses(scope, context);
+      await responses(scope, context, kept);
       embeddings(scope, context);
       tokens(scope, context);
       openapi(scope, settings);

@@ -126,6 +126,14 @@ export const errors = {
       { code: 'response_not_found' },
     ),
 
+  completionNotFound: (id: string, kept: number) =>
+    new ApiError(
+      404,
+      'invalid_request_error',
+      `Chat completion with id ${quoted(id)} not found: the last ${kept} that came with store: true are kept, in memory.`,
+      { code: 'chat_completion_not_found' },
+    ),
+
   notBackground: () =>
     new ApiError(
       400,

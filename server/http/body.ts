@@ -10,14 +10,17 @@ export function parseBody<T extends z.ZodType>(schema: T, request: FastifyReques
   return checkedBody(schema, request.body, request.log, lenient);
 }
 
-/** The query, of which nothing is left unread either. SDKs write lists as `include[]=a&include[]=b`. */
+/** The query, of which nothing is left unread either. SDKs write lists as `include[]=a`, objects as `metadata[key]=value`. */
 export function parseQuery<T extends z.ZodType>(schema: T, request: FastifyRequest, lenient: boolean): z.output<T> {
-  const query: Record<string, unknown> = {};
+  const query = new Map<string, unknown>();
   for (const [key, value] of Object.entries(request.query as Record<string, string | string[]>)) {
-    const name = key.replace(/\[\d{0,4}\]$/, '');
-    query[name] = Object.hasOwn(query, name) ? [query[name], value].flat() : value;
+    const [, name, inner] = /^([^[\]]+)\[([^[\]]*)\]$/.exec(key) ?? [null, key, null];
+    const before = query.get(name!);
+    if (inner === null) query.set(name!, value);
+    else if (/^\d{0,4}$/.test(inner!)) query.set(name!, [before ?? [], value].flat());
+    else query.set(name!, { ...(before as object), [inner!]: value });
   }
-  return checkedBody(schema, query, request.log, lenient);
+  return checkedBody(schema, Object.fromEntries(query), request.log, lenient);
 }
 
 export function checkedBody<T extends z.ZodType>(

@@ -17,11 +17,13 @@ import {
   toLogprobEntry,
 } from '../openai/chat.ts';
 import { defined, toSampling, toUsage } from '../openai/common.ts';
+import { toStoredMessages } from '../openai/stored-completions.ts';
 import { parseBody } from './body.ts';
 import {
   type ChatRun,
   type ChatTask,
   type ChoiceOutcome,
+  type ChoiceSink,
   checkChoices,
   newId,
   nowSeconds,
@@ -29,15 +31,19 @@ import {
   startChat,
   sumUsage,
 } from './chat-core.ts';
+import { CompletionStore } from './completion-store.ts';
 import type { AppContext } from './context.ts';
 import { type ImageReference, withImages } from './image-parts.ts';
 import { useModel } from './model-use.ts';
+import type { ResponseBudget } from './response-store.ts';
 import { addRoute } from './routes.ts';
 import { RequestScope } from './scope.ts';
 import type { SseStream } from './sse.ts';
+import { storedCompletions } from './stored-completions.ts';
 import { sendWhole, streamAnswer } from './streaming.ts';
 
-export function chatCompletions(app: FastifyInstance, context: AppContext): void {
+export function chatCompletions(app: FastifyInstance, context: AppContext, budget: ResponseBudget): void {
+  const store = new CompletionStore(budget);
   addRoute(app, {
     method: 'POST',
     url: '/v1/chat/completions',
@@ -45,27 +51,40 @@ export function chatCompletions(app: FastifyInstance, context: AppContext): void
     body: chatRequestSchema,
     response: chatCompletionSchema,
     streams: true,
-    handler: (request, reply) => answer(context, request, reply),
+    handler: (request, reply) => answer(context, store, request, reply),
   });
+  storedCompletions(app, context, store);
 }
 
-async function answer(context: AppContext, request: FastifyRequest, reply: FastifyReply) {
+async function answer(context: AppContext, store: CompletionStore, request: FastifyRequest, reply: FastifyReply) {
   const body = parseBody(chatRequestSchema, request, context.settings.lenient);
   const scope = new RequestScope(context.lifecycle, reply.raw, request.keyOwner);
-  const prepare = () => startAnswer(context, request, body, scope);
+  const prepare = () => startAnswer(context, store, request, body, scope);
   if (body.stream) {
     return streamAnswer(context, request, reply, scope, {
       prepare,
-      write: (stream, { run, envelope }) => writeChunks(stream, run, body, envelope, scope),
+      write: (stream, ready) => writeChunks(stream, ready, body, scope),
       fail: (stream, error) => stream.data(JSON.stringify(error)),
     });
   }
-  const { run, envelope } = await prepare();
-  return sendWhole(context, request, reply, () => collect(run, body, envelope, scope));
+  const ready = await prepare();
+  return sendWhole(context, request, reply, () => collect(ready, body, scope));
+}
+
+interface StartedAnswer {
+  run: ChatRun;
+  envelope: Envelope;
+  keep: ((completion: ReturnType<typeof toChatCompletion>) => void) | null;
 }
 
 /** Everything up to the engine's acceptance. */
-async function startAnswer(context: AppContext, request: FastifyRequest, body: ChatRequest, scope: RequestScope) {
+async function startAnswer(
+  context: AppContext,
+  store: CompletionStore,
+  request: FastifyRequest,
+  body: ChatRequest,
+  scope: RequestScope,
+): Promise<StartedAnswer> {
   const task = toTask(context, body, await useModel(context, body.model, scope));
   const images = { references: imagesOf(body.messages), strings: request.longStrings };
   const run = await withImages(context, task.model, images, scope, (decoded) =>
@@ -77,7 +96,14 @@ async function startAnswer(context: AppContext, request: FastifyRequest, body: C
     model: task.model.name,
     fingerprint: task.model.fingerprint,
   };
-  return { run, envelope };
+  return { run, envelope, keep: body.store ? keeper(store, request, body, envelope.id) : null };
+}
+
+function keeper(store: CompletionStore, request: FastifyRequest, body: ChatRequest, id: string): StartedAnswer['keep'] {
+  const strings = request.longStrings;
+  const messages = toStoredMessages(body.messages, id, (url) => strings?.urlOf(url) ?? url);
+  const metadata = body.metadata ?? {};
+  return (completion) => store.put(request.keyOwner.name, { ...completion, metadata }, messages);
 }
 
 function toTask(context: AppContext, body: ChatRequest, model: ModelInfo): ChatTask {
@@ -162,34 +188,41 @@ export function toTurn(message: ChatMessage): Turn {
 
 // ---- Not streamed ---------------------------------------------------------------------------------------------
 
-async function collect(run: ChatRun, body: ChatRequest, envelope: Envelope, scope: RequestScope) {
-  const choices = await Promise.all(run.generations.map((generation) => collectChoice(run, generation, body, scope)));
-  const usage = toUsage(sumUsage(choices.map(({ outcome }) => outcome)));
-  return toChatCompletion(
-    envelope,
-    choices.map(({ choice }) => choice),
-    usage,
+async function collect({ run, envelope, keep }: StartedAnswer, body: ChatRequest, scope: RequestScope) {
+  const records = run.generations.map(() => new ChoiceRecord(body.logprobs === true));
+  const outcomes = await Promise.all(
+    run.generations.map((generation, at) => runChoice(generation, run.parserOf(), scope, records[at]!)),
   );
+  const completion = toCompletion(envelope, records, outcomes);
+  keep?.(completion);
+  return completion;
 }
 
-async function collectChoice(
-  run: ChatRun,
-  generation: ChatRun['generations'][number],
-  body: ChatRequest,
-  scope: RequestScope,
-) {
-  const choice: ChatChoice = { content: '', reasoning: '', toolCalls: [], logprobs: null, finishReason: 'stop' };
-  const entries: LogprobEntry[] = [];
-  const outcome = await runChoice(generation, run.parserOf(), scope, {
-    delta: (delta) => append(choice, delta),
-    token: (event) => pushLogprob(entries, event),
-  });
-  choice.finishReason = outcome.finishReason;
-  if (body.logprobs) choice.logprobs = entries;
-  return { choice, outcome };
+const toCompletion = (envelope: Envelope, records: readonly ChoiceRecord[], outcomes: readonly ChoiceOutcome[]) =>
+  toChatCompletion(
+    envelope,
+    records.map(({ choice }, at) => ({ ...choice, finishReason: outcomes[at]!.finishReason })),
+    toUsage(sumUsage(outcomes)),
+  );
+
+/** All of one choice. */
+class ChoiceRecord implements ChoiceSink {
+  readonly choice: Omit<ChatChoice, 'finishReason'>;
+
+  constructor(logprobs: boolean) {
+    this.choice = { content: '', reasoning: '', toolCalls: [], logprobs: logprobs ? [] : null };
+  }
+
+  token(event: TokenEvent): void {
+    if (this.choice.logprobs) pushLogprob(this.choice.logprobs, event);
+  }
+
+  delta(delta: OutputDelta): void {
+    append(this.choice, delta);
+  }
 }
 
-function append(choice: ChatChoice, delta: OutputDelta): void {
+function append(choice: ChoiceRecord['choice'], delta: OutputDelta): void {
   if (delta.type === 'content') choice.content += delta.text;
   else if (delta.type === 'reasoning') choice.reasoning += delta.text;
   else if (delta.type === 'call') choice.toolCalls[delta.index] = { id: delta.id, name: delta.name, arguments: '' };
@@ -204,38 +237,52 @@ function pushLogprob(entries: LogprobEntry[], event: TokenEvent): void {
 
 async function writeChunks(
   stream: SseStream,
-  run: ChatRun,
+  { run, envelope, keep }: StartedAnswer,
   body: ChatRequest,
-  envelope: Envelope,
   scope: RequestScope,
 ) {
   const { head, tail } = chunkEnvelope(envelope);
   const withUsage = body.stream_options?.include_usage === true;
   const close = withUsage ? `${tail.slice(0, -1)},"usage":null}` : tail;
+  const logprobs = body.logprobs === true;
+  const records = keep ? run.generations.map(() => new ChoiceRecord(logprobs)) : null;
   const outcomes = await Promise.all(
     run.generations.map((generation, index) => {
-      const writer = new ChunkWriter(stream, head, close, index, body.logprobs === true);
-      return writeChoice(writer, run, generation, scope);
+      const writer = new ChunkWriter(stream, head, close, index, logprobs);
+      return writeChoice(writer, records?.[index] ?? null, run, generation, scope);
     }),
   );
+  if (keep) keep(toCompletion(envelope, records!, outcomes));
   if (withUsage) stream.data(`${head}],"usage":${JSON.stringify(toUsage(sumUsage(outcomes)))}}`);
   stream.done();
 }
 
 async function writeChoice(
   writer: ChunkWriter,
+  record: ChoiceRecord | null,
   run: ChatRun,
   generation: ChatRun['generations'][number],
   scope: RequestScope,
 ): Promise<ChoiceOutcome> {
   writer.role();
-  const outcome = await runChoice(generation, run.parserOf(), scope, writer);
+  const outcome = await runChoice(generation, run.parserOf(), scope, record ? both(writer, record) : writer);
   writer.finish(outcome.finishReason);
   return outcome;
 }
 
+const both = (one: Required<ChoiceSink>, other: Required<ChoiceSink>): ChoiceSink => ({
+  token(event) {
+    one.token(event);
+    other.token(event);
+  },
+  delta(delta) {
+    one.delta(delta);
+    other.delta(delta);
+  },
+});
+
 /** Chunks of one choice. The envelope is serialised once; a token costs one string and one write. */
-class ChunkWriter {
+class ChunkWriter implements ChoiceSink {
   readonly #stream: SseStream;
   readonly #start: string;
   readonly #end: string;

@@ -74,6 +74,13 @@ export class LongStrings {
     return { head: part.toString('latin1', 0, comma), base64: part.subarray(comma + 1) };
   }
 
+  /** The URL of an image part as it came. */
+  urlOf(url: string): string {
+    const mark = url.indexOf(this.#mark);
+    const part = mark < 0 ? null : this.#partOf(url.slice(mark));
+    return part ? url.slice(0, mark) + part.toString('utf8') : url;
+  }
+
   #partOf(text: string): Buffer | null {
     return text.startsWith(this.#mark) ? (this.#parts[Number(text.slice(this.#mark.length))] ?? null) : null;
   }

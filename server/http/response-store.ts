@@ -14,20 +14,24 @@ interface AnsweredResponse {
   output: readonly unknown[];
 }
 
-interface Kept {
-  store: ResponseStore;
+/** What a budget counts, and has forgotten where it is too much. */
+export interface Budgeted {
+  readonly items: readonly object[];
+  /** Without the items. */
+  readonly characters: number;
+  /** Whether it goes only where nothing else is left. */
+  isNeeded(): boolean;
+  forget(): void;
+}
+
+interface Kept extends Budgeted {
   id: string;
   owner: string;
   /** As its client got it. */
   response: AnsweredResponse;
   /** The whole conversation up to and with the response. */
   items: readonly NamedItem[];
-  /** Of the response and the list, without the items. */
-  characters: number;
-  conversation: Conversation | null;
 }
-
-const isLatest = ({ id, conversation }: Kept) => conversation?.latest === id;
 
 /** Responses of one store. */
 export const responsesMax = 2000;
@@ -37,15 +41,19 @@ const responseOverhead = 2048;
 const itemOverhead = 128;
 const listEntryOverhead = 8;
 
+/** What an answer and the list of its items take, without the items. */
+export const charactersOf = (answer: object, items: readonly object[]) =>
+  responseOverhead + JSON.stringify(answer).length + listEntryOverhead * items.length;
+
 /**
  * What all stores may keep, together. The least recently used responses go first, but those that sockets go on from only
  * when nothing else is left.
  */
 export class ResponseBudget {
   /** The least recently used first. */
-  readonly #kept = new Set<Kept>();
+  readonly #kept = new Set<Budgeted>();
   /** The turns of a conversation share its items: each counts once, until the last response that has it is forgotten. */
-  readonly #items = new Map<NamedItem, { characters: number; holders: number }>();
+  readonly #items = new Map<object, { characters: number; holders: number }>();
   readonly #charactersMax: number;
   #characters = 0;
 
@@ -53,7 +61,7 @@ export class ResponseBudget {
     this.#charactersMax = charactersMax;
   }
 
-  add(kept: Kept): void {
+  add(kept: Budgeted): void {
     this.#kept.add(kept);
     this.#characters += kept.characters;
     for (const item of kept.items) {
@@ -65,11 +73,11 @@ export class ResponseBudget {
     this.#makeRoom(kept);
   }
 
-  use(kept: Kept): void {
+  use(kept: Budgeted): void {
     if (this.#kept.delete(kept)) this.#kept.add(kept);
   }
 
-  remove(kept: Kept): void {
+  remove(kept: Budgeted): void {
     if (!this.#kept.delete(kept)) return;
     this.#characters -= kept.characters;
     for (const item of kept.items) {
@@ -81,12 +89,16 @@ export class ResponseBudget {
   }
 
   /** The newest itself goes where it alone is too large. */
-  #makeRoom(newest: Kept): void {
-    const rounds = [(kept: Kept) => kept !== newest && !isLatest(kept), (kept: Kept) => kept !== newest, () => true];
+  #makeRoom(newest: Budgeted): void {
+    const rounds = [
+      (kept: Budgeted) => kept !== newest && !kept.isNeeded(),
+      (kept: Budgeted) => kept !== newest,
+      () => true,
+    ];
     for (const mayGo of rounds) {
       for (const kept of this.#kept) {
         if (this.#characters <= this.#charactersMax) return;
-        if (mayGo(kept)) kept.store.forget(kept);
+        if (mayGo(kept)) kept.forget();
       }
     }
   }
@@ -110,11 +122,18 @@ export class ResponseStore {
     items: readonly NamedItem[],
     conversation: Conversation | null = null,
   ): void {
-    const characters = responseOverhead + JSON.stringify(response).length + listEntryOverhead * items.length;
-    const kept: Kept = { store: this, id, owner, response, items, characters, conversation };
+    const kept: Kept = {
+      id,
+      owner,
+      response,
+      items,
+      characters: charactersOf(response, items),
+      isNeeded: () => conversation?.latest === id,
+      forget: () => this.#forget(kept),
+    };
     this.#responses.set(id, kept);
     for (const item of items) this.#name(item, owner);
-    if (this.#responses.size > responsesMax) this.forget(this.#oldest());
+    if (this.#responses.size > responsesMax) this.#oldest().forget();
     this.#budget.add(kept);
   }
 
@@ -135,11 +154,11 @@ export class ResponseStore {
   /** False when the owner has no such response. */
   delete(id: string, owner: string): boolean {
     const kept = this.get(id, owner);
-    if (kept) this.forget(kept);
+    kept?.forget();
     return kept !== null;
   }
 
-  forget(kept: Kept): void {
+  #forget(kept: Kept): void {
     if (!this.#responses.delete(kept.id)) return;
     this.#budget.remove(kept);
     for (const item of kept.items) {
@@ -149,13 +168,13 @@ export class ResponseStore {
   }
 
   forgetAll(): void {
-    for (const kept of [...this.#responses.values()]) this.forget(kept);
+    for (const kept of [...this.#responses.values()]) kept.forget();
   }
 
   /** Where there is one, among those that no socket goes on from. */
   #oldest(): Kept {
     const [first] = this.#responses.values();
-    for (const kept of this.#responses.values()) if (!isLatest(kept)) return kept;
+    for (const kept of this.#responses.values()) if (!kept.isNeeded()) return kept;
     return first!;
   }
 

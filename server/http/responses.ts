@@ -31,7 +31,7 @@ import { useModel, withModel } from './model-use.ts';
 import { countPrompt } from './prompt-tokens.ts';
 import {
   httpMemory,
-  ResponseBudget,
+  type ResponseBudget,
   type ResponseMemory,
   ResponseStore,
   responsesMax,
@@ -54,8 +54,7 @@ interface Turn {
   keep: (writer: ResponseWriter, response: ReturnType<ResponseWriter['response']>) => void;
 }
 
-export async function responses(app: FastifyInstance, context: AppContext): Promise<void> {
-  const budget = new ResponseBudget();
+export async function responses(app: FastifyInstance, context: AppContext, budget: ResponseBudget): Promise<void> {
   const store = new ResponseStore(budget);
   const maxPayload = context.settings.bodyLimitMb * 1024 * 1024;
   // An emitter of its events is all of a server that @fastify/websocket needs.

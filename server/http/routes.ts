@@ -37,7 +37,14 @@ declare module 'fastify' {
 export function addRoute(app: FastifyInstance, definition: RouteDefinition): void {
   const { method, url, handler, wsHandler, open = false } = definition;
   app.definitions.push(definition);
-  app.route({ method, url, handler, ...(wsHandler ? { wsHandler } : {}), config: { definition, open } });
+  const onRequest = url.includes('/:id') ? { onRequest: refuseEmptyId } : {};
+  app.route({ method, url, handler, ...onRequest, ...(wsHandler ? { wsHandler } : {}), config: { definition, open } });
+}
+
+/** The router takes nothing for an id, too: `/v1/responses/` is a URL with a slash too many. */
+function refuseEmptyId(request: FastifyRequest, reply: FastifyReply, next: () => void): void {
+  if ((request.params as { id: string }).id === '') reply.callNotFound();
+  else next();
 }
 
 const methods: HTTPMethods[] = ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'];

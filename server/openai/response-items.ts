@@ -1,18 +1,15 @@
 // The items a response was made from, as GET /v1/responses/{id}/input_items lists them.
 
 import { z } from 'zod';
+import { listOf, pageFields, pageOf } from './pages.ts';
 import type { Item, NamedItem } from './responses.ts';
 import { ignored } from './validation.ts';
 
-const limitDefault = 20;
-const limitMax = 100;
-const limitWords = `must be an integer from 1 to ${limitMax}`;
 const showPictures = 'message.input_image.image_url';
 /** Nothing is ever encrypted here: those who ask get what there is. */
 const encrypted = 'reasoning.encrypted_content';
 
-/** A query has texts alone; one value of a list looks like a value. */
-const wholeNumber = (text: unknown) => (typeof text === 'string' && /^-?\d{1,15}$/.test(text) ? Number(text) : text);
+/** One value of a list looks like a value. */
 const list = (value: unknown) => (typeof value === 'string' ? [value] : value);
 
 /** What the SDK's beta part adds to every URL. */
@@ -28,12 +25,7 @@ export const storedResponseQuerySchema = z.strictObject({
 });
 
 export const inputItemsQuerySchema = z.strictObject({
-  limit: z
-    .preprocess(wholeNumber, z.int(limitWords).min(1, limitWords).max(limitMax, limitWords))
-    .default(limitDefault)
-    .meta({ description: 'Items of a page.' }),
-  order: z.enum(['asc', 'desc']).default('desc').meta({ description: 'By their place in the conversation.' }),
-  after: z.string().min(1).max(256).optional().meta({ description: 'Id of the item that the page goes on behind.' }),
+  ...pageFields('desc'),
   include: z
     .preprocess(list, z.array(z.enum([showPictures, encrypted])).max(8))
     .optional()
@@ -92,32 +84,12 @@ const listedItemSchema = z.union([
 ]);
 type ListedItem = z.output<typeof listedItemSchema>;
 
-export const itemListSchema = z.object({
-  object: z.literal('list'),
-  data: z.array(listedItemSchema),
-  first_id: z.string().nullable(),
-  last_id: z.string().nullable(),
-  has_more: z.boolean(),
-});
+export const itemListSchema = listOf(listedItemSchema);
 
 /** A page of the items, or null when there is none that it could go on behind. */
-export function listItems(
-  items: readonly NamedItem[],
-  { limit, order, after, include }: InputItemsQuery,
-): z.output<typeof itemListSchema> | null {
-  const ordered = order === 'asc' ? items : items.toReversed();
-  const before = after === undefined ? -1 : ordered.findIndex(({ id }) => id === after);
-  if (after !== undefined && before < 0) return null;
-  const begin = before + 1;
-  const pictures = include?.includes(showPictures) ?? false;
-  const data = ordered.slice(begin, begin + limit).map((item) => toListed(item, pictures));
-  return {
-    object: 'list',
-    data,
-    first_id: data[0]?.id ?? null,
-    last_id: data.at(-1)?.id ?? null,
-    has_more: begin + limit < ordered.length,
-  };
+export function listItems(items: readonly NamedItem[], query: InputItemsQuery): z.output<typeof itemListSchema> | null {
+  const pictures = query.include?.includes(showPictures) ?? false;
+  return pageOf(items, query, (item) => toListed(item, pictures));
 }
 
 /** Every form that a client may have sent an item in becomes the one that OpenAI lists. */

@@ -29,7 +29,7 @@ describe('E. Errors', () => {
       await post(app, '/v1/chat/completions', ''),
       await post(app, '/v1/chat/completions', ask({ n: 'x' })),
       await post(app, '/nowhere', {}),
-      await fetch(`${app.url}/v1/chat/completions`),
+      await fetch(`${app.url}/v1/embeddings`),
       await fetch(`${app.url}/v1/models/%ff`),
     ]) {
       const body = (await response.json()) as ErrorBody;
@@ -129,8 +129,10 @@ describe('E. Errors', () => {
       const message = `Unknown request URL: POST ${url}. It is /v1/chat/completions here: the base URL of clients ends in /v1.`;
       expect(await errorOf(await post(app, url, {}))).toMatchObject({ message, code: 'unknown_url' });
     }
+    const slash = await fetch(`${app.url}/v1/responses/`, { method: 'DELETE' });
+    expect([slash.status, (await errorOf(slash)).code]).toEqual([404, 'unknown_url']);
     const method = await fetch(`${app.url}/v1/chat/completions`, { method: 'DELETE' });
-    expect([method.status, method.headers.get('allow')]).toEqual([405, 'POST']);
+    expect([method.status, method.headers.get('allow')]).toEqual([405, 'POST, GET']);
     const type = await post(app, '/v1/chat/completions', 'x=1', { headers: { 'content-type': 'text/plain' } });
     expect(type.status).toBe(415);
     const packed = await post(app, '/v1/chat/completions', 'x', { headers: { 'content-encoding': 'gzip' } });

@@ -151,7 +151,7 @@ describe('D. Non-stream objects', () => {
       code: 'unsupported_parameter',
       param: 'web_search_options',
     });
-    expect((await post(strict, '/v1/chat/completions', ask({ store: true }))).status).toBe(400);
+    expect((await post(strict, '/v1/chat/completions', ask({ verbosity: 'high' }))).status).toBe(400);
     const lenient = await server({ settings: { lenient: true } });
     expect((await post(lenient, '/v1/chat/completions', ask({ web_search_options: {} }))).status).toBe(200);
     expect((await post(lenient, '/v1/chat/completions', ask({ web_search_options: {}, n: -1 }))).status).toBe(400);
