@@ -43,9 +43,7 @@ interface ChatMessage {
   content: string | Part[];
 }
 
-interface Options {
-  url: string;
-  key: string | undefined;
+interface Options extends Server {
   model: string;
   temperature: number | undefined;
   maxTokens: number | undefined;
@@ -133,11 +131,36 @@ async function startServer(name: string | undefined): Promise<{ url: string; chi
   throw new UsageError('the server did not start; its own message stands above');
 }
 
-async function firstModel(url: string, key: string | undefined): Promise<string> {
-  const response = await fetch(addressOf(url, 'v1/models'), { headers: key ? { authorization: `Bearer ${key}` } : {} });
-  const body = (await response.json()) as { data?: Array<{ id: string }>; error?: { message: string } };
-  if (!body.data?.[0]) throw new UsageError(body.error?.message ?? 'the server serves no model');
-  return body.data[0].id;
+interface Server {
+  url: string;
+  key: string | undefined;
+}
+
+/** fetch with the key; what fails is told in words. */
+async function call({ url, key }: Server, path: string, init: RequestInit = {}): Promise<Response> {
+  const headers = { ...(key ? { authorization: `Bearer ${key}` } : {}), 'content-type': 'application/json' };
+  const response = await fetch(addressOf(url, path), { ...init, headers }).catch((error: Error) => {
+    throw init.signal?.aborted ? error : new UsageError(`no server answers at ${url}: ${reasonOf(error)}`);
+  });
+  if (response.ok) return response;
+  const body = (await response.json().catch(() => null)) as { error?: { message?: string } } | null;
+  throw new UsageError(body?.error?.message ?? `${url} answered ${response.status} ${response.statusText}`);
+}
+
+/** What undici hides behind "fetch failed" and "terminated". */
+function reasonOf({ message, cause }: Error): string {
+  const { message: why, code } = (cause ?? {}) as { message?: string; code?: string };
+  return why || code || message;
+}
+
+/** The server's default model, or its first where none is said to be the default. */
+async function defaultModel(server: Server): Promise<string> {
+  const response = await call(server, 'v1/models');
+  const body = (await response.json().catch(() => null)) as { data?: Array<{ id: string; default?: boolean }> } | null;
+  if (!Array.isArray(body?.data)) throw new UsageError(`what answers at ${server.url} is no model server`);
+  const model = body.data.find((one) => one.default) ?? body.data[0];
+  if (!model) throw new UsageError('the server serves no model');
+  return model.id;
 }
 
 interface Answer {
@@ -152,16 +175,23 @@ interface Answer {
   seconds: number;
 }
 
-async function* dataLines(response: Response): AsyncGenerator<string> {
+/** The events of a stream up to [DONE]. One that ends without it was cut, by a server or a proxy that went away. */
+async function* dataLines(response: Response, signal: AbortSignal): AsyncGenerator<string> {
   let rest = '';
-  for await (const chunk of response.body!.pipeThrough(new TextDecoderStream())) {
-    rest += chunk;
-    for (let end = rest.indexOf('\n\n'); end >= 0; end = rest.indexOf('\n\n')) {
-      const event = rest.slice(0, end);
-      rest = rest.slice(end + 2);
-      if (event.startsWith('data: ')) yield event.slice(6);
+  try {
+    for await (const chunk of response.body!.pipeThrough(new TextDecoderStream())) {
+      rest += chunk;
+      for (let end = rest.indexOf('\n\n'); end >= 0; end = rest.indexOf('\n\n')) {
+        const event = rest.slice(0, end);
+        rest = rest.slice(end + 2);
+        if (event === 'data: [DONE]') return;
+        if (event.startsWith('data: ')) yield event.slice(6);
+      }
     }
+  } catch (error) {
+    throw signal.aborted ? error : new UsageError(`the answer broke off: ${reasonOf(error as Error)}`);
   }
+  throw new UsageError('the answer broke off: the connection ended before it did');
 }
 
 /** Streams one answer; `write` gets its text as it comes. A server's error is thrown with its own words. */
@@ -172,9 +202,8 @@ async function ask(
   signal: AbortSignal,
 ): Promise<Answer> {
   const startedAt = performance.now();
-  const response = await fetch(addressOf(options.url, 'v1/chat/completions'), {
+  const response = await call(options, 'v1/chat/completions', {
     method: 'POST',
-    headers: { 'content-type': 'application/json', ...(options.key ? { authorization: `Bearer ${options.key}` } : {}) },
     body: JSON.stringify({
       model: options.model,
       messages,
@@ -185,12 +214,10 @@ async function ask(
     }),
     signal,
   });
-  if (!response.ok) throw new UsageError(((await response.json()) as { error: { message: string } }).error.message);
   const answer: Answer = { text: '', reason: null, usage: null, firstTokenMs: 0, seconds: 0 };
-  for await (const data of dataLines(response)) {
-    if (data === '[DONE]') break;
+  for await (const data of dataLines(response, signal)) {
     const chunk = JSON.parse(data);
-    if (chunk.error) throw new Error(chunk.error.message);
+    if (chunk.error) throw new UsageError(`the answer broke off: ${chunk.error.message}`);
     const choice = chunk.choices[0];
     const text: string = choice?.delta?.content ?? '';
     if (text && !answer.firstTokenMs) answer.firstTokenMs = performance.now() - startedAt;
@@ -387,7 +414,7 @@ export async function run(args: string[]): Promise<number> {
     const options: Options = {
       url,
       key,
-      model: await firstModel(url, key),
+      model: await defaultModel({ url, key }),
       temperature: number('--temperature', values.temperature),
       maxTokens: number('--max-tokens', values['max-tokens']),
     };
