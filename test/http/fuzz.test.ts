@@ -94,6 +94,7 @@ describe('bodies', () => {
     '/v1/messages',
     '/v1/messages/count_tokens',
     '/v1/responses',
+    '/v1/responses/input_tokens',
     '/tokenize',
     '/detokenize',
     '/apply-template',
@@ -136,5 +137,62 @@ describe('bodies', () => {
     expect((await send('/v1/chat/completions', lone)).statusCode).toBe(200);
     const { text, literal } = app.engine.requests.at(-1)!;
     expect(literal.at(-1)![1]).toBeLessThanOrEqual(Buffer.byteLength(text));
+  });
+});
+
+describe('queries', () => {
+  const key = fc.oneof(
+    fc.constantFrom(
+      'limit',
+      'order',
+      'after',
+      'include',
+      'include[]',
+      'include[0]',
+      'metadata[a]',
+      'metadata[__proto__]',
+    ),
+    fc.constantFrom(
+      'metadata',
+      'metadata[]',
+      'metadata[a][b]',
+      'metadata[',
+      '__proto__',
+      '__proto__[x]',
+      'constructor[]',
+    ),
+    fc.string({ unit: 'binary' }),
+  );
+  const value = fc.oneof(
+    fc.constantFrom('', '0', '1', '100', '101', '-1', '1e9', 'asc', 'desc', 'message.input_image.image_url'),
+    fc.string({ unit: 'binary' }),
+  );
+  const raw = fc.stringMatching(/^[a-z[\]%&=;+0-9]{0,40}$/);
+  const written = fc
+    .array(fc.tuple(key, value), { maxLength: 4 })
+    .map((pairs) => new URLSearchParams(pairs).toString());
+
+  it('of lists: 200, or a 400 in few words', async () => {
+    const inject = (method: 'GET' | 'POST', url: string, payload?: object) =>
+      app.app.inject({ method, url, ...(payload ? { payload } : {}) });
+    const messages = [{ role: 'user', content: 'x' }];
+    const { id } = (await inject('POST', '/v1/responses', { input: 'x' })).json();
+    const { id: chat } = (await inject('POST', '/v1/chat/completions', { messages, store: true })).json();
+    const lists = [
+      `/v1/responses/${id}/input_items`,
+      `/v1/responses/${id}`,
+      '/v1/chat/completions',
+      `/v1/chat/completions/${chat}/messages`,
+    ];
+    const seen = new Set<number>();
+    await fc.assert(
+      fc.asyncProperty(fc.constantFrom(...lists), fc.oneof(written, raw), async (url, query) => {
+        const { statusCode, body } = await inject('GET', `${url}?${query}`);
+        seen.add(statusCode);
+        expect([query, [200, 400].includes(statusCode), body.length < 3000]).toEqual([query, true, true]);
+      }),
+      { numRuns: 500 },
+    );
+    expect([...seen].sort()).toEqual([200, 400]);
   });
 });
