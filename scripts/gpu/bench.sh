@@ -1,5 +1,5 @@
 #!/bin/sh
-# What each CUDA kernel takes here, and the Llama shapes' layer chains: the figures of docs/performance.md.
+# What each CUDA kernel takes here, and the Llama shapes' layer chains: the ops of docs/performance-cuda.md.
 #   scripts/gpu/bench.sh [hearth-gpu-bench options]
 set -e
 root=$(cd "$(dirname "$0")/../.." && pwd)
