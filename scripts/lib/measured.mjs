@@ -10,10 +10,11 @@ const each = (figure, write) => {
   return `${write(figure[0]).slice(0, -unit.length || undefined)}–${write(figure[1])}`;
 };
 
+const space = '\u00a0'; // keeps a figure and its unit on one line in narrow cells
 const plain = (value) => value.toLocaleString('en-US', { maximumFractionDigits: 3 });
 const times = (value) => `${Number.isInteger(value) ? value.toFixed(1) : value}×`;
-const percent = (value) => `${Number((value * 100).toFixed(1))} %`;
-const withUnit = (unit) => (value) => (unit === '×' ? times(value) : `${plain(value)}${unit ? ` ${unit}` : ''}`);
+const percent = (value) => `${Number((value * 100).toFixed(1))}${space}%`;
+const withUnit = (unit) => (value) => (unit === '×' ? times(value) : `${plain(value)}${unit ? space + unit : ''}`);
 
 const unitOf = (table, row) => row.unit ?? table.unit;
 /** The share of the limit: measured, or the figure over the limit. */
@@ -110,7 +111,10 @@ export function tableText(table) {
     markdown(
       ['', ...columns.map((name) => headings(table)[name])],
       ['---', ...columns.map((name) => (name === 'met' ? '---' : '---:'))],
-      table.rows.map((row) => [row.what, ...columns.map((name) => textOf(table, row, name))]),
+      table.rows.map((row) => [
+        row.what.replace('… ', `…${space}`),
+        ...columns.map((name) => textOf(table, row, name)),
+      ]),
     ),
   ].join('\n');
 }
