@@ -31,7 +31,7 @@ function verdicts(row) {
     const figure = figureOf(row, name);
     const [good, bad] =
       name === 'most' ? [most(figure) <= goal, least(figure) > goal] : [least(figure) >= goal, most(figure) < goal];
-    return good ? 'yes' : bad ? 'no' : 'in part';
+    return good ? 'yes' : bad ? 'no' : 'in\u00a0part';
   });
 }
 export const isMissed = (row) => verdicts(row).some((verdict) => verdict !== 'yes');
@@ -40,7 +40,7 @@ function met(row) {
   const all = verdicts(row);
   if (all.length === 0) return '';
   if (!isMissed(row)) return 'yes';
-  return all.every((verdict) => verdict === 'no') ? '**no**' : '**in part**';
+  return all.every((verdict) => verdict === 'no') ? '**no**' : '**in\u00a0part**';
 }
 
 /** How much of a missed goal for the figure itself was reached: never all of it. */
