@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { CallObject } from './call-object.ts';
 import { type CallFormat, deepseek } from './families.ts';
 import type { OutputDelta, OutputParser } from './output.ts';
-import { partialTag } from './reasoning.ts';
+import { partialTag, withoutHalfTag } from './reasoning.ts';
 
 export interface CallOptions {
   /** Functions that may be called. */
@@ -35,6 +35,9 @@ const letters = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789'
 /** Mistral's templates insist on nine letters and digits. */
 const shortId = () => [...randomBytes(9)].map((byte) => letters[byte % letters.length]).join('');
 
+/** How a call without a mark begins, up to its name and without white space. */
+const bareBeginnings = ['{"name":', '{"type":"function","name":'];
+
 /** Reads what follows a mark. */
 interface CallReader {
   /** Reads calls from the text and returns what is left once it is `done`. */
@@ -42,7 +45,7 @@ interface CallReader {
   done: boolean;
   /** Whether it is within a call: what it left is then the beginning of an end mark, and no text where the answer is cut. */
   readonly inCall: boolean;
-  /** What was read and gave no call; goes back to the text when the answer ends here. */
+  /** What was read and gave no call; goes back to the text when the answer ends here by itself. */
   rest(): string;
 }
 
@@ -65,6 +68,8 @@ class TaggedParser implements OutputParser, CallSink {
   #held = '';
   #space = '';
   #anything = false;
+  /** The reader stands behind a mark, and not in an answer that begins with a brace. */
+  #marked = false;
   #calls = 0;
   #wanted = false;
   #wroteArguments = false;
@@ -96,14 +101,28 @@ class TaggedParser implements OutputParser, CallSink {
     }
   }
 
-  finish(out: OutputDelta[]): void {
+  finish(out: OutputDelta[], cut: boolean): void {
     this.#out = out;
-    if (this.#reader) this.text(this.#reader.rest());
-    if (!this.#reader?.inCall) this.text(this.#held);
+    if (cut && this.#endsInHalfCall()) {
+      this.#space = '';
+    } else {
+      if (this.#reader) this.text(this.#reader.rest());
+      if (!this.#reader?.inCall) this.text(this.#held);
+    }
     this.#reader = null;
     this.#held = '';
     if (this.#calls === 0 && this.#space !== '') out.push({ type: 'content', text: this.#space });
     this.#space = '';
+  }
+
+  /** Whether what was read last is the beginning of a call: certain after a mark and after another call. */
+  #endsInHalfCall(): boolean {
+    if (!this.#reader) return withoutHalfTag(this.#held, this.#tags) !== this.#held;
+    if (this.#marked || this.#calls > 0) return true;
+    const bare = this.#reader.rest().replace(/\s+/g, '');
+    return bareBeginnings.some((begin) =>
+      [...this.#options.names].some((name) => `${begin}${JSON.stringify(name)}`.startsWith(bare)),
+    );
   }
 
   #readCall(): void {
@@ -115,6 +134,7 @@ class TaggedParser implements OutputParser, CallSink {
   #readText(): void {
     if (this.#bareObject && !this.#anything && this.#held.trimStart().startsWith('{')) {
       this.#anything = true;
+      this.#marked = false;
       this.#reader = this.#makeReader();
       return this.#readCall();
     }
@@ -128,7 +148,10 @@ class TaggedParser implements OutputParser, CallSink {
       this.text(this.#held.slice(0, at));
       this.#anything = true;
       this.#held = this.#held.slice(at + tag.length);
-      this.#reader = tag === deepseek.callsBegin || tag === deepseek.callsEnd ? null : this.#makeReader();
+      this.#marked = true;
+      const aroundCalls = tag === deepseek.callsBegin || tag === deepseek.callsEnd;
+      if (aroundCalls) this.#space = '';
+      this.#reader = aroundCalls ? null : this.#makeReader();
       return;
     }
     const partial = Math.max(...this.#tags.map((one) => partialTag(this.#held, one)));

@@ -12,8 +12,11 @@ export interface OutputParser {
   readonly reasoning: boolean;
   /** Appends to `out` what the text makes certain. */
   push(text: string, out: OutputDelta[]): void;
-  /** The text has ended: what was held back comes out. */
-  finish(out: OutputDelta[]): void;
+  /**
+   * The text has ended: what was held back comes out. Of a text that was `cut` (max_tokens, the context's end) half a
+   * mark or half a call does not: the rest would have made it no part of the answer.
+   */
+  finish(out: OutputDelta[], cut: boolean): void;
 }
 
 /** For models and requests without reasoning or tools. */

@@ -2,6 +2,15 @@
 
 import type { OutputDelta, OutputParser } from './output.ts';
 
+/** A cut text's end of so many letters is taken for half a tag; fewer (`<`, `</`) begin much else. */
+const halfTagMin = 3;
+
+/** The text without half a tag at its end. */
+export function withoutHalfTag(text: string, tags: readonly string[]): string {
+  const half = Math.max(...tags.map((tag) => partialTag(text, tag)));
+  return half >= halfTagMin ? text.slice(0, text.length - half) : text;
+}
+
 /** How much of the end of a text may be the beginning of a tag. */
 export function partialTag(text: string, tag: string): number {
   for (let length = Math.min(text.length, tag.length - 1); length > 0; length--) {
@@ -38,11 +47,12 @@ export class ReasoningParser implements OutputParser {
     if (this.#state === 'after') this.#after(out);
   }
 
-  finish(out: OutputDelta[]): void {
-    if (this.#state === 'inside' && this.#held.trimEnd() !== '')
-      out.push({ type: 'reasoning', text: this.#held.trimEnd() });
-    else if (this.#state === 'start' && this.#held !== '') this.#inner.push(this.#held, out);
-    this.#inner.finish(out);
+  finish(out: OutputDelta[], cut: boolean): void {
+    const tag = this.#state === 'inside' ? this.#close : this.#open;
+    const held = cut ? withoutHalfTag(this.#held, [tag]) : this.#held;
+    if (this.#state === 'inside' && held.trimEnd() !== '') out.push({ type: 'reasoning', text: held.trimEnd() });
+    else if (this.#state === 'start' && held !== '') this.#inner.push(held, out);
+    this.#inner.finish(out, cut);
   }
 
   #atStart(out: OutputDelta[]): void {

@@ -177,9 +177,9 @@ export async function runChoice(
     },
   });
   if (finished.text !== '') parser.push(finished.text, deltas);
-  parser.finish(deltas);
-  flush();
   const natural = finished.reason === 'length' ? 'length' : 'stop';
+  parser.finish(deltas, natural === 'length');
+  flush();
   return {
     finishReason: calls > 0 && natural === 'stop' ? 'tool_calls' : natural,
     stop: finished.stop,

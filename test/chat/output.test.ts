@@ -16,10 +16,10 @@ interface Result {
   calls: Array<{ name: string; arguments: string }>;
 }
 
-function run(parser: OutputParser, pieces: readonly string[]): Result {
+function run(parser: OutputParser, pieces: readonly string[], cut = false): Result {
   const out: OutputDelta[] = [];
   for (const piece of pieces) parser.push(piece, out);
-  parser.finish(out);
+  parser.finish(out, cut);
   const result: Result = { content: '', reasoning: '', calls: [] };
   const ids = new Set<string>();
   for (const delta of out) {
@@ -35,10 +35,10 @@ function run(parser: OutputParser, pieces: readonly string[]): Result {
   return result;
 }
 
-const parse = (format: CallFormat, text: string, callsMax = 128) => {
-  const whole = run(callParser(format, { names, callsMax }), [text]);
-  // However the text is cut, the result is the same.
-  expect(run(callParser(format, { names, callsMax }), [...text])).toEqual(whole);
+const parse = (format: CallFormat, text: string, callsMax = 128, cut = false) => {
+  const whole = run(callParser(format, { names, callsMax }), [text], cut);
+  // However the text comes in pieces, the result is the same.
+  expect(run(callParser(format, { names, callsMax }), [...text], cut)).toEqual(whole);
   return whole;
 };
 
@@ -119,6 +119,57 @@ describe('tool calls', () => {
     });
   }
 
+  describe('cut by max_tokens before the name is known', () => {
+    const before = 'Let me look.';
+    for (const [format, call] of [
+      ['hermes', '<tool_call>\n{"name": "get_weather", "arguments": {}}\n</tool_call>'],
+      ['llama', '<|python_tag|>{"name": "get_weather", "parameters": {}}'],
+      ['mistral', '[TOOL_CALLS][{"name": "get_weather", "arguments": {}}]'],
+      ['mistral', '[TOOL_CALLS]get_weather[ARGS]{}'],
+      ['deepseek', '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{}\n```'],
+    ] as const) {
+      it(`${format}: ${call.slice(0, 30)} leaves no markup at any place`, () => {
+        for (let length = 3; length < call.length; length++) {
+          // Two letters and fewer begin much else than a mark.
+          if (/><｜?$/.test(call.slice(0, length))) continue;
+          const said = parse(format, `${before}\n${call.slice(0, length)}`, 128, true);
+          expect([length, said.content]).toEqual([length, before]);
+          expect(said.calls.length).toBeLessThanOrEqual(1);
+          expect(parse(format, `${before}\n${call.slice(0, length)}`, 0, true)).toEqual({
+            content: before,
+            reasoning: '',
+            calls: [],
+          });
+        }
+      });
+
+      it(`${format}: ${call.slice(0, 30)} is text where the model itself ended`, () => {
+        const name = call.indexOf('get_w');
+        const text = `${before} ${call.slice(0, name + 5)}`;
+        const { content, calls } = parse(format, text);
+        expect(content.length).toBeGreaterThan(before.length);
+        expect(calls).toEqual([]);
+      });
+    }
+
+    it('a bare object is left out when it can only become a call of a function that is offered', () => {
+      for (const text of ['{"na', '{"name": "get_wea', '{ "name" :', '{"type": "function", "name": "f']) {
+        expect([text, parse('llama', text, 128, true).content]).toEqual([text, '']);
+      }
+      for (const text of ['{"name": "Bo', '{"age": 5', '{"name": "get_x', '{"type": "object"']) {
+        expect([text, parse('llama', text, 128, true).content]).toEqual([text, text]);
+      }
+      const second = '{"name": "f", "parameters": {}}; {"na';
+      expect(parse('llama', second, 128, true)).toEqual({ content: '', reasoning: '', calls: [empty] });
+    });
+
+    it('what only looks like a mark stays, and so does white space', () => {
+      for (const text of ['1 <', 'a </', 'x [T', 'end \n', 'a <table']) {
+        expect(parse('hermes', text, 128, true).content).toBe(text);
+      }
+    });
+  });
+
   it('gives at most as many calls as are wanted, and no markup with none', () => {
     const text = `Hm.<tool_call>${json}</tool_call><tool_call>{"name": "f"}</tool_call>`;
     expect(parse('hermes', text, 1).calls).toEqual([paris]);
@@ -163,10 +214,10 @@ describe('tool calls', () => {
 
 describe('reasoning', () => {
   const tags = { open: '<think>', close: '</think>' };
-  const think = (text: string, inside = false) => {
+  const think = (text: string, inside = false, cut = false) => {
     const make = () => new ReasoningParser(new PlainParser(), tags, inside);
-    const whole = run(make(), [text]);
-    expect(run(make(), [...text])).toEqual(whole);
+    const whole = run(make(), [text], cut);
+    expect(run(make(), [...text], cut)).toEqual(whole);
     return [whole.reasoning, whole.content];
   };
 
@@ -180,6 +231,13 @@ describe('reasoning', () => {
     expect(think('No <think> here</think>')).toEqual(['', 'No <think> here</think>']);
     expect(think('<think>cut off')).toEqual(['cut off', '']);
     expect(think('  <th')).toEqual(['', '  <th']);
+  });
+
+  it('leaves no half tag when it is cut', () => {
+    expect(think('<think>hm\n</thi', false, true)).toEqual(['hm', '']);
+    expect(think('hm </', true, true)).toEqual(['hm </', '']);
+    expect(think('\n<thin', false, true)).toEqual(['', '\n']);
+    expect(think(' <t', false, true)).toEqual(['', ' <t']);
   });
 
   it('goes before calls', () => {

@@ -303,3 +303,38 @@ describe('structured output', () => {
     ]);
   });
 });
+
+describe('C. An answer cut within a call', () => {
+  const cut = (tokens: string[]) => server({ models: [qwen], reply: () => ({ tokens, reason: 'length' }) });
+
+  it('has none of its markup and ends with length, streamed or not', async () => {
+    for (const [tokens, content] of [
+      [['Ok.', '\n<tool_call>'], 'Ok.'],
+      [['Ok.', '\n<tool_call>', '\n{"na'], 'Ok.'],
+      [['<tool_call>', '\n{"name": "get_w'], ''],
+    ] as const) {
+      const app = await cut([...tokens]);
+      const all = await chunks(app, { tools });
+      expect(callDeltas(all)).toEqual([]);
+      expect(all.map((chunk) => chunk.choices[0]!.delta.content ?? '').join('')).toBe(content);
+      expect(all.at(-1)!.choices[0]!.finish_reason).toBe('length');
+      const { choices } = await client(app).chat.completions.create(ask({ tools }) as never);
+      expect(choices[0]).toMatchObject({ finish_reason: 'length', message: { content } });
+      expect(choices[0]!.message.tool_calls).toBeUndefined();
+    }
+  });
+
+  it('has the calls that were whole, and the last as far as it came', async () => {
+    const first = weather.join('');
+    for (const [more, calls] of [
+      ['\n<tool_call>\n{"na', ['{"city": "Paris"}']],
+      ['\n<tool_call>\n{"name": "ping", "arguments": {"a', ['{"city": "Paris"}', '{"a']],
+    ] as const) {
+      const app = await cut([first, more]);
+      const { choices } = await client(app).chat.completions.create(ask({ tools }) as never);
+      const given = choices[0]!.message.tool_calls as Array<{ function: { arguments: string } }>;
+      expect(given.map((call) => call.function.arguments)).toEqual(calls);
+      expect(choices[0]!.finish_reason).toBe('length');
+    }
+  });
+});
