@@ -195,8 +195,13 @@ function userTurns(content: Blocks<'user'>): AnthropicTurn[] {
 const toPart = (block: Exclude<UserBlock, ToolResult>): Part =>
   block.type === 'text' ? { type: 'text', text: block.text } : { type: 'image' };
 
-const resultContent = ({ content }: ToolResult) =>
-  typeof content === 'string' ? content : resultOf((content ?? []).map(toPart));
+/** Templates have no place for a failure: the result says so in words, in front of its own. */
+function resultContent({ content, is_error }: ToolResult): string | Part[] {
+  const parts: Part[] = typeof content === 'string' ? [{ type: 'text', text: content }] : (content ?? []).map(toPart);
+  if (!is_error) return resultOf(parts);
+  const said = parts.filter((part) => part.type === 'image' || part.text !== '');
+  return resultOf([{ type: 'text', text: said.length > 0 ? 'The tool failed:' : 'The tool failed.' }, ...said]);
+}
 
 function assistantTurn(content: Blocks<'assistant'>): AnthropicTurn {
   if (typeof content === 'string') return { role: 'assistant', content };

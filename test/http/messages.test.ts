@@ -110,6 +110,46 @@ describe('POST /v1/messages', () => {
     expect(text).toContain('<tool_response>\nrain\n</tool_response>');
   });
 
+  it('says in the result that a tool failed, which templates have no place for', async () => {
+    const sdk = await client({ tokens: ['ok'] });
+    const results: Array<[Anthropic.ToolResultBlockParam['content'], string]> = [
+      ['no such city', 'The tool failed:\nno such city'],
+      [[{ type: 'text', text: 'no such city' }], 'The tool failed:\nno such city'],
+      ['', 'The tool failed.'],
+      [undefined, 'The tool failed.'],
+    ];
+    for (const [content, said] of results) {
+      const result = (is_error: boolean) => ({ type: 'tool_result' as const, tool_use_id: 't', content, is_error });
+      for (const failed of [true, false]) {
+        await sdk.messages.create({
+          ...base,
+          tools,
+          messages: [
+            { role: 'user', content: 'Weather?' },
+            { role: 'assistant', content: [{ type: 'tool_use', id: 't', name: 'get_weather', input: {} }] },
+            { role: 'user', content: [result(failed)] },
+          ],
+        });
+        const { text } = current.engine.requests.at(-1)!;
+        if (failed) expect(text).toContain(`<tool_response>\n${said}\n</tool_response>`);
+        else expect(text).not.toContain('The tool failed');
+      }
+    }
+  });
+
+  it('an answer cut within a call has no half of it, streamed or not', async () => {
+    const sdk = await client({
+      tokens: ['<think>\nhm</think>\n\nLooking.', '\n<tool_call>\n{"name": "get_w'],
+      reason: 'length',
+    });
+    const whole = await sdk.messages.create({ ...base, tools });
+    const streamed = await sdk.messages.stream({ ...base, tools }).finalMessage();
+    for (const message of [whole, streamed]) {
+      expect(message.stop_reason).toBe('max_tokens');
+      expect(message.content).toMatchObject([{ type: 'thinking' }, { type: 'text', text: 'Looking.' }]);
+    }
+  });
+
   it('takes pictures that tools give back, as the SDK types them, and counts them', async () => {
     const sdk = await client({ tokens: ['ok'], promptTokens: 77 });
     const data = readFileSync(new URL('../fixtures/images/pillow-hopper.png', import.meta.url)).toString('base64');
