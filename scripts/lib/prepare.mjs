@@ -16,7 +16,7 @@ function checkNode() {
 }
 
 /** npm ci, unless node_modules already holds what package-lock.json asks for. */
-function installNpmPackages() {
+export function installNpmPackages() {
   // A link leads to another tree's packages, and npm ci would empty that one.
   if (lstatSync(join(root, 'node_modules'), { throwIfNoEntry: false })?.isSymbolicLink()) return;
   const lock = join(root, 'package-lock.json');
