@@ -20,7 +20,7 @@ const connected = (app: TestApp) =>
 
 /** Nothing is left of those who closed, and the next is served. */
 async function expectFresh(app: TestApp): Promise<void> {
-  await until(() => app.lifecycle.active === 0 && app.engine.live.size === 0, 10_000);
+  await until(() => app.lifecycle.active === 0 && app.engine.live.size === 0);
   expect((await post(app, '/v1/chat/completions', ask())).status).toBe(200);
   expect(app.lifecycle.models().statusOf(undefined).inUse).toBeLessThanOrEqual(1);
   await until(() => app.lifecycle.models().statusOf(undefined).inUse === 0);
@@ -106,13 +106,14 @@ describe('a thousand idle connections', () => {
         return socket;
       }),
     );
-    const times: number[] = [];
+    const costs: number[] = [];
     for (let round = 0; round < 20; round++) {
-      const begin = performance.now();
+      const begin = process.cpuUsage();
       expect((await post(app, '/v1/chat/completions', ask())).status).toBe(200);
-      times.push(performance.now() - begin);
+      const { user, system } = process.cpuUsage(begin);
+      costs.push((user + system) / 1000);
     }
-    expect(times.sort((a, b) => a - b)[10]).toBeLessThan(1000);
+    expect(costs.sort((a, b) => a - b)[10]).toBeLessThan(1000); // ms of processor time
     expect(app.engine.requests).toHaveLength(20);
     for (const socket of idle) socket.destroy();
     await expectFresh(app);

@@ -2,7 +2,8 @@
 
 import { connect } from 'node:net';
 import { describe, expect, it } from 'vitest';
-import { ask, post, server, until } from './support.ts';
+import { gate } from '../support/gate.ts';
+import { ask, post, server, textWhen, until } from './support.ts';
 
 const slow = () => ({ tokens: Array.from({ length: 500 }, () => 'word '), everyMs: 10 });
 
@@ -27,15 +28,17 @@ describe('F. Connections', () => {
     expect(app.lifecycle.active).toBe(0);
   });
 
-  it('40. survives a storm of 200 clients that leave at random, and answers within 5 s of it', async () => {
+  it('40. survives a storm of 200 clients that leave at random, and has places again after it', async () => {
+    // Answers without an end: only a client that leaves frees its place.
+    const endless = { tokens: ['word'], after: new Promise<void>(() => {}) };
     const app = await server({
       models: [{ maxSequences: 8 }],
-      reply: (request) => (request.maxTokens === 1 ? { tokens: ['still here'] } : slow()),
+      reply: (request) => (request.maxTokens === 1 ? { tokens: ['still here'] } : endless),
     });
     const storm = Array.from({ length: 200 }, async (_, index) => {
       const leaving = new AbortController();
       // Half leave whenever it is, the others once the engine works, however slow the machine.
-      const working = index % 2 ? until(() => app.engine.requests.length > 8, 15_000) : Promise.resolve();
+      const working = index % 2 ? until(() => app.engine.requests.length > 8) : Promise.resolve();
       const left = working
         .then(() => new Promise((resolve) => setTimeout(resolve, Math.random() * 400)))
         .finally(() => leaving.abort());
@@ -46,12 +49,10 @@ describe('F. Connections', () => {
       await left;
     });
     await Promise.all(storm);
-    const begin = performance.now();
     const answer = await post(app, '/v1/chat/completions', ask({ max_tokens: 1 }));
     expect(await answer.json()).toMatchObject({ choices: [{ message: { content: 'still here' } }] });
-    expect(performance.now() - begin).toBeLessThan(5000);
     // Nothing is left: not in the engine, not in the queue in front of it, not among the running requests.
-    await until(() => app.engine.live.size === 0 && app.lifecycle.active === 0, 5000);
+    await until(() => app.engine.live.size === 0 && app.lifecycle.active === 0);
     expect(app.engine.cancelled).toBeGreaterThan(0);
     const metrics = await (await fetch(`${app.url}/metrics`)).text();
     expect(metrics).toMatch(/^vllm:num_requests_waiting\{[^}]*\} 0$/m);
@@ -71,20 +72,21 @@ describe('F. Connections', () => {
     );
     await until(() => app.engine.live.size === 1);
     expect((await post(app, '/v1/chat/completions', ask())).status).toBe(200);
-    await until(() => app.engine.live.size === 0, 10_000);
+    await until(() => app.engine.live.size === 0);
     expect(app.engine.cancelled).toBe(1);
     socket.destroy();
   });
 
   it('41. writes white space into a long answer when asked to', async () => {
+    const answering = gate();
     const app = await server({
       settings: { heartbeatSeconds: 0.05 },
-      reply: () => ({ tokens: ['done'], firstMs: 300 }),
+      reply: () => ({ tokens: ['done'], after: answering.opened }),
     });
     const response = await post(app, '/v1/chat/completions', ask());
     expect(response.headers.get('content-type')).toMatch(/^application\/json/);
     expect(response.headers.get('x-request-id')).toBeTruthy();
-    const text = await response.text();
+    const text = await textWhen(response, /^ {3}/, answering.open);
     expect(text).toMatch(/^ {3,}\{/);
     expect(JSON.parse(text)).toMatchObject({ choices: [{ message: { content: 'done' } }] });
   });
@@ -132,13 +134,15 @@ describe('F. Connections', () => {
   });
 
   it('45. drains: readiness goes, streams finish, new requests are refused', async () => {
-    const app = await server({ reply: () => ({ tokens: ['a', 'b', 'c'], everyMs: 60 }) });
+    const answering = gate();
+    const app = await server({ reply: () => ({ tokens: ['a', 'b', 'c'], after: answering.opened }) });
     const running = post(app, '/v1/chat/completions', ask({ stream: true })).then((response) => response.text());
     await until(() => app.engine.live.size === 1);
-    const drained = app.lifecycle.drain(5000);
+    const drained = app.lifecycle.drain(60_000);
     expect((await fetch(`${app.url}/health/ready`)).status).toBe(503);
     const refused = await post(app, '/v1/chat/completions', ask());
     expect([refused.status, refused.headers.has('retry-after')]).toEqual([503, true]);
+    answering.open();
     expect(await running).toMatch(/\[DONE\]\n\n$/);
     await drained;
   });

@@ -334,9 +334,9 @@ describe('G. WebSocket', () => {
     silent.pause();
     const end = new Promise((resolve) => socket.once('close', (code, reason) => resolve([code, String(reason)])));
     const begin = performance.now();
-    await app.app.close();
+    await app.app.close(); // A polite ws server would wait 30 s for the silent one.
     expect(await end).toEqual([1001, 'The server is shutting down.']);
-    expect(performance.now() - begin).toBeLessThan(5000);
+    expect(performance.now() - begin).toBeLessThan(25_000);
     silent.terminate();
   });
 

@@ -2,7 +2,8 @@
 
 import { describe, expect, it } from 'vitest';
 import { EngineError } from '../../server/engine/port.ts';
-import { ask, chunks, client, post, server } from './support.ts';
+import { gate } from '../support/gate.ts';
+import { ask, chunks, client, post, server, textWhen } from './support.ts';
 
 const streamed = ask({ stream: true });
 
@@ -36,9 +37,12 @@ describe('A. SSE framing', () => {
   });
 
   it('5. sends a comment when nothing else was written, also before the first token', async () => {
-    const app = await server({ settings: { keepAliveSeconds: 0.05 }, reply: () => ({ tokens: ['a'], firstMs: 250 }) });
-    const text = await (await post(app, '/v1/chat/completions', streamed)).text();
-    expect(text.match(/^: keep-alive\n\n/gm)!.length).toBeGreaterThanOrEqual(2);
+    const answering = gate();
+    const reply = () => ({ tokens: ['a'], after: answering.opened });
+    const app = await server({ settings: { keepAliveSeconds: 0.05 }, reply });
+    const response = await post(app, '/v1/chat/completions', streamed);
+    const text = await textWhen(response, /(^|\n\n)(: keep-alive\n\n){2}/, answering.open);
+    expect(text).toMatch(/data: \[DONE\]\n\n$/);
     const stream = await client(app).chat.completions.create({ ...ask(), stream: true } as never);
     let content = '';
     for await (const chunk of stream as never as AsyncIterable<{ choices: Array<{ delta: { content?: string } }> }>) {

@@ -61,9 +61,23 @@ export async function chunks(app: TestApp, extra: Record<string, unknown> = {}):
     .map((event) => JSON.parse(event.slice(6)) as Chunk);
 }
 
-export const until = async (condition: () => boolean, ms = 3000) => {
+/** The whole text of an answer; `then` is called once what has arrived of it matches. */
+export async function textWhen(response: Response, pattern: RegExp, then: () => void): Promise<string> {
+  let text = '';
+  let told = false;
+  for await (const piece of response.body!.pipeThrough(new TextDecoderStream())) {
+    text += piece;
+    if (told || !pattern.test(text)) continue;
+    told = true;
+    then();
+  }
+  return text;
+}
+
+/** Bounded only so that a failure is told by its line: a busy machine may take its time. */
+export const until = async (condition: () => boolean | Promise<boolean>, ms = 30_000) => {
   const end = Date.now() + ms;
-  while (!condition()) {
+  while (!(await condition())) {
     if (Date.now() > end) throw new Error('the condition did not come true');
     await new Promise((resolve) => setTimeout(resolve, 5));
   }

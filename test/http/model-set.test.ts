@@ -1,9 +1,11 @@
 // Models while running: first uses, memory, idleness, failures; and a storm of everything at once.
 
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { type Lease, ModelSet, type ModelSetOptions } from '../../server/engine/model-set.ts';
 import { EngineError } from '../../server/engine/port.ts';
 import { ApiError } from '../../server/errors.ts';
+import { until } from '../contract/support.ts';
+import { gate } from '../support/gate.ts';
 import { ScriptedEngine, type ScriptedModel } from '../support/scripted-engine.ts';
 
 const delay = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
@@ -81,7 +83,7 @@ describe('first use', () => {
 
   it('tells everybody why a load failed, without the path, and does not try again at once', async () => {
     const fail = new EngineError('corrupt', '/secret/a/model.safetensors: tensor w overlaps');
-    const { set, engine } = setOf({ a: { loadMs: 10, fail } }, { failureMs: 60 });
+    const { set, engine } = setOf({ a: { loadMs: 10, fail } }, { failureMs: 60_000 });
     const answers = await Promise.all([1, 2, 3].map(() => refusal(set.acquire('a'))));
     for (const answer of [...answers, await refusal(set.acquire('a'))]) {
       expect(answer).toMatchObject({ status: 503, code: 'model_load_failed' });
@@ -90,18 +92,22 @@ describe('first use', () => {
     }
     expect(engine.changes).toEqual(['load a']);
     expect(set.statusOf('a')).toMatchObject({ state: 'available', failure: expect.stringContaining('overlaps') });
-    await delay(70);
-    await refusal(set.acquire('a'));
     await refusal(set.load('a'));
+    expect(engine.changes).toEqual(['load a', 'load a']);
+    const later = performance.now() + 60_001;
+    const clock = vi.spyOn(performance, 'now').mockImplementation(() => later);
+    await refusal(set.acquire('a')).finally(() => clock.mockRestore());
     expect(engine.changes).toEqual(['load a', 'load a', 'load a']);
   });
 
   it('bounds who waits, and for how long', async () => {
-    const { set } = setOf({ a: { loadMs: 80 } }, { waitersMax: 2, waitMs: 30 });
+    const loading = gate();
+    const { set } = setOf({ a: { after: loading.opened } }, { waitersMax: 2, waitMs: 30 });
     const early = [refusal(set.acquire('a')), refusal(set.acquire('a'))];
     expect(await refusal(set.acquire('a'))).toMatchObject({ status: 429, code: 'queue_full' });
     for (const one of early) expect(await one).toMatchObject({ status: 503, code: 'model_loading' });
-    await delay(80);
+    loading.open();
+    await until(() => stateOf(set, 'a') === 'loaded');
     await use(set, 'a');
   });
 
@@ -182,7 +188,7 @@ describe('memory', () => {
   });
 
   it('gives up on a load for which nobody waits any more', async () => {
-    const { set, engine } = setOf({ a: { mb: 80 }, b: { mb: 80 } }, { memoryMb: 100, turnMs: 1000 });
+    const { set, engine } = setOf({ a: { mb: 80 }, b: { mb: 80 } }, { memoryMb: 100, turnMs: 60_000 });
     const held = await set.acquire('a');
     const client = new Client();
     const waiting = refusal(set.acquire('b', client));
@@ -201,8 +207,8 @@ describe('idle models', () => {
     await use(set, 'a');
     await use(set, 'b', 80);
     expect(stateOf(set, 'b')).toBe('loaded');
-    await delay(100);
-    expect([stateOf(set, 'a'), stateOf(set, 'b')]).toEqual(['loaded', 'available']);
+    await until(() => stateOf(set, 'b') === 'available');
+    expect(stateOf(set, 'a')).toBe('loaded');
     await use(set, 'b');
     expect(engine.changes).toEqual(['load a', 'load b', 'unload b', 'load b']);
   });
@@ -214,7 +220,7 @@ describe('unloading by request', () => {
     const lease = await set.acquire('a');
     expect(await refusal(set.unload('a'))).toMatchObject({ status: 409, code: 'model_in_use' });
     expect(await refusal(set.unload('a', 20))).toMatchObject({ code: 'model_in_use' });
-    const gone = set.unload('a', 1000);
+    const gone = set.unload('a', 60_000);
     const later = use(set, 'a');
     await delay(5);
     expect(stateOf(set, 'a')).toBe('loaded');
@@ -289,8 +295,7 @@ describe('a storm of uses, loads, unloads, failures and leavers', () => {
       expect(engine.violations).toEqual([]);
       expect(served).toBeGreaterThan(100);
       for (const status of set.status()) expect(status).toMatchObject({ inUse: 0, waiting: 0 });
-      await delay(60);
-      expect(engine.models().map(({ name }) => name)).toEqual(expect.not.arrayContaining(['b', 'c']));
-    }, 30_000);
+      await until(() => !engine.models().some(({ name }) => name === 'b' || name === 'c'));
+    });
   }
 });

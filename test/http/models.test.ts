@@ -9,7 +9,8 @@ import { ModelSet } from '../../server/engine/model-set.ts';
 import { EngineError } from '../../server/engine/port.ts';
 import { ModelPathError } from '../../server/models/local.ts';
 import { offeredModels } from '../../server/models/offered.ts';
-import { ask, client, post, server, until } from '../contract/support.ts';
+import { ask, client, post, server, textWhen, until } from '../contract/support.ts';
+import { gate } from '../support/gate.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'hearth-models-'));
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -17,19 +18,20 @@ afterAll(() => rmSync(folder, { recursive: true }));
 const tokens = ['one', ' two', ' three', ' four'];
 
 /** A server that offers three models and has loaded none. */
-async function offering(settings: object = {}) {
+async function offering(settings: object = {}, after: { load?: Promise<void>; tokens?: Promise<void> } = {}) {
+  const whenTold = after.load ? { after: after.load } : {};
   const loadable = {
     first: { mb: 40, loadMs: 10 },
     second: { mb: 70, loadMs: 10 },
-    slow: { mb: 10, loadMs: 400 },
-    broken: { loadMs: 300, fail: new EngineError('corrupt', '/secret/broken/x.safetensors: truncated') },
+    slow: { mb: 10, ...whenTold },
+    broken: { ...whenTold, fail: new EngineError('corrupt', '/secret/broken/x.safetensors: truncated') },
   };
   const app = await server({
     models: [],
     loadable,
     memoryMb: 100,
     loading: true,
-    reply: () => ({ tokens, everyMs: 20 }),
+    reply: () => ({ tokens, everyMs: 5, ...(after.tokens ? { after: after.tokens } : {}) }),
     settings,
   });
   const offered = Object.keys(loadable).map((name) => ({
@@ -54,8 +56,10 @@ describe('a stream that waits for its model to be loaded', () => {
   ] as const;
   for (const [route, body, end] of routes) {
     it(`${route} gets comments, then its answer`, async () => {
-      const { app } = await offering({ keepAliveSeconds: 0.05 });
-      const text = await (await post(app, route, { ...body, model: 'slow', stream: true })).text();
+      const loading = gate();
+      const { app } = await offering({ keepAliveSeconds: 0.05 }, { load: loading.opened });
+      const response = await post(app, route, { ...body, model: 'slow', stream: true });
+      const text = await textWhen(response, /^(: keep-alive\n\n){2}/, loading.open);
       expect(text).toMatch(/^(: keep-alive\n\n)+(event|data): /);
       expect(text).toContain(' four');
       if (end) expect(text.endsWith(end)).toBe(true);
@@ -63,14 +67,15 @@ describe('a stream that waits for its model to be loaded', () => {
     });
 
     it(`${route} gets a failure as an event once comments were sent, as a status before`, async () => {
-      const { app } = await offering({ keepAliveSeconds: 0.05 });
+      const loading = gate();
+      const { app } = await offering({ keepAliveSeconds: 0.05 }, { load: loading.opened });
       const late = await post(app, route, { ...body, model: 'broken', stream: true });
       expect(late.status).toBe(200);
-      const text = await late.text();
+      const text = await textWhen(late, /^: keep-alive\n\n/, loading.open);
       expect(text).toMatch(/^(: keep-alive\n\n)+/);
       expect(text).toMatch(/data: \{.*"error".*\}\n\n$/);
       expect(text).not.toContain('/secret');
-      const { app: patient } = await offering();
+      const { app: patient } = await offering({ keepAliveSeconds: 1000 });
       expect((await post(patient, route, { ...body, model: 'broken', stream: true })).status).toBe(503);
     });
   }
@@ -155,11 +160,15 @@ describe('a request for a model that is not loaded', () => {
   });
 
   it('waits while another model streams, and both answers are whole', async () => {
-    const { app } = await offering();
+    const answering = gate();
+    const { app, set } = await offering({}, { tokens: answering.opened });
     const begun = post(app, '/v1/chat/completions', ask({ model: 'first', stream: true }));
     await until(() => app.engine.live.size > 0);
-    const second = await client(app).chat.completions.create(ask({ model: 'second' }) as never);
-    expect(second).toMatchObject({ choices: [{ message: { content: tokens.join('') } }] });
+    const second = client(app).chat.completions.create(ask({ model: 'second' }) as never);
+    await until(() => set.statusOf('second').waiting === 1);
+    expect(app.engine.changes).toEqual(['load first']);
+    answering.open();
+    expect(await second).toMatchObject({ choices: [{ message: { content: tokens.join('') } }] });
     expect(await (await begun).text()).toMatch(/data: \[DONE\]\n\n$/);
     expect(app.engine.changes).toEqual(['load first', 'unload first', 'load second']);
     expect(app.engine.violations).toEqual([]);
@@ -182,13 +191,15 @@ describe('POST /admin/models', () => {
   });
 
   it('does not unload under a stream', async () => {
-    const { app } = await offering();
+    const answering = gate();
+    const { app } = await offering({}, { tokens: answering.opened });
     const begun = post(app, '/v1/chat/completions', ask({ model: 'first', stream: true }));
     await until(() => app.engine.live.size > 0);
     const refused = await post(app, '/admin/models/unload', { model: 'first' });
     expect([refused.status, await refused.json()]).toMatchObject([409, { error: { code: 'model_in_use' } }]);
-    const waited = await post(app, '/admin/models/unload', { model: 'first', wait_seconds: 5 });
-    expect(waited.status).toBe(200);
+    const waited = post(app, '/admin/models/unload', { model: 'first', wait_seconds: 60 });
+    answering.open();
+    expect((await waited).status).toBe(200);
     expect(await (await begun).text()).toMatch(/data: \[DONE\]\n\n$/);
     expect(app.engine.violations).toEqual([]);
   });

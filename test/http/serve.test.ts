@@ -11,6 +11,7 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { readSettings, settingsHelp, settingsSchema, UsageError } from '../../server/config.ts';
 import { EngineError } from '../../server/engine/port.ts';
 import { serve } from '../../server/main.ts';
+import { gate } from '../support/gate.ts';
 import { ScriptedEngine, type ScriptedOptions } from '../support/scripted-engine.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'hearth-serve-'));
@@ -123,24 +124,23 @@ const ask = (url: string, model = 'default') =>
 
 describe('hearth serve', () => {
   it('answers while it loads, serves, drains on a signal, and logs no prompt', async () => {
-    const engine = new ScriptedEngine({ reply: () => ({ tokens: ['a', 'b', 'c'], everyMs: 100 }) });
-    let release = () => {};
-    const gate = new Promise<void>((resolve) => {
-      release = resolve;
-    });
+    const [loading, answering] = [gate(), gate()];
+    const engine = new ScriptedEngine({ reply: () => ({ tokens: ['a', 'b', 'c'], after: answering.opened }) });
     const server = start([], {
       open: async () => {
-        await gate;
+        await loading.opened;
         return engine;
       },
     });
     const url = await server.url();
     expect((await fetch(`${url}/health`)).status).toBe(503);
-    release();
+    loading.open();
     while ((await fetch(`${url}/health`)).status !== 200) await new Promise((resolve) => setTimeout(resolve, 10));
     const streaming = ask(url).then((response) => response.text());
     while (engine.live.size === 0) await new Promise((resolve) => setTimeout(resolve, 5));
     server.stop();
+    while ((await fetch(`${url}/health/ready`)).status === 200) await new Promise((resolve) => setTimeout(resolve, 5));
+    answering.open();
     expect(await streaming).toMatch(/\[DONE\]\n\n$/);
     await server.done;
     await expect(fetch(`${url}/health`)).rejects.toThrow();

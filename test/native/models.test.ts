@@ -60,7 +60,7 @@ const residentMib = async () => {
 
 async function untilUnused(): Promise<void> {
   for (let waited = 0; (await cards()).some(({ requests }) => requests.running + requests.waiting > 0); waited++) {
-    if (waited > 200) throw new Error('models are still in use');
+    if (waited > 1200) throw new Error('models are still in use');
     await new Promise((resolve) => setTimeout(resolve, 25));
   }
 }

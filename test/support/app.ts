@@ -29,7 +29,7 @@ export async function testApp(
   } = {},
 ): Promise<TestApp> {
   const engine = new ScriptedEngine(options);
-  const renderer = new TemplateRenderer({ timeoutMs: 2000 });
+  const renderer = new TemplateRenderer({ timeoutMs: 30_000 });
   const lifecycle = new Lifecycle();
   if (!options.loading) lifecycle.ready(engine, engine.models()[0]!.name);
   const settings = { ...settingsSchema.parse({}), ...options.settings };

@@ -26,6 +26,8 @@ export interface Script {
   /** Milliseconds before the first token and between tokens; 0 gives all in one turn of the event loop. */
   firstMs?: number;
   everyMs?: number;
+  /** No token comes before this resolves. */
+  after?: Promise<void>;
   reason?: FinishReason;
   stop?: string | number | null;
   heldBack?: string;
@@ -42,6 +44,8 @@ export interface Script {
 export interface ScriptedModel {
   info?: Partial<ModelInfo>;
   loadMs?: number;
+  /** Loading does not end before this resolves. */
+  after?: Promise<void>;
   /** MiB it takes. */
   mb?: number;
   fail?: EngineError;
@@ -133,6 +137,7 @@ export class ScriptedEngine implements Engine {
     if (!script.silent) live.stream.push({ type: 'accepted', promptTokens: script.promptTokens ?? 3 });
     if (request.promptLogprobs) this.#playPrompt(live);
     if (script.embedding) live.stream.push({ type: 'embedding', values: Float32Array.from(script.embedding) });
+    await this.#opening(script.after, live);
     let sent = 0;
     for (; sent < limit && request.kind === 'generate'; sent++) {
       await this.#pause(sent === 0 ? (script.firstMs ?? script.everyMs ?? 0) : (script.everyMs ?? 0), live);
@@ -160,6 +165,15 @@ export class ScriptedEngine implements Engine {
     for (let left = ms; left > 0 && !live.cancelled; left -= 5) await delay(Math.min(left, 5));
   }
 
+  /** Until it opens or the request is cancelled. */
+  async #opening(after: Promise<void> | undefined, live: Live): Promise<void> {
+    let isOpen = after === undefined;
+    void after?.then(() => {
+      isOpen = true;
+    });
+    while (!isOpen && !live.cancelled) await delay(1);
+  }
+
   /** Every change of what is loaded, in order. */
   readonly changes: string[] = [];
   /** What must never happen, and did. */
@@ -176,10 +190,11 @@ export class ScriptedEngine implements Engine {
     return this.#models.reduce((sum, { name }) => sum + (this.#options.loadable?.[name]?.mb ?? 0), 0);
   }
 
-  async #change<T>(what: string, ms: number, work: () => T): Promise<T> {
+  async #change<T>(what: string, ms: number, work: () => T, after?: Promise<void>): Promise<T> {
     if (this.#changing) this.violations.push(`${what} during another change`);
     this.#changing = true;
     await delay(ms);
+    await after;
     this.#changing = false;
     this.changes.push(what);
     return work();
@@ -187,9 +202,9 @@ export class ScriptedEngine implements Engine {
 
   loadModel({ name }: LoadOptions): Promise<ModelInfo> {
     if (!this.#options.loadable) return Promise.resolve(this.#models[0]!);
-    const { info, loadMs = 0, mb = 0, fail } = this.#scripted(name);
+    const { info, loadMs = 0, mb = 0, fail, after } = this.#scripted(name);
     if (this.#models.some((model) => model.name === name)) this.violations.push(`${name} was loaded twice`);
-    return this.#change(`load ${name}`, loadMs, () => {
+    const work = () => {
       if (fail) throw fail;
       const { memoryMb = Number.POSITIVE_INFINITY } = this.#options;
       if (this.#usedMb() + mb > memoryMb) throw new EngineError('out_of_memory', `${name} does not fit`);
@@ -197,7 +212,8 @@ export class ScriptedEngine implements Engine {
       const made = { ...scriptedModel, ...info, name, memory };
       this.#models.push(made);
       return made;
-    });
+    };
+    return this.#change(`load ${name}`, loadMs, work, after);
   }
 
   async planModel({ name }: LoadOptions, reclaimableMb: number): Promise<MemoryDemand> {
