@@ -94,8 +94,9 @@ class Compiler {
     std::vector<std::string> wanted;
     if (s.contains("type")) {
       const Json& type = s["type"];
+      std::set<std::string> seen;
       for (const Json& t : type.is_array() ? type : Json::array({type}))
-        if (std::find(wanted.begin(), wanted.end(), t) == wanted.end()) wanted.push_back(t);
+        if (seen.insert(t.get<std::string>()).second) wanted.push_back(t);
       if (wanted.empty()) return invalid(path + "/type: nothing fulfils this schema");
     } else {
       wanted = implied_types(s);
@@ -124,10 +125,14 @@ class Compiler {
     for (auto& [key, value] : s.items())
       if (key != "enum" && key != "const" && key != "type" && !is_annotation(key))
         return unsupported(path + "/" + escaped(key) + ": not supported beside enum or const");
+    std::set<std::string> types;
+    if (s.contains("type"))
+      for (const Json& t : s["type"].is_array() ? s["type"] : Json::array({s["type"]}))
+        if (t.is_string()) types.insert(t.get<std::string>());
     std::vector<Expr> parts;
     for (const Json& v : s.contains("const") ? Json::array({s["const"]}) : s["enum"]) {
       if (s.contains("const") && s.contains("enum") && std::find(s["enum"].begin(), s["enum"].end(), v) == s["enum"].end()) continue;
-      if (s.contains("type") && !fits_type(v, s["type"])) continue;
+      if (s.contains("type") && !fits_type(v, types)) continue;
       parts.push_back(literal(v.dump(-1, ' ', false, Json::error_handler_t::replace)));
     }
     if (parts.empty()) return invalid(path + ": no value of the list fulfils the schema");
@@ -266,6 +271,7 @@ class Compiler {
     }
     if (other_value->kind == Expression::Kind::nothing) return object_of(pairs, nothing());
     Expr name = other_name(names);
+    if (!name) return invalid(path + ": the schema is too large");
     take_states(name);
     return object_of(pairs, rule_of(sequence({std::move(name), literal(":"), ws(), other_value})));
   }

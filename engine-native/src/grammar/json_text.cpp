@@ -83,16 +83,19 @@ Expr object_of(const std::vector<std::pair<Expr, bool>>& members, const Expr& ot
   return sequence({literal("{"), ws(), graph(2 * n + 2, std::move(edges), {n, 2 * n + 1}), ws(), literal("}")});
 }
 
+// At least so many states come out of a node's own characters and all others.
+constexpr int node_states_min = 8;
+
 // A walk over the trie of `names` in which leaving it is always allowed, ending on a name is not.
 Expr other_name(const std::vector<std::string>& names) {
   Expr any = utf8_characters(complement(normalized({{0, 0x1f}, {'"', '"'}, {'\\', '\\'}})));
   if (names.empty()) return sequence({literal("\""), repeat(any, 0, -1), literal("\"")});
-  std::map<std::string, int> nodes = {{"", 0}};  // prefix, in characters
+  std::map<std::pair<int, uint32_t>, int> next;  // by node and character
+  int nodes = 1;
   std::map<int, CodeRanges> used;
   std::set<int> ends;
   std::vector<GraphEdge> edges;
   for (const std::string& name : names) {
-    std::string prefix;
     int at = 0;
     bool plain = true;
     for (size_t i = 0; i < name.size();) {
@@ -100,12 +103,12 @@ Expr other_name(const std::vector<std::string>& names) {
       size_t length = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
       std::string character = name.substr(i, length);
       if (lead < 0x20 || lead == '"' || lead == '\\') { plain = false; break; }  // never a plain name
-      prefix += character;
-      auto [found, fresh] = nodes.try_emplace(prefix, static_cast<int>(nodes.size()));
+      uint32_t code = lead < 0x80 ? lead : lead < 0xe0 ? lead & 31 : lead < 0xf0 ? lead & 15 : lead & 7;
+      for (size_t k = 1; k < character.size(); ++k) code = code << 6 | (static_cast<uint8_t>(character[k]) & 63);
+      auto [found, fresh] = next.try_emplace({at, code}, nodes);
       if (fresh) {
+        if (++nodes > states_max / node_states_min) return nullptr;
         edges.push_back({at, found->second, literal(character)});
-        uint32_t code = lead < 0x80 ? lead : lead < 0xe0 ? lead & 31 : lead < 0xf0 ? lead & 15 : lead & 7;
-        for (size_t k = 1; k < character.size(); ++k) code = code << 6 | (static_cast<uint8_t>(character[k]) & 63);
         used[at].push_back({code, code});
       }
       at = found->second;
@@ -113,9 +116,9 @@ Expr other_name(const std::vector<std::string>& names) {
     }
     if (plain) ends.insert(at);
   }
-  int free_state = static_cast<int>(nodes.size());
+  int free_state = nodes;
   std::vector<int> accepting = {free_state};
-  for (auto& [prefix, node] : nodes) {
+  for (int node = 0; node < nodes; ++node) {
     CodeRanges out = used[node];
     out.insert(out.end(), {{0, 0x1f}, {'"', '"'}, {'\\', '\\'}});
     edges.push_back({node, free_state, utf8_characters(complement(normalized(out)))});

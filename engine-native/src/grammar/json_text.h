@@ -17,7 +17,7 @@ Expr string_character();
 Expr array_of(const std::vector<Expr>& first, const Expr& more, int least, int most);
 // An object: members in order, each with whether it must come, then any number of `other` (kind nothing: none).
 Expr object_of(const std::vector<std::pair<Expr, bool>>& members, const Expr& other);
-// A quoted name, without escapes, that is none of `names`.
+// A quoted name, without escapes, that is none of `names`; null when they are more than any grammar has states for.
 Expr other_name(const std::vector<std::string>& names);
 
 }  // namespace hearth::grammar

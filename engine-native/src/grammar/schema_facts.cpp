@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <unordered_set>
 
 namespace hearth::grammar {
 namespace {
@@ -19,18 +20,17 @@ Json values(const Json& schema) {
   return schema.contains("enum") && schema["enum"].is_array() ? schema["enum"] : Json::array();
 }
 
-std::vector<std::string> types(const Json& schema) {
-  std::vector<std::string> out;
+// Integers count as numbers.
+std::set<std::string> types(const Json& schema) {
+  std::set<std::string> out;
+  auto add = [&](const std::string& type) { out.insert(type == "integer" ? "number" : type); };
   if (schema.contains("type")) {
-    if (schema["type"].is_string()) out.push_back(schema["type"]);
-    else for (const Json& t : schema["type"]) if (t.is_string()) out.push_back(t);
+    if (schema["type"].is_string()) add(schema["type"]);
+    else for (const Json& t : schema["type"]) if (t.is_string()) add(t);
     return out;
   }
-  for (const Json& v : values(schema)) {
-    std::string t = type_of(v);
-    if (std::find(out.begin(), out.end(), t) == out.end()) out.push_back(t);
-  }
-  if (out.empty() && has_object_keys(schema)) out.push_back("object");
+  for (const Json& v : values(schema)) add(type_of(v));
+  if (out.empty() && has_object_keys(schema)) add("object");
   return out;
 }
 
@@ -52,11 +52,37 @@ Status check_shape(const std::string& key, const Json& value, const std::string&
   return Status::ok();
 }
 
-bool requires_member(const Json& schema, const std::string& name) {
-  return schema.contains("required") && std::find(schema["required"].begin(), schema["required"].end(), Json(name)) != schema["required"].end();
+std::unordered_set<std::string_view> required_of(const Json& schema) {
+  std::unordered_set<std::string_view> out;
+  if (schema.contains("required"))
+    for (const Json& name : schema["required"])
+      if (name.is_string()) out.insert(name.get_ref<const std::string&>());
+  return out;
+}
+
+// Whether a member that both require cannot fulfil what both say of it.
+bool members_exclude_each_other(const Json& a, const Json& b, int depth) {
+  const auto of_a = required_of(a), of_b = required_of(b);
+  const Members members = members_of(b);
+  for (auto& [name, schema] : a["properties"].items()) {
+    auto other = members.find(name);
+    if (other != members.end() && of_a.contains(name) && of_b.contains(name) && exclude_each_other(schema, *other->second, depth + 1)) return true;
+  }
+  return false;
 }
 
 }  // namespace
+
+Members members_of(const Json& schema) {
+  Members out;
+  if (schema.contains("properties") && schema["properties"].is_object())
+    for (auto& [name, member] : schema["properties"].get_ref<const Json::object_t&>()) out.emplace(name, &member);
+  return out;
+}
+
+void append_member(Json& object, const std::string& name, Json value) {
+  object.get_ref<Json::object_t&>().Json::object_t::Container::emplace_back(name, std::move(value));
+}
 
 std::string escaped(std::string_view name) {
   std::string out;
@@ -93,11 +119,9 @@ std::string type_of(const Json& v) {
          : v.is_string() ? "string" : v.is_array() ? "array" : "object";
 }
 
-bool fits_type(const Json& v, const Json& type) {
+bool fits_type(const Json& v, const std::set<std::string>& types) {
   std::string own = type_of(v);
-  for (const Json& t : type.is_array() ? type : Json::array({type}))
-    if (t == own || (t == "number" && own == "integer")) return true;
-  return false;
+  return types.contains(own) || (own == "integer" && types.contains("number"));
 }
 
 std::vector<std::string> implied_types(const Json& s) {
@@ -110,22 +134,11 @@ std::vector<std::string> implied_types(const Json& s) {
 
 bool exclude_each_other(const Json& a, const Json& b, int depth) {
   if (!a.is_object() || !b.is_object() || depth > 8) return false;
-  std::vector<std::string> ta = types(a), tb = types(b);
-  if (!ta.empty() && !tb.empty()) {
-    bool shared = false;
-    auto number = [](const std::string& t) { return t == "integer" ? std::string("number") : t; };
-    for (const std::string& x : ta)
-      for (const std::string& y : tb) shared |= number(x) == number(y);
-    if (!shared) return true;
-  }
+  const std::set<std::string> ta = types(a), tb = types(b);
+  if (!ta.empty() && !tb.empty() && std::none_of(ta.begin(), ta.end(), [&](const std::string& t) { return tb.contains(t); })) return true;
   Json va = values(a), vb = values(b);
   if (!va.empty() && !vb.empty()) return !share_a_value(std::move(va), vb);
-  if (!a.contains("properties") || !b.contains("properties")) return false;
-  for (auto& [name, schema] : a["properties"].items())
-    if (requires_member(a, name) && requires_member(b, name) && b["properties"].contains(name) &&
-        exclude_each_other(schema, b["properties"][name], depth + 1))
-      return true;
-  return false;
+  return a.contains("properties") && b.contains("properties") && members_exclude_each_other(a, b, depth);
 }
 
 }  // namespace hearth::grammar

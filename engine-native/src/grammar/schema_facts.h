@@ -2,7 +2,10 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
+#include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "core/status.h"
@@ -10,6 +13,12 @@
 namespace hearth::grammar {
 
 using Json = nlohmann::ordered_json;
+
+// Members by their names: an ordered object looks through all of them for each. The object must outlive it.
+using Members = std::unordered_map<std::string_view, const Json*>;
+Members members_of(const Json& schema);  // of its "properties", if any
+// Adds a member that is not there yet, without looking for it.
+void append_member(Json& object, const std::string& name, Json value);
 
 // A key as it stands in a JSON pointer.
 std::string escaped(std::string_view key);
@@ -22,8 +31,8 @@ Status check_keywords(const Json& schema, const std::string& path);
 
 // The JSON type of a value: "integer" or "number" for numbers.
 std::string type_of(const Json& value);
-// Whether the value has the type, or one of the types, of the keyword "type".
-bool fits_type(const Json& value, const Json& type);
+// Whether the value has one of the types.
+bool fits_type(const Json& value, const std::set<std::string>& types);
 // The type that keywords imply where "type" is missing; empty when none does.
 std::vector<std::string> implied_types(const Json& schema);
 

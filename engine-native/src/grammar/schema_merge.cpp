@@ -1,7 +1,9 @@
 #include "grammar/schema_merge.h"
 
 #include <algorithm>
-#include <vector>
+#include <iterator>
+#include <set>
+#include <unordered_set>
 
 namespace hearth::grammar {
 namespace {
@@ -12,19 +14,17 @@ Json all_of(const Json& a, const Json& b) {
   return Json{{"allOf", Json::array({a, b})}};
 }
 
-std::vector<std::string> types_of(const Json& type) {
-  std::vector<std::string> out;
-  if (type.is_string()) out.push_back(type.get<std::string>());
-  if (type.is_array())
-    for (const Json& t : type)
-      if (t.is_string()) out.push_back(t.get<std::string>());
+std::set<std::string> types_of(const Json& type) {
+  std::set<std::string> out;
+  for (const Json& t : type)
+    if (t.is_string()) out.insert(t.get<std::string>());
   return out;
 }
 
 Json common_types(const Json& a, const Json& b) {
   Json out = Json::array();
-  std::vector<std::string> of_b = types_of(b);
-  auto in_b = [&](const std::string& t) { return std::find(of_b.begin(), of_b.end(), t) != of_b.end(); };
+  const std::set<std::string> of_b = types_of(b);
+  auto in_b = [&](const std::string& t) { return of_b.contains(t); };
   for (const std::string& t : types_of(a)) {
     if (in_b(t)) out.push_back(t);
     else if (t == "integer" && in_b("number")) out.push_back("integer");
@@ -33,37 +33,54 @@ Json common_types(const Json& a, const Json& b) {
   return out;
 }
 
+// Strings, which long lists are made of, by their hash: an ordering of JSON values takes ten times as long.
 Json common_values(const Json& a, const Json& b) {
+  std::unordered_set<std::string_view> strings;
+  std::vector<Json> others;
+  for (const Json& value : b) {
+    if (value.is_string()) strings.insert(value.get_ref<const std::string&>());
+    else others.push_back(value);
+  }
+  std::sort(others.begin(), others.end());
+  auto in_b = [&](const Json& value) {
+    if (value.is_string()) return strings.contains(value.get_ref<const std::string&>());
+    return std::binary_search(others.begin(), others.end(), value);
+  };
   Json out = Json::array();
-  for (const Json& value : a)
-    if (std::find(b.begin(), b.end(), value) != b.end()) out.push_back(value);
+  std::copy_if(a.begin(), a.end(), std::back_inserter(out), in_b);
   return out;
 }
 
 // A member that only one side names must also fulfil what the other says of members it does not name.
 void merge_members(const Json& a, const Json& b, Json& out) {
   auto rest = [](const Json& s) { return s.contains("additionalProperties") ? s["additionalProperties"] : Json(true); };
+  const Json rest_a = rest(a), rest_b = rest(b);
+  const Members of_a = members_of(a), of_b = members_of(b);
   Json members = Json::object();
-  const Json none = Json::object();
-  const Json& of_a = a.contains("properties") ? a["properties"] : none;
-  const Json& of_b = b.contains("properties") ? b["properties"] : none;
-  for (auto& [name, schema] : of_a.items()) members[name] = all_of(schema, of_b.contains(name) ? of_b[name] : rest(b));
-  for (auto& [name, schema] : of_b.items())
-    if (!of_a.contains(name)) members[name] = all_of(schema, rest(a));
-  if (!members.empty()) out["properties"] = members;
+  if (!of_a.empty())
+    for (auto& [name, schema] : a["properties"].items()) {
+      auto other = of_b.find(name);
+      append_member(members, name, all_of(schema, other == of_b.end() ? rest_b : *other->second));
+    }
+  if (!of_b.empty())
+    for (auto& [name, schema] : b["properties"].items())
+      if (!of_a.contains(name)) append_member(members, name, all_of(schema, rest_a));
+  if (!members.empty()) out["properties"] = std::move(members);
   if (a.contains("additionalProperties") || b.contains("additionalProperties")) {
-    bool closed = rest(a) == Json(false) || rest(b) == Json(false);
-    out["additionalProperties"] = closed ? Json(false) : all_of(rest(a), rest(b));
+    bool closed = rest_a == Json(false) || rest_b == Json(false);
+    out["additionalProperties"] = closed ? Json(false) : all_of(rest_a, rest_b);
   }
 }
 
 void merge_required(const Json& a, const Json& b, Json& out) {
   if (!a.contains("required") && !b.contains("required")) return;
-  Json required = a.contains("required") ? a["required"] : Json::array();
-  if (b.contains("required"))
-    for (const Json& name : b["required"])
-      if (std::find(required.begin(), required.end(), name) == required.end()) required.push_back(name);
-  out["required"] = required;
+  Json required = Json::array();
+  std::unordered_set<std::string_view> seen;
+  for (const Json* schema : {&a, &b})
+    if (schema->contains("required"))
+      for (const Json& name : (*schema)["required"])
+        if (seen.insert(name.get_ref<const std::string&>()).second) required.push_back(name);
+  out["required"] = std::move(required);
 }
 
 }  // namespace

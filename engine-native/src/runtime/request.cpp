@@ -1,6 +1,7 @@
 #include "runtime/request.h"
 
 #include "runtime/json_reader.h"
+#include "runtime/ordered_json.h"
 #include "sampling/sampler.h"
 #include "ops/ops.h"
 
@@ -166,7 +167,7 @@ Result<RequestOptions> parse_request(std::string_view json) {
   if (const Json* grammar = reader.find("grammar")) {
     if (!grammar->is_object()) return JsonReader::wrong("grammar", "an object");
     // Members of an object come out in the schema's order, which only a second, ordered reading keeps.
-    out.grammar = nlohmann::ordered_json::parse(json, nullptr, false)["grammar"];
+    out.grammar = parse_ordered(json)["grammar"];
   }
   HEARTH_TRY(reader.read_integer("priority", -1000000, 1000000, out.priority));
   HEARTH_TRY(reader.read("speculate", out.speculate));

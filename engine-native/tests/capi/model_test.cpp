@@ -36,7 +36,7 @@ TEST(RealModel, WritesAStoryTheSameWayTwice) {
   EXPECT_EQ(a.tokens(), b.tokens());
   // The snapshot behind stats() is at most 20 ms old while steps run, so the last ones may show a moment later.
   auto steps = [&] { return client.stats()["models"][0]["steps"].get<int>(); };
-  for (int i = 0; i < 200 && steps() <= 60; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  for (int i = 0; i < 3000 && steps() <= 60; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   EXPECT_GT(steps(), 60);
 }
 
@@ -237,7 +237,7 @@ TEST(RealModel, LoadingTakesNoMoreMemoryThanThePlanSays) {
   end = true;
   watcher.join();
   ASSERT_NE(model, 0u) << client.answers[client.job].end().bytes;
-  std::this_thread::sleep_for(std::chrono::milliseconds(80));  // until the snapshot behind stats() shows it
+  for (int i = 0; i < 3000 && client.stats()["memory"].empty(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   long long weights = 0, rest = 0;
   const Json stats = client.stats();
   for (const Json& line : stats["memory"]) {

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -110,5 +111,63 @@ TEST(GrammarCost, MasksAndCompilation) {
     std::printf("%-18s %10.1f %10.1f %10.1f %10.1f %8zu  %s\n", c.name, compile_ms, median, p99, costs.back(), costs.size(), Spec(after).dump(-1, ' ', false, Spec::error_handler_t::replace).c_str());
     EXPECT_LE(median, 1000) << c.name;
     EXPECT_LE(compile_ms, 500) << c.name;
+  }
+}
+
+// Each list was compared with each: a schema of 256 KB took up to 7 s on the thread that prepares everybody's requests.
+// Four times the names may cost eight times as much, and not sixteen.
+TEST(GrammarCost, LongListsAreReadOnceEach) {
+  auto names = [](int count, const std::string& prefix) {
+    Spec list = Spec::array();
+    for (int i = 0; i < count; ++i) list.push_back(prefix + std::to_string(i));
+    return list;
+  };
+  auto members = [](int count, const std::string& prefix, const char* schema) {
+    std::string text;
+    for (int i = 0; i < count; ++i) text += (i ? ",\"" : "\"") + prefix + std::to_string(i) + "\":" + schema;
+    return Spec::parse("{" + text + "}");
+  };
+  auto both = [](const char* key, const Spec& a, const Spec& b) { return Spec{{"allOf", {Spec{{key, a}}, Spec{{key, b}}}}}; };
+  auto tagged = [&](int n) { return Spec{{"properties", members(n, "a", R"({"const":1})")}, {"required", names(n, "a")}}; };
+  struct Long { const char* what; std::function<Spec(int)> of; const char* refusal; };  // of so many thousandths of a full one
+  const Long all[] = {
+      {"required", [&](int n) { return both("required", names(12 * n, "a"), names(12 * n, "b")); }, "too large"},
+      {"enum", [&](int n) { return both("enum", names(12 * n, "a"), names(12 * n, "b")); }, "must be a list that is not empty"},
+      {"type", [&](int n) { return both("type", names(12 * n, "a"), names(12 * n, "b")); }, "nothing fulfils"},
+      {"types", [&](int n) { return Spec{{"type", names(24 * n, "a")}}; }, "is no JSON type"},
+      {"types beside values", [&](int n) { return Spec{{"type", names(12 * n, "a")}, {"enum", names(9 * n, "b")}}; }, "no value of the list"},
+      {"properties", [&](int n) { return both("properties", members(8 * n, "a", "true"), members(8 * n, "b", "true")); }, "too large"},
+      {"members of alternatives", [&](int n) { return Spec{{"oneOf", {tagged(4 * n), tagged(4 * n)}}}; }, "must exclude each other"},
+  };
+  auto cost_ms = [](const Spec& schema, std::string& refusal) {
+    const Spec spec = {{"type", "json_schema"}, {"spec", schema}};
+    const double begin = micros();
+    auto grammar = Grammar::compile(spec, words().trie);
+    const double ms = micros(begin) / 1000;
+    refusal = grammar ? "" : grammar.status().message();
+    return ms;
+  };
+  for (const Long& one : all) {
+    std::string refusal;
+    const double quarter = cost_ms(one.of(250), refusal);
+    const double whole = cost_ms(one.of(1000), refusal);
+    std::printf("%-24s %8.1f ms of a quarter, %8.1f ms\n", one.what, quarter, whole);
+    EXPECT_NE(refusal.find(one.refusal), std::string::npos) << one.what << ": " << refusal;
+    EXPECT_LE(whole, 8 * quarter + 20) << one.what;
+  }
+}
+
+// The trie of names was kept by their prefixes: memory by the square of a name's length, 30 GB for one of 250 KB.
+TEST(GrammarCost, LongNamesAreBounded) {
+  for (const char* key : {"required", "properties"}) {
+    const std::string name(250'000, 'a');
+    const Spec schema = std::string(key) == "required" ? Spec{{key, {name}}} : Spec{{key, {{name, true}}}};
+    const double begin = micros();
+    auto grammar = Grammar::compile({{"type", "json_schema"}, {"spec", schema}}, words().trie);
+    ASSERT_FALSE(grammar) << key;
+    EXPECT_NE(grammar.status().message().find("too large"), std::string::npos) << grammar.status().message();
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    EXPECT_LE(micros(begin) / 1000, 1000) << key;
+#endif
   }
 }

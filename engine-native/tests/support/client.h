@@ -185,6 +185,29 @@ class Client {
     return Json::parse(text.substr(0, needed - 1));
   }
 
+  // Statistics are snapshots, taken between steps: true once the first model's show it, within half a minute.
+  template <class Shown>
+  bool shows(const Shown& shown) {
+    for (int i = 0; i < 3000 && !shown(stats()["models"][0]); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    return shown(stats()["models"][0]);
+  }
+  // Waits until a count, of all models, stands still; what comes later than in a tenth of a second does not come.
+  int64_t at_rest(const char* count) {
+    auto now = [&] {
+      int64_t sum = 0;
+      const Json all = stats();
+      for (const Json& model : all["models"]) sum += model[count].get<int64_t>();
+      return sum;
+    };
+    int64_t last = now();
+    for (int still = 0; still < 10; std::this_thread::sleep_for(std::chrono::milliseconds(10))) {
+      int64_t next = now();
+      still = next == last ? still + 1 : 0;
+      last = next;
+    }
+    return last;
+  }
+
   hearth_engine* engine = nullptr;
   int32_t fd = -1;
   int32_t status = 0, drain_status = 0;

@@ -324,8 +324,7 @@ TEST_F(Promises, CancelWorksInQueueAndWhileRunning) {
   EXPECT_EQ(hearth_cancel(client.engine, running), HEARTH_OK);
   ASSERT_TRUE(client.wait(running));
   EXPECT_EQ(client.answers[running].end().reason, HEARTH_FINISH_CANCELLED);
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  EXPECT_EQ(client.stats()["models"][0]["kv_blocks_used"], 0);
+  EXPECT_TRUE(client.shows([](const Json& stats) { return stats["kv_blocks_used"] == 0; }));
   EXPECT_EQ(hearth_cancel(client.engine, running), HEARTH_NOT_FOUND);
   EXPECT_EQ(client.after_finish, 0);
 }
@@ -356,12 +355,8 @@ TEST_F(Promises, FullRingSkipsStepsAndDropsNothing) {
   uint32_t model = client.load({{"shape", "fake-endless"}});
   std::vector<uint32_t> ids;
   for (int i = 0; i < 12; ++i) ids.push_back(client.submit(model, greedy(400), "request " + std::to_string(i)));
-  std::this_thread::sleep_for(std::chrono::milliseconds(300));
-  auto produced = [&] { return client.stats()["models"][0]["generation_tokens"].get<int>(); };
-  int stuck = produced();
-  EXPECT_LT(stuck, 12 * 400);
-  std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  EXPECT_EQ(produced(), stuck);
+  EXPECT_TRUE(client.shows([](const Json& stats) { return stats["generation_tokens"] > 0; }));
+  EXPECT_LT(client.at_rest("generation_tokens"), 12 * 400);
   client.drain();
   for (uint32_t id : ids) {
     ASSERT_TRUE(client.wait(id));
@@ -402,8 +397,9 @@ TEST_F(Promises, DrainNeverBlocksAndSaysWhatIsTooSmall) {
   EXPECT_EQ(written, 0u);
   uint32_t model = client.load({{"shape", "fake"}});
   uint32_t id = client.submit(model, greedy(1), "x");
-  std::this_thread::sleep_for(std::chrono::milliseconds(100));
   uint8_t small[16];
+  for (int i = 0; i < 3000 && hearth_drain(client.engine, small, sizeof small, &written) == HEARTH_OK; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
   EXPECT_EQ(hearth_drain(client.engine, small, sizeof small, &written), HEARTH_TOO_SMALL);
   EXPECT_EQ(written, 48u);
   EXPECT_TRUE(client.wait(id));
@@ -422,7 +418,7 @@ TEST_F(Promises, StopFinishesEverythingThenEndOfFile) {
   EXPECT_EQ(hearth_stop(client.engine), HEARTH_OK);
   EXPECT_EQ(client.submit(model, greedy(1), "late"), 0u);
   EXPECT_EQ(client.status, HEARTH_CLOSED);
-  auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (client.poll_once(100)) ASSERT_LT(std::chrono::steady_clock::now(), end);
   client.drain();
   for (uint32_t id : ids) {

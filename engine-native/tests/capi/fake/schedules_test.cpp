@@ -126,11 +126,8 @@ void run_schedules(bool overlap, unsigned first_seed, int count, bool host_tier 
     ASSERT_EQ(client.after_finish, 0);
   }
   hearth_fake_preempt_every(0);
-  std::this_thread::sleep_for(std::chrono::milliseconds(60));
+  EXPECT_TRUE(client.shows([](const Json& now) { return now["kv_blocks_used"] == 0 && now["running"] == 0 && now["waiting"] == 0; }));
   Json stats = client.stats()["models"][0];
-  EXPECT_EQ(stats["kv_blocks_used"], 0);
-  EXPECT_EQ(stats["running"], 0);
-  EXPECT_EQ(stats["waiting"], 0);
   EXPECT_GT(stats["preemptions"].get<int>(), 0);
   EXPECT_GT(stats["prefix_hit_tokens"].get<int>(), 0);
   if (!host_tier) return;
@@ -159,7 +156,7 @@ TEST_F(Schedules, APrefixComesBackFromTheHostTierAndGoesWithItsModel) {
   uint32_t model = client.load({{"shape", "fake-small-pool"}, {"host_kv_mb", 1}, {"name", "with"}});
   EXPECT_EQ(client.run(model, request, first).usage()["cached_tokens"], 0);
   for (int i = 0; i < 3; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(30));  // copies are made when there is nothing else to do
+    client.at_rest("host_kv_saved_bytes");  // copies are made when there is nothing else to do
     client.run(model, request, std::string(100 + i, static_cast<char>('q' + i)));
   }
   Answer again = client.run(model, request, first);
@@ -178,15 +175,13 @@ TEST_F(Schedules, ImagesInAPrefixComeBackFromTheHostTier) {
   auto prompt = [](uint8_t shade) { return Prompt{"look at this: @ and say", {}, {}, std::vector<uint8_t>(2 * 40 * 3, shade)}; };
   std::vector<int32_t> want = client.run(model, request, prompt(1)).tokens();
   for (uint8_t shade : {2, 3, 4, 5}) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    client.at_rest("host_kv_saved_bytes");
     client.run(model, request, prompt(shade));
   }
-  std::this_thread::sleep_for(std::chrono::milliseconds(60));
   int before = client.stats()["models"][0]["host_kv_hit_tokens"];
   Answer again = client.run(model, request, prompt(1));
   EXPECT_EQ(again.tokens(), want);
-  std::this_thread::sleep_for(std::chrono::milliseconds(60));
-  EXPECT_GT(client.stats()["models"][0]["host_kv_hit_tokens"].get<int>(), before);
+  EXPECT_TRUE(client.shows([&](const Json& stats) { return stats["host_kv_hit_tokens"] > before; }));
 }
 
 TEST_F(Schedules, SecondRunFindsThePrefix) {
