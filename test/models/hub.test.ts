@@ -1,6 +1,15 @@
 // hearth pull against a hub of our own on loopback: resume, checksums, gated repositories, hostile names.
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -44,8 +53,15 @@ function answer(request: IncomingMessage, response: ServerResponse): void {
   const from = Number(request.headers.range?.match(/bytes=(\d+)-/)?.[1] ?? 0);
   response.writeHead(from > 0 ? 206 : 200, { 'content-length': file.bytes.length - from });
   if (cutAfter !== null && file.lfs) {
-    response.write(file.bytes.subarray(from, from + cutAfter));
-    setTimeout(() => response.destroy(), 20);
+    const piece = file.bytes.subarray(from, from + cutAfter);
+    response.write(piece);
+    // Once it lies on the disk: a busy machine may need longer for that than any time chosen here.
+    const part = join(`${target()}.partial`, 'model.safetensors.part');
+    const watch = setInterval(() => {
+      if ((statSync(part, { throwIfNoEntry: false })?.size ?? 0) < from + piece.length) return;
+      clearInterval(watch);
+      response.destroy();
+    }, 5);
   } else response.end(file.bytes.subarray(from));
 }
 
