@@ -25,19 +25,23 @@ function decodeChart(data) {
       'Decode on one H200, Llama-2-7B at 4 bits, tok/s: one sequence {h200.7b-1} against llama.cpp {h200.7b-1.peer}, {h200.7b-1.reached} of the limit; 64 sequences {h200.7b-64} against {h200.7b-64.peer}, {h200.7b-64.reached} of the limit.',
     ),
     labels: 96,
-    figures: 170,
+    figures: 305,
     full: 1,
     track: true,
     groups: rows.map(({ count, table, row }) => {
       const limit = limitOf(row);
-      const share = (value) => `${Math.round((100 * value) / limit)} %`;
+      const share = (figures) =>
+        `${[figures]
+          .flat()
+          .map((value) => Math.round((100 * value) / limit))
+          .join('–')}\u00a0%`;
       return {
         title: `${count} sequence${count > 1 ? 's' : ''}`,
         bars: [
           {
             name: 'Hearth',
             ours: true,
-            value: row.measured / limit,
+            value: least(row.measured) / limit,
             figure: `${textOf(table, row)} · ${share(row.measured)}`,
           },
           { name: 'llama.cpp', value: row.peer / limit, figure: `${textOf(table, row, 'peer')} · ${share(row.peer)}` },
@@ -59,7 +63,7 @@ function prefillChart(data) {
       'Reading prompts on one H200, Llama-2-7B, tok/s: 2,048 tokens {h200.7b-p2048} against llama.cpp {h200.7b-p2048.peer}; 128 tokens {h200.7b-p128} against {h200.7b-p128.peer}.',
     ),
     labels: 130,
-    figures: 145,
+    figures: 195,
     full: longest,
     groups: rows.map(({ count, table, row }) => ({
       title: `${count.toLocaleString('en-US')} tokens`,
