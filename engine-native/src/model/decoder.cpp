@@ -49,6 +49,7 @@ Status Decoder::declare_attention(WeightPlan& plan, ops::KvFormat kv, int index)
   spec.window = spec_.layers[static_cast<size_t>(index)].window;
   spec.kv = kv;
   spec.int8_products = int8_attention_;
+  spec.fixed_point = layer.qkv.op.spec().activations != ops::ActivationFormat::exact;  // its inputs are rounded more coarsely
   spec.type = type_;
   spec.rope_dims = spec_.head_dim;
   spec.position_axes = spec_.position_axes;

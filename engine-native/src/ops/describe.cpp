@@ -56,6 +56,7 @@ std::string describe(const GatherSpec& s) { return number(s.width) + types(s.x_t
 std::string describe(const AttentionSpec& s) {
   std::string text = number(s.heads) + "/" + number(s.kv_heads) + " heads of " + number(s.head_dim) + " kv " + name_of(s.kv);
   if (s.int8_products) text += " int8-products";
+  if (s.fixed_point) text += " fixed-point";
   if (s.window > 0) text += " window " + number(s.window);
   if (s.rope_dims > 0) text += " rope " + number(s.rope_dims) + (s.rope_interleaved ? " interleaved" : "");
   if (s.position_axes > 1) text += " axes " + number(s.position_axes);

@@ -209,6 +209,9 @@ struct AttentionSpec {
   // W8A8: both products in int8, with kv int8 only. Queries (scaled, turned, rotated) are rounded a row and head; weights
   // times V's scales are rounded a query and chunk of int8_chunk_tokens tokens, chunks counted from token 0.
   bool int8_products = false;
+  // The products of a prompt's many rows may be of queries, keys, values and weights rounded to 12 bits or more (rotated, with a
+  // scale a row and head; weights a query and chunk of 64 tokens). Implementations that gain nothing from it multiply exactly.
+  bool fixed_point = false;
   DType type = DType::f32;    // of qkv and out
   // Rope and q/k norm, applied before the write.
   int rope_dims = 0;          // leading dims of a head that turn; 0 = none

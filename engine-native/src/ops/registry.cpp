@@ -38,7 +38,14 @@ constexpr const Implementation<NormSpec, NormParams>* cpu_norm[] = {HEARTH_VECTO
 constexpr const Implementation<GateSpec, GateParams>* cpu_gate[] = {HEARTH_VECTOR(gate) &cpu::reference::gate};
 constexpr const Implementation<AddSpec, AddParams>* cpu_add[] = {HEARTH_VECTOR(add) &cpu::reference::add};
 constexpr const Implementation<GatherSpec, GatherParams>* cpu_gather[] = {HEARTH_VECTOR(gather) &cpu::reference::gather};
-constexpr const Implementation<AttentionSpec, AttentionParams>* cpu_attention[] = {HEARTH_VECTOR(attention) &cpu::reference::attention};
+constexpr const Implementation<AttentionSpec, AttentionParams>* cpu_attention[] = {
+#if defined(__x86_64__)
+    &cpu::amx::attention,      &cpu::avx512_vnni::attention, &cpu::avx512::attention,
+    &cpu::avx_vnni::attention, &cpu::avx2::attention,        &cpu::portable::attention,
+#else
+    HEARTH_VECTOR(attention)
+#endif
+    &cpu::reference::attention};
 constexpr const Implementation<VisionAttentionSpec, VisionAttentionParams>* cpu_vision_attention[] = {
     HEARTH_VECTOR(vision_attention) &cpu::reference::vision_attention};
 constexpr const Implementation<SampleSpec, SampleParams>* cpu_sample[] = {HEARTH_VECTOR(sample) &cpu::reference::sample};

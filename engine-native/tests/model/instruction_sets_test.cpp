@@ -38,7 +38,7 @@ std::vector<int32_t> continuation(const LoadOptions& options, const std::vector<
   const auto vocabulary = static_cast<size_t>((*model)->info().vocabulary);
   Sequence sequence(**model, 0);
   sequence.ids = prompt;
-  std::vector<float> logits = prefill(**model, sequence, 64);
+  std::vector<float> logits = prefill(**model, sequence, 96);
   std::vector<int32_t> tokens;
   for (int i = 0; i < count; i++) {
     tokens.push_back(best_of(std::span(logits).last(vocabulary)));
@@ -69,11 +69,11 @@ void check(const std::string& path, const std::vector<int32_t>& prompt, int coun
   }
 }
 
-// 40 tokens of its own making: long enough for the kernels of many rows.
+// 80 tokens of its own making: long enough for the kernels of many rows, attention in fixed point among them.
 std::vector<int32_t> own_prompt(const std::string& path, int first) {
   LoadOptions options = exact_options(path);
   std::vector<int32_t> prompt = {first};
-  const std::vector<int32_t> more = continuation(options, prompt, 1, 39);
+  const std::vector<int32_t> more = continuation(options, prompt, 1, 79);
   prompt.insert(prompt.end(), more.begin(), more.end());
   return prompt;
 }

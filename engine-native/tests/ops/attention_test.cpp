@@ -273,8 +273,12 @@ void check_written(const Scene& c) {
   }
 }
 
-void check(const AttentionSpec& s, const std::vector<SequenceShape>& shape, uint32_t seed) {
+// `bias`: what one channel of all keys of the step is, if not 0, as in models whose keys have a large one.
+void check(const AttentionSpec& s, const std::vector<SequenceShape>& shape, uint32_t seed, double tolerance = 3e-5, float bias = 0) {
   Scene before = make_scene(s, shape, seed);
+  for (int i = 0; bias != 0 && i < before.rows * s.kv_heads; ++i) {
+    before.qkv.set(i / s.kv_heads * before.qkv_stride + (s.heads + i % s.kv_heads) * s.head_dim + 3, bias);
+  }
   fill_past(before, seed + 1);
   std::vector<uint8_t> alike;  // of the sets, which all round alike; `reference` works in float64
   for_each_taker(attention_implementations(cpu), s, one_thread().info, [&](const auto& kernel) {
@@ -294,7 +298,7 @@ void check(const AttentionSpec& s, const std::vector<SequenceShape>& shape, uint
           const std::vector<double> want = expected(source, row, h);
           for (int d = 0; d < s.head_dim; ++d) {
             const double got = out.get((static_cast<size_t>(row) * s.heads + h) * s.head_dim + d);
-            ASSERT_NEAR(got, want[d], 3e-5 + 3 * epsilon_of(s.type)) << "row " << row << " head " << h << " dim " << d;
+            ASSERT_NEAR(got, want[d], tolerance + 3 * epsilon_of(s.type)) << "row " << row << " head " << h << " dim " << d;
           }
         }
       }
@@ -374,6 +378,36 @@ TEST(Attention, Int8ProductsNeedInt8KeysAndValues) {
   AttentionSpec s = basic(2, 1, 16);
   s.int8_products = true;
   EXPECT_EQ(bind(s, one_thread().info).status().code(), Code::unsupported);
+}
+
+// Rounded to 12 bits and more, and still the same bits on every set and for any number of threads. Sequences of 64 rows and more
+// beside others, chunks that begin before a window, rests of tiles, more heads than a tile has queries.
+TEST(Attention, FixedPoint) {
+  const std::vector<SequenceShape> prompts{{0, 70}, {31, 1}, {75, 66}, {3, 5}};
+  for (const auto& [heads, kv_heads, dim, kv] : {std::tuple{4, 4, 16, KvFormat::f32}, {6, 2, 64, KvFormat::f16}, {3, 1, 80, KvFormat::bf16}, {2, 1, 128, KvFormat::int8}}) {
+    for (int window : {0, 40}) {
+      AttentionSpec s = basic(heads, kv_heads, dim);
+      s.fixed_point = true, s.kv = kv, s.window = window;
+      check(s, prompts, dim, 2e-3);
+    }
+  }
+  for (const auto& [heads, kv_heads, dim] : {std::tuple{40, 1, 32}, {1, 1, 256}, {2, 1, 96}, {8, 4, 8}, {2, 2, 24}, {2, 1, 48}}) {
+    AttentionSpec s = basic(heads, kv_heads, dim);
+    s.fixed_point = true;
+    check(s, {{0, 66}, {130, 65}}, dim, 2e-3);
+  }
+}
+
+TEST(Attention, FixedPointOfKeysWithALargeBias) {
+  AttentionSpec s = basic(2, 2, 64);
+  s.fixed_point = true, s.kv = KvFormat::f32, s.rope_dims = 0;
+  check(s, {{0, 100}}, 5, 2e-3, 100);
+}
+
+TEST(Attention, FixedPointLeavesFewRowsExact) {
+  AttentionSpec s = basic(8, 2, 64);
+  s.fixed_point = true;
+  check(s, {{200, 8}, {0, 63}, {90, 1}}, 6);
 }
 
 TEST(Attention, LargeHeads) {

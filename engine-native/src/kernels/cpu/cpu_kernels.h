@@ -45,13 +45,18 @@ HEARTH_COMMON_KERNELS
 extern const ops::LinearImplementation linear_w4_int8, linear_w8_int8;
 }  // namespace avx2
 namespace avx_vnni {
+extern const Kernel<ops::AttentionSpec, ops::AttentionParams> attention;
 extern const ops::LinearImplementation linear_w4_int8, linear_w8_int8;
 }  // namespace avx_vnni
 namespace avx512 {
 HEARTH_COMMON_KERNELS
 extern const ops::LinearImplementation linear_w4_int8, linear_w8_int8;
 }  // namespace avx512
+namespace avx512_vnni {
+extern const Kernel<ops::AttentionSpec, ops::AttentionParams> attention;
+}  // namespace avx512_vnni
 namespace amx {
+extern const Kernel<ops::AttentionSpec, ops::AttentionParams> attention;
 extern const ops::LinearImplementation linear_w4_int8, linear_w8_int8;
 }  // namespace amx
 #elif defined(__aarch64__)

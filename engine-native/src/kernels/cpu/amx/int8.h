@@ -5,39 +5,10 @@
 // the last are scaled: the tiles work while the vector units do.
 #pragma once
 
+#include "kernels/cpu/amx/tiles.h"
 #include "kernels/cpu/avx512/int8.h"
 
 namespace hearth::kernels::cpu::HEARTH_ISA {
-
-// GCC's tile intrinsics are assembly that does not say it reads memory: what they read must be written before.
-HEARTH_INLINE void memory_is_written() { asm volatile("" ::: "memory"); }
-
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
-// The tile shapes of a worker while a linear runs; released at the end, so that the system need not save 8 KiB at every
-// switch. Tiles 0-3: sums. 4, 5: 16 rows of `depth` activations. 6, 7: weights of `depth` inputs.
-class TileShapes {
- public:
-  ~TileShapes() { if (set_) _tile_release(); }
-  void set(int depth) {
-    if (set_) return;
-    set_ = true;
-    TileConfig config;
-    for (int tile = 0; tile < 8; ++tile) {
-      config.rows[tile] = static_cast<uint8_t>(tile < 6 ? 16 : depth / 4);
-      config.row_bytes[tile] = static_cast<uint16_t>(tile == 4 || tile == 5 ? depth : 64);
-    }
-    memory_is_written();
-    _tile_loadconfig(&config);
-  }
-
- private:
-  bool set_ = false;
-};
 
 // What R rows of a block have added up before a stretch.
 template <int R>
@@ -216,9 +187,10 @@ struct W4AmxWhole : W4Tiles<W4AmxWhole, 1, true> {
   // Words of the even and of the odd bytes' weights, in [-2^15, 2^15), to bytes of both planes.
   HEARTH_INLINE void store_planes(__m512i evens, __m512i odds, int8_t* low, int8_t* high) {
     const __m512i even = _mm512_set1_epi16(0x00ff);
-    constexpr int select = 0xca;  // even ? first : second
-    _mm512_store_si512(low, _mm512_ternarylogic_epi64(even, evens, _mm512_slli_epi16(odds, 8), select));
-    _mm512_store_si512(high, _mm512_ternarylogic_epi64(even, _mm512_srli_epi16(evens, 8), odds, select));
+    // Even bytes of one and odd bytes of the other; what was shifted is first, since the instruction overwrites that.
+    constexpr int second_even = 0xd8, first_even = 0xe4;
+    _mm512_store_si512(low, _mm512_ternarylogic_epi64(_mm512_slli_epi16(odds, 8), evens, even, second_even));
+    _mm512_store_si512(high, _mm512_ternarylogic_epi64(_mm512_srli_epi16(evens, 8), odds, even, first_even));
   }
 
   // A stretch to [inputs / 64][low, high][a tile]; zeros where the last tile's inputs end. The next stretch is read ahead from here:

@@ -174,23 +174,26 @@ __attribute__((noinline)) void attend_chunk(Tile& t, int begin, const Run<T>* ru
 
 constexpr int wide_pitch = head_dim_max + 16;  // constant, so that a token's address is a base and a displacement
 
+// What lanes know of their queries, and what they have added up: out [head_dim][V * lanes], the weights of a chunk [its tokens][V * lanes].
 template <int V>  // vectors of queries
-struct LaneTile {
+struct Lanes {
   int queries, head_dim;
-  int64_t stride;
   int seen_from, seen_to;  // tokens that every query sees, lanes without one aside
   I first[V], last[V];     // tokens each query sees; an empty lane sees none
   F best[V], total[V], shrink[V];
-  alignas(64) float q[head_dim_max][V * lanes], out[head_dim_max][V * lanes];
-  alignas(64) float weight[chunk_tokens][V * lanes];
-  alignas(64) float wide[chunk_tokens * wide_pitch];  // keys of a run, or values of a chunk
-
-  float* row(int m) { return q[0] + m * head_dim; }  // of the result (settle), where the queries were
+  float *out, *weight;
 };
 
 template <int V>
-HEARTH_INLINE void start(LaneTile<V>& t, const Query* queries) {
-  static const float none[head_dim_max] = {};
+struct LaneTile : Lanes<V> {
+  int64_t stride;
+  alignas(64) float q[head_dim_max][V * lanes], sums[head_dim_max][V * lanes];
+  alignas(64) float weights[chunk_tokens][V * lanes];
+  alignas(64) float wide[chunk_tokens * wide_pitch];  // keys of a run, or values of a chunk
+};
+
+template <int V>
+HEARTH_INLINE void start(Lanes<V>& t, const Query* queries) {
   t.seen_from = 0, t.seen_to = INT32_MAX;
   for (int m = 0; m < V * lanes; ++m) {
     const bool used = m < t.queries;
@@ -200,14 +203,19 @@ HEARTH_INLINE void start(LaneTile<V>& t, const Query* queries) {
     t.seen_from = queries[m].first > t.seen_from ? queries[m].first : t.seen_from;
     t.seen_to = queries[m].last < t.seen_to ? queries[m].last : t.seen_to;
   }
+  for (int v = 0; v < V; ++v) t.best[v] = splat(-INFINITY), t.total[v] = F{};
+  for (int i = 0; i < t.head_dim * V; ++i) store(t.out + i * lanes, F{});
+}
+
+template <int V>
+HEARTH_INLINE void start(LaneTile<V>& t, const Query* queries) {
+  static const float none[head_dim_max] = {};
+  t.out = t.sums[0], t.weight = t.weights[0];
+  start(static_cast<Lanes<V>&>(t), queries);
   for (int m = 0; m < V * lanes; m += square) {
     const float* rows[square];
     for (int i = 0; i < square; ++i) rows[i] = m + i < t.queries ? queries[m + i].q : none;
     for (int d = 0; d < t.head_dim; d += square) transpose_square(rows, d, t.q[d] + m, V * lanes);
-  }
-  for (int v = 0; v < V; ++v) t.best[v] = splat(-INFINITY), t.total[v] = F{};
-  for (int d = 0; d < t.head_dim; ++d) {
-    for (int v = 0; v < V; ++v) store(t.out[d] + v * lanes, F{});
   }
 }
 
@@ -242,7 +250,7 @@ HEARTH_INLINE void score_lanes(LaneTile<V>& t, const float* key, int at) {
     }
   }
   for (int i = 0; i < N; ++i) {
-    for (int v = 0; v < V; ++v) store(t.weight[at + i] + v * lanes, dot[v][i]);
+    for (int v = 0; v < V; ++v) store(t.weights[at + i] + v * lanes, dot[v][i]);
   }
 }
 
@@ -251,9 +259,9 @@ template <int N, int V>
 HEARTH_INLINE void gather_lanes(LaneTile<V>& t, int d, int count) {
   F sum[V][N];
   for (int i = 0; i < N; ++i) {
-    for (int v = 0; v < V; ++v) sum[v][i] = load(t.out[d + i] + v * lanes) * t.shrink[v];
+    for (int v = 0; v < V; ++v) sum[v][i] = load(t.sums[d + i] + v * lanes) * t.shrink[v];
   }
-  const float *value = t.wide + d, *weights = t.weight[0];
+  const float *value = t.wide + d, *weights = t.weights[0];
   for (int token = 0; token < count; ++token, value += wide_pitch, weights += V * lanes) {
     F weight[V];
 #pragma GCC unroll 2
@@ -266,34 +274,34 @@ HEARTH_INLINE void gather_lanes(LaneTile<V>& t, int d, int count) {
     }
   }
   for (int i = 0; i < N; ++i) {
-    for (int v = 0; v < V; ++v) store(t.out[d + i] + v * lanes, sum[v][i]);
+    for (int v = 0; v < V; ++v) store(t.sums[d + i] + v * lanes, sum[v][i]);
   }
 }
 
 // Scores of tokens that a query does not see become -inf.
 template <int V>
-HEARTH_INLINE void mask_lanes(LaneTile<V>& t, int v, int begin, int count) {
+HEARTH_INLINE void mask_lanes(Lanes<V>& t, int v, int begin, int count) {
   for (int i = 0; i < count; ++i) {
     const I token = splat(begin + i);
-    float* score = t.weight[i] + v * lanes;
+    float* score = t.weight + (i * V + v) * lanes;
     store(score, select((token > t.last[v]) | (token < t.first[v]), splat(-INFINITY), load(score)));
   }
 }
 
 // Masks, exponentials and sums of tokens [begin, begin + count), and the factor the sums so far shrink by.
 template <int V>
-HEARTH_INLINE void soften(LaneTile<V>& t, int begin, int count) {
+HEARTH_INLINE void soften(Lanes<V>& t, int begin, int count) {
   const bool all_seen = t.queries == V * lanes && begin >= t.seen_from && begin + count - 1 <= t.seen_to;
   for (int v = 0; v < V; ++v) {
     if (!all_seen) mask_lanes(t, v, begin, count);
     F high = t.best[v];
-    for (int i = 0; i < count; ++i) high = maximum(high, load(t.weight[i] + v * lanes));
+    for (int i = 0; i < count; ++i) high = maximum(high, load(t.weight + (i * V + v) * lanes));
     const F base = select(high == -INFINITY, F{}, high);  // nothing seen yet: all weights 0
     t.shrink[v] = exponential(t.best[v] - base);
     F total = t.total[v] * t.shrink[v];
     for (int i = 0; i < count; ++i) {
-      const F weight = exponential(load(t.weight[i] + v * lanes) - base);
-      store(t.weight[i] + v * lanes, weight);
+      const F weight = exponential(load(t.weight + (i * V + v) * lanes) - base);
+      store(t.weight + (i * V + v) * lanes, weight);
       total += weight;
     }
     t.best[v] = high;
@@ -319,23 +327,23 @@ __attribute__((noinline)) void attend_chunk(LaneTile<V>& t, int begin, const Run
   for (; d < t.head_dim; d += 4) gather_lanes<4>(t, d, tokens);
 }
 
-// The sums over the weights' totals, as rows.
+// The sums over the weights' totals, as rows [queries][head_dim].
 template <int V>
-HEARTH_INLINE void settle(LaneTile<V>& t) {
+HEARTH_INLINE void settle(Lanes<V>& t, float* rows) {
   for (int v = 0; v < V; ++v) {
     const F factor = select(t.total[v] > F{}, 1.0f / t.total[v], F{});
-    for (int d = 0; d < t.head_dim; ++d) store(t.out[d] + v * lanes, load(t.out[d] + v * lanes) * factor);
+    for (int d = 0; d < t.head_dim; ++d) store(t.out + (d * V + v) * lanes, load(t.out + (d * V + v) * lanes) * factor);
   }
   for (int d = 0; d < t.head_dim; d += square) {
     const float* columns[square];
-    for (int i = 0; i < square; ++i) columns[i] = t.out[d + i];
-    for (int m = 0; m < t.queries; m += square) transpose_square(columns, m, t.row(m) + d, t.head_dim);
+    for (int i = 0; i < square; ++i) columns[i] = t.out + (d + i) * V * lanes;
+    for (int m = 0; m < t.queries; m += square) transpose_square(columns, m, rows + m * t.head_dim + d, t.head_dim);
   }
 }
 
 template <int V, class O>
 HEARTH_INLINE void finish(LaneTile<V>& t, int m, O* out) {
-  for (int d = 0; d < t.head_dim; d += lanes) store(out + d, load(t.row(m) + d));
+  for (int d = 0; d < t.head_dim; d += lanes) store(out + d, load(t.q[0] + m * t.head_dim + d));
 }
 
 // ---- Int8 products: exact sums in int32, two inputs (or two tokens) a lane ----
@@ -394,7 +402,7 @@ HEARTH_INLINE void gather_values_int8(Tile& t, int m, int d, const Run<int8_t>* 
 }
 
 // One chunk from a multiple of chunk_tokens on.
-__attribute__((noinline)) static void attend_chunk_int8(Tile& t, int begin, const Run<int8_t>* runs, int count, const Run<int8_t>* next) {
+[[maybe_unused]] __attribute__((noinline)) static void attend_chunk_int8(Tile& t, int begin, const Run<int8_t>* runs, int count, const Run<int8_t>* next) {
   int tokens = 0;
   for (int r = 0; r < count; ++r) {
     int m = 0;

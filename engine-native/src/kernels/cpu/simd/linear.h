@@ -89,6 +89,9 @@ HEARTH_INLINE Int8Scale int8_scale_of(const ops::LinearSpec& s, const float* x, 
   return int8_scale(largest_magnitude(x, count));
 }
 
+// Of a row, in floats: other workers' results come from the L3 cache.
+constexpr int read_ahead = 512;
+
 // A row quantised into its panel tile (PanelOperands), without the sums where nobody asks for them. The last row of a step fills the
 // lanes after it with scale 0.
 template <bool with_sums>
@@ -104,6 +107,7 @@ HEARTH_INLINE void quantise_to_panel(const ops::LinearSpec& s, const Scratch& at
   Int8Scale by{};
   for (int begin = 0; begin < s.in; begin += part) {
     if (begin % span == 0) {
+      for (int i = 0; i < span && !by_row; i += 16) __builtin_prefetch(x + begin + read_ahead + i);
       by = int8_scale_of(s, x + begin, s.in - begin < span ? s.in - begin : span);
       for (int pad = 0; pad < pads; ++pad) scale[begin / span * panel_tile_rows + pad] = pad == 0 ? by.scale : 0;
     }
