@@ -188,8 +188,12 @@ class Client {
   // Statistics are snapshots, taken between steps: true once the first model's show it, within half a minute.
   template <class Shown>
   bool shows(const Shown& shown) {
-    for (int i = 0; i < 3000 && !shown(stats()["models"][0]); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    return shown(stats()["models"][0]);
+    auto now = [&] {
+      const Json models = stats()["models"];  // a snapshot: the first model may not be in it yet
+      return !models.empty() && shown(models[0]);
+    };
+    for (int i = 0; i < 3000 && !now(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    return now();
   }
   // Waits until a count, of all models, stands still; what comes later than in a tenth of a second does not come.
   int64_t at_rest(const char* count) {
