@@ -270,9 +270,6 @@ describe('pictures that tools give back', () => {
     const tokens = body.usage.prompt_tokens;
     expect(tokens - without.body.usage.prompt_tokens).toBeGreaterThanOrEqual(48);
     expect(body.choices[0].message.content).not.toBe(without.body.choices[0].message.content);
-    // Read from the prefix cache from here on: a prompt read anew may round otherwise.
-    const again = await post('/v1/chat/completions', chat([text('Here:'), shot]));
-    const seen = again.body.choices[0].message.content;
 
     const result = [
       { type: 'text', text: 'Here:' },
@@ -286,7 +283,7 @@ describe('pictures that tools give back', () => {
     const counted = await post('/v1/messages/count_tokens', { model: 'default', messages });
     expect(counted.body.input_tokens).toBe(tokens);
     const anthropic = await post('/v1/messages', { model: 'default', messages, max_tokens: 12, temperature: 0 });
-    expect(anthropic.body.content[0].text).toBe(seen);
+    expect(anthropic.body.content[0].text).toBe(body.choices[0].message.content);
     const responses = await post('/v1/responses', {
       input: [
         { role: 'user', content: 'What is in the photo?' },
@@ -304,6 +301,6 @@ describe('pictures that tools give back', () => {
       temperature: 0,
     });
     expect(responses.body.usage.input_tokens).toBe(tokens);
-    expect(responses.body.output[0].content[0].text).toBe(seen);
+    expect(responses.body.output[0].content[0].text).toBe(body.choices[0].message.content);
   });
 });

@@ -78,6 +78,7 @@ struct SequenceRows {
   int slot = 0;                          // 0 .. max_sequences-1, stable while the sequence lives
   int start = 0;                         // tokens already in the KV pool
   int count = 0;
+  int prompt = 0;                        // tokens of the sequence that are its prompt: their attention may round (AttentionSpec::fixed_point)
   std::span<const int32_t> blocks;       // block ids covering start + count tokens
   std::span<const int32_t> ids;          // [count], by source
   std::span<const int32_t> source;       // [count] ops::TokenSource; empty = all literal

@@ -58,6 +58,7 @@ Status StepBuffers::allocate(const Limits& limits) {
   HEARTH_ASSIGN(void* device_region, device_.allocate(region, device::MemoryKind::workspace, "step inputs"));
   region_ = static_cast<int32_t*>(device_region);
   blocks_.assign(static_cast<size_t>(limits.sequences) * static_cast<size_t>(stride_), 0);
+  prompts_.assign(static_cast<size_t>(limits.sequences), 0);
   HEARTH_ASSIGN(void* table, device_.allocate(blocks_.size() * 4, device::MemoryKind::workspace, "block tables"));
   block_table_ = static_cast<int32_t*>(table);
   return device_.fill_zero(block_table_, blocks_.size() * 4);
@@ -206,7 +207,9 @@ Result<Step> StepBuffers::upload(const StepInput& input, int rows, int sequences
 
   Step step = step_at(at, rows, sequences);
   const int32_t* host = staging.memory;
-  step.batch.host = {host + at.row_begin, host + at.context, blocks_.data(), host + at.positions, host + at.kv_slot, host + at.row_sequence};
+  step.batch.host = {host + at.row_begin, host + at.context, blocks_.data(), host + at.positions, host + at.kv_slot, host + at.row_sequence, prompts_.data()};
+  const auto after = std::transform(input.sequences.begin(), input.sequences.end(), prompts_.begin(), [](const SequenceRows& from) { return from.prompt; });
+  std::fill(after, prompts_.end(), 0);
   for (const SequenceRows& from : input.sequences) {
     step.batch.max_rows = std::max(step.batch.max_rows, from.count);
     step.batch.max_context = std::max(step.batch.max_context, from.start + from.count);

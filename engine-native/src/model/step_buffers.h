@@ -48,6 +48,7 @@ class StepBuffers {
   int32_t* region_ = nullptr;      // device
   int32_t* block_table_ = nullptr; // device [sequences, stride]
   std::vector<int32_t> blocks_;    // what block_table_ holds
+  std::vector<int32_t> prompts_;   // of the last step's sequences
   // Staging memory is reused only when the copy out of it is done.
   struct Staging { int32_t* memory = nullptr; uint32_t marker = 0; bool used = false; };
   Staging staging_[3];

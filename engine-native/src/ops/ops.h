@@ -63,6 +63,7 @@ struct Batch {
     const int32_t* positions = nullptr;
     const int32_t* kv_slot = nullptr;
     const int32_t* row_sequence = nullptr;
+    const int32_t* prompt = nullptr;  // [S] how many of the sequence's first tokens are its prompt; null: none
   } host;
 };
 
@@ -209,7 +210,7 @@ struct AttentionSpec {
   // W8A8: both products in int8, with kv int8 only. Queries (scaled, turned, rotated) are rounded a row and head; weights
   // times V's scales are rounded a query and chunk of int8_chunk_tokens tokens, chunks counted from token 0.
   bool int8_products = false;
-  // The products of a prompt's many rows may be of queries, keys, values and weights rounded to 12 bits or more (rotated, with a
+  // The products of a prompt's rows (Batch::host.prompt) may be of queries, keys, values and weights rounded to 12 bits or more (rotated, with a
   // scale a row and head; weights a query and chunk of 64 tokens). Implementations that gain nothing from it multiply exactly.
   bool fixed_point = false;
   DType type = DType::f32;    // of qkv and out

@@ -50,6 +50,7 @@ class Scorer {
     sequence.slot = 0;
     sequence.start = start;
     sequence.count = count;
+    sequence.prompt = start + count;
     sequence.blocks = std::span(blocks_).first(static_cast<size_t>(used));
     sequence.ids = ids;
     HEARTH_TRY(model_->forward({{&sequence, 1}, rows}));

@@ -259,6 +259,7 @@ void ModelRunner::append_share(int index, const scheduler::Share& share, Step& s
   rows.slot = r.slot;
   rows.start = share.start;
   rows.count = share.count;
+  rows.prompt = r.prompt;
   rows.blocks = std::span<const int32_t>(r.blocks).first((end + kv::block_tokens - 1) / kv::block_tokens);
   append_ids(r, share);
   rows.ids = std::span<const int32_t>(ids_).subspan(first_row);

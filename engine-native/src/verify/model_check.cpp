@@ -39,7 +39,7 @@ Result<std::vector<float>> run(model::Model& model, std::span<const int32_t> ids
     std::vector<int32_t> rows(static_cast<size_t>(count));
     std::iota(rows.begin(), rows.end(), 0);
     model::SequenceRows sequence;
-    sequence.start = start, sequence.count = count;
+    sequence.start = start, sequence.count = count, sequence.prompt = static_cast<int>(ids.size());
     sequence.blocks = std::span(blocks).first(static_cast<size_t>((start + count + ops::kv_block_tokens - 1) / ops::kv_block_tokens));
     sequence.ids = ids.subspan(static_cast<size_t>(start), static_cast<size_t>(count));
     HEARTH_TRY(model.forward({{&sequence, 1}, rows}));

@@ -38,6 +38,7 @@ std::vector<int32_t> continuation(const LoadOptions& options, const std::vector<
   const auto vocabulary = static_cast<size_t>((*model)->info().vocabulary);
   Sequence sequence(**model, 0);
   sequence.ids = prompt;
+  sequence.prompt = static_cast<int>(prompt.size());
   std::vector<float> logits = prefill(**model, sequence, 96);
   std::vector<int32_t> tokens;
   for (int i = 0; i < count; i++) {
@@ -86,6 +87,29 @@ TEST(InstructionSets, SameTextOnStories260K) {
 TEST(InstructionSets, SameTextOnTinyStories) {
   const std::string path = std::string(HEARTH_SOURCE_DIR) + "/models/tinystories-656k";
   check(path, own_prompt(path, 1), 60);
+}
+
+// A prompt whose beginning is cached, or that is read in pieces beside others, gives the same text as one that is read at once.
+TEST(InstructionSets, PromptsInPiecesGiveTheSameBits) {
+  LoadOptions options = exact_options(std::string(HEARTH_SOURCE_DIR) + "/models/tinystories-656k");
+  options.precision = "w4a8";
+  options.kv = "auto";
+  auto device = device::open_cpu_device(2);
+  ASSERT_TRUE(device.is_ok());
+  auto model = Model::load(options, **device);
+  ASSERT_TRUE(model.is_ok()) << model.status().message();
+  const auto vocabulary = static_cast<size_t>((*model)->info().vocabulary);
+  const std::vector<int32_t> prompt = own_prompt(options.path, 1);
+  auto last_logits = [&](std::initializer_list<int> pieces) {
+    Sequence sequence(**model, 0);
+    sequence.ids = prompt;
+    sequence.prompt = static_cast<int>(prompt.size());
+    std::vector<float> logits;
+    for (const int piece : pieces) logits = step(**model, sequence, piece);
+    return std::vector<float>(logits.end() - static_cast<std::ptrdiff_t>(vocabulary), logits.end());
+  };
+  const std::vector<float> whole = last_logits({80});
+  for (const auto pieces : {std::initializer_list<int>{64, 16}, {79, 1}, {5, 30, 45}, {33, 40, 2, 5}}) EXPECT_EQ(last_logits(pieces), whole);
 }
 
 }  // namespace

@@ -118,7 +118,7 @@ class Sequence {
     for (int i = each - 1; i >= 0; i--) blocks_.push_back(slot * each + i);
   }
   std::vector<int32_t> ids, source, positions;  // positions [axes][tokens], empty = sequential
-  int done = 0;
+  int done = 0, prompt = 0;
 
   SequenceRows rows(int count) {
     const auto begin = static_cast<size_t>(done), size = static_cast<size_t>(count);
@@ -126,6 +126,7 @@ class Sequence {
     out.slot = slot_;
     out.start = done;
     out.count = count;
+    out.prompt = prompt;
     out.blocks = blocks_;
     out.ids = std::span(ids).subspan(begin, size);
     if (!source.empty()) out.source = std::span(source).subspan(begin, size);

@@ -11,14 +11,14 @@ namespace {
 using namespace ops;
 constexpr auto cpu = device::DeviceKind::cpu;
 
-struct SequenceShape { int past, rows; };
+struct SequenceShape { int past, rows, prompt = 0; };
 
 // A pool with random history, and a step's batch in it. Blocks are dealt out of order; unused memory is NaN.
 struct Scene {
   AttentionSpec s;
   std::vector<SequenceShape> shape;
   int rows = 0, blocks = 1, table_stride = 0;
-  std::vector<int32_t> row_begin{0}, context, table, positions, kv_slot, row_sequence;
+  std::vector<int32_t> row_begin{0}, context, prompt, table, positions, kv_slot, row_sequence;
   std::vector<std::vector<float>> history;  // per sequence: raw k and v rows of past tokens [past][2][kv_heads][dim]
   std::vector<float> inverse_frequency, q_norm, k_norm;
   Buffer qkv{DType::f32, 0};
@@ -48,6 +48,7 @@ void lay_out(Scene& c, Random& random) {
       free.pop_back();
     }
     c.context.push_back(tokens);
+    c.prompt.push_back(c.shape[q].prompt);
     for (int r = 0; r < c.shape[q].rows; ++r) {
       const int token = c.shape[q].past + r;
       c.kv_slot.push_back(c.table[q * c.table_stride + token / kv_block_tokens] * kv_block_tokens + token % kv_block_tokens);
@@ -69,7 +70,7 @@ Batch batch_of(const Scene& c) {
   b.block_table_stride = c.table_stride;
   b.row_begin = c.row_begin.data(), b.context = c.context.data(), b.block_table = c.table.data();
   b.positions = c.positions.data(), b.kv_slot = c.kv_slot.data(), b.row_sequence = c.row_sequence.data();
-  b.host = {b.row_begin, b.context, b.block_table, b.positions, b.kv_slot, b.row_sequence};
+  b.host = {b.row_begin, b.context, b.block_table, b.positions, b.kv_slot, b.row_sequence, c.prompt.data()};
   return b;
 }
 
@@ -380,10 +381,10 @@ TEST(Attention, Int8ProductsNeedInt8KeysAndValues) {
   EXPECT_EQ(bind(s, one_thread().info).status().code(), Code::unsupported);
 }
 
-// Rounded to 12 bits and more, and still the same bits on every set and for any number of threads. Sequences of 64 rows and more
-// beside others, chunks that begin before a window, rests of tiles, more heads than a tile has queries.
+// Rounded to 12 bits and more, and still the same bits on every set and for any number of threads. Prompts beside answers, and both in
+// one sequence, chunks that begin before a window, rests of tiles, more heads than a tile has queries.
 TEST(Attention, FixedPoint) {
-  const std::vector<SequenceShape> prompts{{0, 70}, {31, 1}, {75, 66}, {3, 5}};
+  const std::vector<SequenceShape> prompts{{0, 70, 70}, {31, 1, 32}, {75, 66, 100}, {3, 5}, {90, 1, 60}};
   for (const auto& [heads, kv_heads, dim, kv] : {std::tuple{4, 4, 16, KvFormat::f32}, {6, 2, 64, KvFormat::f16}, {3, 1, 80, KvFormat::bf16}, {2, 1, 128, KvFormat::int8}}) {
     for (int window : {0, 40}) {
       AttentionSpec s = basic(heads, kv_heads, dim);
@@ -394,20 +395,20 @@ TEST(Attention, FixedPoint) {
   for (const auto& [heads, kv_heads, dim] : {std::tuple{40, 1, 32}, {1, 1, 256}, {2, 1, 96}, {8, 4, 8}, {2, 2, 24}, {2, 1, 48}}) {
     AttentionSpec s = basic(heads, kv_heads, dim);
     s.fixed_point = true;
-    check(s, {{0, 66}, {130, 65}}, dim, 2e-3);
+    check(s, {{0, 66, 66}, {130, 15, 145}}, dim, 2e-3);
   }
 }
 
 TEST(Attention, FixedPointOfKeysWithALargeBias) {
   AttentionSpec s = basic(2, 2, 64);
   s.fixed_point = true, s.kv = KvFormat::f32, s.rope_dims = 0;
-  check(s, {{0, 100}}, 5, 2e-3, 100);
+  check(s, {{0, 100, 100}}, 5, 2e-3, 100);
 }
 
-TEST(Attention, FixedPointLeavesFewRowsExact) {
+TEST(Attention, FixedPointLeavesAnswersExact) {
   AttentionSpec s = basic(8, 2, 64);
   s.fixed_point = true;
-  check(s, {{200, 8}, {0, 63}, {90, 1}}, 6);
+  check(s, {{200, 8, 200}, {0, 80}, {90, 1, 7}}, 6);
 }
 
 TEST(Attention, LargeHeads) {

@@ -14,7 +14,6 @@ namespace hearth::kernels::cpu::HEARTH_ISA {
 
 constexpr int fixed_lanes = 2 * lanes;  // queries of a tile
 constexpr int fixed_tiles_max = 16;     // of a panel
-constexpr int fixed_rows_min = 64;      // of a sequence: below, rounding its history costs more than it saves
 constexpr int fixed_head_step = 16;     // of head_dim, in every set: other heads are multiplied exactly
 static_assert(fixed_head_step % (2 * square) == 0, "pairs are turned in whole squares");
 // All sets of a machine round or none, since turning one off changes no text. NEON has no product of pairs: 8 take it four instructions,

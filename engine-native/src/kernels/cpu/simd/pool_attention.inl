@@ -25,14 +25,10 @@ const char* attention_declines(const AttentionSpec& s, const DeviceInfo& info) {
 
 // The step's queries, then each worker's memory for products in fixed point.
 size_t query_bytes(const AttentionSpec& s, int rows) { return aligned(4 * static_cast<size_t>(rows) * s.heads * s.head_dim); }
-bool takes_fixed_point(const AttentionSpec& s, int rows) {
-  return fixed_gains && s.fixed_point && !s.int8_products && s.head_dim % fixed_head_step == 0 && rows >= fixed_rows_min;
-}
-size_t worker_bytes(const AttentionSpec& s, int rows) {
-  return takes_fixed_point(s, rows) ? aligned(FixedMemory<FixedProducts>(s.head_dim).bytes()) : 0;
-}
+bool takes_fixed_point(const AttentionSpec& s) { return fixed_gains && s.fixed_point && !s.int8_products && s.head_dim % fixed_head_step == 0; }
+size_t worker_bytes(const AttentionSpec& s) { return takes_fixed_point(s) ? aligned(FixedMemory<FixedProducts>(s.head_dim).bytes()) : 0; }
 size_t attention_workspace(const AttentionSpec& s, int max_rows, const DeviceInfo& info) {
-  return query_bytes(s, max_rows) + worker_bytes(s, max_rows) * static_cast<size_t>(info.threads);
+  return query_bytes(s, max_rows) + worker_bytes(s) * static_cast<size_t>(info.threads);
 }
 
 int axis_of_pair(const AttentionSpec& s, int i) {
@@ -150,20 +146,32 @@ void prepare(const AttentionSpec& s, const AttentionParams& p, float* queries, R
   }
 }
 
-// How a sequence's queries are cut into items.
+// A step's rows of one sequence: of its prompt, up to `split`, and behind it. Whether a row is rounded follows from its place in the
+// sequence alone, so that a prompt that is read in pieces, or whose beginning is cached, gives the same text.
+struct Parts {
+  int begin, split, end;
+
+  Parts(const AttentionSpec& s, const Batch& b, int sequence) : begin(b.row_begin[sequence]), split(begin), end(b.row_begin[sequence + 1]) {
+    if (!takes_fixed_point(s) || b.host.prompt == nullptr) return;
+    const int prompt = begin + b.host.prompt[sequence] - (b.context[sequence] - (end - begin));
+    split = prompt < begin ? begin : prompt < end ? prompt : end;
+  }
+};
+
+// How `rows_here` rows of a sequence are cut into items.
 struct Cut {
   enum class Form { few, lanes, fixed } form;
   int heads, rows;      // of an item
   int tile_rows;        // fixed: of each of its tiles
 
-  Cut(const AttentionSpec& s, const Batch& b, int sequence, int workers) {
-    const int rows_here = b.row_begin[sequence + 1] - b.row_begin[sequence], group = s.heads / s.kv_heads;
+  Cut(const AttentionSpec& s, const Batch& b, int rows_here, bool fixed, int workers) {
+    const int group = s.heads / s.kv_heads;
     const auto take = [&](Form as, int queries) {
       form = as;
       heads = group < queries ? group : queries;
       tile_rows = rows = queries / heads;
     };
-    if (takes_fixed_point(s, rows_here)) {
+    if (fixed) {
       take(Form::fixed, fixed_lanes);
       // As many tiles a panel as leave each worker four panels, so that all are busy to the end.
       const int panels = (rows_here + rows - 1) / rows * s.kv_heads * ((group + heads - 1) / heads), tiles = panels / (4 * workers);
@@ -337,21 +345,25 @@ void run_item(const AttentionSpec& s, const AttentionParams& p, const float* que
 void run_items(const AttentionSpec& s, const AttentionParams& p, ThreadPool& pool, int worker) {
   ThreadPool::Turns turns(pool, worker);
   const auto* queries = static_cast<const float*>(p.workspace);
-  uint8_t* memory = static_cast<uint8_t*>(p.workspace) + query_bytes(s, p.batch.rows) + worker_bytes(s, p.batch.rows) * static_cast<size_t>(worker);
+  uint8_t* memory = static_cast<uint8_t*>(p.workspace) + query_bytes(s, p.batch.rows) + worker_bytes(s) * static_cast<size_t>(worker);
   const int group = s.heads / s.kv_heads;
   int number = 0;
   for (int sequence = 0; sequence < p.batch.sequences; ++sequence) {
-    const int begin = p.batch.row_begin[sequence], end = p.batch.row_begin[sequence + 1];
-    const Cut cut(s, p.batch, sequence, pool.size());
-    for (int row = begin; row < end; row += cut.rows) {
-      const int rows = end - row < cut.rows ? end - row : cut.rows;
-      for (int kv_head = 0; kv_head < s.kv_heads; ++kv_head) {
-        for (int at = 0; at < group; at += cut.heads, ++number) {
-          if (!turns.take(number)) continue;
-          run_item(s, p, queries, cut, {sequence, row, rows, kv_head * group + at, group - at < cut.heads ? group - at : cut.heads}, memory);
+    const Parts parts(s, p.batch, sequence);
+    const auto run_rows = [&](int begin, int end, bool fixed) {
+      const Cut cut(s, p.batch, end - begin, fixed, pool.size());
+      for (int row = begin; row < end; row += cut.rows) {
+        const int rows = end - row < cut.rows ? end - row : cut.rows;
+        for (int kv_head = 0; kv_head < s.kv_heads; ++kv_head) {
+          for (int at = 0; at < group; at += cut.heads, ++number) {
+            if (!turns.take(number)) continue;
+            run_item(s, p, queries, cut, {sequence, row, rows, kv_head * group + at, group - at < cut.heads ? group - at : cut.heads}, memory);
+          }
         }
       }
-    }
+    };
+    run_rows(parts.begin, parts.split, true);
+    run_rows(parts.split, parts.end, false);
   }
 }
 
