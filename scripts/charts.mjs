@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { root } from './lib/build.mjs';
 import { chartSvg, schemes } from './lib/chart-svg.mjs';
-import { fill, limitOf, missedText, readmeText, rowOf, tableText, textOf, unspoken } from './lib/measured.mjs';
+import { each, fill, limitOf, missedText, readmeText, rowOf, tableText, textOf, unspoken } from './lib/measured.mjs';
 
 const read = (name) => readFileSync(join(root, name), 'utf8');
 const least = (figure) => (Array.isArray(figure) ? figure[0] : figure);
@@ -30,11 +30,7 @@ function decodeChart(data) {
     track: true,
     groups: rows.map(({ count, table, row }) => {
       const limit = limitOf(row);
-      const share = (figures) =>
-        `${[figures]
-          .flat()
-          .map((value) => Math.round((100 * value) / limit))
-          .join('–')}\u00a0%`;
+      const share = (figure) => each(figure, (value) => `${Math.round((100 * value) / limit)}\u00a0%`);
       return {
         title: `${count} sequence${count > 1 ? 's' : ''}`,
         bars: [

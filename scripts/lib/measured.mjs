@@ -4,7 +4,7 @@
 const least = (figure) => (Array.isArray(figure) ? figure[0] : figure);
 const most = (figure) => (Array.isArray(figure) ? figure[1] : figure);
 // A unit stands once, behind the range: 83–84 %.
-const each = (figure, write) => {
+export const each = (figure, write) => {
   if (!Array.isArray(figure)) return write(figure);
   const [unit] = /\D*$/.exec(write(figure[1]));
   return `${write(figure[0]).slice(0, -unit.length || undefined)}–${write(figure[1])}`;

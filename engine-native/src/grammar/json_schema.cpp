@@ -93,9 +93,8 @@ class Compiler {
   Result<Expr> of_types(const Json& s, const std::string& path, int depth) {
     std::vector<std::string> wanted;
     if (s.contains("type")) {
-      const Json& type = s["type"];
       std::set<std::string> seen;
-      for (const Json& t : type.is_array() ? type : Json::array({type}))
+      for (const Json& t : s["type"])  // of a string: itself
         if (seen.insert(t.get<std::string>()).second) wanted.push_back(t);
       if (wanted.empty()) return invalid(path + "/type: nothing fulfils this schema");
     } else {
@@ -125,10 +124,7 @@ class Compiler {
     for (auto& [key, value] : s.items())
       if (key != "enum" && key != "const" && key != "type" && !is_annotation(key))
         return unsupported(path + "/" + escaped(key) + ": not supported beside enum or const");
-    std::set<std::string> types;
-    if (s.contains("type"))
-      for (const Json& t : s["type"].is_array() ? s["type"] : Json::array({s["type"]}))
-        if (t.is_string()) types.insert(t.get<std::string>());
+    const std::set<std::string> types = s.contains("type") ? types_of(s["type"]) : std::set<std::string>();
     std::vector<Expr> parts;
     for (const Json& v : s.contains("const") ? Json::array({s["const"]}) : s["enum"]) {
       if (s.contains("const") && s.contains("enum") && std::find(s["enum"].begin(), s["enum"].end(), v) == s["enum"].end()) continue;

@@ -5,6 +5,8 @@
 #include <map>
 #include <set>
 
+#include "core/utf8.h"
+
 namespace hearth::grammar {
 namespace {
 
@@ -99,20 +101,17 @@ Expr other_name(const std::vector<std::string>& names) {
     int at = 0;
     bool plain = true;
     for (size_t i = 0; i < name.size();) {
-      uint8_t lead = static_cast<uint8_t>(name[i]);
-      size_t length = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-      std::string character = name.substr(i, length);
-      if (lead < 0x20 || lead == '"' || lead == '\\') { plain = false; break; }  // never a plain name
-      uint32_t code = lead < 0x80 ? lead : lead < 0xe0 ? lead & 31 : lead < 0xf0 ? lead & 15 : lead & 7;
-      for (size_t k = 1; k < character.size(); ++k) code = code << 6 | (static_cast<uint8_t>(character[k]) & 63);
+      const utf8::Decoded character = utf8::decode(name, i);
+      const uint32_t code = character.code;
+      if (code < 0x20 || code == '"' || code == '\\') { plain = false; break; }  // never a plain name
       auto [found, fresh] = next.try_emplace({at, code}, nodes);
       if (fresh) {
         if (++nodes > states_max / node_states_min) return nullptr;
-        edges.push_back({at, found->second, literal(character)});
+        edges.push_back({at, found->second, literal(name.substr(i, character.length))});
         used[at].push_back({code, code});
       }
       at = found->second;
-      i += length;
+      i += character.length;
     }
     if (plain) ends.insert(at);
   }

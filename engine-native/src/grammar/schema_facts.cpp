@@ -25,8 +25,7 @@ std::set<std::string> types(const Json& schema) {
   std::set<std::string> out;
   auto add = [&](const std::string& type) { out.insert(type == "integer" ? "number" : type); };
   if (schema.contains("type")) {
-    if (schema["type"].is_string()) add(schema["type"]);
-    else for (const Json& t : schema["type"]) if (t.is_string()) add(t);
+    for (const std::string& t : types_of(schema["type"])) add(t);
     return out;
   }
   for (const Json& v : values(schema)) add(type_of(v));
@@ -117,6 +116,13 @@ Status check_keywords(const Json& schema, const std::string& path) {
 std::string type_of(const Json& v) {
   return v.is_null() ? "null" : v.is_boolean() ? "boolean" : v.is_number_integer() ? "integer" : v.is_number() ? "number"
          : v.is_string() ? "string" : v.is_array() ? "array" : "object";
+}
+
+std::set<std::string> types_of(const Json& type) {
+  std::set<std::string> out;
+  for (const Json& t : type)  // of a string: itself
+    if (t.is_string()) out.insert(t.get<std::string>());
+  return out;
 }
 
 bool fits_type(const Json& v, const std::set<std::string>& types) {

@@ -31,6 +31,8 @@ Status check_keywords(const Json& schema, const std::string& path);
 
 // The JSON type of a value: "integer" or "number" for numbers.
 std::string type_of(const Json& value);
+// What the keyword "type" names: one type or several.
+std::set<std::string> types_of(const Json& type);
 // Whether the value has one of the types.
 bool fits_type(const Json& value, const std::set<std::string>& types);
 // The type that keywords imply where "type" is missing; empty when none does.

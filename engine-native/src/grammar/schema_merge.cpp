@@ -14,13 +14,6 @@ Json all_of(const Json& a, const Json& b) {
   return Json{{"allOf", Json::array({a, b})}};
 }
 
-std::set<std::string> types_of(const Json& type) {
-  std::set<std::string> out;
-  for (const Json& t : type)
-    if (t.is_string()) out.insert(t.get<std::string>());
-  return out;
-}
-
 Json common_types(const Json& a, const Json& b) {
   Json out = Json::array();
   const std::set<std::string> of_b = types_of(b);

@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #include <algorithm>
 #include <fstream>
@@ -13,22 +12,17 @@
 
 #include "grammar/automaton.h"
 #include "support/grammar_words.h"
+#include "support/processor_time.h"
 
 using namespace hearth;
 using namespace hearth::grammar;
 using hearth::testing::end_id;
 using hearth::testing::make_words;
+using hearth::testing::processor_seconds;
 using hearth::testing::Words;
 using Spec = nlohmann::ordered_json;
 
 namespace {
-
-// Of this thread, so that a busy machine does not count.
-double processor_seconds() {
-  timespec t;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) / 1e9;
-}
 
 const Words& words() {
   static const Words instance = make_words(2000, 1);

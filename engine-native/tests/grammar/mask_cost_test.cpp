@@ -3,8 +3,6 @@
 //   chrt -f 10 test-grammar --gtest_filter='GrammarCost.*'
 #include <gtest/gtest.h>
 
-#include <time.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <functional>
@@ -13,6 +11,7 @@
 
 #include "grammar/grammar.h"
 #include "support/grammar_words.h"
+#include "support/processor_time.h"
 
 using namespace hearth;
 using namespace hearth::grammar;
@@ -50,11 +49,7 @@ const hearth::testing::Words& words() {
 }
 
 // Of this thread's processor time, so that a busy machine does not count.
-double micros() {
-  timespec t;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) * 1e6 + static_cast<double>(t.tv_nsec) / 1e3;
-}
+double micros() { return hearth::testing::processor_seconds() * 1e6; }
 double micros(double since) { return micros() - since; }
 
 int32_t draw(std::span<const uint32_t> mask, std::mt19937& random) {

@@ -2,24 +2,15 @@
 #include "runtime/ordered_json.h"
 
 #include <gtest/gtest.h>
-#include <time.h>
 
 #include <string>
 
 #include "runtime/request.h"
+#include "support/processor_time.h"
 
 using namespace hearth::runtime;
+using hearth::testing::processor_seconds;
 using Ordered = nlohmann::ordered_json;
-
-namespace {
-
-double processor_seconds() {
-  timespec t;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) / 1e9;
-}
-
-}  // namespace
 
 TEST(OrderedJson, IsWhatTheLibraryReads) {
   for (const char* text : {"null", "true", "-1", "18446744073709551615", "1.5e3", "\"a\\u00e9\\n\"", "[]", "{}", "[[],{},[1,[2,{}]]]",

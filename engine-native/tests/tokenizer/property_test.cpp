@@ -1,11 +1,10 @@
 // What must hold for every text: round trips, streaming, literal ranges, and the merging order itself.
-#include <time.h>
-
 #include <algorithm>
 #include <climits>
 #include <cmath>
 #include <thread>
 
+#include "support/processor_time.h"
 #include "tokenizer/support.h"
 
 namespace hearth::tokenizer::test {
@@ -293,22 +292,15 @@ TEST(Bpe, MergesInTheDefinedOrder) {
   }
 }
 
-// Of this thread, so that a busy machine does not count.
-double processor_seconds() {
-  timespec t;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) / 1e9;
-}
-
 TEST(Bpe, OneHugeWordIsNotQuadratic) {
   std::mt19937 rng(9);
   std::string same(1 << 19, 'a'), mixed;
   for (size_t i = 0; i < (1u << 19); ++i) mixed.push_back("etaoinshr"[rng() % 9]);
   for (const Named& named : all()) {
     for (const std::string* text : {&same, &mixed}) {
-      const double start = processor_seconds();
+      const double start = testing::processor_seconds();
       Ids ids = encode(*named.tokenizer, *text);
-      const double seconds = processor_seconds() - start;
+      const double seconds = testing::processor_seconds() - start;
       EXPECT_EQ(named.tokenizer->decode(ids, false).size(), text->size()) << named.name;
       EXPECT_LT(seconds, 60) << named.name;  // a quadratic merge takes many minutes
     }

@@ -380,12 +380,8 @@ TEST_F(Promises, ASmallRingHoldsManySequencesInOneStep) {
   for (int i = 0; i < 32; ++i) ids.push_back(client.submit(model, greedy(64), "request " + std::to_string(i)));
   for (uint32_t id : ids) ASSERT_TRUE(client.wait(id));
   hearth_fake_pause_us(0);
-  // Statistics are snapshots: the last one is taken when nothing moves any more.
-  Json stats = client.stats()["models"][0];
-  for (int i = 0; i < 500 && stats["generation_tokens"] != 32 * 64; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    stats = client.stats()["models"][0];
-  }
+  EXPECT_TRUE(client.shows([](const Json& stats) { return stats["generation_tokens"] == 32 * 64; }));
+  const Json stats = client.stats()["models"][0];
   EXPECT_EQ(stats["generation_tokens"], 32 * 64);
   EXPECT_LT(stats["steps"].get<int>(), 2 * 64);
 }

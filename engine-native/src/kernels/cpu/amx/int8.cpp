@@ -3,9 +3,6 @@
 #define HEARTH_INT8_NAME "cpu/amx"
 namespace hearth::kernels::cpu::HEARTH_ISA {
 namespace {
-const char* int8_missing(const ops::DeviceInfo& info) {
-  return info.cpu.amx_int8 && info.cpu.avx512_vnni ? nullptr : "needs AMX int8 tiles, allowed by the system";
-}
 const char* w8_missing(const ops::LinearSpec& s) { return s.in % 64 == 0 ? nullptr : "the width is not a multiple of 64"; }
 template <int subgroups, bool symmetric>
 using W4Int8 = std::conditional_t<subgroups == 1 && symmetric, W4AmxWhole, W4Amx<subgroups, symmetric>>;

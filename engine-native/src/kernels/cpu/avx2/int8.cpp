@@ -4,7 +4,6 @@
 #define HEARTH_INT8_NAME "cpu/avx2"
 namespace hearth::kernels::cpu::HEARTH_ISA {
 namespace {
-const char* int8_missing(const ops::DeviceInfo& info) { return info.cpu.avx2 ? nullptr : "needs AVX2, FMA and F16C"; }
 const char* w8_missing(const ops::LinearSpec&) { return nullptr; }
 bool w8_many(const ops::LinearSpec& s, const ops::LinearParams& p, ops::Stream& stream) {
   if (!w8_many_takes(s, p.rows, device::pool_of(stream).size())) return false;

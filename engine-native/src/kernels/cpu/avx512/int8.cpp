@@ -3,7 +3,6 @@
 #define HEARTH_INT8_NAME "cpu/avx512"
 namespace hearth::kernels::cpu::HEARTH_ISA {
 namespace {
-const char* int8_missing(const ops::DeviceInfo& info) { return info.cpu.avx512_vnni ? nullptr : "needs AVX-512 VNNI"; }
 const char* w8_missing(const ops::LinearSpec&) { return nullptr; }
 template <int subgroups, bool symmetric>
 using W4Int8 = W4Vnni<subgroups, symmetric>;

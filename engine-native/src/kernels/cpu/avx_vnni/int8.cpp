@@ -4,7 +4,6 @@
 #define HEARTH_INT8_NAME "cpu/avx-vnni"
 namespace hearth::kernels::cpu::HEARTH_ISA {
 namespace {
-const char* int8_missing(const ops::DeviceInfo& info) { return info.cpu.avx_vnni ? nullptr : "needs AVX-VNNI"; }
 const char* w8_missing(const ops::LinearSpec&) { return nullptr; }
 bool w8_many(const ops::LinearSpec&, const ops::LinearParams&, ops::Stream&) { return false; }
 }  // namespace

@@ -3,7 +3,6 @@
 #define HEARTH_INT8_NAME "cpu/neon-dotprod"
 namespace hearth::kernels::cpu::HEARTH_ISA {
 namespace {
-const char* int8_missing(const ops::DeviceInfo& info) { return info.cpu.neon_dotprod ? nullptr : "needs NEON's dot product"; }
 const char* w8_missing(const ops::LinearSpec&) { return nullptr; }
 template <int subgroups, bool symmetric>
 using W4Int8 = W4Dot<subgroups, symmetric>;

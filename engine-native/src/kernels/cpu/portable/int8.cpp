@@ -5,7 +5,6 @@
 namespace hearth::kernels::cpu::HEARTH_ISA {
 namespace {
 
-const char* int8_missing(const ops::DeviceInfo&) { return nullptr; }
 const char* w8_missing(const ops::LinearSpec&) { return nullptr; }
 [[maybe_unused]] bool w8_many(const ops::LinearSpec&, const ops::LinearParams&, ops::Stream&) { return false; }
 

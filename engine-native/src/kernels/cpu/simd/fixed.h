@@ -62,8 +62,8 @@ HEARTH_INLINE F exponential2(F x) {
 #endif
 }
 
-// Products of int16 in pairs: sums of left [rows][pairs] * right [pairs][fixed_lanes], a pair of inputs a word. Other sets of instructions may hold both sides in a form of their own, in the same memory: to_left and to_right bring
-// them there. `rows` is a multiple of 16 or of the vector.
+// Products of int16 in pairs: sums of left [rows][pairs] * right [pairs][fixed_lanes], a pair of inputs a word. Other sets of instructions
+// may hold both sides in a form of their own, in the same memory: to_left and to_right bring them there. `rows` is a multiple of 16 or of the vector.
 struct PairProducts {
   struct Setting {};  // of a worker while it multiplies
   static int padded(int inputs) { return (inputs + 1) / 2 * 2; }
@@ -141,7 +141,7 @@ class FixedMemory {
   int dim_, depth_;
 };
 
-// Up to eight tiles of queries that share a KV head, over chunks of 64 tokens.
+// Up to fixed_tiles_max tiles of queries that share a KV head, over chunks of 64 tokens.
 template <class Products>
 class FixedPanel {
  public:

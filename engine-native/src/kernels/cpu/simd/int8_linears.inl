@@ -1,11 +1,13 @@
 // Entry points of an instruction set's int8 linears, from its W4Int8 and W8Int8 kernels. Included by one file a set,
-// which defines HEARTH_INT8_NAME, int8_missing(info), w8_missing(spec) and w8_many(spec, params, stream): true where it has
+// which defines HEARTH_INT8_NAME, w8_missing(spec) and w8_many(spec, params, stream): true where it has
 // done a linear of many rows its own way.
+#include "kernels/cpu/simd/isa.h"
+
 namespace hearth::kernels::cpu::HEARTH_ISA {
 namespace {
 
 const char* w4_int8_declines(const ops::LinearSpec& s, const ops::DeviceInfo& info) {
-  if (const char* missing = int8_missing(info)) return missing;
+  if (const char* missing = isa_missing(info)) return missing;
   return w4_declines(s, ops::ActivationFormat::int8_group);
 }
 
@@ -21,7 +23,7 @@ void w4_int8_run(const ops::LinearSpec& s, const ops::LinearParams& p, ops::Stre
 }
 
 const char* w8_int8_declines(const ops::LinearSpec& s, const ops::DeviceInfo& info) {
-  if (const char* missing = int8_missing(info)) return missing;
+  if (const char* missing = isa_missing(info)) return missing;
   if (const char* reason = w8_declines(s, ops::ActivationFormat::int8_row)) return reason;
   return w8_missing(s);
 }

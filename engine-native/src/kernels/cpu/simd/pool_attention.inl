@@ -1,18 +1,24 @@
-// Attention over the paged KV pool, in vectors. Included by one file a set, which names the implementation (HEARTH_ATTENTION,
-// HEARTH_ATTENTION_NAME), says what it lacks in attention_missing(spec, info) and how it multiplies in fixed point (FixedProducts).
+// Attention over the paged KV pool, in vectors. Included by one file a set, which names it (HEARTH_ATTENTION_NAME), and says how it
+// multiplies in fixed point (HEARTH_FIXED_PRODUCTS) and whether it is for that alone (HEARTH_FIXED_ONLY).
 //
 // Two phases with one barrier. First q/k norm, rope and the KV write, shared out by (row, head). Then items of queries that share
 // a KV head (its query heads, times rows of a prefill), dealt to the workers in turn, since later rows see more tokens than
 // earlier ones: up to eight queries one by one, more in lanes, a prompt's rows in fixed point where the spec allows it.
+#include "device/cpu_stream.h"
+#include "kernels/cpu/simd/isa.h"
+#include "kernels/cpu/simd/rows.h"
+
 namespace hearth::kernels::cpu::HEARTH_ISA {
 namespace {
 
 using device::DeviceInfo;
 using device::Stream;
 using namespace ops;
+using FixedProducts = HEARTH_FIXED_PRODUCTS;
 
 const char* attention_declines(const AttentionSpec& s, const DeviceInfo& info) {
-  if (const char* missing = attention_missing(s, info)) return missing;
+  if (const char* missing = isa_missing(info)) return missing;
+  if (HEARTH_FIXED_ONLY && !s.fixed_point) return "gains nothing without products in fixed point";
   if (!is_float(s.type)) return "types are f32, f16 or bf16";
   if (s.head_dim % lanes != 0) return "head_dim is not a multiple of the vector";
   if (s.head_dim > head_dim_max) return "head_dim is over 256";
@@ -254,21 +260,33 @@ void attend(const AttentionSpec& s, const AttentionParams& p, const Item& item, 
   settle(t, t.q[0]);
 }
 
-template <class AnyTile>
-void attend_and_finish(const AttentionSpec& s, const AttentionParams& p, const Item& item, Span span, AnyTile& t) {
-  switch (s.kv) {
-    case KvFormat::f32: attend<float>(s, p, item, span, t); break;
-    case KvFormat::f16: attend<Half>(s, p, item, span, t); break;
-    case KvFormat::bf16: attend<BFloat16>(s, p, item, span, t); break;
-    case KvFormat::int8: attend<int8_t>(s, p, item, span, t); break;
+// f(a null pointer to the type of the pool's keys and values).
+template <class F>
+void with_kv_type(KvFormat kv, F&& f) {
+  switch (kv) {
+    case KvFormat::f32: return f(static_cast<float*>(nullptr));
+    case KvFormat::f16: return f(static_cast<Half*>(nullptr));
+    case KvFormat::bf16: return f(static_cast<BFloat16*>(nullptr));
+    case KvFormat::int8: return f(static_cast<int8_t*>(nullptr));
   }
+}
+
+// write(query, where its result goes) for each of the item's.
+template <class Write>
+void write_results(const AttentionSpec& s, const AttentionParams& p, const Item& item, Write&& write) {
   with_type(s.type, [&](auto* type) {
     using X = std::remove_pointer_t<decltype(type)>;
-    for (int m = 0; m < t.queries; ++m) {
+    for (int m = 0; m < item.rows * item.heads; ++m) {
       const int64_t at = (item.row + m / item.heads) * p.out_stride + static_cast<int64_t>(item.head + m % item.heads) * s.head_dim;
-      finish(t, m, static_cast<X*>(p.out) + at);
+      write(m, static_cast<X*>(p.out) + at);
     }
   });
+}
+
+template <class AnyTile>
+void attend_and_finish(const AttentionSpec& s, const AttentionParams& p, const Item& item, Span span, AnyTile& t) {
+  with_kv_type(s.kv, [&](auto* type) { attend<std::remove_pointer_t<decltype(type)>>(s, p, item, span, t); });
+  write_results(s, p, item, [&](int m, auto* out) { finish(t, m, out); });
 }
 
 void run_tile(const AttentionSpec& s, const AttentionParams& p, const float* queries, const Item& item) {
@@ -316,30 +334,22 @@ void run_fixed_panel(const AttentionSpec& s, const AttentionParams& p, const flo
   for (int i = 0; i < tiles; ++i) {
     const Item tile = part(i);
     const float* rows = panel.result(i);
-    with_type(s.type, [&](auto* type) {
-      using X = std::remove_pointer_t<decltype(type)>;
-      for (int m = 0; m < tile.rows * tile.heads; ++m) {
-        X* out = static_cast<X*>(p.out) + (tile.row + m / tile.heads) * p.out_stride + static_cast<int64_t>(tile.head + m % tile.heads) * s.head_dim;
-        for (int d = 0; d < s.head_dim; d += lanes) store(out + d, load(rows + m * s.head_dim + d));
-      }
+    write_results(s, p, tile, [&](int m, auto* out) {
+      for (int d = 0; d < s.head_dim; d += lanes) store(out + d, load(rows + m * s.head_dim + d));
     });
   }
 }
 
-void run_fixed_panel(const AttentionSpec& s, const AttentionParams& p, const float* queries, const Item& item, int rows_max, uint8_t* memory) {
-  switch (s.kv) {
-    case KvFormat::f32: return run_fixed_panel<float>(s, p, queries, item, rows_max, memory);
-    case KvFormat::f16: return run_fixed_panel<Half>(s, p, queries, item, rows_max, memory);
-    case KvFormat::bf16: return run_fixed_panel<BFloat16>(s, p, queries, item, rows_max, memory);
-    case KvFormat::int8: return run_fixed_panel<int8_t>(s, p, queries, item, rows_max, memory);
-  }
-}
-
 void run_item(const AttentionSpec& s, const AttentionParams& p, const float* queries, const Cut& cut, const Item& item, uint8_t* memory) {
-  if (cut.form == Cut::Form::fixed) run_fixed_panel(s, p, queries, item, cut.tile_rows, memory);
-  else if (cut.form == Cut::Form::few) run_tile(s, p, queries, item);
-  else if (item.rows * item.heads > lanes) run_lane_tile<2>(s, p, queries, item);
-  else run_lane_tile<1>(s, p, queries, item);
+  if (cut.form == Cut::Form::fixed) {
+    with_kv_type(s.kv, [&](auto* type) { run_fixed_panel<std::remove_pointer_t<decltype(type)>>(s, p, queries, item, cut.tile_rows, memory); });
+  } else if (cut.form == Cut::Form::few) {
+    run_tile(s, p, queries, item);
+  } else if (item.rows * item.heads > lanes) {
+    run_lane_tile<2>(s, p, queries, item);
+  } else {
+    run_lane_tile<1>(s, p, queries, item);
+  }
 }
 
 void run_items(const AttentionSpec& s, const AttentionParams& p, ThreadPool& pool, int worker) {
@@ -378,7 +388,7 @@ void attention_run(const AttentionSpec& s, const AttentionParams& p, Stream& str
 
 }  // namespace
 
-extern const Kernel<AttentionSpec, AttentionParams> HEARTH_ATTENTION;
-const Kernel<AttentionSpec, AttentionParams> HEARTH_ATTENTION{HEARTH_ATTENTION_NAME, attention_declines, attention_run, attention_workspace};
+extern const Kernel<AttentionSpec, AttentionParams> attention;
+const Kernel<AttentionSpec, AttentionParams> attention{HEARTH_ATTENTION_NAME, attention_declines, attention_run, attention_workspace};
 
 }  // namespace hearth::kernels::cpu::HEARTH_ISA
